@@ -1,0 +1,63 @@
+"""Make atomistic foundation models smaller and faster, and show what that costs.
+
+    model = atomslim.load("jmp-l.pt")
+    small = atomslim.keep_blocks(model, 4)
+    calculator = atomslim.Calculator(small)
+
+Every public name is imported on first use, so that `import atomslim` stays quick and does not import torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atomslim.atoms import AtomsBatch, from_ase, to_ase
+    from atomslim.compress.prune import keep_blocks
+    from atomslim.models.checkpoint import export_jmp, load, save
+    from atomslim.models.gemnet_oc import GraphSettings
+    from atomslim.models.jmp import JMP
+    from atomslim.use.calculator import Calculator
+
+__version__ = version("atomslim")
+
+__all__ = [
+    "JMP",
+    "AtomsBatch",
+    "Calculator",
+    "GraphSettings",
+    "__version__",
+    "export_jmp",
+    "from_ase",
+    "keep_blocks",
+    "load",
+    "save",
+    "to_ase",
+]
+
+# public name -> the module that defines it (the imports above say the same to type checkers; a test compares the two)
+_HOMES = {
+    "AtomsBatch": "atomslim.atoms",
+    "Calculator": "atomslim.use.calculator",
+    "GraphSettings": "atomslim.models.gemnet_oc",
+    "JMP": "atomslim.models.jmp",
+    "export_jmp": "atomslim.models.checkpoint",
+    "from_ase": "atomslim.atoms",
+    "keep_blocks": "atomslim.compress.prune",
+    "load": "atomslim.models.checkpoint",
+    "save": "atomslim.models.checkpoint",
+    "to_ase": "atomslim.atoms",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home on first use (PEP 562) and keep it for the next time."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'atomslim' has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported already or not."""
+    return sorted({*globals(), *__all__})
