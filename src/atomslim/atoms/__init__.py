@@ -1,0 +1,18 @@
+"""Structures in: a batch of atoms as plain tensors, and the pairs of neighbours within a cutoff."""
+
+from atomslim.atoms.batch import AtomsBatch, concatenate, from_ase, to_ase, validate
+from atomslim.atoms.neighbours import Pairs, find_pairs, nearest, sorted_pairs, update_distances, within
+
+__all__ = [
+    "AtomsBatch",
+    "Pairs",
+    "concatenate",
+    "find_pairs",
+    "from_ase",
+    "nearest",
+    "sorted_pairs",
+    "to_ase",
+    "update_distances",
+    "validate",
+    "within",
+]
