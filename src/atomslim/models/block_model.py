@@ -1,0 +1,226 @@
+"""The interface of a model made of blocks: all that compression needs to know about an architecture.
+
+    embed → block 1 → … → block b → features of every block → readout → heads
+
+Block 0 is the embedding, which is never removed; blocks 1 … b are the interaction blocks. To add an architecture,
+subclass `BlockModel`, fill in its abstract methods, and run the checks of `atomslim.testing` on it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atomslim.atoms import AtomsBatch, Pairs
+from atomslim.errors import ConfigError
+from atomslim.models.tasks import Task
+
+ReadoutKind = Literal["concat", "sum", "last"]
+"""How the readout takes the features of all blocks.
+
+concat: side by side, so that a cut slices its first layer; sum: added up, so that a cut drops a term; last: only the
+last block's, so that a cut hands it an earlier state and re-alignment or distillation has to follow.
+"""
+
+Predictions = dict[str, dict[str, Tensor]]
+"""Task name → target name → numbers."""
+
+
+@dataclass(frozen=True)
+class BlockFeatures:
+    """Features of every block, embedding first: place i belongs to block i."""
+
+    node: tuple[Float[Tensor, "n d_node"], ...]
+    edge: tuple[Float[Tensor, "E d_edge"], ...]
+    """Empty where the model reads nothing from edges."""
+    context: Any
+    """What the architecture's heads need besides features (directions of edges, say)."""
+
+
+@dataclass(frozen=True)
+class ReadoutFeatures:
+    """What the readout makes of the features: one row per atom and, with an edge branch, one per edge."""
+
+    node: Float[Tensor, "n d_node"]
+    edge: Float[Tensor, "E d_edge"] | None
+    context: Any
+
+
+class BlockModel(nn.Module, ABC):
+    """A model whose blocks can be scored, removed and distilled.
+
+    ``tasks`` says what it predicts, ``block_ids`` which blocks of the original model (1 … b) its own blocks are, and
+    ``history`` what was done to it since.
+    """
+
+    readout_kind: ClassVar[ReadoutKind]
+    tasks: dict[str, Task]
+    block_ids: tuple[int, ...]
+    history: list[dict[str, Any]]
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of interaction blocks b."""
+        return len(self.block_ids)
+
+    @abstractmethod
+    def topology(
+        self, batch: AtomsBatch, tasks: str | Sequence[str] | None = None, *, pairs: Pairs | None = None
+    ) -> Any:
+        """Return the graphs of a batch as its task defines them: one task for all, or one for each structure.
+
+        ``pairs`` reuses candidates found earlier with a cutoff at least as large as the task's. What is returned has
+        ``trimmed`` (b,): the share of the pairs within the cutoff that a cap on neighbours left out.
+        """
+
+    @abstractmethod
+    def features(self, batch: AtomsBatch, topology: Any) -> BlockFeatures:
+        """Return the features of the embedding and of every block."""
+
+    @abstractmethod
+    def read(self, features: BlockFeatures) -> ReadoutFeatures:
+        """Apply the readout."""
+
+    @abstractmethod
+    def raw_outputs(self, readout: ReadoutFeatures, task: Task) -> dict[str, Tensor]:
+        """Return the raw numbers of a task's heads; targets that are derivatives are left out."""
+
+    @abstractmethod
+    def physical_outputs(self, raw: dict[str, Tensor], task: Task, batch: AtomsBatch) -> dict[str, Tensor]:
+        """Turn raw numbers into physical ones."""
+
+    @abstractmethod
+    def readout_first_layers(self) -> dict[str, nn.Linear]:
+        """Return the readout's first layer for ``node`` and, with an edge branch, ``edge`` features."""
+
+    @abstractmethod
+    def with_blocks(self, indices: Sequence[int]) -> Self:
+        """Return an independent copy that has only the blocks ``indices`` (1 … b, ascending) besides the embedding.
+
+        A readout that takes features side by side keeps the columns of these blocks. Raises ConfigError for indices
+        that are repeated, out of order, or name no block.
+        """
+
+    @abstractmethod
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Split all parameters by part: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
+
+    def forward(
+        self,
+        batch: AtomsBatch,
+        topology: Any = None,
+        tasks: Iterable[str] | None = None,
+        *,
+        normalised: bool = False,
+    ) -> Predictions:
+        """Return the predictions of ``tasks`` (default: all) for every structure of the batch.
+
+        Energies (b,) in eV, forces (n, 3) in eV/Å, stress (b, 3, 3) in eV/Å³ (ASE's sign: positive is tension; only
+        with conservative forces and for periodic structures; NaN for others in the batch and for cells without a
+        volume, such as slabs with two lattice vectors), scalar targets (b,) in their own unit; ``normalised`` leaves
+        out mean, std and references. Without a topology, that of the first task is built. Raises ConfigError for an
+        unknown task.
+        """
+        chosen = [self.task(name) for name in (self.tasks if tasks is None else tasks)]
+        if topology is None:
+            topology = self.topology(batch, chosen[0].name)
+        conservative = any(task.conservative for task in chosen)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or conservative):
+            strain = None
+            if conservative:
+                batch, strain = _strained(batch)
+            readout = self.read(self.features(batch, topology))
+            return {task.name: self._outputs(readout, task, batch, strain, normalised=normalised) for task in chosen}
+
+    def predict(self, batch: AtomsBatch, task: str | None = None, topology: Any = None) -> dict[str, Tensor]:
+        """Return the detached predictions of one task (default: the only one) as `forward` describes them."""
+        name = self.task(task).name
+        with torch.no_grad(), _without_parameter_gradients(self):
+            outputs = self(batch, topology, [name])[name]
+        return {key: value.detach() for key, value in outputs.items()}
+
+    def task(self, name: str | None = None) -> Task:
+        """Return a task by name, or the only one; raises ConfigError that lists the names there are."""
+        names = ", ".join(self.tasks)
+        if name is None:
+            if len(self.tasks) == 1:
+                return next(iter(self.tasks.values()))
+            raise ConfigError(f"the model has {len(self.tasks)} tasks: choose one of {names}")
+        if name not in self.tasks:
+            raise ConfigError(f"unknown task {name!r}: the model has {names}")
+        return self.tasks[name]
+
+    def _outputs(
+        self, readout: ReadoutFeatures, task: Task, batch: AtomsBatch, strain: Tensor | None, *, normalised: bool
+    ) -> dict[str, Tensor]:
+        outputs = self.raw_outputs(readout, task)
+        if not normalised:
+            outputs = self.physical_outputs(outputs, task, batch)
+        energy, forces = task.of_kind("energy"), task.of_kind("conservative_forces")
+        if energy is not None and forces is not None:
+            derivatives = self._derivatives(outputs[energy.name], batch, strain)
+            outputs = {**outputs, forces.name: derivatives["forces"]}
+            if "stress" in derivatives:
+                outputs["stress"] = derivatives["stress"]
+        return outputs
+
+    def _derivatives(self, energy: Tensor, batch: AtomsBatch, strain: Tensor | None) -> dict[str, Tensor]:
+        """Return −∂E/∂r and, for periodic structures, (1/V) ∂E/∂ε."""
+        wanted = [batch.positions] if strain is None else [batch.positions, strain]
+        grads = torch.autograd.grad(
+            energy.sum(),
+            wanted,
+            create_graph=self.training,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        dtype = next(self.parameters()).dtype
+        outputs = {"forces": -grads[0].to(dtype)}
+        if strain is not None:
+            volume = torch.linalg.det(batch.cell.detach()).abs()
+            volume = torch.where(batch.pbc.any(-1) & (volume > 0), volume, torch.nan)
+            outputs["stress"] = (grads[1] / volume[:, None, None]).to(dtype)
+        return outputs
+
+
+def check_block_indices(indices: Sequence[int], num_blocks: int) -> tuple[int, ...]:
+    """Return ``indices`` as a tuple; raises ConfigError unless they are ascending numbers from 1 to ``num_blocks``."""
+    kept = tuple(indices)
+    ascending = all(first < second for first, second in pairwise(kept))
+    if not ascending or any(not 1 <= index <= num_blocks for index in kept):
+        raise ConfigError(f"blocks to keep {list(kept)}: give ascending numbers from 1 to {num_blocks}")
+    return kept
+
+
+def _strained(batch: AtomsBatch) -> tuple[AtomsBatch, Tensor | None]:
+    """Return the batch with positions to differentiate and, if any structure is periodic, under zero strain (b, 3, 3).
+
+    r → r (1 + ε), cell → cell (1 + ε), with ε symmetrised, so that stress has no rotational part.
+    """
+    positions = batch.positions.detach().requires_grad_() if not batch.positions.requires_grad else batch.positions
+    if not bool(batch.pbc.any()):
+        return replace(batch, positions=positions), None
+    strain = positions.new_zeros(batch.num_structures, 3, 3).requires_grad_()
+    symmetric = (strain + strain.transpose(1, 2)) / 2
+    deformation = torch.eye(3, dtype=positions.dtype, device=positions.device) + symmetric
+    moved = torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
+    return replace(batch, positions=moved, cell=batch.cell @ deformation), strain
+
+
+@contextmanager
+def _without_parameter_gradients(module: nn.Module) -> Iterator[None]:
+    """Let only positions be differentiated, so that nothing is saved for the gradients of weights."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

@@ -1,0 +1,73 @@
+"""Prediction heads: from the readout's features to the numbers of a task."""
+
+import torch
+from ase.data import atomic_masses
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atomslim.atoms import AtomsBatch
+from atomslim.models.gemnet_oc.layers import scaled_silu, standardised_orthogonal_
+from atomslim.models.tasks import Target
+
+
+class Head(nn.Module):
+    """Five linear maps, scaled SiLU between them: width → width (four times) → 1."""
+
+    def __init__(self, width: int, *, bias: bool) -> None:
+        super().__init__()
+        hidden = [nn.Linear(width, width, bias=bias) for _ in range(4)]
+        last = nn.Linear(width, 1, bias=False)
+        self.layers = nn.ModuleList([*hidden, last])
+        for layer in (*hidden, last):
+            standardised_orthogonal_(layer.weight, summed=(1,))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"]:
+        """Return one number for each row."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = scaled_silu(layer(x))
+        return last(x).squeeze(-1)
+
+
+def reduce_over_atoms(values: Float[Tensor, " n"], target: Target, batch: AtomsBatch) -> Float[Tensor, " b"]:
+    """Sum or average atoms' numbers over each structure; ⟨R²⟩ weights them by |r − r_com|² (Å²) first."""
+    if target.kind == "r2":
+        values = values * squared_distance_from_centre(batch).to(values.dtype)
+    total = values.new_zeros(batch.num_structures).index_add(0, batch.batch, values)
+    return total / batch.natoms.to(total) if target.reduction == "mean" else total
+
+
+def squared_distance_from_centre(batch: AtomsBatch) -> Float[Tensor, " n"]:
+    """Return |r − r_com|² in Å², r_com the centre of standard atomic masses of the atom's structure."""
+    masses = torch.as_tensor(atomic_masses, device=batch.device)[batch.numbers].to(batch.positions)[:, None]
+    zeros = batch.positions.new_zeros(batch.num_structures, 3)
+    moment = zeros.index_add(0, batch.batch, masses * batch.positions)
+    total = zeros[:, :1].index_add(0, batch.batch, masses)
+    return (batch.positions - (moment / total)[batch.batch]).square().sum(-1)
+
+
+def forces_on_atoms(
+    values: Float[Tensor, " E"], direction: Float[Tensor, "E 3"], atom: Tensor, num_atoms: int
+) -> Float[Tensor, "n 3"]:
+    """Return F_a = Σ_{edges s→a} value · v, with v the unit vector from s to a."""
+    along = values[:, None] * direction.to(values.dtype)
+    return along.new_zeros(num_atoms, 3).index_add(0, atom, along)
+
+
+def physical(raw: Tensor, target: Target, batch: AtomsBatch) -> Tensor:
+    """Return ``std`` · raw + ``mean`` + Σ references, in float64 for numbers of structures.
+
+    Total energies need float64: float32 at −400 000 kcal/mol costs up to 0.7 meV.
+    """
+    if target.kind == "direct_forces":
+        return raw * target.std
+    value = raw.double() * target.std + target.mean
+    if not target.references:
+        return value
+    table = value.new_zeros(int(batch.numbers.max()) + 1)
+    for number, energy in target.references.items():
+        if number < len(table):
+            table[number] = energy
+    return value.index_add(0, batch.batch, table[batch.numbers])

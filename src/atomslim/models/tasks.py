@@ -1,0 +1,94 @@
+"""What a model predicts: tasks, their targets, and how a head's raw numbers become physical ones."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from atomslim.models.gemnet_oc.graphs import GraphSettings
+
+TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2"]
+
+
+class Target(BaseModel):
+    """One quantity of a task.
+
+    Physical value = ``std`` · raw + ``mean`` + Σ_atoms ``references[Z]``. Conservative forces (and stress) have no
+    numbers of their own: they are derivatives of the task's physical energy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="key of the prediction: energy, forces, or the property's name")
+    kind: TargetKind = Field(description="which head computes it")
+    reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up the structure's number")
+    unit: str = Field(default="eV", description="unit of the physical value")
+    mean: float = Field(default=0.0, description="added to the scaled raw value")
+    std: float = Field(default=1.0, gt=0, description="multiplies the raw value")
+    references: dict[int, float] = Field(default_factory=dict, description="energy of one atom of each element")
+    bias: bool = Field(default=True, description="whether the head's hidden layers have biases")
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        return _plain_name(name)
+
+
+class Task(BaseModel):
+    """A named set of targets that one data set defines, with the graphs its structures are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="name by which the task is chosen")
+    targets: tuple[Target, ...] = Field(min_length=1, description="what is predicted")
+    graph: GraphSettings = Field(default_factory=GraphSettings, description="cutoff and neighbours of its graphs")
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        return _plain_name(name)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Task":
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"task {self.name}: two targets have one name: {names}")
+        if self.conservative and self.of_kind("energy") is None:
+            raise ValueError(f"task {self.name}: conservative forces need an energy target to be the derivative of")
+        return self
+
+    def of_kind(self, kind: TargetKind) -> Target | None:
+        """Return the first target of this kind, or None."""
+        return next((target for target in self.targets if target.kind == kind), None)
+
+    @property
+    def conservative(self) -> bool:
+        """Whether forces are minus the gradient of the energy."""
+        return self.of_kind("conservative_forces") is not None
+
+    @property
+    def direct(self) -> bool:
+        """Whether forces come from a head of their own, which conserves no energy."""
+        return self.of_kind("direct_forces") is not None
+
+
+def energy_and_forces(
+    name: str,
+    *,
+    forces: Literal["direct", "conservative"],
+    graph: GraphSettings | None = None,
+    energy_std: float = 1.0,
+    force_std: float = 1.0,
+) -> Task:
+    """Return a task with the targets ``energy`` (eV) and ``forces`` (eV/Å)."""
+    kind: TargetKind = "direct_forces" if forces == "direct" else "conservative_forces"
+    targets = (
+        Target(name="energy", kind="energy", std=energy_std),
+        Target(name="forces", kind=kind, unit="eV/Å", std=force_std if forces == "direct" else 1.0),
+    )
+    return Task(name=name, targets=targets, graph=graph or GraphSettings())
+
+
+def _plain_name(name: str) -> str:
+    if not name or "." in name:
+        raise ValueError(f"name {name!r}: give at least one character and no dot, which separates names in files")
+    return name

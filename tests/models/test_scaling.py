@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+from ase.build import molecule
+
+from atomslim.atoms import AtomsBatch, from_ase
+from atomslim.models import JMP
+from atomslim.models.gemnet_oc import Topology
+from atomslim.models.gemnet_oc.block import AtomUpdate
+from atomslim.models.gemnet_oc.layers import standardised_orthogonal_
+from atomslim.models.gemnet_oc.scaling import fit_scale_factors, scale_factors, unfitted_scale_factors
+from atomslim.models.gemnet_oc.segments import Segments
+from small_models import DIRECT, config, jmp
+
+
+def batches(model: JMP, names: list[str]) -> list[tuple[AtomsBatch, Topology]]:
+    result = []
+    for seed, name in enumerate(names):
+        atoms = molecule(name)
+        atoms.rattle(0.05, seed=seed)
+        batch = from_ase([atoms, molecule("CH3CH2OH")])
+        result.append((batch, model.topology(batch)))
+    return result
+
+
+def test_every_step_keeps_its_variance_once_fitted() -> None:
+    model = jmp(DIRECT, sum_scale=0.0)
+    data = batches(model, ["CH3CH2NH2", "C6H6", "CH3CHO"])
+    assert fit_scale_factors(model, data) == []
+    assert all(module.observer is None for module in scale_factors(model).values())
+    ratios: dict[str, list[tuple[int, float, float]]] = {}
+    for name, module in scale_factors(model).items():
+
+        def observe(before: torch.Tensor, after: torch.Tensor, name: str = name) -> None:
+            variances = [x.var(dim=0, unbiased=False).mean().item() for x in (before, after)]
+            ratios.setdefault(name, []).append((len(after), variances[0], variances[1]))
+
+        module.observer = observe
+    for batch, topology in data:
+        model.features(batch, topology)
+    for name, seen in ratios.items():
+        before, after = (sum(row[0] * row[side] for row in seen) for side in (1, 2))
+        assert after / before == pytest.approx(1, rel=1e-9), name
+
+
+def test_a_step_that_no_structure_reaches_stays_unfitted_and_is_named() -> None:
+    model = jmp(DIRECT, sum_scale=0.0)
+    batch = from_ase([molecule("H2"), molecule("O2")])
+    left = fit_scale_factors(model, [(batch, model.topology(batch))])
+    assert left == unfitted_scale_factors(model)
+    assert "backbone.blocks.0.quadruplet.scale_sum" in left
+    assert "backbone.blocks.0.quadruplet.scale_radial" not in left
+
+
+@pytest.mark.parametrize(("shape", "summed"), [((40, 30), (1,)), ((12, 5, 9), (0, 1))])
+def test_initial_weights_have_rows_of_zero_mean_and_variance_one_over_fan_in(
+    shape: tuple[int, ...], summed: tuple[int, ...]
+) -> None:
+    weight = torch.empty(shape, dtype=torch.float64)
+    standardised_orthogonal_(weight, summed)
+    fan_in = math.prod(shape[axis] for axis in summed)
+    variance, mean = torch.var_mean(weight, dim=summed, unbiased=False)
+    assert torch.allclose(mean, torch.zeros_like(mean), atol=1e-15)
+    assert torch.allclose(variance * fan_in, torch.ones_like(variance), rtol=1e-3)
+
+
+def test_dropout_and_edge_dropout_act_in_training_only_and_keep_the_mean() -> None:
+    model = jmp(DIRECT, dropout=0.2, edge_dropout=0.3)
+    same = jmp(DIRECT)
+    batch = from_ase(molecule("CH3CH2OH"))
+    topology = model.topology(batch)
+    assert torch.equal(model.features(batch, topology).node[2], same.features(batch, topology).node[2])
+    model.train()
+    assert not torch.equal(model.features(batch, topology).node[2], same.features(batch, topology).node[2])
+
+    update = AtomUpdate(config(edge_dropout=0.3, emb_size_edge=14, num_atom=0)).double()
+    index = torch.zeros(400, dtype=torch.int64)
+    m = torch.rand(400, 14, dtype=torch.float64)
+    radial, one_atom = torch.rand(400, 5, dtype=torch.float64), Segments.of(index, 1)
+    expected = update.eval()(m, radial, one_atom)
+    drawn = torch.stack([update.train()(m, radial, one_atom) for _ in range(400)])
+    error = drawn.std(dim=0) / 400**0.5
+    assert bool(((drawn.mean(dim=0) - expected).abs() < 5 * error).all())
+    assert bool((drawn.std(dim=0) > 0).all())

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from atomslim.models.gemnet_oc import segments as module
+from atomslim.models.gemnet_oc.segments import Segments, segment_apply, segment_outer
+
+OF_ROW = torch.tensor([0, 0, 0, 2, 2, 3, 5, 5, 5])
+SEGMENTS = Segments.of(OF_ROW, 7)
+
+
+@pytest.fixture(params=["one by one", "grouped"], autouse=True)
+def _strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOP_ABOVE", -1 if request.param == "one by one" else 2**60)
+
+
+def operands(r: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x, y, matrices = torch.randn(9, r, 3), torch.randn(9, r, 4), torch.randn(7, 3, 4)
+    return x.double().requires_grad_(), y.double().requires_grad_(), matrices.double().requires_grad_()
+
+
+def test_outer_sums_over_the_rows_of_each_segment() -> None:
+    x, y, _ = operands()
+    expected = torch.zeros(7, 3, 4).double().index_add(0, OF_ROW, torch.einsum("nrp,nrq->npq", x, y))
+    assert torch.allclose(segment_outer(x, y, SEGMENTS), expected, rtol=1e-14)
+
+
+def test_apply_multiplies_rows_by_their_segments_matrix() -> None:
+    x, _, matrices = operands()
+    expected = torch.einsum("nrp,npq->nrq", x, matrices[OF_ROW])
+    assert torch.allclose(segment_apply(x, matrices, SEGMENTS), expected, rtol=1e-14)
+
+
+def test_first_and_second_derivatives() -> None:
+    x, y, matrices = operands()
+    assert gradcheck(lambda a, b: segment_outer(a, b, SEGMENTS), (x, y))
+    assert gradgradcheck(lambda a, b: segment_outer(a, b, SEGMENTS), (x, y))
+    assert gradcheck(lambda a, b: segment_apply(a, b, SEGMENTS), (x, matrices))
+    assert gradgradcheck(lambda a, b: segment_apply(a, b, SEGMENTS), (x, matrices))
+
+
+def test_views_and_transposes_are_taken_as_they_are() -> None:
+    x, y, matrices = operands()
+    strided = torch.stack([x, x], dim=-1)[..., 0]
+    assert torch.equal(segment_outer(strided, y, SEGMENTS), segment_outer(x, y, SEGMENTS))
+    back = segment_apply(y, matrices.transpose(1, 2), SEGMENTS)
+    assert torch.allclose(back, torch.einsum("nrq,npq->nrp", y, matrices[OF_ROW]), rtol=1e-14)
+
+
+def test_no_rows_at_all() -> None:
+    empty = Segments.of(torch.zeros(0, dtype=torch.int64), 3)
+    assert torch.equal(segment_outer(torch.zeros(0, 1, 2), torch.zeros(0, 1, 5), empty), torch.zeros(3, 2, 5))
+    assert segment_apply(torch.zeros(0, 1, 2), torch.zeros(3, 2, 5), empty).shape == (0, 1, 5)
