@@ -1,0 +1,1 @@
+"""Compression: make a model smaller, and say what was done to it."""
