@@ -1,17 +1,10 @@
-import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from atomslim.models.gemnet_oc import segments as module
-from atomslim.models.gemnet_oc.segments import Segments, segment_apply, segment_outer
+from atomslim.models.gemnet_oc.segments import Segments, order_by_size, segment_apply, segment_outer
 
-OF_ROW = torch.tensor([0, 0, 0, 2, 2, 3, 5, 5, 5])
+OF_ROW = torch.tensor([3, 2, 2, 0, 0, 0, 5, 5, 5])
 SEGMENTS = Segments.of(OF_ROW, 7)
-
-
-@pytest.fixture(params=["one by one", "grouped"], autouse=True)
-def _strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOP_ABOVE", -1 if request.param == "one by one" else 2**60)
 
 
 def operands(r: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -51,3 +44,10 @@ def test_no_rows_at_all() -> None:
     empty = Segments.of(torch.zeros(0, dtype=torch.int64), 3)
     assert torch.equal(segment_outer(torch.zeros(0, 1, 2), torch.zeros(0, 1, 5), empty), torch.zeros(3, 2, 5))
     assert segment_apply(torch.zeros(0, 1, 2), torch.zeros(3, 2, 5), empty).shape == (0, 1, 5)
+
+
+def test_rows_are_put_in_order_of_size_with_segments_kept_together() -> None:
+    of_row = torch.tensor([0, 0, 0, 1, 2, 2, 4, 4, 4])
+    assert of_row[order_by_size(of_row)].tolist() == [1, 2, 2, 0, 0, 0, 4, 4, 4]
+    groups = Segments.of(of_row[order_by_size(of_row)], 5).groups
+    assert [(g.segments.tolist(), g.first_row, g.size) for g in groups] == [([1], 0, 1), ([2], 1, 2), ([0, 4], 3, 3)]

@@ -53,13 +53,15 @@ class Pairs:
 
     def select(self, kept: Int[Tensor, " q"]) -> "Pairs":
         """Return the pairs with the ascending indices `kept` (which keeps the order intact)."""
-        if len(kept) == len(self):
-            return self
+        return self if len(kept) == len(self) else self.take(kept)
+
+    def take(self, indices: Int[Tensor, " q"]) -> "Pairs":
+        """Return the pairs with these indices, in their order."""
         return Pairs(
-            self.source.index_select(0, kept),
-            self.target.index_select(0, kept),
-            self.offset.index_select(0, kept),
-            self.distance.index_select(0, kept),
+            self.source.index_select(0, indices),
+            self.target.index_select(0, indices),
+            self.offset.index_select(0, indices),
+            self.distance.index_select(0, indices),
         )
 
 

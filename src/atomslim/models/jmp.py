@@ -58,8 +58,8 @@ class JMP(BlockModel):
         self.tasks = {task.name: task for task in tasks}
         self.block_ids = tuple(range(1, config.num_blocks + 1))
         self.history: list[dict[str, Any]] = []
-        self.embedding = nn.Embedding(config.num_elements, config.emb_size_atom)
-        nn.init.uniform_(self.embedding.weight, -(3**0.5), 3**0.5)
+        elements = torch.empty(config.num_elements, config.emb_size_atom).uniform_(-(3**0.5), 3**0.5)
+        self.embedding = nn.Embedding.from_pretrained(elements, freeze=False)
         self.backbone = GemNetOC(config)
         widths = {"node": config.emb_size_atom}
         if config.direct_forces:

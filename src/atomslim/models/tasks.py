@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from torch import nn
+
 from atomslim.models.gemnet_oc.graphs import GraphSettings
 
 TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2"]
@@ -89,6 +91,6 @@ def energy_and_forces(
 
 
 def _plain_name(name: str) -> str:
-    if not name or "." in name:
-        raise ValueError(f"name {name!r}: give at least one character and no dot, which separates names in files")
+    if not name or "." in name or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"name {name!r}: give one without a dot (it separates names in files) that torch does not use")
     return name

@@ -35,7 +35,7 @@ from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.geometry import edge_vectors, lengths_and_directions
 from atomslim.models.gemnet_oc.graphs import Topology
 from atomslim.models.gemnet_oc.indices import InteractionIndex, QuadIndex
-from atomslim.models.gemnet_oc.layers import Linear, PairLinear, scale_gradient, standardised_orthogonal_
+from atomslim.models.gemnet_oc.layers import INV_SQRT_2, Linear, PairLinear, scale_gradient, standardised_orthogonal_
 from atomslim.models.gemnet_oc.segments import segment_apply
 
 
@@ -130,10 +130,15 @@ class BasisLayer(nn.Module):
         self.angular["quadruplet_spherical"] = AngularWeight(radial, angular**2, config.emb_size_sbf)
 
     def rbf(self, distance: Float[Tensor, " e"]) -> Float[Tensor, "e R"]:
-        """Return u(x) exp(−½((x − μ)/Δ)²) with x = d/12 Å: Gaussians under a polynomial envelope that ends at x = 1."""
+        """Return u(x) exp(−½((x − μ)/Δ)²) with x = d/12 Å: Gaussians under a polynomial envelope that ends at x = 1.
+
+        A Gaussian 10 widths away is e⁻⁵⁰ at least: nothing beside the nearest one even in float64, but no denormal
+        number, which would slow every product with the basis down.
+        """
         x = (distance / self.config.basis_cutoff).to(self.offset.dtype)[:, None]
-        gaussians = torch.exp(-0.5 * ((x - self.offset) * (self.config.num_radial - 1)) ** 2)
-        return envelope(x) * gaussians
+        scale = (self.config.num_radial - 1) * INV_SQRT_2
+        exponent = (x * scale - self.offset * scale).square().clamp(max=50.0)
+        return envelope(x) * torch.exp(-exponent)
 
     def forward(self, batch: AtomsBatch, topology: Topology, index: InteractionIndex) -> Bases:
         """Return all bases."""

@@ -1,6 +1,5 @@
 """One interaction block: messages between atoms and edges, then the updates of both."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -49,7 +48,7 @@ class AtomUpdate(nn.Module):
         if self.training and self.edge_dropout:
             radial = radial * nn.functional.dropout(radial.new_ones(len(radial), 1), self.edge_dropout)
         outer = segment_outer(radial[:, None], m[:, None], main)
-        x = torch.einsum("ard,dr->ad", outer, self.radial.weight) * self.scale()
+        x = (outer * self.radial.weight.T).sum(dim=1) * self.scale()
         self.scale.observe(m, x)
         if self.dense is not None:
             x = scaled_silu(self.dense(x))

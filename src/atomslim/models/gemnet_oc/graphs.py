@@ -22,6 +22,7 @@ from atomslim.atoms.neighbours import (
     within,
 )
 from atomslim.errors import ConfigError
+from atomslim.models.gemnet_oc.segments import order_by_size
 
 BASIS_CUTOFF = 12.0
 """Å: the radial basis of JMP is zero from here on."""
@@ -64,9 +65,9 @@ class GraphSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Edges:
-    """Directed edges source → target, sorted by target, inside a target by distance, then source, then offset.
+    """Directed edges source → target: targets with few edges first, then by target, distance, source and offset.
 
-    The integer cell offset o (e, 3) belongs to the source: r_st = r_target − (r_source + o · cell).
+    So the edges of one target are neighbours, and targets with equally many edges are too. The integer cell offset o (e, 3) belongs to the source: r_st = r_target − (r_source + o · cell).
     """
 
     source: Int[Tensor, " e"]
@@ -140,11 +141,12 @@ def build_topology(
     atom_edge = _capped(atom, batch, [one.atom_edge for one in chosen])
     quad = _capped(atom, batch, [one.quad for one in chosen])
     main = candidates if len(kept) == len(candidates) else symmetrised(kept, _original_rule(batch, chosen, kept))
+    main = _by_degree(main)
     return Topology(
         main=_edges(main),
-        atom=_edges(_nearer_than(atom, basis_cutoff)),
-        atom_edge=_edges(_nearer_than(atom_edge, basis_cutoff)),
-        quad=_edges(_nearer_than(_touching_surface(quad, batch), basis_cutoff)),
+        atom=_edges(_by_degree(_nearer_than(atom, basis_cutoff))),
+        atom_edge=_edges(_by_degree(_nearer_than(atom_edge, basis_cutoff))),
+        quad=_edges(_by_degree(_nearer_than(_touching_surface(quad, batch), basis_cutoff))),
         reverse=reverse_index(main),
         trimmed=_trimmed(batch, candidates, kept),
     ).to(batch.device)
@@ -248,6 +250,14 @@ def _touching_surface(pairs: Pairs, batch: AtomsBatch) -> Pairs:
     if bool(exposed.all()):
         return pairs
     return pairs.select(torch.nonzero(exposed[pairs.source] | exposed[pairs.target]).flatten())
+
+
+def _by_degree(pairs: Pairs) -> Pairs:
+    """Put targets with few edges first, as `Edges` wants it."""
+    degree = torch.bincount(pairs.target)
+    if len(degree) == 0 or int(degree.max()) * len(degree) == len(pairs):
+        return pairs
+    return pairs.take(order_by_size(pairs.target))
 
 
 def _edges(pairs: Pairs) -> Edges:

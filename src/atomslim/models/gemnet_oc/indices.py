@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from atomslim.models.gemnet_oc.graphs import Edges, Topology
-from atomslim.models.gemnet_oc.segments import Segments
+from atomslim.models.gemnet_oc.segments import Segments, order_by_size
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class InteractionIndex:
         """Make the tables on the topology's device."""
         atom = topology.atom
         keys, pair_of_edge = torch.unique(atom.target * num_atoms + atom.source, return_inverse=True)
+        order = order_by_size(keys // num_atoms)
+        keys, pair_of_edge = keys[order], torch.argsort(order)[pair_of_edge]
         return cls(
             main=Segments.of(topology.main.target, num_atoms),
             atom_edge=Segments.of(topology.atom_edge.target, num_atoms),
@@ -97,8 +99,7 @@ def _quad_index(topology: Topology, num_atoms: int) -> QuadIndex:
         )
         .view_as(q)
     )
-    first_edge = torch.searchsorted(main.target, quad.source)
-    place = q * incoming.shape[1] + closing_edge - first_edge[q]
+    place = q * incoming.shape[1] + closing_edge - incoming[q, 0]
     closed = outgoing_kept & (closing_edge < len(main))
     return QuadIndex(
         incoming=incoming,
@@ -111,11 +112,12 @@ def _quad_index(topology: Topology, num_atoms: int) -> QuadIndex:
 
 
 def _rows_of(segment: Int[Tensor, " rows"], num_segments: int) -> Int[Tensor, "segments width"]:
-    """Rows of each segment, filled up with ``len(segment)``; ``segment`` is sorted."""
+    """Rows of each segment, which are neighbours, filled up with ``len(segment)``."""
     sizes = torch.bincount(segment, minlength=num_segments)
+    rows = torch.arange(len(segment), device=segment.device)
+    first = torch.zeros_like(sizes).scatter_reduce(0, segment, rows, "amin", include_self=False)
     place = torch.arange(int(sizes.max()), device=segment.device)
-    rows = (sizes.cumsum(0) - sizes)[:, None] + place
-    return torch.where(place < sizes[:, None], rows, len(segment))
+    return torch.where(place < sizes[:, None], first[:, None] + place, len(segment))
 
 
 class _EdgeFinder:

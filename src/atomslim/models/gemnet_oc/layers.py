@@ -120,6 +120,8 @@ def standardised_orthogonal_(weight: Float[Tensor, "..."], summed: tuple[int, ..
     These are the axes that a product with the weight sums over: 1 of a matrix (out, in), 0 and 1 of the weight
     (radial, angular, out) of an angular basis. Initialisation of GemNet-OC (arXiv 2204.02782).
     """
+    if weight.is_meta:  # a model about to be filled from a file
+        return
     nn.init.orthogonal_(weight)
     fan_in = math.prod(weight.shape[axis] for axis in summed)
     variance, mean = torch.var_mean(weight, dim=summed, keepdim=True, unbiased=False)

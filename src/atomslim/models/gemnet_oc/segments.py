@@ -5,7 +5,6 @@ larger than the operands is saved. ``torch.segment_reduce`` lacks the second der
 forces needs.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,43 +13,51 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
-_LOOP_ABOVE = 2**19
-"""Multiply-adds per segment from which, on a CPU, a product for each on views beats batches of gathered rows."""
+
+@dataclass(frozen=True)
+class Group:
+    """Segments of one size: their numbers (g,), and where their rows lie, one segment after the other."""
+
+    segments: Int[Tensor, " g"]
+    first_row: int
+    size: int
+
+    @property
+    def rows(self) -> slice:
+        """The group's rows."""
+        return slice(self.first_row, self.first_row + self.size * len(self.segments))
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Rows, each belonging to one segment (edges to their target atom), sorted by segment.
+    """Rows, each belonging to one segment (edges to their target atom).
 
-    ``sizes`` holds the number of rows of each segment. ``groups`` holds, for every size that occurs, the segments of
-    that size (g,) and their rows (g, size), so that each group is one batched matrix product without padding.
+    The rows of one segment are neighbours, and so are segments of one size: each group is one batched matrix product
+    on a view, without padding and without copying rows.
     """
 
     num_rows: int
-    sizes: tuple[int, ...]
-    groups: tuple[tuple[Int[Tensor, " g"], Int[Tensor, "g size"]], ...]
+    num_segments: int
+    groups: tuple[Group, ...]
 
     @classmethod
     def of(cls, segment: Int[Tensor, " rows"], num_segments: int) -> "Segments":
-        """Group rows by their ``segment``, which must be sorted."""
+        """Group rows by ``segment``, which is in the order of `order_by_size`."""
         sizes = torch.bincount(segment, minlength=num_segments)
-        starts = sizes.cumsum(0) - sizes
-        groups = []
+        groups, first_row = [], 0
         for size in torch.unique(sizes).tolist():
             if size:
-                members = torch.nonzero(sizes == size).squeeze(1)
-                groups.append((members, starts[members, None] + torch.arange(size, device=segment.device)))
-        return cls(num_rows=len(segment), sizes=tuple(sizes.tolist()), groups=tuple(groups))
+                count = int((sizes == size).sum())
+                members = segment[first_row : first_row + size * count : size]
+                groups.append(Group(members, first_row, size))
+                first_row += size * count
+        return cls(num_rows=len(segment), num_segments=num_segments, groups=tuple(groups))
 
-    @property
-    def num_segments(self) -> int:
-        """Number of segments, empty ones included."""
-        return len(self.sizes)
 
-    def loops(self, x: Tensor, *widths: int) -> bool:
-        """Whether to take the segments one by one for products of these row widths."""
-        work = math.prod(widths) * self.num_rows
-        return x.device.type == "cpu" and work > _LOOP_ABOVE * self.num_segments
+def order_by_size(segment: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """Return the order of rows that puts small segments first and keeps each segment together, in its own order."""
+    sizes = torch.bincount(segment)
+    return torch.argsort(sizes[segment] * len(sizes) + segment, stable=True)
 
 
 def segment_outer(
@@ -70,24 +77,19 @@ def segment_apply(
 def _outer(x: Tensor, y: Tensor, segments: Segments) -> Tensor:
     (_, r, p), q = x.shape, y.shape[2]
     out = x.new_zeros(segments.num_segments, p, q)
-    if segments.loops(x, r, p, q):
-        for one, x_rows, y_rows in zip(out, x.split(segments.sizes), y.split(segments.sizes), strict=True):
-            torch.mm(x_rows.reshape(-1, p).T, y_rows.reshape(-1, q), out=one)
-        return out
-    for members, rows in segments.groups:
-        out[members] = torch.bmm(x[rows].flatten(1, 2).transpose(1, 2), y[rows].flatten(1, 2))
+    for group in segments.groups:
+        x_rows = x[group.rows].reshape(-1, group.size * r, p)
+        y_rows = y[group.rows].reshape(-1, group.size * r, q)
+        out[group.segments] = torch.bmm(x_rows.transpose(1, 2), y_rows)
     return out
 
 
 def _apply(x: Tensor, matrices: Tensor, segments: Segments) -> Tensor:
     (_, r, p), q = x.shape, matrices.shape[2]
     out = x.new_empty(segments.num_rows, r, q)
-    if segments.loops(x, r, p, q):
-        for matrix, x_rows, one in zip(matrices, x.split(segments.sizes), out.split(segments.sizes), strict=True):
-            torch.mm(x_rows.reshape(-1, p), matrix, out=one.view(-1, q))
-        return out
-    for members, rows in segments.groups:
-        out[rows] = torch.bmm(x[rows].flatten(1, 2), matrices[members]).view(*rows.shape, r, q)
+    for group in segments.groups:
+        x_rows = x[group.rows].reshape(-1, group.size * r, p)
+        torch.bmm(x_rows, matrices[group.segments], out=out[group.rows].view(-1, group.size * r, q))
     return out
 
 

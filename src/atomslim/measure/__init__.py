@@ -1,0 +1,1 @@
+"""What a model is and does, in numbers: its description, parameters, accuracy and speed."""
