@@ -1,0 +1,271 @@
+"""Time and memory of the factorised interactions, against the floor of the dense layers and the enumerating form.
+
+    python benchmarks/interactions.py                  everything (about half an hour on 2 cores)
+    python benchmarks/interactions.py --quick          small widths and few sizes: checks that the script runs
+    python benchmarks/interactions.py --parts model    one part: model, growth or neighbours
+
+Three parts, each in a process of its own per row, so that peak memory is that row's:
+
+model       JMP-L, energy of MOF-5 (106 atoms): forward and forward + backward against the floor, which is the
+            multiply-adds of its dense layers (2 FLOP each) at the matmul rate measured in the same process
+growth      the interaction part alone (JMP-L's narrow widths, one block, edges of width 32), growing cells
+neighbours  the same for a growing number of neighbours
+
+The enumerating form is the tests' reference. Where it would list more than 2·10⁷ quadruplets it is left out ("–").
+Times are medians of warm repeats; ratios compare numbers of one process.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
+from structures import mof5, oxide
+
+from atomslim.atoms import AtomsBatch, from_ase
+from atomslim.memory import keep_freed_memory
+from atomslim.models import JMP, GraphSettings, Target, Task, jmp_l
+from atomslim.models.gemnet_oc import Topology
+from atomslim.models.gemnet_oc.layers import PairLinear
+from atomslim.models.jmp_layout import Layout
+from reference import Graph, Inputs, forward
+
+MOST_QUADRUPLETS = 2e7
+MOST_ATOMS_BACKWARD = 2500  # what 24 GB hold
+NARROW = {
+    "emb_size_atom": 32,
+    "emb_size_edge": 32,
+    "num_blocks": 1,
+    "num_before_skip": 0,
+    "num_after_skip": 0,
+    "num_concat": 0,
+    "num_atom": 0,
+    "num_output_afteratom": 0,
+    "num_atom_emb_layers": 0,
+    "num_global_out_layers": 0,
+}
+
+
+def main() -> None:
+    """Run the parts asked for and print their tables in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["model", "growth", "neighbours"])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        torch.set_num_threads(options.threads)
+        print(json.dumps(measure(repeats=options.repeats, **options.row)))
+        return
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {options.threads} threads, torch {torch.__version__}, float32")
+    for part in options.parts:
+        {"model": model_table, "growth": growth_table, "neighbours": neighbours_table}[part](options)
+
+
+def model_table(options: argparse.Namespace) -> None:
+    """Print JMP-L on MOF-5."""
+    blocks = 2 if options.quick else 6
+    widths = {"num_blocks": blocks} | ({"emb_size_edge": 128, "emb_size_atom": 64} if options.quick else {})
+    print(f"\n## JMP-L, {blocks} blocks, MOF-5, energy\n")
+    header("form", "main edges", "matmul GFLOP/s", "dense TFLOP", "floor s", "forward s", "× floor", "peak GB")
+    trained = {}
+    for form in ("factorised", "enumerating"):
+        case: dict[str, Any] = {"form": form, "widths": widths, "atoms": 0, "k": 30, "cutoff": 19.0}
+        row = run(options, **case, backward=False)
+        trained[form] = run(options, **case, backward=True)
+        floor = row["dense"] / row["rate"]
+        numbers = (f"{row['rate'] / 1e9:.0f}", f"{row['dense'] / 1e12:.3f}", f"{floor:.2f}", f"{row['seconds']:.2f}")
+        line(form, row["edges"], *numbers, f"{row['seconds'] / floor:.2f}", f"{row['peak']:.1f}")
+    print()
+    header("form", "forward s", "forward + backward s", "× forward", "peak GB")
+    for form, row in trained.items():
+        ratio = row["seconds"] / row["forward"]
+        line(form, f"{row['forward']:.2f}", f"{row['seconds']:.2f}", f"{ratio:.2f}", f"{row['peak']:.1f}")
+
+
+def growth_table(options: argparse.Namespace) -> None:
+    """Print the interaction part for growing cells."""
+    sizes = [64, 216] if options.quick else [100, 300, 1000, 2500, 5000]
+    print("\n## Interaction part, growing cells, k = 30, cutoff 12 Å\n")
+    rows_of(options, [(atoms, 30) for atoms in sizes])
+
+
+def neighbours_table(options: argparse.Namespace) -> None:
+    """Print the interaction part for a growing number of neighbours."""
+    counts = [10, 20] if options.quick else [10, 20, 30, 40, 60]
+    print("\n## Interaction part, 216 atoms, growing k, cutoff 12 Å\n")
+    rows_of(options, [(216, k) for k in counts])
+
+
+def rows_of(options: argparse.Namespace, cases: list[tuple[int, int]]) -> None:
+    """Print forward and forward + backward of both forms for (atoms, k)."""
+    times = ("forward ms", "+ backward ms", "peak GB")
+    header("atoms", "k", "main edges", *times, "ms per atom", *(f"enumerating {name}" for name in times))
+    for atoms, k in cases:
+        cells = []
+        for form in ("factorised", "enumerating"):
+            backward = atoms <= MOST_ATOMS_BACKWARD
+            row = run(options, form=form, widths=NARROW, atoms=atoms, k=k, cutoff=12.0, backward=backward)
+            cells.append(f"{1000 * row['forward']:.0f}" if "forward" in row else "–")
+            cells.append(f"{1000 * row['seconds']:.0f}" if "forward" in row and backward else "–")
+            cells.append(f"{row['peak']:.2f}" if "forward" in row else "–")
+            if form == "factorised":
+                count, edges = row["atoms"], row["edges"]
+                cells.append(f"{1000 * row['forward'] / count:.2f}")
+        line(count, k, edges, *cells)
+
+
+def run(options: argparse.Namespace, **row: Any) -> dict[str, Any]:
+    """Measure one row in a fresh process."""
+    command = [sys.executable, __file__, "--threads", str(options.threads), "--repeats", str(options.repeats)]
+    result = subprocess.run([*command, "--row", json.dumps(row)], capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(result.stderr)
+    return json.loads(result.stdout)
+
+
+def measure(
+    *, form: str, widths: dict[str, Any], atoms: int, k: int, cutoff: float, backward: bool, repeats: int
+) -> dict[str, Any]:
+    """Return seconds, dense FLOPs, matmul rate and peak memory of one form on one structure."""
+    keep_freed_memory()
+    batch = from_ase(oxide(atoms) if atoms else mof5())
+    task = Task(
+        name="benchmark",
+        targets=(Target(name="energy", kind="energy"),),
+        graph=GraphSettings.from_neighbours(cutoff, k),
+    )
+    torch.manual_seed(0)
+    model = JMP(jmp_l(direct_forces=False, **widths), [task]).eval()
+    topology = model.topology(batch)
+    result = {
+        "atoms": batch.num_atoms,
+        "edges": len(topology.main),
+        "rate": matmul_rate(len(topology.main), model.config.emb_size_edge),
+        "dense": dense_flops(model, batch, topology),
+    }
+    if form == "enumerating" and count_quadruplets(topology) > MOST_QUADRUPLETS:
+        return result
+    energy = factorised(model, batch, topology) if form == "factorised" else enumerating(model, batch, topology)
+    with torch.no_grad():
+        result["forward"] = result["seconds"] = timed(energy, repeats)
+    if backward:
+        result["seconds"] = timed(lambda: energy().backward(), repeats)
+    return result | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+
+
+def factorised(model: JMP, batch: AtomsBatch, topology: Topology) -> Callable[[], torch.Tensor]:
+    """Return the production path."""
+
+    def energy() -> torch.Tensor:
+        return model(batch, topology, normalised=True)["benchmark"]["energy"].sum()
+
+    return energy
+
+
+def enumerating(model: JMP, batch: AtomsBatch, topology: Topology) -> Callable[[], torch.Tensor]:
+    """Return the tests' reference with the same weights, in float32 throughout."""
+    names = Layout.of_tasks(list(model.tasks.values())).names(model.config, list(model.tasks))
+    tensors = model.state_dict()
+    state = {name.jmp: tensors[name.ours].detach().clone() for name in names if name.ours}
+    for tensor in state.values():
+        tensor.requires_grad_()
+    graphs = {"main": topology.main, "a2a": topology.atom, "a2ee2a": topology.atom_edge, "qint": topology.quad}
+    inputs = Inputs(
+        positions=batch.positions.float(),
+        numbers=batch.numbers,
+        cell=batch.cell.float(),
+        batch=batch.batch,
+        graphs={name: Graph(edges.source, edges.target, edges.offset) for name, edges in graphs.items()},
+        reverse=topology.reverse,
+    )
+
+    def energy() -> torch.Tensor:
+        return forward(state, inputs)["E"].sum()
+
+    return energy
+
+
+def count_quadruplets(topology: Topology) -> float:
+    """Return the number of quadruplets, those that close a triangle included."""
+    degree = torch.bincount(topology.main.target, minlength=int(topology.main.target.max()) + 1).double()
+    return float((degree[topology.quad.source] * degree[topology.quad.target]).sum())
+
+
+def dense_flops(model: JMP, batch: AtomsBatch, topology: Topology) -> float:
+    """Return 2 × multiply-adds of all linear layers in one forward pass, weights of angular sums left out."""
+    total = 0.0
+
+    def count(layer: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, PairLinear):
+            h, x, *_ = inputs
+            total += 2 * (2 * h.numel() + x.numel()) * output.shape[-1]
+        else:
+            total += 2 * inputs[0].numel() * output.shape[-1]
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | PairLinear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        model(batch, topology, normalised=True)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def matmul_rate(rows: int, width: int) -> float:
+    """Return the FLOP/s of the largest layers' own matrix product."""
+    x, weight = torch.randn(rows, width), torch.randn(width, width)
+    return 2 * rows * width * width / timed(lambda: torch.nn.functional.linear(x, weight), 20)
+
+
+def timed(function: Callable[[], Any], repeats: int, patience: float = 90.0) -> float:
+    """Return the median seconds of warm calls; fewer than ``repeats`` once ``patience`` seconds have gone."""
+    function()
+    times: list[float] = []
+    while len(times) < repeats and (not times or sum(times) < patience):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (text.partition(":")[2].strip() for text in lines if text.startswith("model name")), "unknown processor"
+    )
+
+
+def header(*names: str) -> None:
+    """Print the head of a Markdown table."""
+    line(*names)
+    line(*("---" for _ in names))
+
+
+def line(*cells: object) -> None:
+    """Print a row of a Markdown table."""
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    main()

@@ -1,0 +1,1 @@
+"""The command line: one thin file per command; the work is done by the rooms below."""

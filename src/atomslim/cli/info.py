@@ -1,0 +1,39 @@
+"""`atomslim info`: what a model file holds."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def info(
+    file: Path,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    raw_weights: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Show what a model file holds: architecture, sizes, blocks, tasks, parameters in all and by part, history.
+
+    Example: atomslim info jmp-l.pt --json
+
+    Parameters
+    ----------
+    file
+        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+    json
+        Print JSON instead of tables.
+    raw_weights
+        Describe the weights of the last training step instead of their exponential averages.
+
+    """
+    from atomslim.measure.describe import describe
+
+    description = describe(file, raw_weights=raw_weights)
+    if json:
+        print(json_format.dumps(description.as_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(description)
