@@ -12,7 +12,7 @@ growth      the interaction part alone (JMP-L's narrow widths, one block, edges 
 neighbours  the same for a growing number of neighbours
 
 The enumerating form is the tests' reference. Where it would list more than 2·10⁷ quadruplets it is left out ("–").
-Times are medians of warm repeats; ratios compare numbers of one process.
+Times are medians of warm repeats. Ratios are medians too, each of two numbers measured one after the other.
 """
 
 import argparse
@@ -88,13 +88,13 @@ def model_table(options: argparse.Namespace) -> None:
         row = run(options, **case, backward=False)
         trained[form] = run(options, **case, backward=True)
         floor = row["dense"] / row["rate"]
-        numbers = (f"{row['rate'] / 1e9:.0f}", f"{row['dense'] / 1e12:.3f}", f"{floor:.2f}", f"{row['seconds']:.2f}")
-        line(form, row["edges"], *numbers, f"{row['seconds'] / floor:.2f}", f"{row['peak']:.1f}")
+        numbers = (f"{row['rate'] / 1e9:.0f}", f"{row['dense'] / 1e12:.3f}", f"{floor:.2f}", f"{row['forward']:.2f}")
+        line(form, row["edges"], *numbers, f"{row['over floor']:.2f}", f"{row['peak']:.1f}")
     print()
     header("form", "forward s", "forward + backward s", "× forward", "peak GB")
     for form, row in trained.items():
-        ratio = row["seconds"] / row["forward"]
-        line(form, f"{row['forward']:.2f}", f"{row['seconds']:.2f}", f"{ratio:.2f}", f"{row['peak']:.1f}")
+        numbers = (f"{row['forward']:.2f}", f"{row['backward']:.2f}", f"{row['over forward']:.2f}")
+        line(form, *numbers, f"{row['peak']:.1f}")
 
 
 def growth_table(options: argparse.Namespace) -> None:
@@ -121,7 +121,7 @@ def rows_of(options: argparse.Namespace, cases: list[tuple[int, int]]) -> None:
             backward = atoms <= MOST_ATOMS_BACKWARD
             row = run(options, form=form, widths=NARROW, atoms=atoms, k=k, cutoff=12.0, backward=backward)
             cells.append(f"{1000 * row['forward']:.0f}" if "forward" in row else "–")
-            cells.append(f"{1000 * row['seconds']:.0f}" if "forward" in row and backward else "–")
+            cells.append(f"{1000 * row['backward']:.0f}" if "backward" in row else "–")
             cells.append(f"{row['peak']:.2f}" if "forward" in row else "–")
             if form == "factorised":
                 count, edges = row["atoms"], row["edges"]
@@ -155,16 +155,22 @@ def measure(
     result = {
         "atoms": batch.num_atoms,
         "edges": len(topology.main),
-        "rate": matmul_rate(len(topology.main), model.config.emb_size_edge),
         "dense": dense_flops(model, batch, topology),
     }
     if form == "enumerating" and count_quadruplets(topology) > MOST_QUADRUPLETS:
         return result
     energy = factorised(model, batch, topology) if form == "factorised" else enumerating(model, batch, topology)
-    with torch.no_grad():
-        result["forward"] = result["seconds"] = timed(energy, repeats)
+    product = matrix_product(len(topology.main), model.config.emb_size_edge)
+    forward, rates, ratios = [], [], []
+    for _ in range(repeats + 1):  # in turn, because the speed of a shared machine drifts
+        rates.append(1 / seconds(product))
+        with torch.no_grad():
+            forward.append(seconds(energy))
+        ratios.append(forward[-1] * rates[-1] / result["dense"])
+    result |= {"forward": median(forward[1:]), "rate": median(rates[1:]), "over floor": median(ratios[1:])}
     if backward:
-        result["seconds"] = timed(lambda: energy().backward(), repeats)
+        pairs = [(seconds(lambda: energy().backward()), seconds(torch.no_grad()(energy))) for _ in range(repeats + 1)]
+        result |= {"backward": median(b for b, _ in pairs[1:]), "over forward": median(b / f for b, f in pairs[1:])}
     return result | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
@@ -227,21 +233,26 @@ def dense_flops(model: JMP, batch: AtomsBatch, topology: Topology) -> float:
     return total
 
 
-def matmul_rate(rows: int, width: int) -> float:
-    """Return the FLOP/s of the largest layers' own matrix product."""
-    x, weight = torch.randn(rows, width), torch.randn(width, width)
-    return 2 * rows * width * width / timed(lambda: torch.nn.functional.linear(x, weight), 20)
+def matrix_product(rows: int, width: int, at_least: float = 1.0) -> Callable[[], float]:
+    """Return a function that multiplies the largest layers' shapes for ``at_least`` seconds and returns the FLOPs."""
+    x, weights = torch.randn(rows, width), torch.randn(16, width, width)
+
+    def product() -> float:
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < at_least:
+            torch.nn.functional.linear(x, weights[done % len(weights)])
+            done += 1
+        return 2.0 * rows * width * width * done
+
+    return product
 
 
-def timed(function: Callable[[], Any], repeats: int, patience: float = 90.0) -> float:
-    """Return the median seconds of warm calls; fewer than ``repeats`` once ``patience`` seconds have gone."""
-    function()
-    times: list[float] = []
-    while len(times) < repeats and (not times or sum(times) < patience):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return median(times)
+def seconds(function: Callable[[], Any]) -> float:
+    """Return the seconds of one call, divided by the FLOPs if the call returns some."""
+    start = time.perf_counter()
+    result = function()
+    elapsed = time.perf_counter() - start
+    return elapsed / result if isinstance(result, float) else elapsed
 
 
 def processor() -> str:

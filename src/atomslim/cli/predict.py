@@ -16,6 +16,7 @@ def predict(
     task: str | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 512,
     device: Literal["cpu", "cuda"] = "cpu",
+    raw_weights: Annotated[bool, Parameter(negative=())] = False,
     strict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Predict energies, forces, stress and other properties for every structure of a file.
@@ -36,11 +37,22 @@ def predict(
         At most this many atoms at once; a larger structure goes alone.
     device
         Where the model runs.
+    raw_weights
+        Use the weights of the last training step instead of their exponential averages.
     strict
         Refuse structures in which the model's cap on neighbours leaves out atoms within the cutoff.
 
     """
     from atomslim.use.predict import predict_file
 
-    summary = predict_file(model, structures, output, task=task, batch_size=batch_size, device=device, strict=strict)
+    summary = predict_file(
+        model,
+        structures,
+        output,
+        task=task,
+        batch_size=batch_size,
+        device=device,
+        weights="raw" if raw_weights else "ema",
+        strict=strict,
+    )
     print(f"{output}: {summary}")

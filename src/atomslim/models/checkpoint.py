@@ -25,7 +25,7 @@ from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Task
 from atomslim.models.tensors import is_finite, listed, require_fit
 
-__all__ = ["checksum", "export_jmp", "load", "save"]
+__all__ = ["Weights", "checksum", "export_jmp", "load", "save"]
 
 ENTRY = "atomslim"
 """Name of our entry in a file's metadata. It is the only one: the order of several would differ from run to run."""

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
 from torch import nn
 
 from atomslim.models.gemnet_oc.graphs import GraphSettings

@@ -24,7 +24,7 @@ from atomslim.atoms import AtomsBatch, concatenate, from_ase, validate
 from atomslim.errors import AtomslimError, ConfigError, StructureError
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
-from atomslim.models.checkpoint import load
+from atomslim.models.checkpoint import Weights, load
 from atomslim.use.frames import place, read_frames
 
 ASE_RESULTS = ("energy", "forces", "stress")
@@ -86,6 +86,7 @@ def predict_file(
     *,
     batch_size: int = 512,
     device: Literal["cpu", "cuda"] = "cpu",
+    weights: Weights = "ema",
     strict: bool = False,
     progress: bool = True,
 ) -> PredictionSummary:
@@ -102,6 +103,7 @@ def predict_file(
         task: name of the task head; needed where the model has several.
         batch_size: at most this many atoms at once; a larger structure goes alone.
         device: where the model runs.
+        weights: of a JMP checkpoint, the averaged ones or the last raw ones.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
         progress: show it on stderr, where that is a terminal.
 
@@ -116,7 +118,7 @@ def predict_file(
     start = time.perf_counter()
     source, target = Path(structures_path), Path(output)
     _require_usable(source, target, batch_size, device)
-    model = load(model_path).to(device).eval()
+    model = load(model_path, weights=weights).to(device).eval()
     summary = PredictionSummary(device)
     with (
         atomic_write(target) as temporary,

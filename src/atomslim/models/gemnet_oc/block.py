@@ -14,11 +14,11 @@ from atomslim.models.gemnet_oc.interactions import (
     TripletInteraction,
 )
 from atomslim.models.gemnet_oc.layers import (
-    INV_SQRT_2,
     INV_SQRT_3,
     Linear,
     PairLinear,
     ScaleFactor,
+    average,
     residuals,
     scaled_silu,
 )
@@ -85,11 +85,11 @@ class InteractionBlock(nn.Module):
         """Return the block's output (h, m)."""
         x = self._edge_messages(h, m, bases, topology, index)
         h = (h + self._atom_messages(h, m, bases, index)) * INV_SQRT_3
-        m = self.after_skip((m + self.before_skip(x)) * INV_SQRT_2)
+        m = self.after_skip(average(m, self.before_skip(x)))
         h = self.atom_layers(h)
-        h = (h + self.atom_update(m, bases.atom_update, index.main)) * INV_SQRT_2
+        h = average(h, self.atom_update(m, bases.atom_update, index.main))
         ends = self.concat(h, m, topology.main.source, topology.main.target)
-        m = (m + self.concat_layers(scaled_silu(ends))) * INV_SQRT_2
+        m = average(m, self.concat_layers(scaled_silu(ends)))
         return h, m
 
     def _edge_messages(self, h: Tensor, m: Tensor, bases: Bases, topology: Topology, index: InteractionIndex) -> Tensor:
@@ -108,7 +108,7 @@ class InteractionBlock(nn.Module):
         )
         if bases.quad is not None and index.quad is not None:
             x = x + self.quadruplet(m, bases.quad, index.quad, index.main, reverse)
-        return x / 2
+        return x.div_(2)
 
     def _atom_messages(self, h: Tensor, m: Tensor, bases: Bases, index: InteractionIndex) -> Tensor:
         from_edges = self.edge_to_atom(m, bases.edge_to_atom, index.main)

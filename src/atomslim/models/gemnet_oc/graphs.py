@@ -67,7 +67,8 @@ class GraphSettings(BaseModel):
 class Edges:
     """Directed edges source → target: targets with few edges first, then by target, distance, source and offset.
 
-    So the edges of one target are neighbours, and targets with equally many edges are too. The integer cell offset o (e, 3) belongs to the source: r_st = r_target − (r_source + o · cell).
+    So the edges of one target are neighbours, and targets with equally many edges are too. The integer cell offset
+    o (e, 3) belongs to the source: r_st = r_target − (r_source + o · cell).
     """
 
     source: Int[Tensor, " e"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from atomslim.models.gemnet_oc.bases import EdgeToAtomBasis, QuadBasis, TripletBasis, with_zero_row
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.indices import QuadIndex
-from atomslim.models.gemnet_oc.layers import INV_SQRT_2, Linear, ScaleFactor, scaled_silu
+from atomslim.models.gemnet_oc.layers import Linear, ScaleFactor, average, scaled_silu
 from atomslim.models.gemnet_oc.segments import Segments, segment_apply, segment_outer
 
 
@@ -47,7 +47,7 @@ class _UpBothWays(GatedDown):
 
     def up_both_ways(self, z: Float[Tensor, "E summed"], reverse: Int[Tensor, " E"]) -> Float[Tensor, "E emb_edge"]:
         """Return the pass's output; the narrow z is permuted rather than the wide result."""
-        return (scaled_silu(self.up(z)) + scaled_silu(self.up_reverse(z[reverse]))) * INV_SQRT_2
+        return average(scaled_silu(self.up(z)), scaled_silu(self.up_reverse(z[reverse])))
 
 
 class TripletInteraction(_UpBothWays):

@@ -7,7 +7,7 @@ from atomslim.models.gemnet_oc.bases import Bases
 from atomslim.models.gemnet_oc.block import AtomUpdate
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.indices import InteractionIndex
-from atomslim.models.gemnet_oc.layers import INV_SQRT_2, Linear, ScaleFactor, residuals
+from atomslim.models.gemnet_oc.layers import Linear, ScaleFactor, average, residuals
 
 
 class OutputBlock(nn.Module):
@@ -27,7 +27,7 @@ class OutputBlock(nn.Module):
         self, h: Float[Tensor, "n emb_atom"], m: Float[Tensor, "E emb_edge"], bases: Bases, index: InteractionIndex
     ) -> tuple[Float[Tensor, "n emb_atom"], Float[Tensor, "E emb_edge"] | None]:
         """Return the node feature and the edge feature (None without the direct-force branch)."""
-        node = (self.atom_update(m, bases.output, index.main) + h) * INV_SQRT_2
+        node = average(self.atom_update(m, bases.output, index.main), h)
         return self.atom_layers(node), self._edge_feature(m, bases) if self.direct_forces else None
 
     def _edge_feature(self, m: Tensor, bases: Bases) -> Tensor:

@@ -63,33 +63,43 @@ def order_by_size(segment: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
 def segment_outer(
     x: Float[Tensor, "rows r p"], y: Float[Tensor, "rows r q"], segments: Segments
 ) -> Float[Tensor, "segments p q"]:
-    """Return ``out[s] = Σ_{rows i of s} x[i]ᵀ y[i]``, differentiable to any order."""
+    """Return ``out[s] = Σ_{rows i of s} x[i]ᵀ y[i]``, differentiable to any order, in the wider of the two dtypes."""
+    x, y = _same_dtype(x, y)
     return _Outer.apply(x, y, segments)  # type: ignore[no-untyped-call]
 
 
 def segment_apply(
     x: Float[Tensor, "rows r p"], matrices: Float[Tensor, "segments p q"], segments: Segments
 ) -> Float[Tensor, "rows r q"]:
-    """Return ``out[i] = x[i] matrices[segment of i]``, differentiable to any order."""
+    """Return ``out[i] = x[i] matrices[segment of i]``, differentiable to any order, in the wider of the two dtypes."""
+    x, matrices = _same_dtype(x, matrices)
     return _Apply.apply(x, matrices, segments)  # type: ignore[no-untyped-call]
+
+
+def _same_dtype(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Widen the narrower operand: under autocast, messages may be bfloat16 while geometry stays float32."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)
 
 
 def _outer(x: Tensor, y: Tensor, segments: Segments) -> Tensor:
     (_, r, p), q = x.shape, y.shape[2]
     out = x.new_zeros(segments.num_segments, p, q)
-    for group in segments.groups:
-        x_rows = x[group.rows].reshape(-1, group.size * r, p)
-        y_rows = y[group.rows].reshape(-1, group.size * r, q)
-        out[group.segments] = torch.bmm(x_rows.transpose(1, 2), y_rows)
+    with torch.autocast(x.device.type, enabled=False):
+        for group in segments.groups:
+            x_rows = x[group.rows].reshape(-1, group.size * r, p)
+            y_rows = y[group.rows].reshape(-1, group.size * r, q)
+            out[group.segments] = torch.bmm(x_rows.transpose(1, 2), y_rows)
     return out
 
 
 def _apply(x: Tensor, matrices: Tensor, segments: Segments) -> Tensor:
     (_, r, p), q = x.shape, matrices.shape[2]
     out = x.new_empty(segments.num_rows, r, q)
-    for group in segments.groups:
-        x_rows = x[group.rows].reshape(-1, group.size * r, p)
-        torch.bmm(x_rows, matrices[group.segments], out=out[group.rows].view(-1, group.size * r, q))
+    with torch.autocast(x.device.type, enabled=False):
+        for group in segments.groups:
+            x_rows = x[group.rows].reshape(-1, group.size * r, p)
+            torch.bmm(x_rows, matrices[group.segments], out=out[group.rows].view(-1, group.size * r, q))
     return out
 
 
