@@ -37,9 +37,9 @@ from structures import mof5, oxide
 from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.memory import keep_freed_memory
 from atomslim.models import JMP, GraphSettings, Target, Task, jmp_l
+from atomslim.models.checkpoint.jmp_layout import Layout
 from atomslim.models.gemnet_oc import Topology
 from atomslim.models.gemnet_oc.layers import PairLinear
-from atomslim.models.jmp_layout import Layout
 from reference import Graph, Inputs, forward
 
 MOST_QUADRUPLETS = 2e7

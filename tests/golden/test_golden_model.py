@@ -25,8 +25,8 @@ from atomslim.models import (
     jmp_s,
 )
 from atomslim.models.checkpoint import export_jmp
+from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS, read_jmp
 from atomslim.models.gemnet_oc.graphs import Topology, build_topology
-from atomslim.models.jmp_checkpoint import PRETRAINING_TASKS, read_jmp
 from reference import GOLDEN, golden_state
 
 FLOAT64 = 1e-9  # of max|.|: the golden data's own promise

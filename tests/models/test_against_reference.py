@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.models import JMP, GraphSettings
+from atomslim.models.checkpoint.jmp_layout import Layout
 from atomslim.models.gemnet_oc import Edges, Topology, build_topology
-from atomslim.models.jmp_layout import Layout
 from reference import Graph, Inputs, forward
 from small_models import DIRECT, jmp
 

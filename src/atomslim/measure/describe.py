@@ -16,7 +16,7 @@ from torch import nn
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
 from atomslim.models.gemnet_oc.layers import ScaleFactor
-from atomslim.models.metadata import Metadata
+from atomslim.models.checkpoint.metadata import Metadata
 
 CONVENTION = "Parameters are the weights that training changes; scale factors and other buffers are not counted."
 

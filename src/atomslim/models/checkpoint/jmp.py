@@ -12,17 +12,17 @@ from torch import Tensor
 
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.files import atomic_write
+from atomslim.models.checkpoint.jmp_layout import Head, Layout, Name
+from atomslim.models.checkpoint.jmp_sizes import read_sizes
+from atomslim.models.checkpoint.metadata import Metadata, checksum, first_problem, versions
+from atomslim.models.checkpoint.retask import replace_tasks
+from atomslim.models.checkpoint.tensors import is_finite, listed, misfit, require_fit
+from atomslim.models.checkpoint.unpickle import StoredTensor, read_pt
 from atomslim.models.gemnet_oc.bases import gaussian_centres
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.graphs import GraphSettings
 from atomslim.models.jmp import JMP
-from atomslim.models.jmp_layout import Head, Layout, Name
-from atomslim.models.jmp_sizes import read_sizes
-from atomslim.models.metadata import Metadata, checksum, first_problem, versions
-from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, TargetKind, Task, energy_and_forces
-from atomslim.models.tensors import is_finite, listed, misfit, require_fit
-from atomslim.models.unpickle import StoredTensor, read_pt
 
 Weights = Literal["ema", "raw"]
 """ema: exponential averages over training, where a file has them; raw: the weights of the last step."""

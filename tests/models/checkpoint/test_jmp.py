@@ -17,9 +17,9 @@ from atomslim.atoms import from_ase
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.models import JMP, GemNetOCConfig, GraphSettings, Target, Task, energy_and_forces
 from atomslim.models.checkpoint import checksum, export_jmp, load, save
+from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS, read_jmp
+from atomslim.models.checkpoint.jmp_layout import Layout
 from atomslim.models.gemnet_oc.bases import gaussian_centres
-from atomslim.models.jmp_checkpoint import PRETRAINING_TASKS, read_jmp
-from atomslim.models.jmp_layout import Layout
 from reference import keys_from_config
 from small_models import CONSERVATIVE, DIRECT, config, jmp
 

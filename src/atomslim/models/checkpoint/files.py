@@ -18,12 +18,12 @@ from atomslim.errors import CheckpointError, ConfigError
 from atomslim.files import atomic_write
 from atomslim.memory import keep_freed_memory
 from atomslim.models.block_model import BlockModel
+from atomslim.models.checkpoint.jmp import Alias, Weights, read_jmp, write_jmp
+from atomslim.models.checkpoint.metadata import ARCHITECTURE, Metadata, checksum
+from atomslim.models.checkpoint.retask import replace_tasks
+from atomslim.models.checkpoint.tensors import is_finite, listed, require_fit
 from atomslim.models.jmp import JMP
-from atomslim.models.jmp_checkpoint import Alias, Weights, read_jmp, write_jmp
-from atomslim.models.metadata import ARCHITECTURE, Metadata, checksum
-from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Task
-from atomslim.models.tensors import is_finite, listed, require_fit
 
 __all__ = ["Weights", "checksum", "export_jmp", "load", "save"]
 

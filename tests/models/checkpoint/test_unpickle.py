@@ -18,7 +18,7 @@ from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor, nn
 
 from atomslim.errors import CheckpointError
-from atomslim.models.unpickle import Foreign, StoredTensor, read_pt
+from atomslim.models.checkpoint.unpickle import Foreign, StoredTensor, read_pt
 
 DTYPES = (
     torch.float64,

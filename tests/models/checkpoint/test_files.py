@@ -19,8 +19,8 @@ import atomslim
 from atomslim.atoms import from_ase
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.models import JMP, BlockModel, GraphSettings, Target, Task
-from atomslim.models import metadata as metadata_module
 from atomslim.models.checkpoint import checksum, export_jmp, load, save
+from atomslim.models.checkpoint import metadata as metadata_module
 from small_models import CONSERVATIVE, DIRECT, jmp
 
 SCALARS = Task(

@@ -7,7 +7,7 @@ from ase.build import molecule
 from atomslim.atoms import from_ase
 from atomslim.errors import ConfigError
 from atomslim.models import GraphSettings, Target, Task, energy_and_forces
-from atomslim.models.retask import replace_tasks
+from atomslim.models.checkpoint.retask import replace_tasks
 from small_models import CONSERVATIVE, DIRECT, jmp
 
 ENERGY = Target(name="energy", kind="energy")
