@@ -17,5 +17,9 @@ class ConfigError(AtomslimError):
     """Options that contradict each other, or name something that does not exist (an unknown task, say)."""
 
 
+class DataError(AtomslimError):
+    """A dataset's file that is broken, incomplete, or not what its reader expects; names the file and the record."""
+
+
 class AtomslimWarning(UserWarning):
     """Results that are right as computed but may mislead: direct forces in molecular dynamics, trimmed neighbours."""

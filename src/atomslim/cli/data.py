@@ -1,0 +1,289 @@
+"""`atomslim data`: what datasets there are, getting them, preparing, checking and looking at them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from atomslim.data.info import DatasetInfo
+
+data = App(
+    name="data",
+    help=(
+        "List, download, prepare, check and show datasets.\n\n"
+        "A dataset is named as rmd17:aspirin (name and variant), rmd17:aspirin@file.npz (with a file or folder of your "
+        "own), or by the path of any file of structures. Datasets lie in the folder --root, else $ATOMSLIM_DATA, else "
+        "the user's cache folder.\n\n"
+        "Example: atomslim data prepare rmd17:aspirin --root /scratch/data"
+    ),
+    help_format="plaintext",
+)
+
+Options = Annotated[tuple[str, ...], Parameter(name="--option", negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+@data.command(name="list")
+def list_datasets(name: str | None = None, /, *, root: Path | None = None) -> None:
+    """List the datasets that can be read, or the variants of one of them, with sizes, licences and citations.
+
+    Example: atomslim data list rmd17
+
+    Parameters
+    ----------
+    name
+        A dataset; without it, all are listed.
+    root
+        Folder of all datasets.
+
+    """
+    from rich.console import Console
+
+    from atomslim.data import registry
+
+    console = Console()
+    folder = registry.data_root(root)
+    if name is None:
+        for known in registry.names():
+            _print_summary(console.print, registry.info(known))
+        console.print(f"Any other file of structures: xyz:PATH. Datasets lie in {folder}.", soft_wrap=True)
+        return
+    found = registry.info(name.partition(":")[0])
+    _print_summary(console.print, found)
+    console.print(f"  {found.level_of_theory}; in the files {found.units_in_file}. {found.note}", soft_wrap=True)
+    console.print(_variants(found, folder))
+
+
+@data.command
+def download(name: str, /, *, root: Path | None = None) -> None:
+    """Download a dataset: resumes what broke off, compares checksums, unpacks archives.
+
+    Example: atomslim data download rmd17:aspirin
+
+    Parameters
+    ----------
+    name
+        A dataset and variant.
+    root
+        Folder of all datasets.
+
+    """
+    from atomslim.data.download import download as fetch_all
+    from atomslim.data.registry import resolve
+
+    source = resolve(name, root)
+    with _download_progress() as advance:
+        files = fetch_all(source, advance)
+    print("\n".join(map(str, files)))
+    print(f"{source.info.title}, {source.info.licence}; please cite {source.info.citation}")
+
+
+@data.command
+def prepare(
+    name: str,
+    /,
+    *,
+    root: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    edges: Flag = False,
+    force: Flag = False,
+    option: Options = (),
+) -> None:
+    """Make a dataset's files into one container that training reads quickly; goes on where it was when it was killed.
+
+    Example: atomslim data prepare oc20:train@/scratch/s2ef -o oc20.samples --processes 8
+
+    Parameters
+    ----------
+    name
+        A dataset and variant, or the path of a file of structures.
+    root
+        Folder of all datasets.
+    output
+        The container; by default it goes to the dataset's folder.
+    processes
+        How many files of the dataset are read at once.
+    edges
+        Also count the edges of every structure's graph, for batches of equal cost.
+    force
+        Make it again although it is there.
+    option
+        An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
+
+    """
+    from atomslim.data.prepare import prepare as make
+    from atomslim.data.registry import resolve
+
+    source = resolve(name, root, _options(option))
+    with _count_progress("prepare") as advance:
+        done = make(source, output, processes=processes, edges=edges, force=force, advance=advance)
+    container = done.container
+    speed = f"; {done.fresh} of them now, {done.fresh / done.seconds:.0f}/s" if done.fresh else "; it was there"
+    print(f"{container.path}: {len(container)} structures, {int(container.natoms.sum())} atoms{speed}")
+
+
+@data.command
+def check(
+    name: str,
+    /,
+    *,
+    root: Path | None = None,
+    split: Path | None = None,
+    against: str | None = None,
+    option: Options = (),
+) -> None:
+    """Look for what is wrong with a dataset: counts, impossible values, units, duplicates, energies against forces.
+
+    Exits with status 1 when there is a problem.
+
+    Example: atomslim data check rmd17:aspirin --against rmd17-test.extxyz
+
+    Parameters
+    ----------
+    name
+        A dataset and variant, or the path of a file of structures.
+    root
+        Folder of all datasets.
+    split
+        A saved split (JSON), whose training and test sets should share no structure.
+    against
+        Another dataset, with which it should share no structure.
+    option
+        An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
+
+    """
+    from atomslim.data import check as checks
+    from atomslim.data.dataset import open_dataset
+    from atomslim.data.registry import resolve
+    from atomslim.data.splits import Split
+
+    options = _options(option)
+    source = resolve(name, root, options)
+    variant = source.variant
+    expected = variant.count if source.prepared is not None else None  # a file of the user's own may be a part
+    report = checks.check(
+        open_dataset(name, root, options=options),
+        expected,
+        variant.targets,
+        split=None if split is None else Split.load(split),
+        against=None if against is None else open_dataset(against, root),
+    )
+    print(report)
+    checks.require_fit(report, name)
+
+
+@data.command
+def show(
+    name: str,
+    /,
+    *,
+    root: Path | None = None,
+    figure: Annotated[Path | None, Parameter(name=["--figure", "-f"])] = None,
+    limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    option: Options = (),
+) -> None:
+    """Print the numbers of a dataset, and draw histograms of energies, forces, atoms and elements.
+
+    Example: atomslim data show rmd17:aspirin --figure aspirin.png
+
+    Parameters
+    ----------
+    name
+        A dataset and variant, or the path of a file of structures.
+    root
+        Folder of all datasets.
+    figure
+        The figure to write: .png, .pdf or .svg.
+    limit
+        Look at this many structures only.
+    option
+        An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
+
+    """
+    from atomslim.data import show as shows
+    from atomslim.data.dataset import open_dataset
+
+    result = shows.statistics(open_dataset(name, root, options=_options(option)), limit)
+    if figure is not None:
+        shows.save_figure(shows.figure(result), figure)
+    print(result.table())
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    from atomslim.errors import ConfigError
+
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"option {pair!r}: write it as NAME=VALUE, such as energy_unit=kcal/mol")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _print_summary(out: Callable[..., None], found: "DatasetInfo") -> None:
+    from rich.text import Text
+
+    from atomslim.data.download import describe
+
+    names = [variant.name for variant in found.variants if variant.name]
+    size = describe(list({file.url: file for variant in found.variants for file in variant.files}.values()))
+    head = Text(found.name, style="bold").append(f"  {found.title}", style="not bold")
+    if names:
+        head.append(f" ({', '.join(names)})", style="not bold")
+    out(head, soft_wrap=True)
+    out(Text(f"  {found.citation}. {found.licence}, {size}. {found.homepage}"), soft_wrap=True)
+
+
+def _variants(found: "DatasetInfo", folder: Path) -> "Table":
+    from rich.table import Table
+
+    from atomslim.data.download import describe
+    from atomslim.data.registry import resolve
+
+    table = Table("name", "targets", "structures", "download", "state", box=None, header_style="bold")
+    for variant in found.variants:
+        name = f"{found.name}:{variant.name}".rstrip(":")
+        source = resolve(name, folder)
+        state = "prepared" if source.container else "downloaded" if _is_there(source.path) else ""
+        count = "" if variant.count is None else str(variant.count)
+        table.add_row(name, ", ".join(variant.targets), count, describe(variant.files), state)
+    return table
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+@contextmanager
+def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield advance
+
+
+@contextmanager
+def _count_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,6 @@
+"""Datasets in: readers, our container, splits, normalisation, downloads. Knows structures, and nothing of models."""
+
+from atomslim.data.dataset import Dataset, open_dataset
+from atomslim.data.info import DatasetInfo, Variant
+
+__all__ = ["Dataset", "DatasetInfo", "Variant", "open_dataset"]

@@ -1,0 +1,368 @@
+"""Is a dataset what it claims to be? Counts, missing and impossible values, units, duplicates, energy against forces.
+
+Energies and forces belong together as E(b) − E(a) = −∫ F · dr ≈ −½ (F_a + F_b) · (r_b − r_a) for two neighbouring
+frames a and b of one molecule (trapezoidal rule, exact up to third order in the displacement). Over many such pairs the
+slope of the left side against the right is 1; −1 means that gradients were taken for forces, and 23, 27, 0.5… that they
+are in other units.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from ase import units
+from numpy.typing import NDArray
+
+from atomslim.atoms.batch import validate
+from atomslim.atoms.sample import Sample, to_batch
+from atomslim.data.readers._units import require_total
+from atomslim.data.splits import Split
+from atomslim.errors import AtomslimError, DataError, StructureError
+
+Level = Literal["ok", "note", "problem"]
+
+FARTHEST = 0.3
+"""Å: between frames with an atom displaced further, forces say little about the difference in energy."""
+
+_FEWEST_PAIRS = 4
+_FRAMES = 300
+"""Frames of one molecule among which neighbouring ones are looked for when consecutive ones are too far apart."""
+
+_SAME = 1e-4
+"""Å: structures whose atoms agree to this are the same."""
+
+_SLOPES = {
+    -1.0: "the forces have the wrong sign (gradients?)",
+    float(units.mol / units.kcal): "energies in kcal/mol and forces in eV/Å, or the like",
+    float(units.kcal / units.mol): "energies in eV and forces in kcal/mol/Å, or the like",
+    float(units.Hartree): "forces in Hartree/Å where the energies are in eV",
+    float(1 / units.Hartree): "energies in Hartree where the forces are in eV/Å",
+    float(units.Bohr): "forces in eV/Å where positions are in bohr, or the like",
+    float(1 / units.Bohr): "forces in eV/bohr where positions are in Å",
+    float(units.Hartree / units.Bohr): "forces in Hartree/bohr where energies and positions are in eV and Å",
+}
+_TOLERANCE = 0.3
+"""Relative: pairs of frames are not infinitely close."""
+
+_LARGE_FORCE = 15.0
+"""eV/Å: root mean square of forces beyond what sampled or relaxed structures have."""
+
+_BONDS = {"nm": (0.05, 0.3), "bohr": (1.65, 2.4)}
+"""Distance between a hydrogen atom and the atom it is bound to (0.7 to 1.3 Å), in other units."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result: `what` was looked at, and what was seen."""
+
+    level: Level
+    what: str
+    text: str
+
+
+@dataclass
+class Report:
+    """Everything that was found."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, level: Level, what: str, text: str) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(level, what, text))
+
+    @property
+    def problems(self) -> list[Finding]:
+        """The findings that make a dataset unfit."""
+        return [finding for finding in self.findings if finding.level == "problem"]
+
+    def __str__(self) -> str:
+        """One line for each finding."""
+        return "\n".join(f"{finding.level:8} {finding.what:22} {finding.text}" for finding in self.findings)
+
+
+def check(
+    samples: Iterable[Sample],
+    expected: int | None = None,
+    targets: Sequence[str] = (),
+    *,
+    split: Split | None = None,
+    against: Iterable[Sample] | None = None,
+) -> Report:
+    """Look at every structure once.
+
+    Args:
+        samples: the dataset.
+        expected: number of structures that it should have.
+        targets: names of the targets that each structure should have.
+        split: its sets, which should not share a structure.
+        against: another dataset, with which it should not share one either.
+
+    """
+    report = Report()
+    seen = _Seen()
+    try:
+        for sample in samples:
+            seen.look(sample)
+    except (DataError, StructureError) as error:
+        report.add("problem", "reading", str(error))
+    _report_count(report, seen, expected)
+    if not seen.count:
+        return report
+    _report_structures(report, seen)
+    _report_targets(report, seen, targets)
+    _report_units(report, seen)
+    _report_consistency(report, seen)
+    _report_duplicates(report, seen)
+    if split is not None:
+        _report_split(report, seen, split)
+    if against is not None:
+        _report_overlap(report, seen, against)
+    return report
+
+
+def same_structure_key(sample: Sample) -> int:
+    """Give a number that is equal for structures whose atoms, in the same order, agree to 1e-4 Å."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(sample.numbers.tobytes())
+    for array in (sample.positions, sample.cell):
+        digest.update((np.rint(array / _SAME) + 0.0).tobytes())  # adding 0 makes zeros of negative zeros
+    digest.update(sample.pbc.tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def slope(pairs: Sequence[tuple[Sample, Sample]]) -> tuple[int, float, float]:
+    """Compare differences in energy with the work of the forces, over pairs of neighbouring frames.
+
+    Returns:
+        How many pairs are near enough, the slope of energy against work, and their correlation.
+
+    """
+    near = [(energy, work) for far, energy, work in map(_work, pairs) if 0 < far < FARTHEST]
+    if not near:
+        return 0, 0.0, 0.0
+    energy, work = np.array(near).T
+    cross, squared = float(energy @ work), float(work @ work)
+    norm = np.sqrt(float(energy @ energy) * squared)
+    return len(near), cross / squared if squared else 0.0, cross / norm if norm else 0.0
+
+
+class _Seen:
+    """What one pass over a dataset collects."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.keys: list[int] = []
+        self.targets: Counter[str] = Counter()
+        self.nonzero: Counter[str] = Counter()
+        self.bad: list[str] = []
+        self.units: list[str] = []
+        self.consecutive: list[tuple[Sample, Sample]] = []
+        self.alike: list[Sample] = []
+        self.bonds: list[float] = []
+        self.force_squares, self.force_count, self.largest_force = 0.0, 0, 0.0
+        self._last: Sample | None = None
+
+    def look(self, sample: Sample) -> None:
+        self.keys.append(same_structure_key(sample))
+        self.targets.update(sample.targets.keys())
+        self.nonzero.update(name for name, values in sample.targets.items() if values.any())
+        self._look_for_impossible(sample)
+        if self.count < _FRAMES:
+            self._look_at_units(sample)
+        if {"energy", "forces"} <= sample.targets.keys():
+            self._look_at_forces(sample)
+        self.count += 1
+
+    def _look_for_impossible(self, sample: Sample) -> None:
+        try:
+            validate(to_batch([sample]))
+        except StructureError as error:
+            self.bad.append(f"{sample.name}: {str(error).removeprefix('structure 0').lstrip(',: ')}")
+        for name, values in sample.targets.items():
+            if not np.isfinite(values).all():
+                self.bad.append(f"{sample.name}: {name} is not finite")
+
+    def _look_at_units(self, sample: Sample) -> None:
+        if "energy" in sample.targets and not sample.pbc.any():
+            try:
+                require_total(float(sample.targets["energy"]), sample.numbers, "eV", sample.name)
+            except DataError as error:
+                self.units.append(str(error))
+        if (bond := _hydrogen_bond_length(sample)) is not None:
+            self.bonds.append(bond)
+
+    def _look_at_forces(self, sample: Sample) -> None:
+        forces = sample.targets["forces"]
+        self.force_squares += float((forces**2).sum())
+        self.force_count += forces.size
+        self.largest_force = max(self.largest_force, float(np.abs(forces).max(initial=0.0)))
+        if self._last is not None and len(self.consecutive) < _FRAMES and _comparable(self._last, sample):
+            self.consecutive.append((self._last, sample))
+        if len(self.alike) < _FRAMES and (not self.alike or _comparable(self.alike[0], sample)):
+            self.alike.append(sample)
+        self._last = sample
+
+
+def _report_count(report: Report, seen: _Seen, expected: int | None) -> None:
+    if not seen.count:
+        report.add("problem", "number of structures", "there are none")
+    elif expected not in {None, seen.count}:
+        report.add("problem", "number of structures", f"{seen.count}, where {expected} are expected")
+    else:
+        report.add("ok", "number of structures", str(seen.count))
+
+
+def _report_structures(report: Report, seen: _Seen) -> None:
+    if seen.bad:
+        report.add("problem", "impossible values", f"in {len(seen.bad)} places, first {seen.bad[0]}")
+    else:
+        report.add(
+            "ok", "impossible values", "none: all numbers are finite, all elements known, all cells have a volume"
+        )
+
+
+def _report_targets(report: Report, seen: _Seen, expected: Sequence[str]) -> None:
+    for name in dict.fromkeys([*expected, *seen.targets]):
+        number = seen.targets[name]
+        if not number and seen.count:
+            report.add("problem", name, "no structure has it")
+        elif number < seen.count:
+            level: Level = "problem" if name in expected else "note"
+            report.add(level, name, f"{seen.count - number} of {seen.count} structures do not have it")
+        elif number and not seen.nonzero[name]:
+            report.add("problem", name, "zero in all structures")
+
+
+def _report_units(report: Report, seen: _Seen) -> None:
+    if seen.units:
+        report.add("problem", "unit of the energy", seen.units[0])
+    bond = float(np.median(seen.bonds)) if seen.bonds else None
+    for unit, (low, high) in _BONDS.items():
+        if bond is not None and low < bond < high:
+            text = f"hydrogen is {bond:.2f} from its nearest atom: the positions look like {unit}"
+            report.add("problem", "unit of the positions", text)
+    if not seen.force_count:
+        return
+    size = float(np.sqrt(seen.force_squares / seen.force_count))
+    text = f"root mean square {size:.3g}, largest component {seen.largest_force:.3g} eV/Å"
+    if size > _LARGE_FORCE:
+        report.add("problem", "unit of the forces", f"{text}: this looks like kcal/mol/Å")
+    else:
+        report.add("ok", "size of the forces", text)
+
+
+def _report_consistency(report: Report, seen: _Seen) -> None:
+    if not seen.force_count:
+        return
+    what = "energy and forces"
+    number, value, correlation = slope(seen.consecutive)
+    if number < _FEWEST_PAIRS:
+        number, value, correlation = slope(_nearest_pairs(seen.alike))
+    text = f"slope {value:.3g}, correlation {correlation:.2f} over {number} pairs of neighbouring frames"
+    if number < _FEWEST_PAIRS:
+        report.add("note", what, "cannot be compared: no frames of one molecule are near to each other")
+    elif abs(correlation) < 0.6:
+        report.add("note", what, f"{text}: too noisy to compare")
+    elif abs(value - 1) < _TOLERANCE:
+        report.add("ok", what, f"belong together: {text} (1 is right)")
+    else:
+        report.add("problem", what, f"do not belong together: {text} (1 is right){_meaning(value)}")
+
+
+def _report_duplicates(report: Report, seen: _Seen) -> None:
+    first: dict[int, int] = {}
+    copies = [(number, first[key]) for number, key in enumerate(seen.keys) if first.setdefault(key, number) != number]
+    if copies:
+        text = f"{len(copies)} structures occur before, first: {copies[0][0]} is {copies[0][1]} (counting from 0)"
+        report.add("note", "duplicates", text)
+    else:
+        report.add("ok", "duplicates", "none")
+
+
+def _report_split(report: Report, seen: _Seen, split: Split) -> None:
+    if split.count != seen.count:
+        report.add("problem", "split", f"is made for {split.count} structures, there are {seen.count}")
+        return
+    train = {seen.keys[number] for number in split.train}
+    for name, numbers in (("validation", split.validation), ("test", split.test)):
+        shared = [number for number in numbers if seen.keys[number] in train]
+        if shared:
+            text = f"{len(shared)} structures of the {name} set are in the training set as well, first {shared[0]}"
+            report.add("problem", "split", text)
+        else:
+            report.add("ok", "split", f"training and {name} sets share no structure")
+
+
+def _report_overlap(report: Report, seen: _Seen, against: Iterable[Sample]) -> None:
+    keys = {key: number for number, key in reversed(list(enumerate(seen.keys)))}
+    shared = [(keys[key], sample.name) for sample in against if (key := same_structure_key(sample)) in keys]
+    if shared:
+        text = f"{len(shared)} structures are in both, first: {shared[0][0]} is {shared[0][1]}"
+        report.add("problem", "the other dataset", text)
+    else:
+        report.add("ok", "the other dataset", "shares no structure")
+
+
+def _comparable(a: Sample, b: Sample) -> bool:
+    """Whether two frames are of one molecule or system, in one cell."""
+    same_system = a.group == b.group and np.array_equal(a.numbers, b.numbers)
+    return same_system and np.array_equal(a.cell, b.cell) and np.array_equal(a.pbc, b.pbc)
+
+
+def _work(pair: tuple[Sample, Sample]) -> tuple[float, float, float]:
+    """Largest displacement of an atom (Å), difference in energy and work of the mean force (eV)."""
+    a, b = pair
+    shift = _displacement(a, b)
+    work = -0.5 * float(((a.targets["forces"] + b.targets["forces"]) * shift).sum())
+    return float(np.abs(shift).max()), float(b.targets["energy"] - a.targets["energy"]), work
+
+
+def _displacement(a: Sample, b: Sample) -> NDArray[np.float64]:
+    """From a to b, to the nearest image."""
+    shift = b.positions - a.positions
+    if not a.pbc.all() or abs(np.linalg.det(a.cell)) < 1e-6:
+        return shift
+    return shift - np.rint(np.linalg.solve(a.cell.T, shift.T).T) @ a.cell
+
+
+def _nearest_pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """Each frame with the one that is nearest to it."""
+    if len(samples) < 2:
+        return []
+    flat = np.stack([sample.positions.ravel() for sample in samples])
+    return [(samples[i], samples[j]) for i, j in _nearest(flat)]
+
+
+def _nearest(flat: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+    for i, row in enumerate(flat):
+        distance = ((flat - row) ** 2).sum(axis=1)
+        distance[i] = np.inf
+        yield i, int(distance.argmin())
+
+
+def _meaning(value: float) -> str:
+    """What a slope other than 1 hints at: the nearest of the known ones, if any is near."""
+    factor = min((known for known in _SLOPES if known * value > 0), key=lambda known: abs(np.log(value / known)))
+    return f": {_SLOPES[factor]}" if abs(value / factor - 1) < _TOLERANCE else ""
+
+
+def _hydrogen_bond_length(sample: Sample) -> float | None:
+    """Median distance of hydrogen atoms from their nearest atom, in a molecule of moderate size."""
+    hydrogen = np.flatnonzero(sample.numbers == 1)
+    if not len(hydrogen) or not 2 < len(sample) < 500 or sample.pbc.any():
+        return None
+    distance = np.linalg.norm(sample.positions[hydrogen][:, None] - sample.positions[None], axis=2)
+    distance[np.arange(len(hydrogen)), hydrogen] = np.inf
+    return float(np.median(distance.min(axis=1)))
+
+
+def require_fit(report: Report, name: str) -> None:
+    """Raise AtomslimError, in one line, when problems were found."""
+    if report.problems:
+        first = report.problems[0]
+        raise AtomslimError(
+            f"{name}: {len(report.problems)} problems, first {first.what}: {first.text}; mend the data before training"
+        )

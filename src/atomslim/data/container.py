@@ -1,0 +1,208 @@
+"""Our own processed form of a dataset: one file, memory-mapped, readable by several processes at once.
+
+    data = Container("aspirin.samples")      # written by atomslim.data.staging.write_container, or by prepare
+    data[17], data.natoms, data.groups, data.metadata
+
+| part | what |
+|---|---|
+| head, 64 bytes | magic, version, count, length of the JSON, length of the file, CRC-32 of JSON and index |
+| JSON | dataset, target names, group names, names of the extra columns, whatever the writer adds |
+| index | by structure: end of its record int64, CRC-32 uint32, natoms int32, group int32, each extra column float64 |
+| records | as `atomslim.data.record` says |
+
+The index comes first, so that a truncated file can still say which records it lost. Every record is checked against
+its CRC whenever it is read: that costs a microsecond and means that a broken one is never trained on.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomslim.atoms.sample import Sample
+from atomslim.data.record import decode
+from atomslim.errors import ConfigError, DataError
+
+SUFFIX = ".samples"
+"""Ending of a container's name."""
+
+VERSION = 1
+"""Version of the format; a reader refuses newer ones."""
+
+_MAGIC = b"ATOMSLIM-SAMPLES"
+_HEAD = struct.Struct("<16sIIQQQI12x")
+_REMEDY = "make it again with `atomslim data prepare`"
+_COLUMNS = {"end": "<i8", "crc": "<u4", "natoms": "<i4", "group": "<i4"}
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is known of every structure without reading it; arrays of length count."""
+
+    end: NDArray[np.int64]
+    """End of the record, in bytes from the first record."""
+    crc: NDArray[np.uint32]
+    natoms: NDArray[np.int32]
+    group: NDArray[np.int32]
+    """Number of the group in the list of group names."""
+    extra: dict[str, NDArray[np.float64]]
+    """Columns that the writer added, such as the number of edges, for batches of equal cost."""
+
+    def to_bytes(self) -> bytes:
+        """All columns one after the other, each padded to a multiple of 8."""
+        columns = [getattr(self, name).astype(kind) for name, kind in _COLUMNS.items()]
+        columns += [column.astype("<f8") for column in self.extra.values()]
+        return b"".join(_padded(column.tobytes()) for column in columns)
+
+
+class Container:
+    """The samples of one container file, by number; may be pickled and used after a fork.
+
+    Raises:
+        DataError: a file that is no container, is truncated, or whose head or index is broken; when a record is read:
+            that record is broken. Names the file and the record.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._open()
+
+    def _open(self) -> None:
+        with self.path.open("rb") as file:
+            count, text, index, start = _read_front(self.path, file)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = memoryview(self._map)
+        self.metadata: dict[str, Any] = json.loads(text)
+        self.checksum: str = hashlib.sha256(text + index).hexdigest()
+        self.index = _parse_index(index, count, self.metadata["columns"])
+        bounds = np.concatenate([[0], self.index.end]).astype(np.int64) + start
+        self._bounds, self._crc = bounds.data, np.asarray(self.index.crc, dtype=np.uint32).data  # quicker to look up
+
+    def __len__(self) -> int:
+        """Number of structures."""
+        return len(self.index.end)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read structure `number` (negative: from the end); raises IndexError when there is none."""
+        number = range(len(self))[number]
+        record = self._bytes[self._bounds[number] : self._bounds[number + 1]]
+        if zlib.crc32(record) != self._crc[number]:
+            raise DataError(f"{self.path}: record {number} (counting from 0) is broken (wrong checksum): {_REMEDY}")
+        return decode(record)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Read all structures in order."""
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def natoms(self) -> NDArray[np.int64]:
+        """Number of atoms of every structure, without reading them."""
+        return self.index.natoms.astype(np.int64)
+
+    @property
+    def groups(self) -> list[str]:
+        """Group (molecule, system, reaction) of every structure, without reading them."""
+        names = self.metadata["groups"]
+        return [names[group] for group in self.index.group.tolist()]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets that occur."""
+        return tuple(self.metadata["targets"])
+
+    def verify(self) -> None:
+        """Read every record; raises DataError naming the first broken one."""
+        for number in range(len(self)):
+            self[number]
+
+    def __getstate__(self) -> Path:
+        """Pickle the place only: another process maps the file itself."""
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        """Open the file again."""
+        self.path = path
+        self._open()
+
+
+def write_front(file: BinaryIO, index: Index, metadata: Mapping[str, Any]) -> None:
+    """Write head, JSON and index of a container; the records follow."""
+    columns = {"columns": list(index.extra)}
+    text = _padded(json.dumps({**metadata, **columns}, sort_keys=True, ensure_ascii=False).encode(), b" ")
+    table = index.to_bytes()
+    records = int(index.end[-1]) if len(index.end) else 0
+    total = _HEAD.size + len(text) + len(table) + records
+    checksum = zlib.crc32(table, zlib.crc32(text))
+    file.write(_HEAD.pack(_MAGIC, VERSION, 0, len(index.end), len(text), total, checksum))
+    file.write(text)
+    file.write(table)
+
+
+def is_container(path: Path) -> bool:
+    """Say whether a file begins as a container does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def _read_front(path: Path, file: BinaryIO) -> tuple[int, bytes, bytes, int]:
+    """Read and check everything before the records: count, JSON, index, place of the first record."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size or not head.startswith(_MAGIC):
+        raise DataError(f"{path}: is no container of samples, or is cut off: {_REMEDY}")
+    _, version, _, count, text_length, total, checksum = _HEAD.unpack(head)
+    if version > VERSION:
+        raise ConfigError(
+            f"{path}: written in version {version} of the format, this atomslim reads {VERSION}: update it"
+        )
+    size = os.fstat(file.fileno()).st_size
+    text = file.read(min(text_length, size))
+    table = file.read(min(max(_table_length(text, count, path), 0), size))
+    if zlib.crc32(table, zlib.crc32(text)) != checksum:
+        raise DataError(f"{path}: the index is broken or cut off, no record can be read: {_REMEDY}")
+    start = _HEAD.size + text_length + len(table)
+    if size != total:
+        raise DataError(f"{path}: {_what_is_lost(table, count, size - start)} ({size} of {total} bytes): {_REMEDY}")
+    return count, text, table, start
+
+
+def _table_length(text: bytes, count: int, path: Path) -> int:
+    try:
+        extra = len(json.loads(text)["columns"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: the description is broken or cut off, no record can be read: {_REMEDY}") from error
+    sizes = [np.dtype(kind).itemsize * count for kind in _COLUMNS.values()]
+    return sum(size + -size % 8 for size in sizes) + 8 * count * extra
+
+
+def _what_is_lost(table: bytes, count: int, present: int) -> str:
+    end = np.frombuffer(table, _COLUMNS["end"], count)
+    first = int(np.searchsorted(end, present, side="right"))
+    if first == count:
+        return "the file is longer than it should be"
+    return f"the file is cut off: records {first} to {count - 1} (counting from 0) are missing"
+
+
+def _parse_index(table: bytes, count: int, extra: Sequence[str]) -> Index:
+    columns: dict[str, NDArray[Any]] = {}
+    place = 0
+    for name, kind in [*_COLUMNS.items(), *((name, "<f8") for name in extra)]:
+        columns[name] = np.frombuffer(table, kind, count, place)
+        place += columns[name].nbytes + -columns[name].nbytes % 8
+    known = {name: columns.pop(name) for name in _COLUMNS}
+    return Index(**known, extra=columns)
+
+
+def _padded(data: bytes, filler: bytes = b"\0") -> bytes:
+    return data + filler * (-len(data) % 8)

@@ -1,0 +1,269 @@
+"""A dataset's files made into one container, by several processes where it has several files; resumable, atomic.
+
+Every part (an LMDB shard, say; most datasets have one) is read by one process. A run that is killed goes on where it
+was, and ends with the same bytes; one whose source has changed meanwhile begins again.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomslim.atoms.neighbours import find_pairs
+from atomslim.atoms.sample import Sample, to_batch
+from atomslim.data.container import SUFFIX, Container
+from atomslim.data.registry import Source, require_files, written_options
+from atomslim.data.staging import Extra, Part, Staging, append_rest, rows_written
+from atomslim.errors import AtomslimError, ConfigError, DataError
+
+Advance = Callable[[int, int | None], None]
+"""Told the number of structures that are written, and of all if known."""
+
+_LOOK = 0.2
+"""Seconds between two looks at how far the processes are."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run did."""
+
+    container: Container
+    seconds: float
+    fresh: int
+    """Structures written by this run; the others were there from an earlier one."""
+
+
+def prepare(
+    source: Source,
+    output: Path | None = None,
+    *,
+    processes: int = 1,
+    edges: bool = False,
+    force: bool = False,
+    advance: Advance | None = None,
+) -> Prepared:
+    """Make the container of a dataset, unless it is there and made from the same files.
+
+    Args:
+        source: the dataset, as `resolve` finds it.
+        output: where the container goes; default: where `open_dataset` looks for it.
+        processes: how many parts are read at once.
+        edges: count the edges of every structure's graph with the dataset's cutoff and neighbours, as the column
+            "edges" of the index, for batches of equal cost; takes a millisecond or more for each structure.
+        force: make it again although it is there.
+        advance: told how far it is.
+
+    Raises:
+        DataError: the files are not there, are broken, or hold another number of structures than they say.
+        ConfigError: no place for the output is named, or another process is making this container.
+        OSError: the disk is full.
+
+    """
+    start = time.perf_counter()
+    require_files(source)
+    target = _target(source, output)
+    metadata = _metadata(source, edges=edges)
+    if not force and (present := _present(target, metadata)) is not None:
+        return Prepared(present, 0.0, 0)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    parts = source.parts()
+    jobs = [_Job(source, part, number, edges=edges) for number, part in enumerate(parts)]
+    with Staging(target, {"parts": [str(part) for part in parts], "times": _times(source.path), **metadata}) as staging:
+        before = _written(staging.folder, jobs)
+        with _watched(jobs, staging.folder, source.count(), advance):
+            _run(jobs, staging.folder, processes)
+        _require_count(source, _written(staging.folder, jobs))
+        staging.merge(len(parts), metadata, jobs[0].extra)
+    container = Container(target)
+    return Prepared(container, time.perf_counter() - start, len(container) - before)
+
+
+def count_edges(sample: Sample, cutoff: float, neighbours: int) -> float:
+    """Number of edges of the main graph: for each atom its neighbours within the cutoff (Å), at most `neighbours`."""
+    pairs = find_pairs(to_batch([sample]), cutoff)
+    per_atom = np.bincount(pairs.target.numpy(), minlength=len(sample))
+    return float(np.minimum(per_atom, neighbours).sum())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One part to read and write."""
+
+    source: Source
+    path: Path
+    number: int
+    edges: bool
+
+    @property
+    def extra(self) -> dict[str, Extra]:
+        """Extra columns of the index."""
+        info = self.source.info
+        return {"edges": partial(count_edges, cutoff=info.cutoff, neighbours=info.neighbours)} if self.edges else {}
+
+    def run(self, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Write what is not yet written, until told to stop."""
+        with Part(folder, self.number, self.extra) as part:
+            if not part.finished:
+                append_rest(part, _until(stop, self.source.read(self.path)))
+
+    def written(self, folder: Path) -> int:
+        """Number of structures that are written."""
+        return rows_written(folder, self.number, self.extra)
+
+
+def _target(source: Source, output: Path | None) -> Path:
+    if output is not None:
+        return output if output.suffix else output.with_suffix(SUFFIX)
+    if source.prepared is None:
+        raise ConfigError(f"{source.name}: name the container to write with --output, such as data{SUFFIX}")
+    return source.prepared
+
+
+def _metadata(source: Source, *, edges: bool) -> dict[str, Any]:
+    """What a container says of itself; nothing that depends on the machine or the time."""
+    info = source.info
+    return {
+        "dataset": f"{source.reader}:{source.variant.name}".rstrip(":"),
+        "title": info.title,
+        "licence": info.licence,
+        "citation": info.citation,
+        "units": info.units,
+        "options": written_options(source),
+        "source": [[path.name, path.stat().st_size] for path in _files(source.path)][:1000],
+        "fingerprint": _fingerprint(source.path),
+        "edges": {"cutoff": info.cutoff, "neighbours": info.neighbours} if edges else None,
+    }
+
+
+def _present(target: Path, metadata: Mapping[str, Any]) -> Container | None:
+    """Open the container that is there, if it is sound and made from the same files in the same way."""
+    try:
+        container = Container(target)
+    except (AtomslimError, FileNotFoundError):
+        return None
+    same = all(container.metadata.get(key) == value for key, value in json.loads(json.dumps(metadata)).items())
+    return container if same else None
+
+
+def _files(path: Path) -> list[Path]:
+    """Files of a dataset, in order; containers and their growing parts beside them are none of it."""
+    if path.is_file():
+        return [path]
+    found = (file for file in path.rglob("*") if file.is_file() and SUFFIX not in file.relative_to(path).as_posix())
+    return sorted(found)
+
+
+def _fingerprint(path: Path) -> str:
+    folder = path.parent if path.is_file() else path
+    listing = [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in _files(path)]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _times(path: Path) -> str:
+    times = [file.stat().st_mtime_ns for file in _files(path)]
+    return hashlib.sha256(json.dumps(times).encode()).hexdigest()
+
+
+def _written(folder: Path, jobs: list[_Job]) -> int:
+    return sum(job.written(folder) for job in jobs)
+
+
+def _require_count(source: Source, written: int) -> None:
+    expected = None if source.options else source.count()
+    if expected not in {None, written}:
+        raise DataError(f"{source.path}: says it holds {expected} structures, {written} could be read: get it again")
+
+
+def _run(jobs: list[_Job], folder: Path, processes: int) -> None:
+    if processes > 1 and len(jobs) > 1:
+        _run_in_pool(jobs, folder, min(processes, len(jobs)))
+        return
+    for job in jobs:
+        job.run(folder)
+
+
+def _run_in_pool(jobs: list[_Job], folder: Path, processes: int) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the threads that run here
+    stop = context.Event()
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(stop,)) as pool:
+        futures = [pool.submit(_work, job, folder) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BrokenProcessPool as error:
+            raise AtomslimError(
+                f"{folder}: a process was killed, perhaps for lack of memory: run it again with fewer processes"
+            ) from error
+        finally:  # an error of one ends the others as well
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_stop: Callable[[], bool] = lambda: False  # noqa: E731 -- replaced in every process of a pool
+
+
+def _begin(stop: Event) -> None:
+    """Prepare a process of the pool."""
+    global _stop  # noqa: PLW0603 -- an event can be handed to a process only when it starts
+    _stop = stop.is_set
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the parent has been killed: nobody else would tell this process to."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _work(job: _Job, folder: Path) -> None:
+    job.run(folder, _stop)
+
+
+class _Stopped(Exception):  # noqa: N818 -- not an error: another process has one
+    pass
+
+
+def _until(stop: Callable[[], bool], samples: Iterator[Sample]) -> Iterator[Sample]:
+    for sample in samples:
+        if stop():
+            raise _Stopped
+        yield sample
+
+
+@contextmanager
+def _watched(jobs: list[_Job], folder: Path, total: int | None, advance: Advance | None) -> Iterator[None]:
+    """Tell how many structures are written, by looking at the parts."""
+    if advance is None:
+        yield
+        return
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_LOOK):
+            advance(_written(folder, jobs), total)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        advance(_written(folder, jobs), total)

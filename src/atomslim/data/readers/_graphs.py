@@ -1,0 +1,150 @@
+"""Shared by the readers of pickled graph objects: LMDB shards of them, lists of them, and what their fields mean."""
+
+import pickle
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.formula import Formula
+from numpy.typing import ArrayLike, NDArray
+
+from atomslim.atoms.sample import Sample
+from atomslim.data.lmdb_file import LmdbFile
+from atomslim.data.readers._common import damaged, integers, labelled, number, require_keys
+from atomslim.data.unpickle import graph_fields, load, loads
+from atomslim.errors import DataError
+
+Fields = dict[str, Any]
+"""The fields of a graph object by name."""
+
+
+class GraphShards:
+    """The graph objects of LMDB shards, by number: shards in the given order, records "0" to "n-1" in each.
+
+    Can be pickled and sent to workers: each process opens the files itself.
+
+    Raises:
+        DataError: a file is cut off or no LMDB file; later, by record: it is missing, damaged, or no graph object.
+
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.files = [LmdbFile(path) for path in paths]
+        self.ends = list(accumulate(_length(file) for file in self.files))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: int) -> tuple[str, Fields]:
+        """Return the place ("file, record 17") and the fields of a record; negative: from the end."""
+        index = range(len(self))[index]
+        shard = bisect_right(self.ends, index)
+        record = index - (self.ends[shard - 1] if shard else 0)
+        place = f"{self.files[shard].path}, record {record}"
+        content = self.files[shard].get(str(record).encode())
+        if content is None:
+            raise DataError(f"{place}: missing, though the file announces more: get the file again")
+        return place, graph_fields(loads(content, place), place)
+
+    def natoms(self) -> NDArray[np.int64] | None:
+        """Return the number of atoms of every record from `metadata.npz` beside the shards; None where there is none.
+
+        Raises:
+            DataError: the file is damaged, or is about another number of records.
+
+        """
+        path = self.files[0].path.with_name("metadata.npz")
+        if not path.exists():
+            return None
+        with damaged(str(path), OSError, ValueError, EOFError, pickle.UnpicklingError), np.load(path) as metadata:
+            content = dict(metadata)
+        key = "natoms" if "natoms" in content else "num_nodes"
+        require_keys(content, [key], str(path))
+        natoms = integers(content[key], key, str(path))
+        if len(natoms) != len(self):
+            raise DataError(f"{path}: is about {len(natoms)} records, but the shards hold {len(self)}: remove the file")
+        return natoms
+
+
+def graph_list(path: Path) -> Iterator[tuple[str, Fields]]:
+    """Give place and fields of each graph object of a pickled list; raises DataError for anything else."""
+    content = load(path)
+    if not isinstance(content, list | tuple):
+        raise DataError(f"{path}: holds a {type(content).__name__} where a list is expected: check the file")
+    if not content:
+        raise DataError(f"{path}: is empty: remove the file")
+    for record, graph in enumerate(content):
+        place = f"{path}, record {record}"
+        yield place, graph_fields(graph, place)
+
+
+def graph_sample(
+    fields: Fields, place: str, *, group: str = "", periodic: bool = True, relaxed: bool = False, shift: float = 0.0
+) -> Sample:
+    """Make a sample of the fields of a graph object.
+
+    The target energy is `y` (in newer files `energy`; with `relaxed` it is `y_relaxed`, where that is present) plus
+    `shift` (eV); forces are `force` or `forces` and needed unless the energy is that of the relaxed structure. Where a
+    file says nothing, tags are 2, no atom is fixed, and what is `periodic` is so in all directions.
+
+    Raises:
+        DataError: fields are missing, do not fit each other, or are not finite.
+
+    """
+    require_keys(fields, ["pos", "atomic_numbers", *(["cell"] if periodic else [])], place)
+    energy = _first(fields, ("y_relaxed", "y", "energy") if relaxed else ("y", "energy"), place)
+    targets: dict[str, ArrayLike] = {"energy": number(fields[energy], energy, place) + shift}
+    if energy != "y_relaxed" or "force" in fields or "forces" in fields:
+        targets["forces"] = fields[_first(fields, ("force", "forces"), place)]
+    numbers = integers(fields["atomic_numbers"], "atomic numbers", place)
+    if "natoms" in fields and number(fields["natoms"], "natoms", place) != len(numbers):
+        raise DataError(f"{place}: natoms is not the number of atoms, {len(numbers)}: get the file again")
+    return labelled(
+        place,
+        numbers,
+        fields["pos"],
+        targets,
+        cell=fields.get("cell"),
+        pbc=fields.get("pbc"),
+        tags=fields.get("tags"),
+        fixed=fields.get("fixed"),
+        group=group,
+    )
+
+
+def system(fields: Fields, place: str) -> str:
+    """Give the system's number, `sid`, as text, and "" where the record has none."""
+    if "sid" not in fields:
+        return ""
+    sid = fields["sid"]
+    return sid if isinstance(sid, str) else f"{number(sid, 'sid', place):.0f}"
+
+
+def formula(fields: Fields, place: str) -> Formula:
+    """Give the sum formula of a molecule, in Hill's order."""
+    require_keys(fields, ["atomic_numbers"], place)
+    numbers = integers(fields["atomic_numbers"], "atomic numbers", place)
+    from ase.data import chemical_symbols  # noqa: PLC0415 -- beside ase.formula
+
+    if len(numbers) and not 0 < numbers.min() <= numbers.max() < len(chemical_symbols):
+        raise DataError(f"{place}: an atomic number is no element: check the file")
+    return Formula.from_list([chemical_symbols[z] for z in numbers]).convert("hill")
+
+
+def _length(file: LmdbFile) -> int:
+    """Count the records: the pickled "length", else the number of keys."""
+    content = file.get(b"length")
+    if content is None:
+        return file.entries
+    return int(number(loads(content, f"{file.path}, length"), "length", str(file.path)))
+
+
+def _first(fields: Fields, names: Sequence[str], place: str) -> str:
+    """Return the first of several names that is there."""
+    found = [name for name in names if name in fields]
+    if not found:
+        require_keys(fields, [" or ".join(names)], place)
+    return found[0]

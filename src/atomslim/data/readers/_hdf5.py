@@ -1,0 +1,112 @@
+"""Shared by the readers of HDF5 files: opening, and groups that hold many conformations of one molecule."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomslim.atoms.sample import Sample
+from atomslim.data.optional import data_package
+from atomslim.data.readers._common import damaged, existing, labelled, require_keys
+from atomslim.errors import DataError
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading; raises DataError for a file that is cut off, damaged or something else."""
+    h5py = data_package("h5py")
+    with damaged(f"{existing(path)}", OSError):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+def children(group: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Give the subgroups of a group in the order of their names; raises DataError for a group without any."""
+    package = data_package("h5py")
+    with damaged(place, OSError, RuntimeError, KeyError):
+        found = [(name, member) for name, member in group.items() if isinstance(member, package.Group)]
+    if not found:
+        raise DataError(f"{place}: is empty, or has another layout: check that it is the right file")
+    yield from found
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the datasets of a group of conformations, and the factors that turn them into eV and eV/Å."""
+
+    numbers: str
+    positions: str
+    energy: str
+    forces: str
+    energy_factor: float = 1.0
+    forces_factor: float = 1.0
+
+    def count(self, group: Any, place: str) -> int:
+        """Count the conformations without reading them."""
+        return _rows(group, self.energy, place)
+
+    def natoms(self, group: Any, place: str) -> int:
+        """Count the atoms without reading them."""
+        return _rows(group, self.numbers, place)
+
+    def read(self, group: Any, place: str, name: str) -> Iterator[Sample]:
+        """Give the conformations of a group as samples of the group `name`.
+
+        Raises:
+            DataError: a dataset is missing, has another shape than the others, or is damaged; labels that are not
+                finite.
+
+        """
+        require_keys(group.keys(), [self.numbers, self.positions, self.energy, self.forces], place)
+        numbers = atomic_numbers(_array(group, self.numbers, place), place)
+        energies = _array(group, self.energy, place)
+        if energies.ndim != 1:
+            raise DataError(f"{place}: {self.energy} has the shape {energies.shape} where (m,) is expected")
+        shape = (len(energies), len(numbers), 3)
+        positions = _shaped(group, self.positions, shape, place)
+        forces = _shaped(group, self.forces, shape, place)
+        for frame in range(len(energies)):
+            targets = {
+                "energy": np.float64(energies[frame]) * self.energy_factor,
+                "forces": forces[frame].astype(np.float64) * self.forces_factor,
+            }
+            yield labelled(f"{place}, conformation {frame}", numbers, positions[frame], targets, group=name)
+
+
+def atomic_numbers(species: NDArray[Any], place: str) -> NDArray[np.int64]:
+    """Convert element symbols (bytes) or atomic numbers to atomic numbers; raises DataError for unknown symbols."""
+    if species.dtype.kind not in "SO":
+        return species.astype(np.int64)
+    from ase.data import atomic_numbers as table  # noqa: PLC0415
+
+    symbols = [value.decode("ascii", "replace") if isinstance(value, bytes) else str(value) for value in species]
+    unknown = [symbol for symbol in symbols if symbol not in table]
+    if unknown:
+        raise DataError(f"{place}: {unknown[0]!r} is no element: check the file")
+    return np.array([table[symbol] for symbol in symbols], dtype=np.int64)
+
+
+def _rows(group: Any, key: str, place: str) -> int:
+    require_keys(group.keys(), [key], place)
+    with damaged(f"{place}, {key}", OSError, RuntimeError, AttributeError, IndexError):
+        return int(group[key].shape[0])
+
+
+def _shaped(group: Any, key: str, shape: tuple[int, ...], place: str) -> NDArray[Any]:
+    array = _array(group, key, place)
+    if array.shape != shape:
+        raise DataError(
+            f"{place}: {key} has the shape {array.shape} where {shape} (conformations, atoms, 3) is expected: "
+            "get the file again"
+        )
+    return array
+
+
+def _array(group: Any, key: str, place: str) -> NDArray[Any]:
+    with damaged(f"{place}, {key}", OSError, RuntimeError, TypeError):
+        return np.asarray(group[key][()])

@@ -1,0 +1,207 @@
+"""Datasets by name: `rmd17:aspirin`, `qm9:U0`, `oc20:train@/data/s2ef`, `xyz:water.extxyz`, or simply a path.
+
+| name | means |
+|---|---|
+| `rmd17:aspirin` | a variant of a dataset, its files at `<root>/rmd17/…` as `atomslim data download` puts them |
+| `rmd17:aspirin@file.npz` | the same, its file or folder at a place of the user's own |
+| `xyz:water.extxyz` | any file of structures; `ase:`, `db:`, `aselmdb:` mean the same |
+| `water.extxyz` | the same, where a file of this name is there |
+| `water.samples` | a container of ours |
+
+Only the module of the dataset that is named is imported.
+"""
+
+import os
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from inspect import Parameter, signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from atomslim.atoms.sample import Sample
+from atomslim.data import readers
+from atomslim.data.container import SUFFIX, is_container
+from atomslim.data.info import DatasetInfo, Variant
+from atomslim.errors import ConfigError, DataError
+
+ROOT_VARIABLE = "ATOMSLIM_DATA"
+"""Environment variable that names the folder of all datasets."""
+
+FILES = "ase_files"
+"""Reader of any file of structures."""
+
+FILE_PREFIXES = ("xyz", "extxyz", "ase", "db", "aselmdb")
+"""What may stand before the path of a file of structures."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset by name, found: what it is, and where its files lie (they need not be there yet)."""
+
+    name: str
+    reader: str
+    """Module of its reader."""
+    info: DatasetInfo
+    variant: Variant
+    path: Path
+    """What the reader reads: a file or a folder."""
+    prepared: Path | None
+    """Where its container lies when it is prepared; None where the user must say it."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the reader."""
+
+    @property
+    def container(self) -> Path | None:
+        """Its container, if it is there."""
+        if is_container(self.path):
+            return self.path
+        return self.prepared if self.prepared is not None and self.prepared.is_file() else None
+
+    def read(self, part: Path | None = None) -> Iterator[Sample]:
+        """Read the structures one after the other, of one part or of all; raises DataError for a broken file."""
+        require_files(self)
+        return _reader(self.reader).read(part or self.path, self.variant.name, **self.options)
+
+    def count(self) -> int | None:
+        """Count the structures, if the reader can do that cheaply."""
+        return _optional(self.reader, "count", lambda *_: None)(self.path, self.variant.name)
+
+    def parts(self) -> list[Path]:
+        """Files that may be read independently, and in this order make up the whole; often a single one."""
+        return list(_optional(self.reader, "parts", _shards)(self.path, self.variant.name))
+
+
+def names() -> list[str]:
+    """Names of the datasets, without importing their readers."""
+    found = {module.name for module in pkgutil.iter_modules(readers.__path__) if not module.name.startswith("_")}
+    return sorted(found - {FILES})
+
+
+def info(name: str) -> DatasetInfo:
+    """Return what is known of a dataset; raises ConfigError for an unknown name, with the nearest ones."""
+    if name not in names() and name != FILES:
+        raise ConfigError(f"unknown dataset {name!r}{_nearest(name, [*names(), *FILE_PREFIXES])}")
+    return _reader(name).INFO
+
+
+def resolve(name: str, root: str | os.PathLike[str] | None = None, options: dict[str, Any] | None = None) -> Source:
+    """Find a dataset by its name; `options` go to its reader.
+
+    Raises:
+        ConfigError: an unknown dataset or variant; names the nearest ones.
+        DataError: a name that can only be a file's, and there is none.
+
+    """
+    first, _, rest = name.partition(":")
+    given = dict(options or {})
+    if first in FILE_PREFIXES and rest:
+        return _file(name, Path(rest), given)
+    text, _, place = name.partition("@")
+    prefix, _, variant_name = text.partition(":")
+    if name not in names() and Path(name).exists():
+        return _file(name, Path(name), given)
+    if prefix not in names() and (os.sep in name or Path(name).suffix):
+        raise DataError(f"{name}: there is no such file: check the path")
+    found = info(prefix)
+    variant = _variant(found, variant_name, optional=bool(place))
+    folder = data_root(root) / found.name
+    prepared = None if place else folder / f"{variant.name or found.name}{SUFFIX}"
+    path = Path(place).expanduser() if place else folder / variant.path
+    return Source(name, prefix, found, variant, path, prepared, _checked(prefix, given))
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Folder of all datasets: the argument, else $ATOMSLIM_DATA, else the user's cache folder."""
+    given = root or os.environ.get(ROOT_VARIABLE)
+    if given:
+        return Path(given).expanduser()
+    from pooch import os_cache  # noqa: PLC0415 -- slow to import, and not often needed
+
+    return Path(os_cache("atomslim"))
+
+
+def require_files(source: Source) -> None:
+    """Raise DataError, saying how to get them, when the files of a dataset are not there."""
+    if source.path.exists():
+        return
+    if source.prepared is None:
+        raise DataError(f"{source.path}: there is no such file or folder (named by {source.name}): check the path")
+    if source.variant.files:
+        remedy = f"get it with `atomslim data download {source.name}`, or name its place as {source.name}@PATH"
+    else:
+        remedy = (
+            f"it cannot be downloaded by atomslim, see {source.info.homepage}; name its place as {source.name}@PATH"
+        )
+    raise DataError(f"{source.path}: the files of {source.name} are not there: {remedy}")
+
+
+def written_options(source: Source) -> dict[str, str]:
+    """The options of a source as its container notes them."""
+    return {name: str(value) for name, value in sorted(source.options.items())}
+
+
+def _file(name: str, path: Path, options: dict[str, Any]) -> Source:
+    return Source(name, FILES, info(FILES), Variant(targets=()), path.expanduser(), None, _checked(FILES, options))
+
+
+def _checked(reader: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Convert the values of options, which may be texts, to what the reader takes; ConfigError for unknown ones."""
+    if not options:
+        return {}
+    read = _reader(reader).read
+    hints = get_type_hints(read)
+    known = [name for name, value in signature(read).parameters.items() if value.kind is Parameter.KEYWORD_ONLY]
+    checked = {}
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"{_reader(reader).INFO.title}: there is no option {name!r}{_nearest(name, known)}")
+        try:
+            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"option {name}: {error.errors()[0]['msg']} (given: {value!r})") from error
+    return checked
+
+
+def _variant(found: DatasetInfo, name: str, *, optional: bool) -> Variant:
+    """Find a variant; of a file of the user's own the reader decides, and some datasets have none."""
+    if not name and len(found.variants) == 1 and not optional:
+        return found.variants[0]
+    variant = found.variant(name)
+    if variant is None and (optional or not found.variants):
+        return Variant(name=name, targets=())
+    if variant is None:
+        known = [variant.name for variant in found.variants]
+        what = f"unknown variant {name!r} of {found.name}" if name else f"{found.name} has variants: name one"
+        raise ConfigError(f"{what}{_nearest(name, known, found.name)}")
+    return variant
+
+
+def _shards(path: Path, variant: str) -> list[Path]:
+    """The LMDB shards of a folder, in the order in which they are read; else the whole."""
+    folder = path / variant if variant and (path / variant).is_dir() else path
+    files = sorted([*folder.glob("*.lmdb"), *folder.glob("*.aselmdb")])
+    return files if len(files) > 1 else [path]
+
+
+def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """Name what the user may have meant, or everything there is."""
+    lower = {candidate.lower(): candidate for candidate in known}
+    near = [lower[match] for match in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    shown = [f"{prefix}:{candidate}" if prefix else candidate for candidate in near or known] or ["none"]
+    return f": did you mean {' or '.join(shown)}?" if near else f" (there are {', '.join(shown)})"
+
+
+@cache
+def _reader(name: str) -> ModuleType:
+    return import_module(f"{readers.__name__}.{name}")
+
+
+def _optional(name: str, function: str, default: Callable[..., Any]) -> Callable[..., Any]:
+    return getattr(_reader(name), function, default)

@@ -1,0 +1,412 @@
+import json
+import zlib
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.db import connect
+from ase.io import iread, write
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+
+from atomslim.data.readers import ase_files
+from atomslim.errors import ConfigError
+from data.complaints import complaint
+
+STRESS = np.array([[1.0, 0.4, 0.5], [0.4, 2.0, 0.6], [0.5, 0.6, 3.0]])
+
+
+def crystal(energy: float = -3.5, **results: Any) -> Atoms:
+    """Sodium chloride with labels."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    forces = np.arange(6.0).reshape(2, 3) + 0.5
+    labels = {"energy": energy, "forces": forces, "stress": full_3x3_to_voigt_6_stress(STRESS)} | results
+    atoms.calc = SinglePointCalculator(atoms, **{name: value for name, value in labels.items() if value is not None})
+    return atoms
+
+
+def xyz(
+    path: Path, comment: str, atoms: str = "C 0 0 0 1 2 3\nO 0 0 1.2 -1 -2 -3\n", columns: str = "forces:R:3"
+) -> Path:
+    path.write_text(f"{atoms.count(chr(10))}\n{comment} Properties=species:S:1:pos:R:3:{columns}\n{atoms}")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["a.extxyz", "a.xyz", "a.extxyz.gz", "a.extxyz.xz", "a.traj", "a.db", "a.json", "a@1.xyz"]
+)
+def test_every_format_gives_every_frame_with_its_labels(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write(path, [crystal(-3.5), crystal(-4.5), crystal(-5.5)], format="extxyz" if "xyz" in name else None)
+    samples = list(ase_files.read(path))
+    assert [float(sample.targets["energy"]) for sample in samples] == [-3.5, -4.5, -5.5]
+    assert samples[1].targets["forces"] == pytest.approx(np.arange(6.0).reshape(2, 3) + 0.5)
+    assert samples[1].targets["stress"] == pytest.approx(STRESS)
+    assert samples[1].cell == pytest.approx(crystal().cell.array)
+    assert samples[1].pbc.all()
+    assert samples[1].numbers.tolist() == [11, 17]
+    assert samples[1].name == f"{path}, record 1"
+    assert ase_files.count(path) == (3 if name == "a.db" else None)
+
+
+@pytest.mark.parametrize("name", ["a.traj", "a.db", "a.json"])
+def test_forces_of_fixed_atoms_are_kept(name: str, tmp_path: Path) -> None:
+    atoms = crystal()
+    atoms.set_constraint(FixAtoms([0]))
+    write(tmp_path / name, atoms)
+    sample = next(ase_files.read(tmp_path / name))
+    assert sample.targets["forces"][0] == pytest.approx([0.5, 1.5, 2.5])
+    assert sample.fixed.tolist() == [True, False]
+
+
+def test_move_mask_does_not_zero_forces(tmp_path: Path) -> None:
+    rows = "C 0 0 0 1 2 3 F\nO 0 0 1.2 -1 -2 -3 T\n"
+    sample = next(ase_files.read(xyz(tmp_path / "a.xyz", "energy=-1", rows, "forces:R:3:move_mask:L:1")))
+    assert sample.targets["forces"].tolist() == [[1, 2, 3], [-1, -2, -3]]
+    assert sample.fixed.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", ["energy", "Energy", "REF_energy", "dft_energy", "total_energy"])
+@pytest.mark.parametrize("forces", ["forces", "Forces", "force", "REF_forces"])
+def test_labels_are_found_under_many_names(name: str, forces: str, tmp_path: Path) -> None:
+    sample = next(ase_files.read(xyz(tmp_path / "a.xyz", f"{name}=-1.25", columns=f"{forces}:R:3")))
+    assert float(sample.targets["energy"]) == -1.25
+    assert sample.targets["forces"].tolist() == [[1, 2, 3], [-1, -2, -3]]
+
+
+def test_labels_may_be_named(tmp_path: Path) -> None:
+    path = xyz(tmp_path / "a.xyz", "energy=-1 E0=-2 gap=0.5 family=oxides", columns="push:R:3")
+    sample = next(ase_files.read(path, energy_key="e0", forces_key="push", properties=("gap",), group_key="family"))
+    assert float(sample.targets["energy"]) == -2
+    assert float(sample.targets["gap"]) == 0.5
+    assert sample.targets["forces"][0].tolist() == [1, 2, 3]
+    assert sample.group == "oxides"
+    assert list(next(ase_files.read(path, properties="gap, E0")).targets) == ["energy", "gap", "E0"]
+    complaint(
+        ase_files.read(path, energy_key="E1"), f"{path}, record 0: has no E1 (it has: E0, energy, family, gap, push)"
+    )
+    complaint(ase_files.read(path, properties="family"), f"{path}, record 0: family is no number")
+
+
+def test_contradicting_labels_are_refused(tmp_path: Path) -> None:
+    path = xyz(tmp_path / "a.xyz", "energy=-1 REF_energy=-2")
+    complaint(ase_files.read(path), "energy and REF_energy differ: say with energy_key")
+    assert float(next(ase_files.read(path, energy_key="REF_energy")).targets["energy"]) == -2
+    assert float(next(ase_files.read(xyz(path, "energy=-1 REF_energy=-1"))).targets["energy"]) == -1
+
+
+def test_forces_may_be_absent(tmp_path: Path) -> None:
+    sample = next(ase_files.read(xyz(tmp_path / "a.xyz", "energy=-1", columns="velo:R:3")))
+    assert list(sample.targets) == ["energy"]
+
+
+def test_structures_without_labels_are_refused(tmp_path: Path) -> None:
+    path = xyz(tmp_path / "a.xyz", "bandgap=1", columns="velo:R:3")
+    complaint(ase_files.read(path), "record 0: has no energy, forces or stress (it has: bandgap, velo)", "energy_key")
+
+
+def test_a_lattice_without_periodicity_is_a_molecule(tmp_path: Path) -> None:
+    lattice = 'Lattice="9 0 0 0 9 0 0 0 9" energy=-1'
+    assert not next(ase_files.read(xyz(tmp_path / "a.xyz", f'{lattice} pbc="F F F"'))).pbc.any()
+    assert next(ase_files.read(xyz(tmp_path / "a.xyz", f'{lattice} pbc="T T F"'))).pbc.tolist() == [True, True, False]
+    assert next(ase_files.read(xyz(tmp_path / "a.xyz", lattice))).pbc.all()
+    assert not next(ase_files.read(xyz(tmp_path / "a.xyz", "energy=-1"))).pbc.any()
+
+
+def test_tags_are_kept(tmp_path: Path) -> None:
+    path = xyz(tmp_path / "a.xyz", "energy=-1", "C 0 0 0 1\nO 0 0 1.2 0\n", "tags:I:1")
+    assert next(ase_files.read(path)).tags.tolist() == [1, 0]
+    path = xyz(tmp_path / "a.xyz", "energy=-1")
+    assert next(ase_files.read(path)).tags.tolist() == [2, 2]
+
+
+def test_units_are_converted(tmp_path: Path) -> None:
+    path = tmp_path / "a.traj"
+    write(path, crystal())
+    hartree, bohr = 27.211386, 0.52917721
+    sample = next(ase_files.read(path, energy_unit="Hartree", length_unit="bohr"))
+    assert float(sample.targets["energy"]) == pytest.approx(-3.5 * hartree)
+    assert sample.targets["forces"][0, 0] == pytest.approx(0.5 * hartree / bohr)
+    assert sample.targets["stress"] == pytest.approx(STRESS * hartree / bohr**3)
+    assert sample.positions == pytest.approx(crystal().positions * bohr)
+    assert sample.cell == pytest.approx(crystal().cell.array * bohr)
+    sample = next(ase_files.read(path, stress_factor=-1 / 160.21766))
+    assert sample.targets["stress"] == pytest.approx(-STRESS / 160.21766)
+    complaint(ase_files.read(path, energy_unit="cows"), "energy_unit: the unit 'cows' is not known", kind=ConfigError)
+    complaint(ase_files.read(path, "part"), "no variants", kind=ConfigError)
+
+
+def test_a_virial_becomes_stress(tmp_path: Path) -> None:
+    path = xyz(tmp_path / "a.xyz", 'Lattice="2 0 0 0 3 0 0 0 4" energy=-1 virial="24 0 0 0 48 0 0 0 72"')
+    assert next(ase_files.read(path)).targets["stress"] == pytest.approx(np.diag([-1.0, -2.0, -3.0]))
+    path = xyz(tmp_path / "b.xyz", 'energy=-1 virial="24 0 0 0 48 0 0 0 72"')
+    assert list(next(ase_files.read(path)).targets) == ["energy", "forces"]
+
+
+def test_stress_is_energy_per_strain_and_volume(tmp_path: Path) -> None:
+    """The sign: stretching a stretched crystal costs energy, so its stress is positive."""
+    from ase.calculators.lj import LennardJones
+
+    def stretched(strain: float) -> Atoms:
+        atoms = bulk("Ar", "fcc", a=1.6 * (1 + strain))
+        atoms.calc = LennardJones(sigma=1.0, epsilon=1.0, rc=3.0)
+        return atoms
+
+    atoms = stretched(0.02)
+    atoms.get_stress()
+    write(tmp_path / "a.extxyz", atoms)
+    stress = next(ase_files.read(tmp_path / "a.extxyz")).targets["stress"]
+    slope = (stretched(0.021).get_potential_energy() - stretched(0.019).get_potential_energy()) / 0.002
+    assert np.trace(stress) * atoms.get_volume() == pytest.approx(slope * 1.02, rel=1e-3)
+    assert np.trace(stress) > 0
+
+
+@pytest.mark.parametrize(("unit", "energy"), [("Hartree", -113.3), ("kcal/mol", -71097.0), ("Rydberg", -226.6)])
+def test_total_energies_in_another_unit_are_recognised(unit: str, energy: float, tmp_path: Path) -> None:
+    path = xyz(tmp_path / "a.xyz", f"energy={energy}")
+    complaint(ase_files.read(path), f"{path}, record 0", f'energy_unit="{unit}"')
+    assert float(next(ase_files.read(path, energy_unit=unit)).targets["energy"]) == pytest.approx(-3083.0, rel=1e-3)
+    assert float(next(ase_files.read(path, energy_unit="eV")).targets["energy"]) == energy
+
+
+ROW = {
+    "numbers": {"__ndarray__": [[2], "int64", [11, 17]]},
+    "positions": {"__ndarray__": [[2, 3], "float64", [0.0, 0.0, 0.0, 2.8, 2.8, 2.8]]},
+    "cell": {"__ndarray__": [[3, 3], "float64", [0.0, 2.8, 2.8, 2.8, 0.0, 2.8, 2.8, 2.8, 0.0]]},
+    "pbc": {"__ndarray__": [[3], "bool", [True, True, True]]},
+    "energy": -3.5,
+    "forces": {"__ndarray__": [[2, 3], "float64", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]]},
+    "stress": {"__ndarray__": [[6], "float64", [1.0, 2.0, 3.0, 0.6, 0.5, 0.4]]},
+    "data": {"source_id": "mp-1", "Gap": 1.5},
+    "key_value_pairs": {"family": "salt"},
+}
+
+
+def aselmdb(path: Path, rows: dict[int, Any], *, nextid: bool = True) -> Path:
+    lmdb = pytest.importorskip("lmdb", reason="needs the data extra")
+    with lmdb.open(str(path), subdir=False, map_size=2**24) as file, file.begin(write=True) as transaction:
+        for number, row in rows.items():
+            content = row if isinstance(row, bytes) else zlib.compress(json.dumps(row).encode())
+            transaction.put(b"%d" % number, content)
+        if nextid:
+            transaction.put(b"nextid", zlib.compress(b"%d" % (max(rows, default=0) + 1)))
+            transaction.put(b"deleted_ids", zlib.compress(b"[2]"))
+    path.with_name(f"{path.name}-lock").unlink(missing_ok=True)
+    return path
+
+
+def test_rows_of_an_aselmdb(tmp_path: Path) -> None:
+    path = aselmdb(tmp_path / "a.aselmdb", {1: ROW, 3: ROW | {"energy": -4.5}, 10: ROW | {"energy": -5.5}})
+    samples = list(ase_files.read(path, properties=("gap",), group_key="family"))
+    assert [float(sample.targets["energy"]) for sample in samples] == [-3.5, -4.5, -5.5]
+    assert ase_files.count(path) == 3
+    assert samples[0].targets["stress"] == pytest.approx(STRESS)
+    assert samples[0].targets["forces"] == pytest.approx(np.arange(6.0).reshape(2, 3) + 0.5)
+    assert float(samples[0].targets["gap"]) == 1.5
+    assert samples[0].cell == pytest.approx(crystal().cell.array)
+    assert samples[0].pbc.all()
+    assert samples[0].group == "salt"
+    assert samples[2].name == f"{path}, record 10"
+
+
+def test_a_folder_of_aselmdb_files_is_read_in_order(tmp_path: Path) -> None:
+    aselmdb(tmp_path / "b.aselmdb", {1: ROW | {"energy": -2.0}}, nextid=False)
+    aselmdb(tmp_path / "a.aselmdb", {1: ROW, 2: ROW}, nextid=False)
+    assert [float(sample.targets["energy"]) for sample in ase_files.read(tmp_path)] == [-3.5, -3.5, -2.0]
+    assert ase_files.count(tmp_path) == 3
+
+
+def test_constraints_and_labels_in_the_data_of_a_row(tmp_path: Path) -> None:
+    constraint = [{"name": "FixAtoms", "kwargs": {"indices": [1]}}]
+    row = {name: value for name, value in ROW.items() if name not in {"energy", "stress"}}
+    row |= {"data": {"Energy": -7.0}, "constraints": constraint, "tags": {"__ndarray__": [[2], "int64", [1, 2]]}}
+    for form in (constraint, json.dumps(constraint)):
+        path = aselmdb(tmp_path / f"{type(form).__name__}.aselmdb", {1: row | {"constraints": form}})
+        sample = next(ase_files.read(path))
+        assert float(sample.targets["energy"]) == -7
+        assert sample.targets["forces"][1].tolist() == [3.5, 4.5, 5.5]
+        assert sample.fixed.tolist() == [False, True]
+        assert sample.tags.tolist() == [1, 2]
+
+
+def ndarray(shape: list[int], kind: str, numbers: list[Any]) -> dict[str, Any]:
+    return {"__ndarray__": [shape, kind, numbers]}
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        (b"hello", "record 1: cut off or damaged"),
+        (zlib.compress(json.dumps(ROW).encode())[:-20], "record 1: cut off or damaged"),
+        (zlib.compress(b"{"), "record 1: cut off or damaged"),
+        (zlib.compress(b"[1]"), "record 1: cannot be read"),
+        ({name: value for name, value in ROW.items() if name != "numbers"}, "record 1: cannot be read"),
+        (ROW | {"forces": ndarray([1, 3], "float64", [1, 2, 3])}, "record 1: forces has the shape (1, 3)"),
+        (ROW | {"forces": ndarray([2, 3], "float64", [1, 2, 3])}, "record 1: cut off or damaged"),
+        (ROW | {"forces": ndarray([2, 3], "object", [1, 2, 3, 4, 5, 6])}, "record 1: cut off or damaged"),
+        (ROW | {"forces": ndarray([2, 3], "float64", [float("nan")] * 6)}, "record 1: forces (row 0) not finite"),
+        (ROW | {"numbers": ndarray([3], "int64", [1, 2, 3])}, "record 1: cannot be read"),
+        (ROW | {"stress": ndarray([5], "float64", [1, 2, 3, 4, 5])}, "record 1: the stress has 5 numbers"),
+        (ROW | {"energy": "low"}, "record 1: the energy is no number"),
+    ],
+)
+def test_wrong_rows_of_an_aselmdb_are_named(row: Any, what: str, tmp_path: Path) -> None:
+    path = aselmdb(tmp_path / "a.aselmdb", {1: row})
+    assert complaint(ase_files.read(path), what).startswith(f"{path}, ")
+
+
+def test_broken_aselmdb_files_are_named(tmp_path: Path) -> None:
+    path = aselmdb(tmp_path / "a.aselmdb", {})
+    complaint(ase_files.read(path), f"{path}: the file holds no structures")
+    path = aselmdb(tmp_path / "b.aselmdb", dict.fromkeys(range(1, 50), ROW))
+    whole = path.read_bytes()
+    for size in (0, 1000, 2 * len(whole) // 3):
+        broken = tmp_path / f"{size}.aselmdb"
+        broken.write_bytes(whole[:size])
+        complaint(ase_files.read(broken), broken)
+    complaint(ase_files.read(tmp_path / "missing.aselmdb"), "missing.aselmdb: there is no such file")
+    (tmp_path / "empty").mkdir()
+    complaint(ase_files.read(tmp_path / "empty"), "has no file ending in .aselmdb")
+
+
+_WHOLE = "2\nenergy=-1\nC 0 0 0\nO 0 0 1.2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "holds no structures"),
+        (f"{_WHOLE}2\nenergy=-1\nC 0 0 0\n", "record 1: cannot be read: the file ends after 1 of 2 atoms"),
+        (f"{_WHOLE}2\n", "record 1: cannot be read"),
+        (f"{_WHOLE}C 0 0 0\n", "record 1: cannot be read: expected the number of atoms"),
+        (f"{_WHOLE}1\nenergy=-1\nXy 0 0 0\n", "record 1: cannot be read: unknown element or name 'Xy'"),
+        (f"{_WHOLE}1\nenergy=-1\nC 0 zero 0\n", "record 1: cannot be read"),
+        (f"{_WHOLE}1\nenergy=nan\nC 0 0 0\n", "record 1: energy not finite"),
+        (f"{_WHOLE}1\nenergy=-1\nC 0 0 inf\n", "record 1: positions (row 0) not finite"),
+        (f"{_WHOLE}0\nenergy=-1\n", "record 1: "),
+        (f"{_WHOLE}1\nenergy=low\nC 0 0 0\n", "record 1: "),
+    ],
+)
+def test_broken_xyz_is_named(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text(text)
+    assert complaint(ase_files.read(tmp_path / "a.xyz"), what).startswith(f"{tmp_path / 'a.xyz'}")
+
+
+@pytest.mark.parametrize("name", ["a.traj", "a.db", "a.json", "a.extxyz.gz", "a.extxyz.xz"])
+def test_cut_off_files_are_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write(path, [crystal(energy) for energy in range(60)], format="extxyz" if "xyz" in name else None)
+    whole = path.read_bytes()
+    for size in (0, len(whole) // 5, len(whole) // 2):
+        broken = tmp_path / f"{size}{name}"
+        broken.write_bytes(whole[:size])
+        complaint(ase_files.read(broken), broken)
+
+
+def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(b"hello" * 100)
+    complaint(ase_files.read(tmp_path / "a.db"), f"{tmp_path / 'a.db'}")
+    with pytest.raises(Exception, match=r"a\.db"):
+        ase_files.count(tmp_path / "a.db")
+    with connect(tmp_path / "b.db") as rows:
+        rows.delete([rows.write(molecule("H2O"))])
+    complaint(ase_files.read(tmp_path / "b.db"), "the database holds no structures")
+
+
+def test_labels_in_a_database_are_found(tmp_path: Path) -> None:
+    with connect(tmp_path / "a.db") as rows:
+        rows.write(
+            molecule("H2O"),
+            key_value_pairs={"gap": 1.5, "source": "mine"},
+            data={"REF_energy": -1.0, "force": np.ones((3, 3))},
+        )
+    sample = next(ase_files.read(tmp_path / "a.db", properties="gap", group_key="source"))
+    assert float(sample.targets["energy"]) == -1
+    assert sample.targets["forces"].tolist() == np.ones((3, 3)).tolist()
+    assert float(sample.targets["gap"]) == 1.5
+    assert sample.group == "mine"
+
+
+def test_reading_is_lazy(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text(f"{_WHOLE}nonsense")
+    assert len(next(ase_files.read(tmp_path / "a.xyz"))) == 2
+
+
+def test_no_format_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.qqq").write_text("hello")
+    complaint(ase_files.read(tmp_path / "a.qqq"), "no format that ASE knows")
+
+
+def test_real_mptrj_as_aselmdb_agrees_with_extended_xyz(data_folder: Path) -> None:
+    folder = data_folder / "materials"
+    text = ase_files.read(folder / "mptrj-random-1k.xyz", group_key="mptrj_snapshot_id")
+    rows = list(ase_files.read(folder / "mptrj_200.aselmdb", group_key="source_id"))
+    assert len(rows) == ase_files.count(folder / "mptrj_200.aselmdb") == 200
+    for row, frame in zip(rows, text, strict=False):
+        assert row.numbers.tolist() == frame.numbers.tolist()
+        assert row.pbc.all()
+        assert frame.pbc.all()
+        assert row.group == frame.group
+        for one, other in zip(everything(row), everything(frame), strict=True):
+            assert one == pytest.approx(other, abs=1e-7)
+
+
+def everything(sample: Any) -> list[NDArray[np.float64]]:
+    return [sample.positions, sample.cell, *(sample.targets[name] for name in ("energy", "forces", "stress"))]
+
+
+def test_real_mptrj_values(data_folder: Path) -> None:
+    samples = list(ase_files.read(data_folder / "materials/mptrj-random-1k.xyz"))
+    assert len(samples) == 1000
+    assert float(samples[0].targets["energy"]) == -28.75765745
+    assert samples[0].targets["stress"][0, 2] == pytest.approx(0.0007746200973649859)
+    largest = [np.abs(sample.targets["forces"]).max() for sample in samples]
+    assert sum(value > 10 for value in largest) == 7
+    calm = np.concatenate([sample.targets["forces"] for sample, top in zip(samples, largest, strict=True) if top <= 10])
+    assert calm.std() == pytest.approx(0.32, abs=0.01)
+
+
+def test_real_band_gaps(data_folder: Path) -> None:
+    file = data_folder / "materials/mp_gap_sample_1000.xyz"
+    samples = list(islice(ase_files.read(file, properties=("band_gap",)), 200))
+    assert all(sample.targets["band_gap"] >= 0 for sample in samples)
+    complaint(ase_files.read(file), "has no energy, forces or stress (it has: band_gap, initial_magmoms)")
+
+
+def test_real_databases(data_folder: Path) -> None:
+    samples = list(ase_files.read(data_folder / "materials/orb_10_mptraj_systems.db"))
+    assert [set(sample.targets) for sample in samples] == [{"energy", "forces", "stress"}] * 10
+    oxides = list(ase_files.read(data_folder / "oc22/oxides.db"))
+    assert len(oxides) == ase_files.count(data_folder / "oc22/oxides.db") == 295
+    assert max(np.abs(sample.targets["forces"]).max() for sample in oxides) < 0.2
+
+
+def test_real_molecules_in_a_box_are_not_periodic(data_folder: Path) -> None:
+    samples = list(ase_files.read(data_folder / "3bpa/iso_atoms.xyz"))
+    assert [float(sample.targets["energy"]) for sample in samples][1] == -13.587222780835477
+    first = next(ase_files.read(data_folder / "3bpa/train_300K.xyz"))
+    assert not first.pbc.any()
+    assert first.cell[0, 0] == 50.0
+    assert float(first.targets["energy"]) == -17660.461737861464
+    assert first.targets["forces"][0].tolist() == [0.17092934, 0.13274200, 0.79555789]
+
+
+def test_real_trajectories_keep_the_forces_of_fixed_atoms(data_folder: Path) -> None:
+    file = data_folder / "oc20/traj/random1000156.traj"
+    sample = next(ase_files.read(file))
+    atoms = next(iread(file, 0))
+    assert sample.fixed.any()
+    assert np.abs(sample.targets["forces"][sample.fixed]).max() > 0.01
+    assert sample.targets["forces"] == pytest.approx(atoms.get_forces(apply_constraint=False))
+    assert float(sample.targets["energy"]) == pytest.approx(atoms.get_potential_energy())
+
+
+def test_real_md22_is_refused_as_a_plain_file(data_folder: Path) -> None:
+    complaint(ase_files.read(data_folder / "md22/md22_Ac-Ala3-NHMe_5frames.xyz"), 'energy_unit="kcal/mol"')

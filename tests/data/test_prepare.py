@@ -1,0 +1,236 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from atomslim.atoms import Sample
+from atomslim.data import prepare as prepares
+from atomslim.data import record, staging
+from atomslim.data.container import Container
+from atomslim.data.prepare import count_edges, prepare
+from atomslim.data.registry import resolve
+from atomslim.data.staging import rows_written, staging_folder
+from atomslim.errors import ConfigError, DataError
+from data.made_samples import assert_same
+
+
+def frames(path: Path, count: int) -> Path:
+    atoms = molecule("C6H6")
+    structures = []
+    for number in range(count):
+        frame = atoms.copy()
+        frame.rattle(0.05, seed=number)
+        frame.calc = SinglePointCalculator(frame, energy=-75.0 - number / 7, forces=frame.positions / 3)
+        structures.append(frame)
+    write(path, structures, format="extxyz")
+    return path
+
+
+def shards(folder: Path, count: int, size: int) -> Path:
+    """Write a folder of ASE-LMDB files."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        with opened(folder / f"{number}.aselmdb") as file, file.begin(write=True) as transaction:
+            for key in range(1, size + 1):
+                transaction.put(str(key).encode(), zlib.compress(json.dumps(row(generator)).encode()))
+    return folder
+
+
+def opened(path: Path) -> Any:
+    return lmdb.open(str(path), subdir=False, map_size=2**27, lock=False)
+
+
+def row(generator: np.random.Generator) -> dict[str, Any]:
+    def array(values: np.ndarray[Any, Any]) -> dict[str, Any]:
+        return {"__ndarray__": [values.shape, str(values.dtype), values.ravel().tolist()]}
+
+    natoms = int(generator.integers(2, 12))
+    return {
+        "numbers": array(generator.integers(1, 9, natoms)),
+        "positions": array(generator.normal(size=(natoms, 3)) * 4),
+        "cell": array(np.zeros((3, 3))),
+        "pbc": array(np.zeros(3, dtype=bool)),
+        "energy": float(-generator.random()),
+        "forces": array(generator.normal(size=(natoms, 3))),
+    }
+
+
+def run(source: Path, output: Path, *options: str) -> "subprocess.Popen[bytes]":
+    program = "import sys; from atomslim.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "data", "prepare", str(source), "-o", str(output), *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_a_file_becomes_a_container(tmp_path: Path) -> None:
+    source = resolve(str(frames(tmp_path / "a.extxyz", 20)))
+    told: list[tuple[int, int | None]] = []
+    done = prepare(source, tmp_path / "a.samples", advance=lambda *step: told.append(step))
+    assert done.fresh == len(done.container) == 20
+    assert told[-1] == (20, None)
+    for found, sample in zip(done.container, source.read(), strict=True):
+        assert_same(found, sample)
+    assert done.container.metadata["source"] == [["a.extxyz", (tmp_path / "a.extxyz").stat().st_size]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.extxyz", "a.samples"]
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    file, output = frames(tmp_path / "a.extxyz", 5), tmp_path / "a.samples"
+    prepare(resolve(str(file)), output)
+    stamp = output.stat().st_mtime_ns
+    assert prepare(resolve(str(file)), output).fresh == 0
+    assert output.stat().st_mtime_ns == stamp
+    assert prepare(resolve(str(file)), output, force=True).fresh == 5
+    frames(file, 6)
+    assert prepare(resolve(str(file)), output).fresh == 6
+    assert prepare(resolve(str(file), options={"energy_unit": "kcal/mol"}), output).fresh == 6
+    output.write_bytes(output.read_bytes()[:-5])
+    assert prepare(resolve(str(file)), output).fresh == 6
+
+
+def test_a_source_that_changed_while_it_was_interrupted_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, output = frames(tmp_path / "a.extxyz", 10), tmp_path / "a.samples"
+    break_off(monkeypatch, after=4)
+    with pytest.raises(DataError, match="broken off"):
+        prepare(resolve(str(file)), output)
+    assert rows_written(staging_folder(output), 0) == 4
+    monkeypatch.undo()
+    frames(file, 7)
+    assert prepare(resolve(str(file)), output).fresh == 7
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, output = frames(tmp_path / "a.extxyz", 10), tmp_path / "a.samples"
+    whole = prepare(resolve(str(file)), tmp_path / "whole.samples").container.path.read_bytes()
+    break_off(monkeypatch, after=4)
+    with pytest.raises(DataError, match="broken off"):
+        prepare(resolve(str(file)), output)
+    assert not output.exists()
+    monkeypatch.undo()
+    assert prepare(resolve(str(file)), output).fresh == 6
+    assert output.read_bytes() == whole
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    written: list[Sample] = []
+
+    def encode(sample: Sample) -> bytes:
+        if len(written) == after:
+            raise DataError("broken off")
+        written.append(sample)
+        return original(sample)
+
+    original = record.encode
+    monkeypatch.setattr(staging, "encode", encode)
+
+
+def test_fewer_structures_than_the_file_says_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = resolve(str(frames(tmp_path / "a.extxyz", 3)))
+    monkeypatch.setattr(type(source), "count", lambda _: 4)
+    with pytest.raises(DataError, match=r"a\.extxyz: says it holds 4 structures, 3 could be read"):
+        prepare(source, tmp_path / "a.samples")
+    assert not (tmp_path / "a.samples").exists()
+
+
+def test_a_file_needs_an_output(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--output"):
+        prepare(resolve(str(frames(tmp_path / "a.extxyz", 3))))
+
+
+def test_edges_are_counted(tmp_path: Path) -> None:
+    copper = Sample.from_ase(bulk("Cu", cubic=True), {})
+    assert count_edges(copper, 2.6, 30) == 4 * 12
+    assert count_edges(copper, 2.6, 5) == 4 * 5
+    container = prepare(resolve(str(frames(tmp_path / "a.extxyz", 3))), tmp_path / "a.samples", edges=True).container
+    assert container.index.extra["edges"].tolist() == [12 * 11] * 3
+
+
+def test_progress_and_parts_of_several_shards(tmp_path: Path) -> None:
+    source = resolve(f"aselmdb:{shards(tmp_path / 'shards', 3, 5)}")
+    assert len(source.parts()) == 3
+    told: list[tuple[int, int | None]] = []
+    container = prepare(source, tmp_path / "a.samples", advance=lambda *step: told.append(step)).container
+    assert told[-1] == (15, 15)
+    for found, sample in zip(container, source.read(), strict=True):
+        assert_same(found, sample)
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_bytes(tmp_path: Path) -> None:
+    source = resolve(f"aselmdb:{shards(tmp_path / 'shards', 4, 30)}")
+    alone = prepare(source, tmp_path / "alone.samples").container
+    together = prepare(source, tmp_path / "together.samples", processes=2).container
+    assert together.path.read_bytes() == alone.path.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "shards", 3, 30)
+    with opened(folder / "1.aselmdb") as file, file.begin(write=True) as transaction:
+        transaction.put(b"7", b"damaged")
+    with pytest.raises(DataError, match=r"1\.aselmdb, record 7"):
+        prepare(resolve(f"aselmdb:{folder}"), tmp_path / "a.samples", processes=2)
+    assert not (tmp_path / "a.samples").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(processes: int, tmp_path: Path) -> None:
+    """SIGKILL at random moments, sometimes while nothing is written yet, sometimes while the parts are joined."""
+    random.seed(processes)
+    source = shards(tmp_path / "shards", 2, 3000)
+    whole = prepare(resolve(f"aselmdb:{source}"), tmp_path / "whole.samples").container.path.read_bytes()
+    output = tmp_path / "killed.samples"
+    folder = staging_folder(output)
+    kills, progress = 0, []
+    for _ in range(12 // processes):
+        process = run(source, output, "--processes", str(processes))
+        before = sum(rows_written(folder, part) for part in range(2))
+        while process.poll() is None and sum(rows_written(folder, part) for part in range(2)) <= before:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        progress.append(sum(rows_written(folder, part) for part in range(2)))
+        assert not output.exists() or Container(output)
+        if output.exists():
+            break
+    assert process.wait() in {0, -signal.SIGKILL}
+    process.communicate()
+    prepare(resolve(f"aselmdb:{source}"), output)
+    assert kills >= 2
+    assert progress == sorted(progress)
+    assert output.read_bytes() == whole
+
+
+def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenProcessPool("a process ended abruptly")
+
+    monkeypatch.setattr(prepares, "as_completed", broken)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *_: None)
+    source = resolve(f"aselmdb:{shards(tmp_path / 'shards', 2, 2)}")
+    with pytest.raises(Exception, match="fewer processes"):
+        prepare(source, tmp_path / "a.samples", processes=2)
