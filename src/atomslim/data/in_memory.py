@@ -1,7 +1,7 @@
 """Labelled structures in memory as a dataset, and datasets however they are given."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ def opened(data: Data, options: dict[str, str] | None = None) -> Dataset:
     """Open a dataset by name, with options for its reader; take an open one, or labelled structures, as they are."""
     if isinstance(data, str):
         return open_dataset(data, options=dict(options or {}))
-    return Samples(data) if isinstance(data, Sequence) else data
+    return Samples(cast("Sequence[Sample]", data)) if isinstance(data, Sequence) else data
 
 
 class Samples:
