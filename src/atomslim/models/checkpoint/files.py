@@ -111,10 +111,10 @@ def _is_safetensors(path: str | os.PathLike[str]) -> bool:
         ) from error
     if not head:
         raise CheckpointError(f"{path}: is empty; copy or download it again")
+    if head[8:] == b"{" and not head.startswith(b"PK\x03\x04"):
+        return True  # first, because the header's length before the brace may look like the start of a pickle
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return False
-    if head[8:] == b"{":
-        return True
     raise CheckpointError(f"{path}: is no model file: neither a .safetensors file nor a checkpoint of torch.save")
 
 
