@@ -55,7 +55,7 @@ class SumModel(torch.nn.Module):
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> SumModel:
     made = SumModel()
-    monkeypatch.setattr(predict, "load", lambda _path, weights: made)
+    monkeypatch.setattr(predict, "load", lambda _path, **_options: made)
     return made
 
 
