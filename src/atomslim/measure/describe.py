@@ -15,8 +15,8 @@ from torch import nn
 
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
-from atomslim.models.gemnet_oc.layers import ScaleFactor
 from atomslim.models.checkpoint.metadata import Metadata
+from atomslim.models.gemnet_oc.layers import ScaleFactor
 
 CONVENTION = "Parameters are the weights that training changes; scale factors and other buffers are not counted."
 

@@ -78,7 +78,7 @@ class PredictionSummary:
         return text
 
 
-def predict_file(
+def predict_file(  # noqa: PLR0913 - the options of a command
     model_path: str | os.PathLike[str],
     structures_path: str | os.PathLike[str],
     output: str | os.PathLike[str],
