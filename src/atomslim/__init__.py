@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from atomslim.atoms import AtomsBatch, from_ase, to_ase
     from atomslim.compress.prune import keep_blocks
+    from atomslim.measure.evaluate import evaluate
     from atomslim.models.checkpoint import export_jmp, load, save
     from atomslim.models.gemnet_oc import GraphSettings
     from atomslim.models.jmp import JMP
+    from atomslim.train.finetune import finetune
+    from atomslim.train.pretrain import pretrain
     from atomslim.use.calculator import Calculator
 
 __version__ = version("atomslim")
@@ -27,10 +30,13 @@ __all__ = [
     "Calculator",
     "GraphSettings",
     "__version__",
+    "evaluate",
     "export_jmp",
+    "finetune",
     "from_ase",
     "keep_blocks",
     "load",
+    "pretrain",
     "save",
     "to_ase",
 ]
@@ -41,10 +47,13 @@ _HOMES = {
     "Calculator": "atomslim.use.calculator",
     "GraphSettings": "atomslim.models.gemnet_oc",
     "JMP": "atomslim.models.jmp",
+    "evaluate": "atomslim.measure.evaluate",
     "export_jmp": "atomslim.models.checkpoint",
+    "finetune": "atomslim.train.finetune",
     "from_ase": "atomslim.atoms",
     "keep_blocks": "atomslim.compress.prune",
     "load": "atomslim.models.checkpoint",
+    "pretrain": "atomslim.train.pretrain",
     "save": "atomslim.models.checkpoint",
     "to_ase": "atomslim.atoms",
 }

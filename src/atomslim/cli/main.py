@@ -20,8 +20,11 @@ from cyclopts import App, CycloptsError
 from atomslim import __version__
 from atomslim.cli.data import data
 from atomslim.cli.demo import demo
+from atomslim.cli.evaluate import evaluate
+from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
 from atomslim.cli.predict import predict
+from atomslim.cli.pretrain import pretrain
 from atomslim.errors import AtomslimError
 
 app = App(
@@ -38,7 +41,10 @@ app = App(
     result_action="return_none",
 )
 app.command(info)
+app.command(finetune)
+app.command(evaluate)
 app.command(predict)
+app.command(pretrain)
 app.command(demo)
 app.command(data)
 

@@ -1,0 +1,54 @@
+"""`atomslim evaluate`: errors of a model on a labelled dataset."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def evaluate(
+    model: Path,
+    data: str,
+    /,
+    *,
+    task: str | None = None,
+    part: Literal["all", "train", "validation", "test"] = "all",
+    split: Path | None = None,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 16,
+    json: Flag = False,
+) -> None:
+    """Show mean absolute and root mean square errors of energies, forces, stress and other targets.
+
+    Example: atomslim evaluate runs/aspirin/best.safetensors rmd17:aspirin --part test --split split.json
+
+    Parameters
+    ----------
+    model
+        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+    data
+        The dataset, as in rmd17:aspirin, or a file of labelled structures.
+    task
+        The task head to use, by name; needed where the model has several.
+    part
+        All structures, or one set of the split.
+    split
+        A saved split, such as split.TASK.json in a run's folder.
+    batch_size
+        Structures at once.
+    json
+        Print JSON instead of a table.
+
+    """
+    from rich.console import Console
+
+    from atomslim.measure.evaluate import evaluate as measure
+
+    found = measure(model, data, task=task, part=part, split=split, batch_size=batch_size)
+    if json:
+        print(json_format.dumps(found.as_dict(), indent=2))
+        return
+    Console().print(found)

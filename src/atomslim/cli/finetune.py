@@ -1,0 +1,67 @@
+"""`atomslim finetune`: a trained model learns a dataset."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def finetune(  # noqa: PLR0913 -- the most common of many options
+    model: Path | None = None,
+    data: str | None = None,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    budget: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    forces: Literal["conservative", "direct"] | None = None,
+    config: Path | None = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    resume: Flag = False,
+) -> None:
+    """Fine-tune a model on a dataset for a fixed time, number of steps or epochs, and test the best model.
+
+    The run's folder gets the models (best.safetensors, last.safetensors), all options, metrics and a summary.
+
+    Example: atomslim finetune jmp-l-4.safetensors rmd17:aspirin -o runs/aspirin --budget 30min
+
+    Parameters
+    ----------
+    model
+        The model file to start from.
+    data
+        The dataset, as in rmd17:aspirin, or a file of labelled structures.
+    output
+        The run's folder.
+    budget
+        Wall clock of the training steps alone, such as 30min or 2h; validation is not counted.
+    steps
+        Stop after this many steps.
+    epochs
+        Stop after this many passes over the data.
+    forces
+        Conservative (minus the gradient of the energy, the default) or direct.
+    config
+        A YAML file of options.
+    settings
+        One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
+    resume
+        Go on with the run in the folder; its options need not be given again.
+
+    """
+    from atomslim.cli.settings import read_settings
+    from atomslim.errors import ConfigError
+    from atomslim.train.finetune import finetune as run
+
+    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "forces": forces, "data": data}
+    given["model"] = None if model is None else str(model)
+    chosen = config or (output / "config.yaml" if resume else None)
+    options = read_settings(chosen, settings, given)
+    start, dataset = options.pop("model", ""), options.pop("data", "")
+    if not start or not dataset:
+        raise ConfigError("name a model and a dataset: atomslim finetune MODEL DATA -o FOLDER")
+    run(start, dataset, output=output, resume=resume, **options)
+    print(f"{output / 'best.safetensors'}: the best model")

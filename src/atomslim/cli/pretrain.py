@@ -1,0 +1,43 @@
+"""`atomslim pretrain`: one model learns several datasets."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def pretrain(
+    config: Path | None = None,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    resume: Flag = False,
+) -> None:
+    """Pre-train a model on several datasets at once, each of them a task.
+
+    Example: atomslim pretrain mix.yaml -o runs/mix --set budget=2h
+
+    Parameters
+    ----------
+    config
+        A YAML file: sizes of the model, or a model file to go on with; tasks with their datasets; options of the run.
+    output
+        The run's folder.
+    settings
+        One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
+    resume
+        Go on with the run in the folder; its options need not be given again.
+
+    """
+    from atomslim.cli.settings import read_settings
+    from atomslim.errors import ConfigError
+    from atomslim.train.pretrain import pretrain as run
+
+    chosen = config or (output / "config.yaml" if resume else None)
+    if chosen is None:
+        raise ConfigError("name a YAML file of options: atomslim pretrain CONFIG -o FOLDER")
+    run(read_settings(chosen, settings, {}), output=output, resume=resume)
+    print(f"{output / 'best.safetensors'}: the best model")

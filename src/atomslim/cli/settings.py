@@ -1,0 +1,50 @@
+"""Options of a run from a YAML file, with overrides by dotted name: `--set optimiser.learning_rate=1e-4`."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atomslim.errors import ConfigError
+
+
+def read_settings(path: Path | None, overrides: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a YAML file, then those of ``overrides``, then those ``given`` that are not None.
+
+    Raises ConfigError for a file that holds something else, or an override that is not NAME=VALUE.
+    """
+    settings = {} if path is None else _read(path)
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set {override}: write NAME=VALUE, as in optimiser.learning_rate=1e-4")
+        _put(settings, name.split("."), _value(text))
+    return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no options: write NAME: VALUE in every line")
+    return content
+
+
+def _put(settings: dict[str, Any], names: list[str], value: Any) -> None:
+    *groups, last = names
+    for name in groups:
+        inner = settings.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {'.'.join(names)}: {name} is one value, not a group of options")
+        settings = inner
+    settings[last] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

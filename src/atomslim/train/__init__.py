@@ -1,0 +1,1 @@
+"""Training on Lightning's Trainer: pre-training, fine-tuning and distillation are configurations of one trainer."""

@@ -1,0 +1,289 @@
+"""What happens around every step: rates, averages, the clock, metrics, validation, saving, resuming, stopping."""
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from atomslim.data.loader import Batch
+from atomslim.errors import AtomslimError
+from atomslim.measure.accuracy import Errors
+from atomslim.models.checkpoint import load
+from atomslim.train.averages import Averages
+from atomslim.train.budget import Budget, Clock
+from atomslim.train.feed import Endless
+from atomslim.train.folder import RunFolder
+from atomslim.train.module import TrainingModule
+from atomslim.train.optimiser import set_rates
+from atomslim.train.options import RunOptions
+from atomslim.train.progress import ProgressBar
+from atomslim.train.schedule import Plateau, cosine_over, factor
+from atomslim.train.tasks import LearningTask
+from atomslim.train.validation import Processes, Results, columns, flat, mean_errors, model_errors, score
+
+STATE_VERSION = 1
+
+
+@dataclass
+class Standing:
+    """How a run stands: what besides weights and optimiser makes up its state."""
+
+    clock: Clock = field(default_factory=Clock)
+    validations: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+    """Validations since the best."""
+    saved_seconds: float = 0.0
+    """The training clock at the last saved state."""
+
+
+class Conductor(Callback):
+    """Runs a training around Lightning's steps.
+
+    All processes take the same decisions; files are written by the first.
+    """
+
+    def __init__(
+        self, operation: str, options: RunOptions, tasks: list[LearningTask], folder: RunFolder, *, show: bool
+    ) -> None:
+        self.operation, self.options, self.tasks, self.folder = operation, options, tasks, folder
+        self.budget = Budget(options.limits)
+        self.standing = Standing()
+        self.plateau = Plateau(options.schedule.plateau_factor, options.schedule.plateau_patience)
+        self.averages: Averages | None = None
+        self.baselines: dict[str, Results] = {}
+        self.latest: Results = {}
+        self.tests: Results = {}
+        self.history: list[dict[str, Any]] = []
+        self.feed: Endless | None = None
+        self.saved: dict[str, Any] | None = None
+        self.bar = ProgressBar(shown=show)
+        self._mark = self._batch_mark = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take up a saved state, or show what there is to beat."""
+        module = _ours(pl_module)
+        self.history = list(module.model.history)
+        if self.options.ema is not None:
+            self.averages = Averages(module.model, self.options.ema)
+        if self.saved is not None:
+            self._restore(trainer, module, self.saved)
+        if trainer.is_global_zero:
+            names = ["epoch", "seconds", "waiting_seconds", "validation_seconds", "structures", "learning_rate"]
+            self.folder.begin_metrics([*names, "loss", "score", *columns(self.tasks)], self._saved_steps)
+        if self.saved is None:
+            self._begin(trainer, module)
+        self.bar.start(self.operation)
+        trainer.should_stop = self.budget.spent(self.standing.clock)
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the rates; draw this step's random numbers from a seed of its own, as a resumed run will."""
+        del pl_module, batch, batch_idx
+        self._batch_mark = time.perf_counter()
+        step = self.standing.clock.steps
+        torch.manual_seed((self.options.seed * 1_000_003 + step) * 4099 + trainer.global_rank)
+        set_rates(trainer.optimizers[0], self._rate())
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step, then log, validate, save and stop as is due."""
+        del batch_idx
+        module = _ours(pl_module)
+        if self.averages is not None:
+            self.averages.update(module.model)
+        self._count(trainer, batch)
+        clock = self.standing.clock
+        if clock.steps % self.options.log_every == 0 or clock.steps == 1:
+            self._log_loss(trainer, outputs["loss"].detach())
+        over = self.budget.spent(clock)
+        due = self.budget.used(self.options.validate_every, clock) >= self.standing.validations + 1
+        if over or due:
+            self._validate(trainer, module)
+        trainer.should_stop = over or self._patience_over()
+        if trainer.should_stop or due or self._save_due():
+            self._save(trainer, module)
+        self.bar.update(self.budget.progress(clock))
+        self._mark = time.perf_counter()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save the last model, and test the best."""
+        self.bar.stop()
+        module = _ours(pl_module)
+        if trainer.is_global_zero:
+            self._save_model(module, "last")
+        trainer.strategy.barrier("models are written")
+        best = load(self.folder.path / "best.safetensors", device=module.device)
+        tested = [task for task in self.tasks if task.split.test]
+        self.tests = model_errors(best, tested, "test", self.options, _processes(trainer, module))
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal in order."""
+        del trainer, pl_module, exception
+        self.bar.stop()
+
+    @property
+    def _saved_steps(self) -> int:
+        return -1 if self.saved is None else self.standing.clock.steps
+
+    def _begin(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Measure the baselines; the loaded model is the first that may turn out to be the best."""
+        processes = _processes(trainer, module)
+        self.baselines["mean"] = mean_errors(module.model, self.tasks, "validation", self.options, processes)
+        self.standing.validations = -1
+        self._validate(trainer, module)
+        self.baselines["loaded"] = self.latest
+        self._save(trainer, module)
+
+    def _rate(self) -> float:
+        clock = self.standing.clock
+        return (
+            self.options.optimiser.learning_rate
+            * factor(self.options.schedule, self.budget, clock)
+            * self.plateau.scale
+        )
+
+    def _count(self, trainer: lightning.Trainer, batch: Batch) -> None:
+        """Advance the clock; the first process's time is everyone's."""
+        if batch.plan is None or self.feed is None:
+            raise AtomslimError("training needs batches that were planned: take them from training_feed")
+        now = time.perf_counter()
+        times = now - self._mark, self._batch_mark - self._mark
+        if trainer.world_size > 1 and self.options.budget is not None:
+            times = trainer.strategy.broadcast(times)
+        length = self.feed.lengths[batch.plan.epoch]
+        self.standing.clock.advance(batch.plan, length, seconds=times[0], waiting=times[1])
+
+    def _log_loss(self, trainer: lightning.Trainer, loss: torch.Tensor) -> None:
+        if trainer.world_size > 1:
+            loss = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
+        value = float(loss)
+        if not math.isfinite(value):
+            raise AtomslimError(
+                f"the loss is {value} at step {self.standing.clock.steps}: lower the learning rate, or check the labels"
+            )
+        self.bar.say(f"loss {value:.4g}")
+        self._log(trainer, {"learning_rate": self._rate(), "loss": value})
+
+    def _log(self, trainer: lightning.Trainer, values: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        clock = self.standing.clock
+        times = {
+            "seconds": round(clock.seconds, 4),
+            "waiting_seconds": round(clock.waiting_seconds, 4),
+            "validation_seconds": round(clock.validation_seconds, 4),
+        }
+        passes = clock.epoch + clock.position / clock.epoch_length
+        self.folder.log({"step": clock.steps, "epoch": passes, **times, "structures": clock.structures, **values})
+
+    def _validate(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        start = time.perf_counter()
+        processes = _processes(trainer, module)
+        with _averaged(self.averages, module):
+            self.latest = model_errors(module.model, self.tasks, "validation", self.options, processes)
+        standing = self.standing
+        standing.validations += 1
+        value = score(self.latest, module.terms)
+        if cosine_over(self.options.schedule, self.budget, standing.clock):
+            self.plateau.observe(value)
+        if value < standing.best:
+            standing.best, standing.best_step, standing.waited = value, standing.clock.steps, 0
+            if trainer.is_global_zero:
+                self._save_model(module, "best")
+        else:
+            standing.waited += 1
+        standing.clock.validation_seconds += time.perf_counter() - start
+        self._log(trainer, {"score": value, **flat(self.latest)})
+
+    def _patience_over(self) -> bool:
+        return self.options.patience is not None and self.standing.waited >= self.options.patience
+
+    def _save_due(self) -> bool:
+        every, clock = self.options.checkpoint_every, self.standing.clock
+        if every.unit == "steps":
+            return clock.steps % max(int(every.amount), 1) == 0
+        return clock.seconds - self.standing.saved_seconds >= every.amount
+
+    def _save_model(self, module: TrainingModule, name: str) -> None:
+        clock = self.standing.clock
+        entry = {
+            "operation": self.operation,
+            "changes outputs": True,
+            "data": [task.dataset.name for task in self.tasks],
+            "steps": clock.steps,
+            "training seconds": round(clock.seconds, 1),
+        }
+        module.model.history = [*self.history, *([entry] if clock.steps else [])]
+        with _averaged(self.averages, module):
+            self.folder.save_model(module.model, name)
+
+    def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        self.standing.saved_seconds = self.standing.clock.seconds
+        if not trainer.is_global_zero:
+            return
+        standing = {key: value for key, value in vars(self.standing).items() if key != "clock"}
+        self.folder.save_state(
+            {
+                "version": STATE_VERSION,
+                "standing": standing,
+                "clock": self.standing.clock.state(),
+                "plateau": self.plateau.state(),
+                "model": module.model.state_dict(),
+                "averages": None if self.averages is None else self.averages.state(),
+                "optimiser": trainer.optimizers[0].state_dict(),
+                "precision": trainer.precision_plugin.state_dict(),
+                "baselines": _plain(self.baselines),
+                "feed": None if self.feed is None else self.feed.loader.state_dict()["of"],
+            }
+        )
+
+    def _restore(self, trainer: lightning.Trainer, module: TrainingModule, state: dict[str, Any]) -> None:
+        module.model.load_state_dict(state["model"])
+        trainer.optimizers[0].load_state_dict(state["optimiser"])
+        trainer.precision_plugin.load_state_dict(state["precision"])
+        if self.averages is not None:
+            self.averages.load(state["averages"])
+        self.standing = Standing(**state["standing"], clock=Clock(**state["clock"]))
+        for key, value in state["plateau"].items():
+            setattr(self.plateau, key, value)
+        self.baselines = _parsed(state["baselines"])
+
+
+def _ours(module: lightning.LightningModule) -> TrainingModule:
+    if not isinstance(module, TrainingModule):
+        raise TypeError(f"{type(module).__name__} is no TrainingModule")
+    return module
+
+
+def _processes(trainer: lightning.Trainer, module: TrainingModule) -> Processes:
+    return Processes(trainer.global_rank, trainer.world_size, module.summed, module.device)
+
+
+def _averaged(averages: Averages | None, module: TrainingModule) -> AbstractContextManager[None]:
+    return nullcontext() if averages is None else averages.applied(module.model)
+
+
+def _plain(baselines: dict[str, Results]) -> dict[str, Any]:
+    return {
+        kind: {task: {name: vars(value) for name, value in errors.items()} for task, errors in results.items()}
+        for kind, results in baselines.items()
+    }
+
+
+def _parsed(plain: dict[str, Any]) -> dict[str, Results]:
+    return {
+        kind: {task: {name: Errors(**value) for name, value in errors.items()} for task, errors in results.items()}
+        for kind, results in plain.items()
+    }

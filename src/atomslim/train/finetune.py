@@ -1,0 +1,133 @@
+"""Fine-tuning: a trained model learns a dataset's targets, with fresh heads or with those it has."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field
+from rich.console import Console
+
+from atomslim.data.in_memory import Data, opened
+from atomslim.data.normalise import Normalisation
+from atomslim.data.splits import Split
+from atomslim.models.block_model import BlockModel
+from atomslim.models.checkpoint import load
+from atomslim.train.folder import RunFolder
+from atomslim.train.heads import with_tasks
+from atomslim.train.options import RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
+from atomslim.train.run import train
+from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, prepare_task
+
+
+class FinetuneOptions(RunOptions):
+    """Options of fine-tuning, those of the run included."""
+
+    model: str = Field(default="", description="model file")
+    data: str = Field(default="", description="dataset, as in rmd17:aspirin")
+    name: str = Field(default="", description="name of the new task; empty: the dataset's")
+    forces: Literal["conservative", "direct"] = Field(default="conservative", description="how forces are made")
+    learn: tuple[str, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
+    targets: dict[str, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
+    heads: Literal["fresh", "reuse"] = Field(default="fresh", description="new heads, or those of a task it has")
+    task: str | None = Field(default=None, description="with reuse: whose heads; none: the model's only task")
+    options: dict[str, str] = Field(default_factory=dict, description="options of the dataset's reader")
+    split: SplitOptions = SplitOptions()
+    cutoff: float | None = Field(default=None, gt=0, description="Å; none: the dataset's")
+    neighbours: int | None = Field(default=None, ge=1, description="base number k; none: the dataset's")
+
+
+def finetune(
+    model: BlockModel | str | os.PathLike[str],
+    data: Data,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> BlockModel:
+    """Fine-tune a copy of a model on a dataset and return the one with the best validation error.
+
+        tuned = atomslim.finetune(small, "rmd17:aspirin", budget="30min")
+
+    Before the first step, the errors of predicting the mean and of the model as it is are measured; if tuning makes it
+    worse, the untuned one comes back. The run's folder has everything, see `atomslim.train.folder`.
+
+    Args:
+        model: the model, or its file.
+        data: name of a dataset, an open one, or labelled structures.
+        output: folder of the run; default `runs/finetune-DATE`.
+        resume: go on with the run in `output`, exactly as if it had never stopped.
+        progress: show baselines, a progress bar and the summary.
+        options: fields of `FinetuneOptions`: ``budget="30min"``, ``steps``, ``epochs``, ``forces="direct"``,
+            ``learn=("band_gap",)``, ``heads="reuse"``, ``split={"train": 950, "validation": 50}``, ….
+
+    Raises:
+        ConfigError: options that are unknown or contradict each other, or a folder that holds another run.
+        DataError: a dataset that is not there or cannot be learned from.
+        CheckpointError: a model file that cannot be read.
+
+    """
+    named = {"model": _name_of(model), "data": data if isinstance(data, str) else ""}
+    config = validated(FinetuneOptions, named | options)
+    folder = RunFolder(output or Path("runs") / time.strftime("finetune-%Y%m%d-%H%M%S"))
+    loaded = load(model) if isinstance(model, str | os.PathLike) else model
+    task = _learning_task(data, config, folder if resume else None)
+    tuned = with_tasks(
+        loaded,
+        [task.task()],
+        reuse=_reused(loaded, config),
+        seed=config.seed,
+        dropout=config.dropout,
+        edge_dropout=config.edge_dropout,
+    )
+    folder.create(config.model_dump(mode="json"), resume=resume)
+    note_task(folder, task)
+    summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress)
+    if progress:
+        Console(stderr=True).print(summary)
+    return load(folder.path / "best.safetensors", device=next(loaded.parameters()).device)
+
+
+def note_task(folder: RunFolder, task: LearningTask) -> None:
+    """Keep the split and the normalisation with the run."""
+    task.split.save(folder.path / f"split.{task.name}.json")
+    task.normalisation.save(folder.path / f"normalisation.{task.name}.json")
+
+
+def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | None]:
+    """Return split and normalisation of a task that a run noted, or None."""
+    split, scales = (folder.path / f"{kind}.{name}.json" for kind in ("split", "normalisation"))
+    return (Split.load(split) if split.is_file() else None, Normalisation.load(scales) if scales.is_file() else None)
+
+
+def _learning_task(data: Data, config: FinetuneOptions, folder: RunFolder | None) -> LearningTask:
+    dataset = opened(data, config.options)
+    options = TaskOptions(
+        name=config.name,
+        targets=config.targets or {name: _target(name, config) for name in config.learn},
+        forces=config.forces,
+        split=config.split,
+        cutoff=config.cutoff,
+        neighbours=config.neighbours,
+    )
+    task_name = options.name or LearningTask.name_for(dataset)
+    split, scales = (None, None) if folder is None else noted(folder, task_name)
+    return prepare_task(dataset, options, split, scales)
+
+
+def _target(name: str, config: FinetuneOptions) -> TargetOptions:
+    """Return what a target's name says of it."""
+    if name == "forces":
+        kind: Any = f"{config.forces}_forces"
+        return TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if "energy" in config.learn else 1.0)
+    kind = cast("Any", name if name in {"energy", "stress"} else "scalar")
+    return TargetOptions(kind=kind)
+
+
+def _reused(model: BlockModel, config: FinetuneOptions) -> str | None:
+    return model.task(config.task).name if config.heads == "reuse" else None
+
+
+def _name_of(model: BlockModel | str | os.PathLike[str]) -> str:
+    return str(model) if isinstance(model, str | os.PathLike) else ""

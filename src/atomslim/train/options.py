@@ -1,0 +1,157 @@
+"""Options of a run: the same fields in YAML, on the command line and in Python."""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atomslim.errors import ConfigError
+from atomslim.models.checkpoint.metadata import first_problem
+from atomslim.train.durations import Duration, parse_duration
+
+Loss = Literal["l1", "mse", "huber", "l2"]
+Precision = Literal["32", "64", "bf16", "fp16"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ScheduleOptions(_Options):
+    """The learning rate over a run."""
+
+    warmup: Duration = Field(default=parse_duration("5%"), description="length of the linear warm-up")
+    warmup_factor: float = Field(default=0.1, ge=0, le=1, description="factor at the start of the warm-up")
+    cosine: Duration | None = Field(
+        default=parse_duration("100%"), description="when the cosine has come down; none: no cosine"
+    )
+    cosine_factor: float = Field(default=0.1, ge=0, le=1, description="factor at the end of the cosine")
+    plateau_factor: float = Field(default=0.8, gt=0, le=1, description="after the cosine: factor on a level error")
+    plateau_patience: int = Field(default=3, ge=0, description="validations without a better one before that")
+
+
+class OptimiserOptions(_Options):
+    """AdamW with layer-wise rates; a block keeps its rate when others are cut (arXiv 2504.19538)."""
+
+    learning_rate: float = Field(default=8e-5, gt=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.95))
+    weight_decay: float = Field(default=0.1, ge=0)
+    embedding_rate: float = Field(default=0.3, ge=0, description="factor for embedding and bases")
+    block_rates: dict[int, float] = Field(
+        default={1: 0.55, 2: 0.40, 3: 0.30, 4: 0.40, 5: 0.55, 6: 0.625},
+        description="factor by the block's number in the original model; others 1",
+    )
+    clip: float | None = Field(default=1.0, gt=0, description="largest gradient; none: no clipping")
+    clip_by: Literal["value", "norm"] = Field(default="value", description="clip each number, or the norm of all")
+    freeze: tuple[str, ...] = Field(default=(), description="parts kept as they are: embedding, block 1, readout …")
+
+
+class TargetOptions(_Options):
+    """How one target is learned."""
+
+    kind: Literal["energy", "direct_forces", "conservative_forces", "stress", "scalar", "r2"]
+    weight: float = Field(default=1.0, ge=0, description="factor on its loss")
+    loss: Loss = Field(default="l1", description="l2: Euclidean norm per atom, averaged by structure (forces)")
+    reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up a structure's number")
+    references: bool = Field(default=False, description="subtract a per-element linear fit first")
+    mean: float | None = Field(default=None, description="none: fitted on the training set")
+    std: float | None = Field(default=None, gt=0, description="none: fitted on the training set")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "TargetOptions":
+        if self.loss == "l2" and self.kind not in {"direct_forces", "conservative_forces", "stress"}:
+            raise ValueError(f"loss l2 is for forces and stress: choose l1, mse or huber for {self.kind}")
+        return self
+
+
+class SplitOptions(_Options):
+    """Which structures are for training, validation and test."""
+
+    train: int | float | None = Field(default=None, description="number or fraction; none: as the original does")
+    validation: int | float | None = None
+    test: int | float | None = Field(default=None, description="none: the rest")
+    by: Literal["structure", "group"] = Field(default="structure", description="keep groups together?")
+    file: Path | None = Field(default=None, description="a split saved earlier")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _complete(self) -> "SplitOptions":
+        if (self.train is None) != (self.validation is None):
+            raise ValueError("give the sizes of both training and validation set, or of neither")
+        return self
+
+
+class TaskOptions(_Options):
+    """A dataset and what is learned from it."""
+
+    name: str = Field(default="", description="name of the task; empty: the dataset's")
+    data: str = Field(default="", description="dataset, as in rmd17:aspirin")
+    options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
+    targets: dict[str, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
+    forces: Literal["conservative", "direct"] = Field(
+        default="conservative", description="where targets are left to the data: how forces are made"
+    )
+    split: SplitOptions = SplitOptions()
+    cutoff: float | None = Field(default=None, gt=0, description="Å; none: the dataset's")
+    neighbours: int | None = Field(default=None, ge=1, description="base number k; none: the dataset's")
+
+
+class RunOptions(_Options):
+    """Everything about training that is not data or model."""
+
+    budget: Duration | None = Field(default=None, description="wall clock of training alone, such as 30min")
+    steps: int | None = Field(default=None, ge=1, description="stop after this many steps")
+    epochs: float | None = Field(default=None, gt=0, description="stop after this many passes over the data")
+    batch_size: int = Field(default=4, ge=1, description="structures in a batch, over all processes")
+    batch_cost: int | None = Field(default=None, ge=1, description="edges in a batch (instead of structures)")
+    temperature: float = Field(default=2.0, ge=1, description="of sampling: probability of a dataset ∝ size^(1/T)")
+    optimiser: OptimiserOptions = OptimiserOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
+    precision: Precision = Field(default="32", description="bf16, fp16: mixed; direct forces and scalars only")
+    validate_every: Duration = Field(default=parse_duration("1 epoch"), description="also in steps, or % of the run")
+    checkpoint_every: Duration = Field(default=parse_duration("5min"), description="also in steps")
+    patience: int | None = Field(default=None, ge=1, description="stop after so many validations without a better one")
+    free_atoms_only: bool = Field(default=True, description="leave fixed atoms out of force losses and metrics")
+    log_every: int = Field(default=50, ge=1, description="steps between rows of the metrics")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of order, fresh heads and dropout")
+    workers: int = Field(default=0, ge=0, description="processes that read data and build graphs")
+    accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
+    devices: int = Field(default=1, ge=1, description="processes per machine")
+    nodes: int = Field(default=1, ge=1, description="machines")
+    dropout: float | None = Field(default=None, ge=0, lt=1, description="none: as the model has it")
+    edge_dropout: float | None = Field(default=None, ge=0, lt=1, description="none: as the model has it")
+
+    @model_validator(mode="after")
+    def _ends(self) -> "RunOptions":
+        if not self.limits:
+            raise ValueError("say how long to train: budget, steps or epochs")
+        if self.budget is not None and self.budget.unit != "seconds":
+            raise ValueError(f"budget {self.budget}: give a time such as 30min, or use steps or epochs")
+        if self.validate_every.unit == "seconds":
+            raise ValueError(f"validate_every {self.validate_every}: give steps, epochs or a percentage of the run")
+        if self.checkpoint_every.unit not in {"seconds", "steps"}:
+            raise ValueError(f"checkpoint_every {self.checkpoint_every}: give a time or steps")
+        return self
+
+    @property
+    def limits(self) -> tuple[Duration, ...]:
+        """What ends the run."""
+        texts = [
+            None if self.steps is None else f"{self.steps} steps",
+            None if self.epochs is None else f"{self.epochs:f} epochs",
+        ]
+        counted = [parse_duration(text) for text in texts if text]
+        return tuple(counted if self.budget is None else [self.budget, *counted])
+
+
+Options = TypeVar("Options", bound=RunOptions)
+
+
+def validated(kind: type[Options], values: dict[str, Any]) -> Options:
+    """Check options; raises ConfigError with the first problem in one line."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = first_problem(error).removeprefix(": ").replace("Value error, ", "")
+        raise ConfigError(f"options: {problem}") from error

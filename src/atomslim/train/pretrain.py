@@ -1,0 +1,120 @@
+"""Pre-training: several datasets as tasks of one model, from random weights or from a model file."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from rich.console import Console
+
+from atomslim.data.in_memory import Data, opened
+from atomslim.data.loader import BatchLoader
+from atomslim.data.mixing import BatchSampler, Mixture
+from atomslim.errors import ConfigError
+from atomslim.models.block_model import BlockModel
+from atomslim.models.checkpoint import load
+from atomslim.models.gemnet_oc.config import GemNetOCConfig
+from atomslim.models.gemnet_oc.scaling import fit_scale_factors, unfitted_scale_factors
+from atomslim.models.jmp import JMP
+from atomslim.train.durations import Duration, parse_duration
+from atomslim.train.finetune import note_task, noted
+from atomslim.train.folder import RunFolder
+from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
+from atomslim.train.run import train
+from atomslim.train.tasks import LearningTask, prepare_task
+
+_SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
+
+
+class PretrainOptions(RunOptions):
+    """Options of pre-training, those of the run included; defaults are JMP's recipe (arXiv 2310.16802)."""
+
+    sizes: GemNetOCConfig | None = Field(default=None, description="sizes of a model with random weights")
+    model: str = Field(default="", description="instead of sizes: a model file whose weights and tasks go on")
+    tasks: tuple[TaskOptions, ...] = Field(min_length=1, description="datasets, and what is learned from each")
+    scale_batches: int = Field(default=16, ge=1, description="batches on which scale factors are fitted first")
+    epochs: float | None = Field(default=2.0, gt=0, description="stop after this many passes over the data")
+    optimiser: OptimiserOptions = OptimiserOptions(
+        learning_rate=3e-4, embedding_rate=1.0, block_rates=_SAME_RATES, clip_by="norm"
+    )
+    schedule: ScheduleOptions = ScheduleOptions(warmup=parse_duration("2000 steps"), warmup_factor=0.2)
+    ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
+    edge_dropout: float | None = Field(default=0.1, ge=0, lt=1, description="none: as the model has it")
+    validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
+
+
+def pretrain(
+    options: PretrainOptions | dict[str, Any],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    data: Mapping[str, Data] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> BlockModel:
+    """Train a model on several datasets at once and return the one with the best validation error.
+
+    Args:
+        options: what YAML says: ``{"sizes": …, "tasks": [{"name": "oc20", "data": "oc20:…"}, …], "steps": 1000}``.
+        output: folder of the run; default `runs/pretrain-DATE`.
+        data: structures of tasks by their name, in place of the dataset that the options name.
+        resume: go on with the run in `output`.
+        progress: show baselines, a progress bar and the summary.
+
+    Raises:
+        ConfigError: options that are unknown or contradict each other, or a folder that holds another run.
+        DataError: a dataset that is not there or cannot be learned from.
+        CheckpointError: a model file that cannot be read.
+
+    """
+    config = options if isinstance(options, PretrainOptions) else validated(PretrainOptions, options)
+    folder = RunFolder(output or Path("runs") / time.strftime("pretrain-%Y%m%d-%H%M%S"))
+    tasks = [_learning_task(task, (data or {}).get(task.name, task.data), folder, resume) for task in config.tasks]
+    model = _model(config, tasks)
+    folder.create(config.model_dump(mode="json"), resume=resume)
+    for task in tasks:
+        note_task(folder, task)
+    if unfitted_scale_factors(model) and not folder.has_state:
+        _fit_scales(model, tasks, config)
+    summary = train(model, tasks, config, folder, operation="pre-train", show=progress)
+    if progress:
+        Console(stderr=True).print(summary)
+    return load(folder.path / "best.safetensors")
+
+
+def _learning_task(options: TaskOptions, data: Data, folder: RunFolder, resume: bool) -> LearningTask:  # noqa: FBT001
+    if isinstance(data, str) and not data:
+        raise ConfigError(f"task {options.name or '?'}: names no data: say data: NAME")
+    dataset = opened(data, options.options)
+    name = options.name or LearningTask.name_for(dataset)
+    return prepare_task(dataset, options, *(noted(folder, name) if resume else (None, None)))
+
+
+def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:
+    wanted = [task.task() for task in tasks]
+    if (config.sizes is None) == (not config.model):
+        raise ConfigError("say either the sizes of a new model, or the file of one to go on with")
+    if config.sizes is not None:
+        changes: dict[str, Any] = {"direct_forces": any(task.direct for task in wanted)}
+        changes |= {name: value for name in ("dropout", "edge_dropout") if (value := getattr(config, name)) is not None}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return JMP(config.sizes.model_copy(update=changes), wanted)
+    model = load(config.model)
+    missing = [task.name for task in wanted if task.name not in model.tasks]
+    if not isinstance(model, JMP) or missing:
+        raise ConfigError(f"{config.model}: has no task {', '.join(missing)}: name tasks as the model does")
+    return model
+
+
+def _fit_scales(model: JMP, tasks: list[LearningTask], config: PretrainOptions) -> None:
+    """Fit the scale factors on the first batches, which every process draws alike."""
+    mixture = Mixture([task.part("train") for task in tasks], config.temperature)
+    size = None if config.batch_cost else config.batch_size
+    sampler = BatchSampler(mixture, batch_size=size, max_cost=config.batch_cost, seed=config.seed)
+    loader = BatchLoader(sampler, topology=model.topology)
+    fit_scale_factors(
+        model, [(batch.atoms, batch.topology) for batch, _ in zip(loader, range(config.scale_batches), strict=False)]
+    )

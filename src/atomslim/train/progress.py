@@ -1,0 +1,37 @@
+"""A progress bar on stderr, where that is a terminal."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+class ProgressBar:
+    """Shows how much of a run is done and the last loss."""
+
+    def __init__(self, *, shown: bool) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        self._bar = Progress(
+            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not (shown and console.is_terminal)
+        )
+        self._task: TaskID | None = None
+        self._operation = ""
+
+    def start(self, operation: str) -> None:
+        """Begin to show the bar."""
+        self._operation = operation
+        self._task = self._bar.add_task(operation, total=1.0)
+        self._bar.start()
+
+    def say(self, text: str) -> None:
+        """Show a text beside the operation's name."""
+        if self._task is not None:
+            self._bar.update(self._task, description=f"{self._operation}: {text}")
+
+    def update(self, share: float) -> None:
+        """Show how much is done, from 0 to 1."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=share)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()

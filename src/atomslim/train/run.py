@@ -1,0 +1,158 @@
+"""Runs a training on Lightning's Trainer: one process or many, on CPU or GPU."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from atomslim.data.mixing import Mixture
+from atomslim.errors import ConfigError
+from atomslim.models.block_model import BlockModel
+from atomslim.train.conductor import STATE_VERSION, Conductor
+from atomslim.train.feed import Endless, training_feed
+from atomslim.train.folder import RunFolder
+from atomslim.train.losses import Term
+from atomslim.train.module import TrainingModule
+from atomslim.train.options import RunOptions
+from atomslim.train.summary import Summary
+from atomslim.train.tasks import LearningTask, loss_terms
+
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "64": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+_QUIET = (
+    ".*does not have many workers.*",
+    ".*GPU available but not used.*",
+    ".*find_unused_parameters=True was specified.*",  # which weights are used depends on the targets
+    ".*barrier.*using the device under current context.*",
+    ".*Total length of.*",
+    ".*is a wrapper around a raw string.*",
+    ".*LeafSpec.*is deprecated.*",  # Lightning's use of torch
+    ".*module.* is in eval mode.*",
+)
+
+
+class Feeding(TrainingModule):
+    """The training module with its data, which can be read only when the processes are there."""
+
+    def __init__(
+        self, model: BlockModel, terms: Sequence[Term], options: RunOptions, mixture: Mixture, conductor: Conductor
+    ) -> None:
+        super().__init__(model, terms, options.optimiser)
+        self.run_options, self.mixture, self.conductor = options, mixture, conductor
+
+    def train_dataloader(self) -> Endless:
+        """Return the batches, from where a saved state left off."""
+        trainer = self.trainer
+        feed = training_feed(
+            self.mixture,
+            self.run_options,
+            self.model.topology,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        saved = self.conductor.saved
+        if saved is not None:
+            place = {key: int(saved["clock"][key]) for key in ("epoch", "position")}
+            feed.loader.load_state_dict({**place, "of": saved["feed"]})
+        self.conductor.feed = feed
+        return feed
+
+
+def train(
+    model: BlockModel,
+    tasks: list[LearningTask],
+    options: RunOptions,
+    folder: RunFolder,
+    *,
+    operation: str,
+    show: bool = True,
+) -> Summary:
+    """Train ``model`` in place on its tasks, and leave the best and the last weights in the run's folder.
+
+    A state in the folder is taken up. Returns baselines, results and times.
+
+    Raises:
+        ConfigError: options that contradict each other or the model, or no such device.
+        DataError: structures or labels that cannot be learned from.
+        AtomslimError: a loss that is not finite.
+
+    """
+    terms = [term for task in tasks for term in _terms(model, task, options)]
+    _require_precision(model, options)
+    conductor = Conductor(operation, options, tasks, folder, show=show)
+    if folder.has_state:
+        conductor.saved = folder.load_state()
+        _require_version(conductor.saved)
+    if options.precision == "64":
+        model.double()
+    mixture = Mixture([task.part("train") for task in tasks], options.temperature)
+    module = Feeding(model.train(), terms, options, mixture, conductor)
+    with _quiet():
+        trainer = _trainer(options, conductor)
+        trainer.fit(module)
+    summary = Summary.of(conductor, parameters=sum(weight.numel() for weight in model.parameters()))
+    if trainer.is_global_zero:
+        folder.write_json("summary.json", summary.as_dict())
+    return summary
+
+
+def _terms(model: BlockModel, task: LearningTask, options: RunOptions) -> list[Term]:
+    return loss_terms(task, model.task(task.name), free_atoms_only=options.free_atoms_only)
+
+
+def _require_precision(model: BlockModel, options: RunOptions) -> None:
+    conservative = [task.name for task in model.tasks.values() if task.conservative]
+    if options.precision in {"bf16", "fp16"} and conservative:
+        raise ConfigError(
+            f"precision {options.precision}: task {conservative[0]} has conservative forces, whose second derivatives "
+            "need full precision: use 32, or direct forces"
+        )
+
+
+def _require_version(state: dict[str, Any]) -> None:
+    if state.get("version") != STATE_VERSION:
+        raise ConfigError(
+            f"the saved state has version {state.get('version')}, this program writes {STATE_VERSION}: continue with "
+            "the version of atomslim that began the run"
+        )
+
+
+def _trainer(options: RunOptions, conductor: Conductor) -> lightning.Trainer:
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("accelerator gpu: no CUDA device is available to torch here: use cpu")
+    several = options.devices * options.nodes > 1
+    optimiser = options.optimiser
+    return lightning.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        precision=_PRECISIONS[options.precision],
+        gradient_clip_val=optimiser.clip,
+        gradient_clip_algorithm=None if optimiser.clip is None else optimiser.clip_by,
+        callbacks=[conductor],
+        max_epochs=1,  # of Lightning's: the batches have no end, the conductor stops
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out Lightning's remarks about what is meant to be as it is."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _QUIET:
+            warnings.filterwarnings("ignore", message=message)
+        yield

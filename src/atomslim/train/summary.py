@@ -1,0 +1,127 @@
+"""What a run achieved: baselines, validation and test errors in meV and in the dataset's own unit, and times."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from atomslim.measure.accuracy import Errors, own_unit
+
+if TYPE_CHECKING:
+    from atomslim.train.conductor import Conductor
+    from atomslim.train.validation import Results
+
+
+@dataclass(frozen=True)
+class Row:
+    """Mean absolute errors of one target; None where nothing was measured."""
+
+    task: str
+    target: str
+    mean_baseline: Errors | None
+    """Of predicting the mean and no forces, on the validation set."""
+    before: Errors | None
+    """Of the model before the first step, on the validation set."""
+    after: Errors | None
+    """Of the last validation."""
+    test: Errors | None
+    """Of the best model on the test set."""
+    test_own_unit: Errors | None
+    """The same in the unit of the dataset's files."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a run."""
+
+    operation: str
+    folder: str
+    rows: list[Row]
+    steps: int
+    best_step: int
+    epochs: float
+    training_seconds: float
+    """Wall clock of the steps alone."""
+    waiting_share: float
+    """Share of it spent waiting for data."""
+    validation_seconds: float
+    structures_per_second: float
+    parameters: int
+
+    @classmethod
+    def of(cls, conductor: "Conductor", parameters: int) -> "Summary":
+        """Collect what a run left behind."""
+        clock = conductor.standing.clock
+        seconds = max(clock.seconds, 1e-9)
+        return cls(
+            operation=conductor.operation,
+            folder=str(conductor.folder.path),
+            rows=list(_rows(conductor)),
+            steps=clock.steps,
+            best_step=conductor.standing.best_step,
+            epochs=clock.epoch + clock.position / clock.epoch_length,
+            training_seconds=clock.seconds,
+            waiting_share=clock.waiting_seconds / seconds,
+            validation_seconds=clock.validation_seconds,
+            structures_per_second=clock.structures / seconds,
+            parameters=parameters,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and texts."""
+        rows = [{name: _plain(value) for name, value in vars(row).items()} for row in self.rows]
+        return {**vars(self), "rows": rows}
+
+    @property
+    def worse_than_before(self) -> list[Row]:
+        """Targets whose validation error grew."""
+        return [row for row in self.rows if row.before and row.after and row.after.mae > row.before.mae]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Show it as a table."""
+        del console, options
+        table = Table("task", "target", "predict the mean", "before", "after", "test", "test, own unit")
+        for row in self.rows:
+            cells = (row.mean_baseline, row.before, row.after, row.test, row.test_own_unit)
+            table.add_row(row.task, row.target, *(_cell(value) for value in cells))
+        yield "Mean absolute errors; the first three on the validation set, the test with the best model"
+        yield table
+        yield (
+            f"{self.steps} steps ({self.epochs:.3g} epochs), best at {self.best_step}; {self.training_seconds:.1f} s "
+            f"of training ({self.waiting_share:.1%} waiting for data), {self.validation_seconds:.1f} s of validation; "
+            f"{self.structures_per_second:.3g} structures/s; {self.parameters:,} parameters; in {self.folder}"
+        )
+        for row in self.worse_than_before:
+            yield f"Note: {row.task}/{row.target} ended worse than before the first step; the best model was kept."
+
+
+def _rows(conductor: "Conductor") -> Iterator[Row]:
+    for task in conductor.tasks:
+        for name, value in conductor.latest.get(task.name, conductor.baselines["mean"][task.name]).items():
+            test = _find(conductor.tests, task.name, name)
+            yield Row(
+                task=task.name,
+                target=name,
+                mean_baseline=_find(conductor.baselines.get("mean", {}), task.name, name),
+                before=_find(conductor.baselines.get("loaded", {}), task.name, name),
+                after=value if conductor.latest else None,
+                test=test,
+                test_own_unit=None if test is None else own_unit(test, task.dataset.info.units_in_file),
+            )
+
+
+def _find(results: "Results", task: str, name: str) -> Errors | None:
+    return results.get(task, {}).get(name)
+
+
+def _plain(value: object) -> object:
+    return vars(value) if isinstance(value, Errors) else value
+
+
+def _cell(value: Errors | None) -> str:
+    if value is None:
+        return ""
+    shown = value if value.milli is None or "/mol" in value.unit else value.milli
+    return f"{shown.mae:.4g} {shown.unit}"

@@ -1,0 +1,176 @@
+"""From a dataset to a task: its split, targets, normalisation, graphs and loss terms."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from atomslim.atoms import Sample
+from atomslim.data import Dataset, splits
+from atomslim.data.mixing import TaskData
+from atomslim.data.normalise import Normalisation, TargetScale, fit
+from atomslim.data.splits import Split
+from atomslim.errors import ConfigError, DataError
+from atomslim.models.gemnet_oc import GraphSettings
+from atomslim.models.tasks import Target, TargetKind, Task
+from atomslim.train.losses import Term
+from atomslim.train.options import SplitOptions, TargetOptions, TaskOptions
+
+FORCE_WEIGHT = 100.0
+"""Weight of forces beside energies in fine-tuning (arXiv 2310.16802)."""
+
+STRESS = "stress"
+
+
+@dataclass(frozen=True)
+class LearningTask:
+    """A dataset that is to be learned: what is learned, and from which structures."""
+
+    name: str
+    dataset: Dataset
+    split: Split
+    targets: dict[str, TargetOptions]
+    normalisation: Normalisation
+    graph: GraphSettings = field(default_factory=GraphSettings)
+
+    def part(self, name: Literal["train", "validation", "test"]) -> TaskData:
+        """Return the structures of one set; raises DataError if it is empty."""
+        return TaskData(
+            self.name, self.dataset, tuple(self.targets), np.array(getattr(self.split, name), dtype=np.int64)
+        )
+
+    @staticmethod
+    def name_for(dataset: Dataset) -> str:
+        """Return a name for a task on a dataset, without the characters that mean something in files."""
+        return re.sub(r"[^\w-]+", "_", dataset.name.partition("@")[0]).strip("_") or "data"
+
+    def task(self) -> Task:
+        """Return the model's task: targets with their normalisation."""
+        targets = [self._target(name, options) for name, options in self.targets.items() if options.kind != STRESS]
+        return Task(name=self.name, targets=tuple(targets), graph=self.graph)
+
+    def _target(self, name: str, options: TargetOptions) -> Target:
+        kind: TargetKind = options.kind  # type: ignore[assignment] # stress, the only other one, is no head's
+        unit = "eV/Å" if name == "forces" else self.dataset.info.units.get(name, "eV")
+        scale = self.normalisation.targets.get(name)
+        if scale is None or kind == "conservative_forces":
+            return Target(name=name, kind=kind, reduction=options.reduction, unit=unit)
+        return Target(
+            name=name,
+            kind=kind,
+            reduction=options.reduction,
+            unit=unit,
+            mean=0.0 if kind == "direct_forces" else scale.mean,
+            std=scale.std,
+            references=scale.references,
+        )
+
+
+def prepare_task(
+    dataset: Dataset, options: TaskOptions, split: Split | None = None, normalisation: Normalisation | None = None
+) -> LearningTask:
+    """Split a dataset, choose its targets and fit their normalisation on the training set.
+
+    ``split`` and ``normalisation`` are those of an earlier run that is continued.
+
+    Raises:
+        ConfigError: targets that contradict each other, or a split that the data cannot give.
+        DataError: a target that no training structure has, or that is the same (zero, say) in all of them.
+
+    """
+    chosen = split or make_split(dataset, options.split)
+    chosen.require(len(dataset), dataset.name)
+    first = dataset[chosen.train[0]]
+    targets = dict(options.targets) or default_targets(first, options.forces)
+    _require_energy(targets, first)
+    name = options.name or LearningTask.name_for(dataset)
+    train = TaskData(name, dataset, tuple(targets), np.array(chosen.train, dtype=np.int64))
+    scales = normalisation or normalise(train, targets)
+    info = dataset.info
+    graph = GraphSettings.from_neighbours(options.cutoff or info.cutoff, options.neighbours or info.neighbours)
+    return LearningTask(name, dataset, chosen, targets, scales, graph)
+
+
+def make_split(dataset: Dataset, options: SplitOptions) -> Split:
+    """Split as asked: a saved one, given sizes, or as the original does; where there is none, 80 %, 10 %, 10 %."""
+    if options.file is not None:
+        return Split.load(options.file)
+    count = len(dataset)
+    if options.train is not None and options.validation is not None:
+        if options.by == "group":
+            return splits.by_group(dataset.groups, options.train, options.validation, seed=options.seed)
+        return splits.random(count, options.train, options.validation, options.test, seed=options.seed)
+    variant = dataset.name.partition("@")[0].partition(":")[2]
+    try:
+        groups = dataset.groups if dataset.info.name == "ani1x" else None
+        return splits.original(dataset.info.name, variant, count, groups)
+    except ConfigError:
+        if dataset.info.name in {"rmd17", "md17", "md22", "qm9"}:  # there is a rule, and the data is too small for it
+            raise
+    return splits.random(count, 0.8, 0.1, seed=options.seed)
+
+
+def default_targets(sample: Sample, forces: Literal["direct", "conservative"]) -> dict[str, TargetOptions]:
+    """Choose what to learn from what a structure has: energy and forces, or else its scalars; stress only if asked."""
+    names = [name for name in sample.targets if name != STRESS]
+    if "forces" in names and "energy" in names:
+        kind: Literal["direct_forces", "conservative_forces"] = (
+            "direct_forces" if forces == "direct" else "conservative_forces"
+        )
+        return {
+            "energy": TargetOptions(kind="energy"),
+            "forces": TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT),
+        }
+    return {name: TargetOptions(kind="energy" if name == "energy" else "scalar") for name in names if name != "forces"}
+
+
+def normalise(train: TaskData, targets: Mapping[str, TargetOptions]) -> Normalisation:
+    """Fit each target's mean, spread and references on the training structures that have it.
+
+    Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing.
+    """
+    return Normalisation(targets={name: _scale(train, name, options) for name, options in targets.items()})
+
+
+def loss_terms(data: LearningTask, task: Task, *, free_atoms_only: bool = True) -> list[Term]:
+    """Return what the task contributes to the loss; ``task`` is the model's, whose scales may be those of old heads."""
+    energy = task.of_kind("energy")
+    targets = {target.name: target for target in task.targets}
+    terms = []
+    for name, options in data.targets.items():
+        spread = data.normalisation.targets[name].std
+        derived = options.kind in {"conservative_forces", STRESS}
+        head = energy if derived else targets[name]
+        if head is None:
+            raise ConfigError(f"task {task.name}: {name} is a derivative, and there is no energy: add the energy")
+        offset = None if derived or options.kind == "direct_forces" else head
+        terms.append(Term(task.name, name, options.weight, options.loss, head.std, spread, offset, free_atoms_only))
+    if not any(term.weight for term in terms):
+        raise ConfigError(f"task {task.name}: every target has weight 0: there is nothing to learn")
+    return terms
+
+
+def _scale(train: TaskData, name: str, options: TargetOptions) -> TargetScale:
+    replace(train, targets=(name,)).require_targets()
+    samples = (train[place] for place in range(len(train)))
+    labelled = (sample for sample in samples if name in sample.targets)
+    found = fit(labelled, [name], [name] if options.references else []).targets[name]
+    changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
+    return found.model_copy(update=changes)
+
+
+def _require_energy(targets: dict[str, TargetOptions], sample: Sample) -> None:
+    """Require targets, and give conservative forces and stress the energy they are derivatives of."""
+    if not targets:
+        raise DataError(f"{sample.name or 'the first structure'}: has no label to learn: check the file's keys")
+    kinds = {options.kind for options in targets.values()}
+    if kinds >= {"direct_forces", "conservative_forces"}:
+        raise ConfigError("forces are either direct or conservative: choose one")
+    if "stress" in kinds and "conservative_forces" not in kinds:
+        raise ConfigError("stress comes from conservative forces: choose forces conservative")
+    if "conservative_forces" in kinds and "energy" not in kinds:
+        if "energy" not in sample.targets:
+            raise DataError(f"{sample.name or 'the first structure'}: has no energy, of which forces are derivatives")
+        targets["energy"] = TargetOptions(kind="energy", weight=0.0)

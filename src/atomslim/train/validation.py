@@ -1,0 +1,120 @@
+"""Errors of a model, and of predicting the mean, on a set of each task."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from atomslim.data.loader import Batch
+from atomslim.measure.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.models.block_model import BlockModel
+from atomslim.models.heads import physical
+from atomslim.train.feed import ordered_batches
+from atomslim.train.losses import Term
+from atomslim.train.options import RunOptions
+from atomslim.train.tasks import LearningTask
+
+Results = dict[str, dict[str, Errors]]
+"""Task → target → errors."""
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process among those that share a set."""
+
+    rank: int = 0
+    size: int = 1
+    summed: Callable[[Tensor], Tensor] = torch.clone
+    """Adds numbers up over all processes."""
+    device: torch.device | str = "cpu"
+
+
+def model_errors(
+    model: BlockModel, tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes
+) -> Results:
+    """Return the model's errors on a set of every task, in full precision; leaves the model's mode as it was."""
+    with _evaluating(model):
+        predict = partial(_predictions, model)
+        return {task.name: _errors(model, task, part, options, processes, predict) for task in tasks}
+
+
+def mean_errors(
+    model: BlockModel, tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes
+) -> Results:
+    """Return the errors of predicting mean and references for every structure, and no forces or stress."""
+    predict = partial(_means, model)
+    return {task.name: _errors(model, task, part, options, processes, predict) for task in tasks}
+
+
+def score(results: Results, terms: Sequence[Term]) -> float:
+    """Return what is minimised: the mean of MAE/σ over all targets, weighted as in the loss."""
+    weighted = [
+        (term.weight, results[term.task][term.name].mae / term.label_scale)
+        for term in terms
+        if term.weight and term.name in results[term.task]
+    ]
+    return sum(weight * value for weight, value in weighted) / sum(weight for weight, _ in weighted)
+
+
+def flat(results: Results) -> dict[str, float]:
+    """Return the mean absolute errors by ``task/target/mae``, for the metrics."""
+    return {f"{task}/{name}/mae": value.mae for task, errors in results.items() for name, value in errors.items()}
+
+
+def columns(tasks: Sequence[LearningTask]) -> list[str]:
+    """Return the names that `flat` gives."""
+    return [f"{task.name}/{name}/mae" for task in tasks for name in sorted(_compared(task.targets))]
+
+
+def _compared(targets: Mapping[str, object]) -> list[str]:
+    return [*targets, *([PER_ATOM] if "energy" in targets else [])]
+
+
+def _errors(
+    model: BlockModel,
+    task: LearningTask,
+    part: Part,
+    options: RunOptions,
+    processes: Processes,
+    predict: Callable[[str, Batch], dict[str, Tensor]],
+) -> dict[str, Errors]:
+    accuracy = Accuracy(task.dataset.info.units, free_atoms_only=options.free_atoms_only)
+    data = task.part(part)
+    for batch in ordered_batches(data, options, model.topology, rank=processes.rank, world_size=processes.size):
+        moved = batch.to(processes.device)
+        accuracy.add(predict(task.name, moved), moved.targets, moved.atoms)
+    if processes.size > 1:
+        for name in _compared(task.targets):
+            own = accuracy.sums.get(name, torch.zeros(3, dtype=torch.float64))
+            accuracy.sums[name] = processes.summed(own.to(processes.device)).cpu()
+    return accuracy.result()
+
+
+def _predictions(model: BlockModel, task: str, batch: Batch) -> dict[str, Tensor]:
+    return model.predict(batch.atoms, task, batch.topology)
+
+
+def _means(model: BlockModel, task: str, batch: Batch) -> dict[str, Tensor]:
+    known = {target.name: target for target in model.task(task).targets}
+    means = {}
+    for name, label in batch.targets.items():
+        means[name] = torch.zeros_like(label)
+        if label.dim() == 1:
+            means[name] = physical(means[name], known[name], batch.atoms)
+    return means
+
+
+@contextmanager
+def _evaluating(model: BlockModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

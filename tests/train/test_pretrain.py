@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+import atomslim
+from atomslim.atoms import Sample
+from atomslim.errors import ConfigError
+from atomslim.models import JMP
+from atomslim.models.gemnet_oc.scaling import unfitted_scale_factors
+from small_models import SIZES
+from train.water import waters
+
+
+def crystals(count: int) -> list[Sample]:
+    generator = np.random.default_rng(1)
+    made = []
+    for _ in range(count):
+        atoms = bulk("NaCl", "rocksalt", a=5.6)
+        moved = generator.normal(size=(2, 3)) * 0.05
+        moved -= moved.mean(0)
+        atoms.positions += moved
+        made.append(Sample.from_ase(atoms, {"energy": -6 + 5 * (moved**2).sum(), "forces": -10 * moved}))
+    return made
+
+
+def task(name: str) -> dict[str, Any]:
+    targets = {
+        "energy": {"kind": "energy", "references": name == "crystal"},
+        "forces": {"kind": "direct_forces", "loss": "l2", "weight": 10.0},
+    }
+    split = {"train": 12, "validation": 4, "test": 0}
+    return {"name": name, "targets": targets, "split": split, "cutoff": 4.0, "neighbours": 12}
+
+
+OPTIONS: dict[str, Any] = {
+    "sizes": SIZES | {"num_blocks": 1, "num_spherical": 3},
+    "tasks": [task("water"), task("crystal")],
+    "steps": 60,
+    "epochs": None,
+    "batch_size": 4,
+    "scale_batches": 2,
+    "schedule": {"warmup": "5 steps"},
+    "optimiser": {"learning_rate": 2e-3, "clip_by": "norm"},
+    "edge_dropout": 0.0,
+    "ema": 0.8,
+}
+DATA = {"water": waters(16), "crystal": crystals(16)}
+
+
+def test_several_datasets_are_learned_at_once_from_fitted_scales(tmp_path: Path) -> None:
+    model = atomslim.pretrain(OPTIONS, output=tmp_path / "run", data=DATA, progress=False)
+    assert isinstance(model, JMP)
+    assert list(model.tasks) == ["water", "crystal"]
+    assert len(unfitted_scale_factors(model)) < 3  # quadruplets of three atoms there are none of
+    assert model.tasks["crystal"].targets[0].references.keys() == {11, 17}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    forces = next(row for row in summary["rows"] if (row["task"], row["target"]) == ("crystal", "forces"))
+    assert forces["after"]["mae"] < 0.2 * forces["mean_baseline"]["mae"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scores = [row["score"] for row in rows if "score" in row]
+    assert len(scores) == 11  # before the first step, and after every tenth of the run
+    assert scores[-1] < 0.6 * scores[0]
+    assert (tmp_path / "run" / "split.crystal.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"sizes": None}, "either the sizes of a new model"),
+        ({"tasks": []}, "tasks"),
+        ({"tasks": [{"name": "nothing"}]}, "names no data"),
+    ],
+)
+def test_wrong_options_are_named(changes: dict[str, Any], match: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        atomslim.pretrain(OPTIONS | changes, output=tmp_path / "run", data=DATA, progress=False)
