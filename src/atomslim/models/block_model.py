@@ -52,6 +52,15 @@ class ReadoutFeatures:
     context: Any
 
 
+@dataclass(frozen=True)
+class Trace:
+    """One pass through a model with everything that compression looks at."""
+
+    features: BlockFeatures
+    readout: ReadoutFeatures
+    outputs: Predictions
+
+
 class BlockModel(nn.Module, ABC):
     """A model whose blocks can be scored, removed and distilled.
 
@@ -127,6 +136,17 @@ class BlockModel(nn.Module, ABC):
         out mean, std and references. Without a topology, that of the first task is built. Raises ConfigError for an
         unknown task.
         """
+        return self.trace(batch, topology, tasks, normalised=normalised).outputs
+
+    def trace(
+        self,
+        batch: AtomsBatch,
+        topology: Any = None,
+        tasks: Iterable[str] | None = None,
+        *,
+        normalised: bool = False,
+    ) -> Trace:
+        """Return the predictions that `forward` describes, with the features they were made from, in one pass."""
         chosen = [self.task(name) for name in (self.tasks if tasks is None else tasks)]
         if topology is None:
             topology = self.topology(batch, chosen[0].name)
@@ -135,8 +155,10 @@ class BlockModel(nn.Module, ABC):
             strain = None
             if conservative:
                 batch, strain = _strained(batch)
-            readout = self.read(self.features(batch, topology))
-            return {task.name: self._outputs(readout, task, batch, strain, normalised=normalised) for task in chosen}
+            features = self.features(batch, topology)
+            readout = self.read(features)
+            outputs = {task.name: self._outputs(readout, task, batch, strain, normalised=normalised) for task in chosen}
+        return Trace(features, readout, outputs)
 
     def predict(self, batch: AtomsBatch, task: str | None = None, topology: Any = None) -> dict[str, Tensor]:
         """Return the detached predictions of one task (default: the only one) as `forward` describes them."""

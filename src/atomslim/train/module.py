@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atomslim.data.loader import Batch
 from atomslim.models.block_model import BlockModel
-from atomslim.train.losses import Term, loss_sums, weighted_mean
+from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.train.optimiser import make_optimiser
 from atomslim.train.options import OptimiserOptions
 

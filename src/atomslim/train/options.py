@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atomslim.errors import ConfigError
 from atomslim.models.checkpoint.metadata import first_problem
+from atomslim.models.losses import Loss
 from atomslim.train.durations import Duration, parse_duration
 
-Loss = Literal["l1", "mse", "huber", "l2"]
 Precision = Literal["32", "64", "bf16", "fp16"]
 
 

@@ -13,10 +13,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from atomslim.data.mixing import Mixture
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
+from atomslim.models.losses import Term
 from atomslim.train.conductor import STATE_VERSION, Conductor
 from atomslim.train.feed import Endless, training_feed
 from atomslim.train.folder import RunFolder
-from atomslim.train.losses import Term
 from atomslim.train.module import TrainingModule
 from atomslim.train.options import RunOptions
 from atomslim.train.summary import Summary

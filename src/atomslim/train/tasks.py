@@ -14,8 +14,8 @@ from atomslim.data.normalise import Normalisation, TargetScale, fit
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.gemnet_oc import GraphSettings
+from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
-from atomslim.train.losses import Term
 from atomslim.train.options import SplitOptions, TargetOptions, TaskOptions
 
 FORCE_WEIGHT = 100.0

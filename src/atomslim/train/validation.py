@@ -13,8 +13,8 @@ from atomslim.data.loader import Batch
 from atomslim.measure.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.models.block_model import BlockModel
 from atomslim.models.heads import physical
+from atomslim.models.losses import Term
 from atomslim.train.feed import ordered_batches
-from atomslim.train.losses import Term
 from atomslim.train.options import RunOptions
 from atomslim.train.tasks import LearningTask
 

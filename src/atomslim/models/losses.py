@@ -15,7 +15,7 @@ targets of the weighted mean over the structures that have the target, over all 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,7 +26,9 @@ from atomslim.atoms import AtomsBatch
 from atomslim.models.block_model import Predictions
 from atomslim.models.heads import physical
 from atomslim.models.tasks import Target
-from atomslim.train.options import Loss
+
+Loss = Literal["l1", "mse", "huber", "l2"]
+"""Of one structure, see above; l2 is the norm of each atom's error, for forces."""
 
 
 class LabelledBatch(Protocol):

@@ -6,7 +6,7 @@ from torch import Tensor
 from atomslim.atoms import Sample
 from atomslim.data.loader import Batch, collate
 from atomslim.models import Target
-from atomslim.train.losses import Term, loss_sums, weighted_mean
+from atomslim.models.losses import Term, loss_sums, weighted_mean
 from train.water import waters
 
 ENERGY = Target(name="energy", kind="energy", mean=1.0, std=2.0, references={1: -3.0, 8: -7.0})
