@@ -12,6 +12,7 @@ Only the module of the dataset that is named is imported.
 """
 
 import os
+import re
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -92,13 +93,15 @@ def info(name: str) -> DatasetInfo:
 
 
 def resolve(name: str, root: str | os.PathLike[str] | None = None, options: dict[str, Any] | None = None) -> Source:
-    """Find a dataset by its name; `options` go to its reader.
+    """Find a dataset by its name, in which `$NAME` stands for an environment variable; `options` go to its reader.
 
     Raises:
+        ConfigError: an environment variable that is not set.
         ConfigError: an unknown dataset or variant; names the nearest ones.
         DataError: a name that can only be a file's, and there is none.
 
     """
+    name = _with_variables(name)
     first, _, rest = name.partition(":")
     given = dict(options or {})
     if first in FILE_PREFIXES and rest:
@@ -145,6 +148,14 @@ def require_files(source: Source) -> None:
 def written_options(source: Source) -> dict[str, str]:
     """The options of a source as its container notes them."""
     return {name: str(value) for name, value in sorted(source.options.items())}
+
+
+def _with_variables(name: str) -> str:
+    text = os.path.expandvars(name)
+    unset = re.search(r"\$(\w+|{\w+})", text)
+    if unset:
+        raise ConfigError(f"{name}: the environment variable {unset[1].strip('{}')} is not set: set it, or write a path")
+    return text
 
 
 def _file(name: str, path: Path, options: dict[str, Any]) -> Source:

@@ -123,7 +123,7 @@ class Conductor(Callback):
             self._save_model(module, "last")
         trainer.strategy.barrier("models are written")
         best = load(self.folder.path / "best.safetensors", device=module.device)
-        tested = [task for task in self.tasks if task.split.test]
+        tested = [task for task in self.tasks if task.has_test]
         self.tests = model_errors(best, tested, "test", self.options, _processes(trainer, module))
 
     def on_exception(

@@ -25,6 +25,8 @@ class FinetuneOptions(RunOptions):
 
     model: str = Field(default="", description="model file")
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
+    validation_data: str = Field(default="", description="another dataset, all of it for validation")
+    test_data: str = Field(default="", description="another dataset, all of it for the test")
     name: str = Field(default="", description="name of the new task; empty: the dataset's")
     forces: Literal["conservative", "direct"] = Field(default="conservative", description="how forces are made")
     learn: tuple[str, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
@@ -107,6 +109,9 @@ def _learning_task(data: Data, config: FinetuneOptions, folder: RunFolder | None
         name=config.name,
         targets=config.targets or {name: _target(name, config) for name in config.learn},
         forces=config.forces,
+        validation_data=config.validation_data,
+        test_data=config.test_data,
+        options=config.options,
         split=config.split,
         cutoff=config.cutoff,
         neighbours=config.neighbours,

@@ -86,6 +86,8 @@ class TaskOptions(_Options):
 
     name: str = Field(default="", description="name of the task; empty: the dataset's")
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
+    validation_data: str = Field(default="", description="another dataset, all of it for validation")
+    test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
     targets: dict[str, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
     forces: Literal["conservative", "direct"] = Field(

@@ -1,7 +1,7 @@
 """From a dataset to a task: its split, targets, normalisation, graphs and loss terms."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from atomslim.atoms import Sample
 from atomslim.data import Dataset, splits
+from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, TargetScale, fit
 from atomslim.data.splits import Split
@@ -23,6 +24,8 @@ FORCE_WEIGHT = 100.0
 
 STRESS = "stress"
 
+Part = Literal["train", "validation", "test"]
+
 
 @dataclass(frozen=True)
 class LearningTask:
@@ -34,12 +37,21 @@ class LearningTask:
     targets: dict[str, TargetOptions]
     normalisation: Normalisation
     graph: GraphSettings = field(default_factory=GraphSettings)
+    others: dict[Part, Dataset] = field(default_factory=dict)
+    """Datasets of their own for validation or test, in place of the split's."""
 
-    def part(self, name: Literal["train", "validation", "test"]) -> TaskData:
+    def part(self, name: Part) -> TaskData:
         """Return the structures of one set; raises DataError if it is empty."""
+        if name in self.others:
+            return TaskData(self.name, self.others[name], tuple(self.targets))
         return TaskData(
             self.name, self.dataset, tuple(self.targets), np.array(getattr(self.split, name), dtype=np.int64)
         )
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are structures to test on."""
+        return "test" in self.others or bool(self.split.test)
 
     @staticmethod
     def name_for(dataset: Dataset) -> str:
@@ -80,7 +92,9 @@ def prepare_task(
         DataError: a target that no training structure has, or that is the same (zero, say) in all of them.
 
     """
-    chosen = split or make_split(dataset, options.split)
+    given: dict[Part, str] = {"validation": options.validation_data, "test": options.test_data}
+    others = {part: opened(name, options.options) for part, name in given.items() if name}
+    chosen = split or make_split(dataset, options.split, others)
     chosen.require(len(dataset), dataset.name)
     first = dataset[chosen.train[0]]
     targets = dict(options.targets) or default_targets(first, options.forces)
@@ -90,14 +104,21 @@ def prepare_task(
     scales = normalisation or normalise(train, targets)
     info = dataset.info
     graph = GraphSettings.from_neighbours(options.cutoff or info.cutoff, options.neighbours or info.neighbours)
-    return LearningTask(name, dataset, chosen, targets, scales, graph)
+    return LearningTask(name, dataset, chosen, targets, scales, graph, others)
 
 
-def make_split(dataset: Dataset, options: SplitOptions) -> Split:
-    """Split as asked: a saved one, given sizes, or as the original does; where there is none, 80 %, 10 %, 10 %."""
+def make_split(dataset: Dataset, options: SplitOptions, others: Container[Part] = ()) -> Split:
+    """Split as asked: a saved one, given sizes, or as the original does; where there is none, 80 %, 10 %, 10 %.
+
+    Where validation or test have datasets of their own (``others``) and no sizes are given, all the rest is for
+    training, but for a tenth where validation has none.
+    """
     if options.file is not None:
         return Split.load(options.file)
     count = len(dataset)
+    if others and options.train is None:
+        validation = 0 if "validation" in others else 0.1
+        return splits.random(count, 1.0 - validation, validation, 0, seed=options.seed)
     if options.train is not None and options.validation is not None:
         if options.by == "group":
             return splits.by_group(dataset.groups, options.train, options.validation, seed=options.seed)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +15,10 @@ from atomslim.models.heads import physical
 from atomslim.models.losses import Term
 from atomslim.train.feed import ordered_batches
 from atomslim.train.options import RunOptions
-from atomslim.train.tasks import LearningTask
+from atomslim.train.tasks import LearningTask, Part
 
 Results = dict[str, dict[str, Errors]]
 """Task → target → errors."""
-
-Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
