@@ -43,10 +43,9 @@ class LearningTask:
     def part(self, name: Part) -> TaskData:
         """Return the structures of one set; raises DataError if it is empty."""
         if name in self.others:
-            return TaskData(self.name, self.others[name], tuple(self.targets))
-        return TaskData(
-            self.name, self.dataset, tuple(self.targets), np.array(getattr(self.split, name), dtype=np.int64)
-        )
+            return TaskData(self.name, self.others[name], tuple(self.targets), neighbours=self.graph.main)
+        indices = np.array(getattr(self.split, name), dtype=np.int64)
+        return TaskData(self.name, self.dataset, tuple(self.targets), indices, neighbours=self.graph.main)
 
     @property
     def has_test(self) -> bool:

@@ -1,0 +1,70 @@
+"""The cells of a study: what each of them computes, and which others it needs first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from atomslim.study.options import DownstreamOptions, Strategy, StudyOptions
+
+Kind = Literal["relevance", "reduce", "distill", "tune", "speed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number or table of a study; its folder has its name."""
+
+    kind: Kind
+    strategy: Strategy = "full"
+    blocks: int | None = None
+    """Blocks kept; None for the full model."""
+    seed: int = 0
+    downstream: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the cell and of its folder."""
+        parts = [self.kind, self.downstream, self.strategy if self.kind in {"reduce", "tune"} else ""]
+        parts.append("" if self.blocks is None else str(self.blocks))
+        if self.kind in {"distill", "tune"} or self.strategy == "random":
+            parts.append(f"seed{self.seed}")
+        return "-".join(part for part in parts if part)
+
+    @property
+    def needs(self) -> "Cell | None":
+        """The cell whose model this one starts from."""
+        if self.kind == "tune" and self.strategy == "distilled":
+            return Cell("distill", "distilled", self.blocks, self.seed)
+        return None
+
+
+def cells_of(options: StudyOptions) -> list[Cell]:
+    """Return all cells, those that others need before them."""
+    return list(dict.fromkeys(_cells(options)))
+
+
+def _cells(options: StudyOptions) -> Iterator[Cell]:
+    if options.relevance:
+        yield Cell("relevance")
+    if options.mix:
+        yield Cell("reduce")
+        for blocks in options.blocks:
+            for strategy in options.realign:
+                yield from (Cell("reduce", strategy, blocks, seed) for seed in _seeds(strategy, options))
+    if options.distill is not None:
+        for seed in options.seeds:
+            yield from (Cell("distill", "distilled", blocks, seed) for blocks in options.blocks)
+    if options.speed is not None:
+        yield Cell("speed")
+    for downstream in options.downstream:
+        yield from _tuned(downstream, options)
+
+
+def _seeds(strategy: Strategy, options: StudyOptions) -> tuple[int, ...]:
+    return options.seeds if strategy == "random" else options.seeds[:1]
+
+
+def _tuned(downstream: DownstreamOptions, options: StudyOptions) -> Iterator[Cell]:
+    for seed in options.seeds:
+        for strategy in downstream.strategies:
+            for blocks in (None,) if strategy == "full" else options.blocks:
+                yield Cell("tune", strategy, blocks, seed, downstream.name)

@@ -1,0 +1,134 @@
+"""Runs the cells of a study, each once: in one process, in several, or as many jobs of a cluster on one folder.
+
+Every cell has a folder with a lock that the process which works on it holds; the lock falls with the process, so that
+a killed study goes on where it was. A finished cell has `result.json`, a failed one `error.txt`; a failure stops no
+other cell.
+
+| file | what |
+|---|---|
+| config.yaml, versions.json | the study |
+| cells/NAME/result.json | what the cell found |
+| cells/NAME/error.txt | why it failed; it is tried again when the study is started again |
+"""
+
+import fcntl
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from atomslim.errors import AtomslimError
+from atomslim.files import atomic_write
+from atomslim.study.cells import Cell
+
+State = Literal["done", "failed", "running", "waiting", "blocked"]
+
+Work = Callable[[Cell, Path], dict[str, Any]]
+"""Computes a cell in its folder and returns its result."""
+
+_POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Board:
+    """The cells of a study in their folder."""
+
+    folder: Path
+    cells: Sequence[Cell]
+
+    def place(self, cell: Cell) -> Path:
+        """Return the folder of a cell."""
+        return self.folder / "cells" / cell.name
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """Return what a cell found, or None if it is not finished."""
+        path = self.place(cell) / "result.json"
+        if not path.is_file():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def error(self, cell: Cell) -> str:
+        """Return why a cell failed in one line, or an empty text."""
+        path = self.place(cell) / "error.txt"
+        return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
+
+    def state(self, cell: Cell) -> State:
+        """Say how far a cell is; blocked: the one it needs has failed."""
+        if (self.place(cell) / "result.json").is_file():
+            return "done"
+        if self.error(cell):
+            return "failed"
+        needs = cell.needs
+        if needs is not None and self.state(needs) in {"failed", "blocked"}:
+            return "blocked"
+        return "waiting" if needs is not None and self.state(needs) != "done" else "running"
+
+    def states(self) -> dict[Cell, State]:
+        """Say how far every cell is; cells that nobody has begun count as running."""
+        return {cell: self.state(cell) for cell in self.cells}
+
+    def forget_errors(self) -> None:
+        """Let failed cells be tried again, unless another process is at work on them."""
+        for cell in self.cells:
+            with locked(self.place(cell)) as held:
+                if held:
+                    (self.place(cell) / "error.txt").unlink(missing_ok=True)
+
+
+def run_cells(board: Board, work: Work, *, say: Callable[[str], None] = print) -> None:
+    """Work on cells until every one is done, has failed, or cannot be done; waits for those other processes hold."""
+    while True:
+        states = board.states()
+        if not set(states.values()) & {"running", "waiting"}:
+            return
+        ready = [cell for cell, state in states.items() if state == "running"]
+        if not any(_attempt(board, cell, work, say) for cell in ready):
+            time.sleep(_POLL_SECONDS)
+
+
+def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -> bool:
+    """Do a cell if nobody else does; return whether it was done here."""
+    place = board.place(cell)
+    with locked(place) as held:
+        if not held or board.state(cell) != "running":
+            return False
+        start = time.perf_counter()
+        say(f"{cell.name}: begins")
+        try:
+            result = work(cell, place)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
+            _write(place / "error.txt", _reason(error))
+            say(f"{cell.name}: failed: {_reason(error).partition(chr(10))[0]}")
+        else:
+            result["seconds"] = round(time.perf_counter() - start, 2)
+            _write(place / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+            say(f"{cell.name}: done in {result['seconds']:.0f} s")
+    return True
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[bool]:
+    """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _reason(error: Exception) -> str:
+    first = " ".join(str(error).split()) if isinstance(error, AtomslimError | OSError) else repr(error)
+    return f"{first}\n\n{''.join(traceback.format_exception(error))}"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
