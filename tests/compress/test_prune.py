@@ -59,5 +59,5 @@ def test_blocks_that_do_not_exist(blocks: int | list[int]) -> None:
 
 
 def test_unknown_realignment() -> None:
-    with pytest.raises(ConfigError, match="'cut': give sliced or random"):
+    with pytest.raises(ConfigError, match="'cut': give sliced, random or"):
         keep_blocks(jmp(), 1, realign="cut")  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ Only the module of the dataset that is named is imported.
 """
 
 import os
-import re
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches

@@ -1,9 +1,8 @@
 """Errors of a model on a labelled dataset."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -12,10 +11,10 @@ from rich.table import Table
 from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
-from atomslim.data.loader import Batch, collate
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
 from atomslim.measure.accuracy import Accuracy, Errors, own_unit
+from atomslim.measure.batches import batches
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
 
@@ -85,10 +84,9 @@ def evaluate(
     structures = 0
     was_training = loaded.training
     loaded.eval()
-    for samples in _chunks(_chosen(dataset, part, split), batch_size):
-        batch = _batch(loaded, name, samples)
+    for batch in batches(loaded, name, _chosen(dataset, part, split), batch_size):
         accuracy.add(loaded.predict(batch.atoms, name, batch.topology), batch.targets, batch.atoms)
-        structures += len(samples)
+        structures += len(batch)
     loaded.train(was_training)
     if not structures:
         raise DataError(f"{dataset.name}: there are no structures to compare with: check the file and the split")
@@ -103,17 +101,3 @@ def _chosen(dataset: Dataset, part: Part, split: Split | str | os.PathLike[str] 
     read = split if isinstance(split, Split) else Split.load(split)
     read.require(len(dataset), dataset.name)
     return (dataset[number] for number in getattr(read, part))
-
-
-def _batch(model: BlockModel, task: str, samples: Sequence[Sample]) -> Batch:
-    """Put structures side by side with the labels that the task predicts, on the model's device."""
-    targets = [target.name for target in model.task(task).targets]
-    if model.task(task).conservative:
-        targets.append("stress")
-    batch = collate(samples, [task] * len(samples), {task: targets}, model.topology)
-    return batch.to(next(model.parameters()).device)
-
-
-def _chunks(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    while chunk := list(islice(samples, size)):
-        yield chunk

@@ -1,0 +1,59 @@
+"""Batches of labelled structures for one task after the other: what evaluation, scores and calibration read."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeAlias, cast
+
+import numpy as np
+
+from atomslim.atoms import Sample
+from atomslim.data import Dataset
+from atomslim.data.in_memory import Data, opened
+from atomslim.data.loader import Batch, collate
+from atomslim.errors import ConfigError, DataError
+from atomslim.models.block_model import BlockModel
+
+TaskedData: TypeAlias = Data | Mapping[str, Data]
+"""Data for the model's only task, or for tasks by name."""
+
+
+def datasets(model: BlockModel, data: TaskedData, options: dict[str, str] | None = None) -> dict[str, Dataset]:
+    """Open the data of each task.
+
+    Raises:
+        ConfigError: data without a task's name for a model that has several tasks, or a task that it does not have.
+        DataError: a dataset that is not there, or has no structures.
+
+    """
+    given: Mapping[str, Data] = cast("Mapping[str, Data]", data) if isinstance(data, Mapping) else {"": data}
+    found = {model.task(name or None).name: opened(part, options) for name, part in given.items()}
+    if not found:
+        raise ConfigError("no data: name a dataset for each task, as in oc20=xyz:frames.xyz")
+    for name, dataset in found.items():
+        if not len(dataset):
+            raise DataError(f"{dataset.name}: has no structures for task {name}: check the file")
+    return found
+
+
+def spread_out(dataset: Dataset, limit: int | None) -> list[Sample]:
+    """Read at most `limit` structures, evenly over the dataset, since neighbours in a file are often alike."""
+    count = len(dataset)
+    places = range(count) if limit is None or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
+    return [dataset[int(place)] for place in places]
+
+
+def batches(model: BlockModel, task: str, samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:
+    """Put structures side by side, with their graphs and with the labels that the task predicts."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: give the number of structures to take at once, 1 or more")
+    stream = iter(samples)
+    while chunk := list(islice(stream, batch_size)):
+        yield _batch(model, task, chunk)
+
+
+def _batch(model: BlockModel, task: str, samples: Sequence[Sample]) -> Batch:
+    targets = [target.name for target in model.task(task).targets]
+    if model.task(task).conservative:
+        targets.append("stress")
+    batch = collate(samples, [task] * len(samples), {task: targets}, model.topology)
+    return batch.to(next(model.parameters()).device)

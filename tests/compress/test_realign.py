@@ -1,0 +1,134 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch, Sample
+from atomslim.compress.prune import keep_blocks
+from atomslim.compress.realign import NormalEquations, realign
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
+from atomslim.measure.batches import batches
+from atomslim.models import JMP
+from samples import DIRECT
+from small_models import jmp
+from train.water import waters
+
+
+def structures(model: JMP, count: int = 8) -> Iterator[tuple[AtomsBatch, Any]]:
+    for batch in batches(model, "direct", waters(count), 2):
+        yield batch.atoms, batch.topology
+
+
+def random_rows(rows: int, kept: int, wanted: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731 - three of a kind
+    return draw(rows, kept), draw(rows, wanted), draw(wanted, kept)
+
+
+def test_streaming_equals_one_least_squares_problem() -> None:
+    kept, wanted, prior = random_rows(40, 6, 3)
+    equations = NormalEquations.zeros(6, 3)
+    for part in range(0, 40, 7):
+        equations.add(kept[part : part + 7], wanted[part : part + 7])
+    ridge = 1e-3
+    root = (ridge * kept.square().sum(0)).sqrt()
+    stacked = torch.cat([kept, torch.diag(root)])
+    expected = torch.linalg.lstsq(stacked, torch.cat([wanted, torch.diag(root) @ prior.T])).solution.T
+    weight, used = equations.solve(prior, ridge)
+    assert used == ridge
+    torch.testing.assert_close(weight, expected, rtol=1e-10, atol=1e-12)
+    error = (kept @ weight.T - wanted).square().sum() / wanted.square().sum()
+    assert equations.explained(weight) == pytest.approx(1 - float(error), abs=1e-12)
+
+
+def test_columns_that_follow_from_the_kept_ones_are_recovered_exactly() -> None:
+    kept, _, _ = random_rows(50, 5, 1)
+    mix = random_rows(5, 4, 1, seed=1)[0]
+    weight_full = random_rows(3, 9, 1, seed=2)[0]
+    full = torch.cat([kept, kept @ mix], dim=1)
+    equations = NormalEquations.zeros(5, 3)
+    equations.add(kept, full @ weight_full.T)
+    weight, _ = equations.solve(weight_full[:, :5], 1e-14)
+    torch.testing.assert_close(kept @ weight.T, full @ weight_full.T, rtol=1e-9, atol=1e-9)
+
+
+def test_an_endless_ridge_gives_the_sliced_layer() -> None:
+    model = jmp(DIRECT, num_blocks=3)
+    small = keep_blocks(model, [1, 3])
+    before = {name: layer.weight.clone() for name, layer in small.readout_first_layers().items()}
+    realign(small, model, structures(model), ridge=1e12)
+    for name, layer in small.readout_first_layers().items():
+        torch.testing.assert_close(layer.weight, before[name], rtol=1e-9, atol=1e-9)
+
+
+def test_the_scale_of_a_feature_does_not_matter() -> None:
+    kept, wanted, prior = random_rows(30, 4, 2)
+    scales = torch.tensor([1e-3, 1.0, 50.0, 1e4], dtype=torch.float64)
+    plain, scaled = NormalEquations.zeros(4, 2), NormalEquations.zeros(4, 2)
+    plain.add(kept, wanted)
+    scaled.add(kept * scales, wanted)
+    expected = plain.solve(prior, 0.1)[0]
+    torch.testing.assert_close(scaled.solve(prior / scales, 0.1)[0] * scales, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_cutting_nothing_changes_nothing() -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    small = keep_blocks(model, 2)
+    fits = realign(small, model, structures(model))
+    for name, layer in small.readout_first_layers().items():
+        torch.testing.assert_close(layer.weight, model.readout_first_layers()[name].weight, rtol=1e-3, atol=1e-5)
+        assert fits[name].sliced == pytest.approx(1.0, abs=1e-9)
+
+
+def test_pre_activations_come_closer_to_the_full_models_on_unseen_structures() -> None:
+    model = jmp(DIRECT, num_blocks=3, sum_scale=1.0)
+    small = keep_blocks(model, 2, realign="least-squares", calibration=waters(40), batch_size=4)
+    fit = small.history[-1]["fit"]
+    assert fit["node"]["R2 fitted"] > fit["node"]["R2 sliced"]
+    assert fit["edge"]["R2 fitted"] > fit["edge"]["R2 sliced"]
+    sliced = keep_blocks(model, 2)
+    unseen = next(batches(model, "direct", waters(6, seed=7), 6))
+    with torch.no_grad():
+        wanted = model.read(model.features(unseen.atoms, unseen.topology))
+        ours, before = (one.read(one.features(unseen.atoms, unseen.topology)) for one in (small, sliced))
+    assert wanted.edge is not None
+    assert ours.edge is not None
+    assert before.edge is not None
+    assert (ours.node - wanted.node).norm() < 0.5 * (before.node - wanted.node).norm()
+    assert (ours.edge - wanted.edge).norm() < 0.5 * (before.edge - wanted.edge).norm()
+
+
+def test_singular_equations_get_a_larger_ridge_and_say_so() -> None:
+    model = jmp(DIRECT, num_blocks=3)
+    small = keep_blocks(model, 2)
+    with pytest.warns(AtomslimWarning, match="singular with ridge 0e"):
+        fits = realign(small, model, structures(model, 2), ridge=0.0)
+    assert fits["node"].ridge > 0
+    assert all(bool(torch.isfinite(layer.weight).all()) for layer in small.readout_first_layers().values())
+
+
+def test_wrong_use_is_said() -> None:
+    model = jmp(DIRECT, num_blocks=3)
+    with pytest.raises(ConfigError, match="needs calibration structures"):
+        keep_blocks(model, 2, realign="least-squares")
+    with pytest.raises(DataError, match="has no structures"):
+        keep_blocks(model, 2, realign="least-squares", calibration=list[Sample]())
+    with pytest.raises(ConfigError, match="unknown task 'oc20'"):
+        keep_blocks(model, 2, realign="least-squares", calibration={"oc20": waters(2)})
+    with pytest.raises(ConfigError, match="no cut of the other"):
+        realign(keep_blocks(model, 2), jmp(DIRECT, num_blocks=3, emb_size_atom=15), structures(model))
+    with pytest.raises(DataError, match="no calibration structures"):
+        realign(keep_blocks(model, 2), model, [])
+    with pytest.raises(ConfigError, match="re-alignment 'best'"):
+        keep_blocks(model, 2, realign="best")  # type: ignore[arg-type] # wrong use
+
+
+def test_a_seed_makes_the_random_layer_repeat() -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    first, again, other = (
+        keep_blocks(model, 1, realign="random", seed=seed).readout_first_layers()["edge"].weight for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
