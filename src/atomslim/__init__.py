@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from atomslim.atoms import AtomsBatch, from_ase, to_ase
     from atomslim.compress.prune import keep_blocks
+    from atomslim.compress.relevance import block_relevance
     from atomslim.measure.evaluate import evaluate
     from atomslim.models.checkpoint import export_jmp, load, save
     from atomslim.models.gemnet_oc import GraphSettings
@@ -30,6 +31,7 @@ __all__ = [
     "Calculator",
     "GraphSettings",
     "__version__",
+    "block_relevance",
     "evaluate",
     "export_jmp",
     "finetune",
@@ -47,6 +49,7 @@ _HOMES = {
     "Calculator": "atomslim.use.calculator",
     "GraphSettings": "atomslim.models.gemnet_oc",
     "JMP": "atomslim.models.jmp",
+    "block_relevance": "atomslim.compress.relevance",
     "evaluate": "atomslim.measure.evaluate",
     "export_jmp": "atomslim.models.checkpoint",
     "finetune": "atomslim.train.finetune",

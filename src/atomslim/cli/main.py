@@ -25,6 +25,8 @@ from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
 from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
+from atomslim.cli.prune import prune
+from atomslim.cli.relevance import relevance
 from atomslim.errors import AtomslimError
 
 app = App(
@@ -41,6 +43,8 @@ app = App(
     result_action="return_none",
 )
 app.command(info)
+app.command(relevance)
+app.command(prune)
 app.command(finetune)
 app.command(evaluate)
 app.command(predict)

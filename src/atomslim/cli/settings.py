@@ -1,6 +1,6 @@
 """Options of a run from a YAML file, with overrides by dotted name: `--set optimiser.learning_rate=1e-4`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +48,17 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def tasked(texts: Sequence[str]) -> str | dict[str, str]:
+    """Understand NAME (data of a model's only task) or TASK=NAME, once for each task.
+
+    Raises ConfigError for a task named twice, or both forms at once.
+    """
+    pairs = [text.partition("=") for text in texts]
+    if len(texts) == 1 and not pairs[0][1]:
+        return texts[0]
+    found = {task: name for task, separator, name in pairs if separator}
+    if len(found) < len(texts):
+        raise ConfigError(f"data {' '.join(texts)}: write TASK=NAME, once for each task")
+    return found

@@ -154,7 +154,7 @@ def _with_variables(name: str) -> str:
     text = os.path.expandvars(name)
     unset = re.search(r"\$(\w+|{\w+})", text)
     if unset:
-        raise ConfigError(f"{name}: the environment variable {unset[1].strip('{}')} is not set: set it, or write a path")
+        raise ConfigError(f"{name}: the environment variable {unset[1].strip('{}')} is not set: set it")
     return text
 
 

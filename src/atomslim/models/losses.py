@@ -25,7 +25,7 @@ from torch.nn import functional
 from atomslim.atoms import AtomsBatch
 from atomslim.models.block_model import Predictions
 from atomslim.models.heads import physical
-from atomslim.models.tasks import Target
+from atomslim.models.tasks import Target, Task
 
 Loss = Literal["l1", "mse", "huber", "l2"]
 """Of one structure, see above; l2 is the norm of each atom's error, for forces."""
@@ -137,3 +137,20 @@ def _reduced(error: Float[Tensor, "rows columns"], loss: Loss) -> Float[Tensor, 
     if loss == "huber":
         return functional.huber_loss(error, torch.zeros_like(error), reduction="none").mean(-1)
     return error.abs().mean(-1)
+
+
+def task_terms(task: Task, *, force_weight: float = 1.0) -> list[Term]:
+    """Return the loss of a task's own targets: absolute errors, for forces the Euclidean norm by atom.
+
+    Errors are relative to each target's ``std``; those of conservative forces, which have none, are in eV/Å.
+    """
+    energy = task.of_kind("energy")
+    terms = []
+    for target in task.targets:
+        if target.kind == "conservative_forces" and energy is not None:
+            terms.append(Term(task.name, target.name, force_weight, "l2", energy.std, 1.0))
+        elif target.kind == "direct_forces":
+            terms.append(Term(task.name, target.name, force_weight, "l2", target.std, target.std))
+        else:
+            terms.append(Term(task.name, target.name, 1.0, "l1", target.std, target.std, target))
+    return terms

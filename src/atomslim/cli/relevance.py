@@ -1,0 +1,62 @@
+"""`atomslim relevance`: how much each block of a model matters."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+
+def relevance(
+    model: Path,
+    data: Annotated[tuple[str, ...], Parameter(negative=())],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    force_weight: float = 1.0,
+    leave_out: bool = True,
+) -> None:
+    """Score every interaction block of a model on labelled data, as in the paper's Fig. 2.
+
+    Writes relevance.json, relevance.csv and relevance.png into a folder. The score is GradCAM's; beside it stand the
+    Taylor score, the influence on features, and the errors that leaving out each block really adds.
+
+    Example: atomslim relevance jmp-l.pt oc20=xyz:frames.xyz ani1x=xyz:molecules.xyz -o relevance/
+
+    Parameters
+    ----------
+    model
+        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+    data
+        Labelled datasets or files, as TASK=NAME where the model has several tasks.
+    output
+        The folder to write to.
+    limit
+        At most so many structures of each task, evenly over its data.
+    batch_size
+        Structures at once.
+    force_weight
+        Weight of forces in the loss, beside 1 for everything else.
+    leave_out
+        Measure the errors without each block, too; takes one evaluation for each.
+
+    """
+    from rich.console import Console
+
+    from atomslim.cli.settings import tasked
+    from atomslim.compress.relevance import block_relevance
+    from atomslim.models.checkpoint import load
+
+    found = block_relevance(
+        load(model),
+        tasked(data),
+        limit=limit,
+        batch_size=batch_size,
+        force_weight=force_weight,
+        leave_out=leave_out,
+    )
+    found.write(output)
+    Console().print(found)
+    print(f"{output}: relevance.json, relevance.csv, relevance.png")

@@ -1,0 +1,207 @@
+"""The result of scoring blocks: numbers, a table, a figure like the paper's Fig. 2, and how far rankings agree."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from atomslim.files import atomic_write
+from atomslim.measure.accuracy import Errors
+
+Numbers = NDArray[np.float64]
+
+SCORES = {
+    "gradcam": "GradCAM",
+    "taylor": "Taylor",
+    "influence": "influence",
+    "leave-out": "leave-out",
+}
+"""Name in files and options → name for people."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of every block, (b + 1,), with its standard deviation over batches."""
+
+    mean: Numbers
+    deviation: Numbers
+    batches: int
+
+    @classmethod
+    def of(cls, rows: Numbers) -> "Score":
+        """Summarise the scores of batches (batches, b + 1)."""
+        deviation = rows.std(0, ddof=1) if len(rows) > 1 else np.full(rows.shape[1], np.nan)
+        return cls(rows.mean(0), deviation, len(rows))
+
+    @property
+    def normalised(self) -> "Score":
+        """The same divided by the sum over blocks; NaN (the embedding's influence) does not count."""
+        total = np.nansum(self.mean)
+        scale = 1.0 / total if total > 0 else 1.0
+        return Score(self.mean * scale, self.deviation * scale, self.batches)
+
+
+@dataclass(frozen=True)
+class TaskRelevance:
+    """Scores of one task, by branch ("node", "edge"), and errors with all blocks and without each."""
+
+    structures: int
+    gradcam: dict[str, Score]
+    taylor: dict[str, Score]
+    influence: dict[str, Score]
+    errors: dict[str, Errors]
+    left_out: dict[str, Numbers]
+    """Target → what leaving out each block adds to the MAE, (b + 1,), in the target's unit; NaN for the embedding."""
+
+    def summed(self, name: str) -> Numbers:
+        """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors."""
+        if name == "leave-out":
+            changes = [self.left_out[target] / max(error.mae, 1e-300) for target, error in self.errors.items()]
+            return np.mean(changes, axis=0) if changes else np.array([])
+        by_branch: dict[str, Score] = getattr(self, name)
+        shares: Numbers = np.mean(
+            [score.normalised.mean for score in by_branch.values() if np.nansum(score.mean) > 0], axis=0
+        )
+        return shares
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Scores of the blocks of a model on one or more tasks."""
+
+    blocks: tuple[int, ...]
+    """Their numbers in the original model, 0 the embedding."""
+    tasks: dict[str, TaskRelevance]
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores there are."""
+        measured = all(task.errors for task in self.tasks.values())
+        return tuple(name for name in SCORES if name != "leave-out" or measured)
+
+    def mix(self, name: str) -> Numbers:
+        """Return a score of every block over the mix: the mean of the tasks' (b + 1,)."""
+        mean: Numbers = np.mean([task.summed(name) for task in self.tasks.values()], axis=0)
+        return mean
+
+    def lowest(self, count: int, name: str = "gradcam") -> tuple[int, ...]:
+        """Return the interaction blocks that matter least by a score, as numbers of the original model, ascending."""
+        order = np.argsort(self.mix(name)[1:], kind="stable")[:count]
+        return tuple(sorted(self.blocks[1 + int(place)] for place in order))
+
+    @property
+    def agreement(self) -> Numbers:
+        """Spearman's rank correlations of the scores of the interaction blocks over the mix, (scores, scores)."""
+        ranks = [_ranks(self.mix(name)[1:]) for name in self.scores]
+        return np.array([[_correlation(one, two) for two in ranks] for one in ranks])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers; what is not a number is null."""
+        return {
+            "blocks": list(self.blocks),
+            "mix": {name: _plain(self.mix(name)) for name in self.scores},
+            "agreement": {"scores": list(self.scores), "spearman": [_plain(row) for row in self.agreement]},
+            "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
+        }
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the scores as bars, like the paper's Fig. 2, into a .png, .pdf or .svg file."""
+        from atomslim.compress.relevance_figure import draw  # noqa: PLC0415 - matplotlib takes half a second
+
+        with atomic_write(path) as temporary:
+            draw(self).savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write relevance.json, relevance.csv and relevance.png into a folder, which is made if need be."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place / "relevance.json") as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        header = ["block", *(f"{name}, mix" for name in self.scores), *self._task_columns()]
+        rows = [[self._block_name(block), *self._cells(number)] for number, block in enumerate(self.blocks)]
+        with (
+            atomic_write(place / "relevance.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            csv.writer(file).writerows([header, *rows])
+        self.plot(place / "relevance.png")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Show the mix and each task as tables, and say in words what they mean."""
+        del console, options
+        yield "Relevance of each block (shares of the sum over blocks; leave-out: relative change of the errors)"
+        table = Table("block", *(f"{SCORES[name]}, mix" for name in self.scores), *self._task_columns())
+        for place, block in enumerate(self.blocks):
+            table.add_row(self._block_name(block), *self._cells(place))
+        yield table
+        yield from self.words()
+
+    def words(self) -> Iterator[str]:
+        """Say which blocks matter least by each score, and how far the scores agree."""
+        for name in self.scores:
+            least = self.lowest(1, name)
+            if least:
+                yield f"By {SCORES[name]}, block {least[0]} matters least."
+        if len(self.blocks) > 2:
+            for place, name in enumerate(self.scores[1:], start=1):
+                yield f"Rank correlation of {SCORES[name]} with GradCAM: {self.agreement[0, place]:+.2f}"
+
+    def _task_columns(self) -> list[str]:
+        return [f"{task}, {branch}" for task, scores in self.tasks.items() for branch in scores.gradcam]
+
+    def _cells(self, place: int) -> list[str]:
+        mix = [self.mix(name)[place] for name in self.scores]
+        cells = ["" if np.isnan(value) else f"{value:.3f}" for value in mix]
+        for scores in self.tasks.values():
+            for score in scores.gradcam.values():
+                share = score.normalised
+                spread = "" if np.isnan(share.deviation[place]) else f" ± {share.deviation[place]:.3f}"
+                cells.append(f"{share.mean[place]:.3f}{spread}")
+        return cells
+
+    @staticmethod
+    def _block_name(block: int) -> str:
+        return "embedding" if block == 0 else str(block)
+
+
+def _task_dict(task: TaskRelevance) -> dict[str, Any]:
+    scores = {
+        name: {
+            branch: {"mean": _plain(score.mean), "deviation": _plain(score.deviation), "batches": score.batches}
+            for branch, score in getattr(task, name).items()
+        }
+        for name in ("gradcam", "taylor", "influence")
+    }
+    return {
+        "structures": task.structures,
+        **scores,
+        "errors": {name: vars(error) for name, error in task.errors.items()},
+        "left out": {name: _plain(change) for name, change in task.left_out.items()},
+    }
+
+
+def _plain(values: Numbers) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """Return ranks from 0; equal values share their mean rank."""
+    order = np.searchsorted(np.sort(values), values, side="left") + np.searchsorted(
+        np.sort(values), values, side="right"
+    )
+    ranks: Numbers = (order - 1) / 2
+    return ranks
+
+
+def _correlation(one: Numbers, two: Numbers) -> float:
+    one, two = one - one.mean(), two - two.mean()
+    size = float(np.sqrt((one**2).sum() * (two**2).sum()))
+    return float((one * two).sum()) / size if size else float("nan")
