@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atomslim.models.checkpoint import export_jmp, load, save
     from atomslim.models.gemnet_oc import GraphSettings
     from atomslim.models.jmp import JMP
+    from atomslim.train.distill import distill
     from atomslim.train.finetune import finetune
     from atomslim.train.pretrain import pretrain
     from atomslim.use.calculator import Calculator
@@ -32,6 +33,7 @@ __all__ = [
     "GraphSettings",
     "__version__",
     "block_relevance",
+    "distill",
     "evaluate",
     "export_jmp",
     "finetune",
@@ -50,6 +52,7 @@ _HOMES = {
     "GraphSettings": "atomslim.models.gemnet_oc",
     "JMP": "atomslim.models.jmp",
     "block_relevance": "atomslim.compress.relevance",
+    "distill": "atomslim.train.distill",
     "evaluate": "atomslim.measure.evaluate",
     "export_jmp": "atomslim.models.checkpoint",
     "finetune": "atomslim.train.finetune",

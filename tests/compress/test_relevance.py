@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import atomslim
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import batch_scores, block_relevance
 from atomslim.compress.relevance_report import Score
@@ -17,7 +17,7 @@ from atomslim.compress.scores import gradcam, influence, taylor
 from atomslim.errors import ConfigError, DataError
 from atomslim.measure.batches import batches
 from atomslim.measure.evaluate import evaluate
-from atomslim.models import JMP
+from atomslim.models import JMP, Task
 from atomslim.models.losses import task_terms
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
@@ -52,9 +52,7 @@ def by_definition(model: JMP, task: str, count: int) -> dict[str, list[float]]:
     settings = model.task(task)
     atoms = batch.atoms
     positions = atoms.positions.detach().requires_grad_()
-    moved = type(atoms)(
-        **{**{name: getattr(atoms, name) for name in atoms.__dataclass_fields__}, "positions": positions}
-    )
+    moved = replace(atoms, positions=positions)
     features = model.features(moved, batch.topology)
     outputs = model.raw_outputs(model.read(features), settings)
     energy_target = settings.of_kind("energy")
@@ -77,14 +75,14 @@ def by_definition(model: JMP, task: str, count: int) -> dict[str, list[float]]:
         if blocks:
             gradients = torch.autograd.grad(loss, blocks, retain_graph=True, allow_unused=True, materialize_grads=True)
             found[branch] = [
-                sum(max(float(value), 0.0) for value in (f * g).flatten()) / f.numel()
+                sum(max(float(value), 0.0) for value in (f * g).detach().flatten()) / f.numel()
                 for f, g in zip(blocks, gradients, strict=True)
             ]
     return found
 
 
 @pytest.mark.parametrize("task", [DIRECT, CONSERVATIVE], ids=lambda task: task.name)
-def test_relevance_of_a_batch_equals_the_definition(task: atomslim.models.Task) -> None:  # type: ignore[name-defined] # a submodule
+def test_relevance_of_a_batch_equals_the_definition(task: Task) -> None:
     model = jmp(task, num_blocks=2, direct_forces=task.direct, sum_scale=1.0)
     batch = next(batches(model, task.name, waters(3), 3))
     found = batch_scores(model, batch, task_terms(task))["gradcam"]
@@ -169,8 +167,6 @@ def test_wrong_use_is_said() -> None:
         block_relevance(model, waters(2))
     with pytest.raises(ConfigError, match="unknown task 'oc20'"):
         block_relevance(model, {"oc20": waters(2)})
-    unlabelled = [
-        type(sample)(**{**{n: getattr(sample, n) for n in sample.__slots__}, "targets": {}}) for sample in waters(2)
-    ]
+    unlabelled = [replace(sample, targets={}) for sample in waters(2)]
     with pytest.raises(DataError, match="labelled structures"):
         block_relevance(model, {"direct": unlabelled})

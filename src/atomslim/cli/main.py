@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError
 from atomslim import __version__
 from atomslim.cli.data import data
 from atomslim.cli.demo import demo
+from atomslim.cli.distill import distill
 from atomslim.cli.evaluate import evaluate
 from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
@@ -27,6 +28,7 @@ from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
+from atomslim.cli.study import study
 from atomslim.errors import AtomslimError
 
 app = App(
@@ -45,10 +47,12 @@ app = App(
 app.command(info)
 app.command(relevance)
 app.command(prune)
+app.command(distill)
 app.command(finetune)
 app.command(evaluate)
 app.command(predict)
 app.command(pretrain)
+app.command(study)
 app.command(demo)
 app.command(data)
 

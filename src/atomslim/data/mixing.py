@@ -62,6 +62,8 @@ class TaskData:
     """Neighbours of an atom in the main graph, which set a structure's cost; None: as the dataset says."""
     periodic: bool | None = None
     """Whether atoms have neighbours in other cells; None: as the dataset says."""
+    labelled: bool = True
+    """Whether the targets have to be there."""
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -104,6 +106,8 @@ class TaskData:
 
         Reads structures until that is known: usually one, all of them only if something is wrong.
         """
+        if not self.labelled:
+            return
         unseen, zero = set(self.targets), set[str]()
         others: set[str] = set()
         for place in range(len(self)):

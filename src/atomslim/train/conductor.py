@@ -26,7 +26,7 @@ from atomslim.train.schedule import Plateau, cosine_over, factor
 from atomslim.train.tasks import LearningTask
 from atomslim.train.validation import Processes, Results, columns, flat, mean_errors, model_errors, score
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass
@@ -242,6 +242,7 @@ class Conductor(Callback):
                 "plateau": self.plateau.state(),
                 "model": module.model.state_dict(),
                 "averages": None if self.averages is None else self.averages.state(),
+                "objective": module.learned.state_dict(),
                 "optimiser": trainer.optimizers[0].state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),
                 "baselines": _plain(self.baselines),
@@ -251,6 +252,7 @@ class Conductor(Callback):
 
     def _restore(self, trainer: lightning.Trainer, module: TrainingModule, state: dict[str, Any]) -> None:
         module.model.load_state_dict(state["model"])
+        module.learned.load_state_dict(state["objective"])
         trainer.optimizers[0].load_state_dict(state["optimiser"])
         trainer.precision_plugin.load_state_dict(state["precision"])
         if self.averages is not None:

@@ -1,11 +1,11 @@
-"""The Lightning module: a block model, its loss, its optimiser."""
+"""The Lightning module: a block model, what it is to learn, its optimiser."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atomslim.data.loader import Batch
 from atomslim.models.block_model import BlockModel
@@ -13,31 +13,69 @@ from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.train.optimiser import make_optimiser
 from atomslim.train.options import OptimiserOptions
 
+Summed = Callable[[Tensor], Tensor]
+"""Adds numbers up over all processes."""
 
-class TrainingModule(lightning.LightningModule):
-    """Computes the loss of a batch; with several processes, exactly that of the whole batch on one.
+
+class Objective(Protocol):
+    """What a model is to learn from a batch."""
+
+    def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
+        """Return this process's part of the loss; the sum over processes is the loss of the whole batch."""
+        ...
+
+    @property
+    def learned(self) -> nn.Module:
+        """Weights of the objective's own that are trained along, if any; the saved model does not have them."""
+        ...
+
+
+class Labels:
+    """Learning from labels.
 
     Every task's heads run on every batch, so that each weight has a gradient (zero where a task is absent) and all
     processes agree on which weights take part.
     """
 
-    def __init__(self, model: BlockModel, terms: Sequence[Term], optimiser: OptimiserOptions) -> None:
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.terms = list(terms)
+        self.learned = nn.Module()
+
+    def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
+        """Return this process's part of the weighted mean error."""
+        names = dict.fromkeys(term.task for term in self.terms)
+        outputs = model(batch.atoms, batch.topology, names, normalised=True)
+        sums = loss_sums(self.terms, outputs, batch)
+        return weighted_mean(self.terms, sums, summed(torch.stack([part.count for part in sums])))
+
+
+class TrainingModule(lightning.LightningModule):
+    """Computes the loss of a batch; with several processes, exactly that of the whole batch on one.
+
+    ``terms`` say what is validated, and what is learned unless an objective of its own says so.
+    """
+
+    def __init__(
+        self,
+        model: BlockModel,
+        terms: Sequence[Term],
+        optimiser: OptimiserOptions,
+        objective: Objective | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.terms = list(terms)
         self.options = optimiser
+        self.objective = objective or Labels(terms)
+        self.learned = self.objective.learned
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW with a group for every trainable part."""
-        return make_optimiser(self.model, self.options)
+        return make_optimiser(self.model, self.options, list(self.learned.parameters()))
 
     def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """Return the loss of this process's part, so scaled that the mean over processes is the batch's loss."""
-        names = dict.fromkeys(term.task for term in self.terms)
-        outputs = self.model(batch.atoms, batch.topology, names, normalised=True)
-        sums = loss_sums(self.terms, outputs, batch)
-        counts = self.summed(torch.stack([part.count for part in sums]))
-        return weighted_mean(self.terms, sums, counts) * self.trainer.world_size
+        return self.objective.loss(self.model, batch, self.summed) * self.trainer.world_size
 
     def summed(self, values: Tensor) -> Tensor:
         """Add up numbers over all processes; they carry no gradient."""

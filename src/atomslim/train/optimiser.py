@@ -1,6 +1,6 @@
 """AdamW with a rate for every part of a model, and parts that stay frozen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,10 +24,13 @@ def rate_of_part(part: str, model: BlockModel, options: OptimiserOptions) -> flo
     return 1.0
 
 
-def make_optimiser(model: BlockModel, options: OptimiserOptions) -> torch.optim.AdamW:
+def make_optimiser(
+    model: BlockModel, options: OptimiserOptions, others: Sequence[nn.Parameter] = ()
+) -> torch.optim.AdamW:
     """Freeze the parts that are to be, and return AdamW with one group of parameters per trainable part.
 
-    Every group has its factor under ``rate``. Raises ConfigError for a part that does not exist, or nothing to train.
+    ``others`` are weights that are trained along and belong to no part of the model. Every group has its factor under
+    ``rate``. Raises ConfigError for a part that does not exist, or nothing to train.
     """
     parts = model.parts()
     for name in options.freeze:
@@ -39,6 +42,8 @@ def make_optimiser(model: BlockModel, options: OptimiserOptions) -> torch.optim.
     ]
     if not groups:
         raise ConfigError("all parts of the model are frozen: leave one to train")
+    if others:
+        groups.append({"params": list(others), "name": "objective", "rate": 1.0})
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
 
 

@@ -17,7 +17,7 @@ from atomslim.models.losses import Term
 from atomslim.train.conductor import STATE_VERSION, Conductor
 from atomslim.train.feed import Endless, training_feed
 from atomslim.train.folder import RunFolder
-from atomslim.train.module import TrainingModule
+from atomslim.train.module import Objective, TrainingModule
 from atomslim.train.options import RunOptions
 from atomslim.train.summary import Summary
 from atomslim.train.tasks import LearningTask, loss_terms
@@ -40,9 +40,15 @@ class Feeding(TrainingModule):
     """The training module with its data, which can be read only when the processes are there."""
 
     def __init__(
-        self, model: BlockModel, terms: Sequence[Term], options: RunOptions, mixture: Mixture, conductor: Conductor
+        self,
+        model: BlockModel,
+        terms: Sequence[Term],
+        options: RunOptions,
+        mixture: Mixture,
+        conductor: Conductor,
+        objective: Objective | None,
     ) -> None:
-        super().__init__(model, terms, options.optimiser)
+        super().__init__(model, terms, options.optimiser, objective)
         self.run_options, self.mixture, self.conductor = options, mixture, conductor
 
     def train_dataloader(self) -> Endless:
@@ -71,10 +77,12 @@ def train(
     *,
     operation: str,
     show: bool = True,
+    objective: Objective | None = None,
 ) -> Summary:
     """Train ``model`` in place on its tasks, and leave the best and the last weights in the run's folder.
 
-    A state in the folder is taken up. Returns baselines, results and times.
+    It learns from labels unless an ``objective`` says something else. A state in the folder is taken up. Returns
+    baselines, results and times.
 
     Raises:
         ConfigError: options that contradict each other or the model, or no such device.
@@ -91,7 +99,7 @@ def train(
     if options.precision == "64":
         model.double()
     mixture = Mixture([task.part("train") for task in tasks], options.temperature)
-    module = Feeding(model.train(), terms, options, mixture, conductor)
+    module = Feeding(model.train(), terms, options, mixture, conductor, objective)
     with _quiet():
         trainer = _trainer(options, conductor)
         trainer.fit(module)

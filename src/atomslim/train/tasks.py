@@ -39,13 +39,22 @@ class LearningTask:
     graph: GraphSettings = field(default_factory=GraphSettings)
     others: dict[Part, Dataset] = field(default_factory=dict)
     """Datasets of their own for validation or test, in place of the split's."""
+    unlabelled: bool = False
+    """Whether the training structures need no labels."""
 
     def part(self, name: Part) -> TaskData:
         """Return the structures of one set; raises DataError if it is empty."""
         if name in self.others:
             return TaskData(self.name, self.others[name], tuple(self.targets), neighbours=self.graph.main)
         indices = np.array(getattr(self.split, name), dtype=np.int64)
-        return TaskData(self.name, self.dataset, tuple(self.targets), indices, neighbours=self.graph.main)
+        return TaskData(
+            self.name,
+            self.dataset,
+            tuple(self.targets),
+            indices,
+            neighbours=self.graph.main,
+            labelled=not (self.unlabelled and name == "train"),
+        )
 
     @property
     def has_test(self) -> bool:

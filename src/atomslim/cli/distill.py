@@ -1,0 +1,76 @@
+"""`atomslim distill`: a cut model learns from the full one."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def distill(  # noqa: PLR0913 -- the most common of many options
+    student: Path | None = None,
+    teacher: Path | None = None,
+    data: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    budget: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    config: Path | None = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    resume: Flag = False,
+) -> None:
+    """Train a cut model to answer as the full model does: forces, energies, and features of atoms and edges.
+
+    Labels are not needed for learning; validation compares with them unless validate_against=teacher is set.
+
+    Example: atomslim distill jmp-l-4.safetensors jmp-l.pt oc20=oc20:200k ani1x=ani1x -o runs/kd --budget 2h
+
+    Parameters
+    ----------
+    student
+        The cut model that learns.
+    teacher
+        The model it was cut from.
+    data
+        Datasets or files, as TASK=NAME where the student has several tasks.
+    output
+        The run's folder.
+    budget
+        Wall clock of the training steps alone, such as 30min or 2h; validation is not counted.
+    steps
+        Stop after this many steps.
+    epochs
+        Stop after this many passes over the data.
+    config
+        A YAML file of options.
+    settings
+        One option by its dotted name, as in --set weights.node=5; may be repeated.
+    resume
+        Go on with the run in the folder; its options need not be given again.
+
+    """
+    from atomslim.cli.settings import read_settings, tasked
+    from atomslim.errors import ConfigError
+    from atomslim.train.distill import distill as run
+
+    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs}
+    given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
+    options = read_settings(config or (output / "config.yaml" if resume else None), settings, given)
+    small, full = options.pop("student", ""), options.pop("teacher", "")
+    if not small or not full:
+        raise ConfigError("name a student and a teacher: atomslim distill STUDENT TEACHER TASK=DATA -o FOLDER")
+    if data:
+        options["tasks"] = named_tasks(tasked(data), options.get("tasks", ()))
+    run(small, full, output=output, resume=resume, **options)
+    print(f"{output / 'best.safetensors'}: the best student")
+
+
+def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
+    """Put datasets named on the command line into the options of tasks, so that a resumed run knows them."""
+    if isinstance(data, str):
+        return [{"data": data}]
+    options = {task["name"]: task for task in known}
+    return [{**options.get(name, {}), "name": name, "data": place} for name, place in data.items()]

@@ -1,0 +1,241 @@
+"""Distillation: a cut model learns to answer as the full one does (arXiv 2504.19538, 2306.14818).
+
+    L_KD = w_F ‖F_S − F_T‖₁ + w_E |E_S − E_T| + w_n ‖g_S(f) − g_T(f)‖₁,nodes + w_e ‖g_S(f) − g_T(f)‖₁,edges
+         + w_b Σ_blocks ‖P f_S,i − f_T,i‖₁ + w_H ‖(∂F/∂r)_S − (∂F/∂r)_T‖₁,rows
+
+| symbol | variable | meaning |
+|---|---|---|
+| F, E | outputs | normalised forces, and energies or other numbers of structures, of each structure's own task |
+| g(f) | readout | features after the readout of atoms (node-to-node) and of edges (edge-to-edge) |
+| f_i | features | features of block i before the readout, for the blocks that both models have, embedding included |
+| P | projections | learned linear maps where the widths of teacher and student differ; none where they agree |
+| (∂F/∂r) | | random rows of the Hessian, one per structure (arXiv 2501.09009) |
+
+‖·‖₁ is the mean absolute value over rows and components. Teacher and student see the same edges, because one topology
+is made for both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from atomslim.atoms import AtomsBatch
+from atomslim.data.loader import Batch
+from atomslim.errors import ConfigError
+from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
+from atomslim.models.losses import LossSum
+
+
+class Weights(BaseModel):
+    """Weights of the parts of the distillation loss."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    forces: float = Field(default=10.0, ge=0, description="of forces")
+    energy: float = Field(default=1.0, ge=0, description="of energies and other numbers of structures")
+    node: float = Field(default=10.0, ge=0, description="of the readout's atom features (node-to-node)")
+    edge: float = Field(default=10.0, ge=0, description="of the readout's edge features (edge-to-edge)")
+    blocks: float = Field(default=0.0, ge=0, description="of the features of every block that both models have")
+    hessian: float = Field(default=0.0, ge=0, description="of one random row of the Hessian per structure")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the loss: its weight, its sum over rows, and their number."""
+
+    name: str
+    weight: float
+    sum: LossSum
+
+
+def require_pair(student: BlockModel, teacher: BlockModel) -> None:
+    """Raise ConfigError unless the student can learn from the teacher: one family, the same tasks, graphs and units."""
+    if type(student) is not type(teacher):
+        raise ConfigError(f"student {type(student).__name__} and teacher {type(teacher).__name__} are of two families")
+    for name, task in student.tasks.items():
+        if name not in teacher.tasks:
+            raise ConfigError(f"the teacher has no task {name}: it has {', '.join(teacher.tasks)}")
+        other = teacher.tasks[name]
+        if task.graph != other.graph:
+            raise ConfigError(
+                f"task {name}: cutoff or neighbours of student and teacher differ: give both the same graphs"
+            )
+        ours, theirs = ({target.name: target for target in one.targets} for one in (task, other))
+        for target in ours.values():
+            match = theirs.get(target.name)
+            if match is None or (match.kind, match.unit, match.std) != (target.kind, target.unit, target.std):
+                raise ConfigError(
+                    f"task {name}: {target.name} of student and teacher differ in kind, unit or scale: use a student "
+                    "that was cut from this teacher"
+                )
+
+
+def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
+    """Return a linear map for each branch (node, edge) whose width differs, from the student's to the teacher's."""
+    ours, theirs = student.readout_first_layers(), teacher.readout_first_layers()
+    return nn.ModuleDict(
+        {
+            branch: nn.Linear(layer.out_features, theirs[branch].out_features, bias=False).to(layer.weight)
+            for branch, layer in ours.items()
+            if branch in theirs and layer.out_features != theirs[branch].out_features
+        }
+    )
+
+
+def teach(teacher: BlockModel, batch: Batch, tasks: list[str]) -> Trace:
+    """Return what the teacher makes of a batch, without anything kept for its gradients."""
+    with torch.no_grad():
+        trace = teacher.trace(batch.atoms, batch.topology, tasks, normalised=True)
+    features = BlockFeatures(
+        tuple(block.detach() for block in trace.features.node),
+        tuple(block.detach() for block in trace.features.edge),
+        context=None,
+    )
+    edge = None if trace.readout.edge is None else trace.readout.edge.detach()
+    outputs = {
+        task: {name: value.detach() for name, value in targets.items()} for task, targets in trace.outputs.items()
+    }
+    return Trace(features, ReadoutFeatures(trace.readout.node.detach(), edge, context=None), outputs)
+
+
+def distillation_parts(
+    student: BlockModel,
+    teacher: BlockModel,
+    ours: Trace,
+    theirs: Trace,
+    batch: Batch,
+    weights: Weights,
+    maps: nn.ModuleDict,
+) -> Iterator[Part]:
+    """Give the parts of the loss that have a weight, but for the Hessian's."""
+    yield from _output_parts(student, ours, theirs, batch, weights)
+    yield from _readout_parts(ours.readout, theirs.readout, weights, maps)
+    if weights.blocks:
+        yield from _block_parts(student, teacher, ours.features, theirs.features, weights, maps)
+
+
+def hessian_part(student: BlockModel, teacher: BlockModel, batch: Batch, weight: float) -> Part:
+    """Compare one row of −∂F/∂r for each structure: the same random atom and direction for both models, in eV/Å²."""
+    row = _random_rows(batch.atoms)
+    ours = hessian_rows(student, batch, row, create_graph=True)
+    theirs = hessian_rows(teacher, batch, row, create_graph=False)
+    return Part("hessian", weight, _absolute(ours, theirs.detach()))
+
+
+def hessian_rows(
+    model: BlockModel, batch: Batch, row: Float[Tensor, "n 3"], *, create_graph: bool
+) -> Float[Tensor, "n 3"]:
+    """Return −∂(row · F)/∂r: with one 1 per structure in ``row``, one row of each structure's Hessian.
+
+    Raises ConfigError for a task without forces.
+    """
+    positions = batch.atoms.positions.detach().requires_grad_()
+    moved = replace(batch.atoms, positions=positions)
+    was_training = model.training
+    model.training = True  # of the model alone: conservative forces keep their graph
+    with torch.enable_grad():
+        outputs = model(moved, batch.topology, list(dict.fromkeys(batch.tasks)))
+        chosen = positions.new_zeros(())
+        for task in dict.fromkeys(batch.tasks):
+            if "forces" not in outputs[task]:
+                raise ConfigError(f"task {task}: has no forces, so there is no Hessian to learn: set its weight to 0")
+            chosen = chosen + (row * outputs[task]["forces"])[_atoms_of(batch, task)].sum()
+        gradient = torch.autograd.grad(chosen, positions, create_graph=create_graph)[0]
+    model.training = was_training
+    return -gradient
+
+
+def rattled(batch: Batch, student: BlockModel, *, displacement: float, strain: float) -> Batch:
+    """Return a copy with Gaussian displacements (standard deviation in Å) and, where periodic, random strain.
+
+    It has graphs of its own and no labels: only the teacher knows what it is worth. Random numbers are torch's.
+    """
+    atoms = batch.atoms
+    positions, cell = atoms.positions, atoms.cell
+    if strain:
+        random = torch.randn(atoms.num_structures, 3, 3).to(positions)
+        deformation = strain * (random + random.transpose(1, 2)) / 2 * atoms.pbc.any(-1)[:, None, None]
+        deformation = deformation + torch.eye(3).to(positions)
+        positions = torch.einsum("ni,nij->nj", positions, deformation[atoms.batch])
+        cell = cell @ deformation
+    positions = positions + displacement * torch.randn(positions.shape).to(positions)
+    moved = replace(atoms, positions=positions, cell=cell)
+    nothing = {name: torch.full_like(label, torch.nan) for name, label in batch.targets.items()}
+    absent = {name: torch.zeros_like(there) for name, there in batch.present.items()}
+    topology = student.topology(moved, batch.tasks)
+    return replace(batch, atoms=moved, topology=topology, targets=nothing, present=absent)
+
+
+def _output_parts(student: BlockModel, ours: Trace, theirs: Trace, batch: Batch, weights: Weights) -> Iterator[Part]:
+    """Compare each structure's predictions by its own task."""
+    for task, outputs in ours.outputs.items():
+        structures = torch.tensor([name == task for name in batch.tasks], device=batch.atoms.device)
+        for target in student.task(task).targets:
+            forces = target.kind in {"direct_forces", "conservative_forces"}
+            weight = weights.forces if forces else weights.energy
+            rows = structures[batch.atoms.batch] if forces else structures
+            if weight:
+                name = f"{task}/{target.name}"
+                mine, other = outputs[target.name], theirs.outputs[task][target.name]
+                yield Part(name, weight, _absolute(mine[rows], other[rows]))
+
+
+def _readout_parts(
+    ours: ReadoutFeatures, theirs: ReadoutFeatures, weights: Weights, maps: nn.ModuleDict
+) -> Iterator[Part]:
+    for branch in ("node", "edge"):
+        weight, mine, other = getattr(weights, branch), getattr(ours, branch), getattr(theirs, branch)
+        if weight and mine is not None and other is not None:
+            yield Part(branch, weight, _absolute(_mapped(maps, branch, mine), other))
+
+
+def _block_parts(
+    student: BlockModel,
+    teacher: BlockModel,
+    ours: BlockFeatures,
+    theirs: BlockFeatures,
+    weights: Weights,
+    maps: nn.ModuleDict,
+) -> Iterator[Part]:
+    places = {block: place for place, block in enumerate((0, *teacher.block_ids))}
+    for place, block in enumerate((0, *student.block_ids)):
+        for branch in ("node", "edge"):
+            mine, other = getattr(ours, branch), getattr(theirs, branch)
+            if block in places and mine and other:
+                difference = _absolute(_mapped(maps, branch, mine[place]), other[places[block]])
+                yield Part(f"block {block}, {branch}", weights.blocks, difference)
+
+
+def _mapped(maps: nn.ModuleDict, branch: str, features: Tensor) -> Tensor:
+    mapped: Tensor = maps[branch](features) if branch in maps else features
+    return mapped
+
+
+def _absolute(ours: Tensor, theirs: Tensor) -> LossSum:
+    """Return Σ |difference| over rows, the mean over a row's components, and the number of rows."""
+    if ours.shape != theirs.shape:
+        raise ConfigError(
+            f"student and teacher have {tuple(ours.shape)} and {tuple(theirs.shape)} features: they see other edges"
+        )
+    difference = (ours - theirs.to(ours.dtype)).abs()
+    rows = difference.flatten(1).mean(1) if difference.dim() > 1 else difference
+    return LossSum(rows.sum(), rows.new_tensor(float(len(rows))))
+
+
+def _random_rows(atoms: AtomsBatch) -> Float[Tensor, "n 3"]:
+    """Return zeros with one 1 for each structure, at a random atom and direction."""
+    first = torch.cumsum(atoms.natoms, 0) - atoms.natoms
+    draw = torch.rand(atoms.num_structures).to(atoms.positions.device)
+    chosen = first + (draw * atoms.natoms).long()
+    row = torch.zeros_like(atoms.positions)
+    row[chosen, torch.randint(3, (atoms.num_structures,)).to(chosen.device)] = 1.0
+    return row
+
+
+def _atoms_of(batch: Batch, task: str) -> Bool[Tensor, " n"]:
+    structures = torch.tensor([name == task for name in batch.tasks], device=batch.atoms.device)
+    return structures[batch.atoms.batch]

@@ -1,0 +1,276 @@
+"""Distillation: a cut model learns from the full one on the same trainer as everything else (arXiv 2504.19538)."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from torch import Tensor, nn
+
+from atomslim.atoms import Sample
+from atomslim.compress.distill import (
+    Part,
+    Weights,
+    distillation_parts,
+    hessian_part,
+    projections,
+    rattled,
+    require_pair,
+    teach,
+)
+from atomslim.data import Dataset
+from atomslim.data.in_memory import Data, Samples, opened
+from atomslim.data.loader import Batch
+from atomslim.data.normalise import Normalisation, TargetScale
+from atomslim.data.splits import Split
+from atomslim.errors import ConfigError, StructureError
+from atomslim.measure.batches import batches
+from atomslim.models.block_model import BlockModel
+from atomslim.models.checkpoint import load
+from atomslim.models.losses import Term, loss_sums, weighted_mean
+from atomslim.models.tasks import Task
+from atomslim.train.durations import Duration, parse_duration
+from atomslim.train.finetune import note_task, noted
+from atomslim.train.folder import RunFolder
+from atomslim.train.module import Summed
+from atomslim.train.options import (
+    OptimiserOptions,
+    RunOptions,
+    ScheduleOptions,
+    TargetOptions,
+    TaskOptions,
+    validated,
+)
+from atomslim.train.run import train
+from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task
+
+_SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
+
+
+class DistillOptions(RunOptions):
+    """Options of distillation, those of the run included; the optimiser is pre-training's."""
+
+    student: str = Field(default="", description="file of the cut model")
+    teacher: str = Field(default="", description="file of the full model")
+    tasks: tuple[TaskOptions, ...] = Field(default=(), description="datasets by the models' tasks; targets are theirs")
+    weights: Weights = Field(default=Weights(), description="of the parts of the loss")
+    labels: float = Field(default=0.0, ge=0, description="weight of the loss on labels beside the teacher's; 0: none")
+    validate_against: Literal["labels", "teacher"] = Field(
+        default="labels", description="what validation compares with; the teacher needs no labels"
+    )
+    teacher_precision: Literal["32", "bf16"] = Field(default="32", description="bf16: teachers with direct forces only")
+    rattle: float = Field(default=0.0, ge=0, description="Å; every other batch is displaced by so much")
+    strain: float = Field(default=0.0, ge=0, description="every other batch: standard deviation of the strain")
+    optimiser: OptimiserOptions = OptimiserOptions(
+        learning_rate=3e-4, embedding_rate=1.0, block_rates=_SAME_RATES, clip_by="norm"
+    )
+    schedule: ScheduleOptions = ScheduleOptions(warmup_factor=0.2)
+    ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
+    validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
+
+
+class Distillation:
+    """Learning from a teacher, and from labels too if ``options.labels`` says so.
+
+    The teacher is no part of the module that is trained: nothing of it is saved, averaged or sent around.
+    """
+
+    def __init__(self, student: BlockModel, teacher: BlockModel, terms: list[Term], options: DistillOptions) -> None:
+        self._teacher = teacher.eval().requires_grad_(requires_grad=False)
+        self.terms, self.options = terms, options
+        self.learned: nn.Module = projections(student, teacher)
+        self._steps = 0
+
+    def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
+        """Return this process's part of λ L₀ + L_KD."""
+        batch = self._perhaps_rattled(model, batch)
+        self._teacher.to(batch.atoms.device)
+        names = list(model.tasks)
+        with torch.autocast(batch.atoms.device.type, torch.bfloat16, enabled=self.options.teacher_precision == "bf16"):
+            theirs = teach(self._teacher, batch, names)
+        ours = model.trace(batch.atoms, batch.topology, names, normalised=True)
+        maps = cast("nn.ModuleDict", self.learned)
+        parts = list(distillation_parts(model, self._teacher, ours, theirs, batch, self.options.weights, maps))
+        if self.options.weights.hessian:
+            parts.append(hessian_part(model, self._teacher, batch, self.options.weights.hessian))
+        loss = _weighted(parts, summed)
+        if self.options.labels:
+            sums = loss_sums(self.terms, ours.outputs, batch)
+            counts = summed(torch.stack([part.count for part in sums]))
+            loss = loss + self.options.labels * weighted_mean(self.terms, sums, counts)
+        return loss
+
+    def _perhaps_rattled(self, model: BlockModel, batch: Batch) -> Batch:
+        """Displace every other batch, told apart by its place in the run, so that a resumed run does the same."""
+        options = self.options
+        if not (options.rattle or options.strain) or batch.plan is None or batch.plan.position % 2:
+            return batch
+        try:
+            return rattled(batch, model, displacement=options.rattle, strain=options.strain)
+        except StructureError:  # atoms ended on top of each other: this batch goes as it is
+            return batch
+
+
+def distill(
+    student: BlockModel | str | os.PathLike[str],
+    teacher: BlockModel | str | os.PathLike[str],
+    data: Data | Mapping[str, Data] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> BlockModel:
+    """Train a copy of a cut model to answer as its teacher does, and return the one with the best validation error.
+
+        small = atomslim.keep_blocks(model, 4)
+        small = atomslim.distill(small, model, {"oc20": "oc20:200k"}, budget="2h")
+
+    Args:
+        student: the cut model, or its file.
+        teacher: the model that it was cut from, or its file.
+        data: structures by task, or for the only task; instead of the option ``tasks``.
+        output: folder of the run; default `runs/distill-DATE`.
+        resume: go on with the run in `output`.
+        progress: show baselines, a progress bar and the summary.
+        options: fields of `DistillOptions`: ``budget="2h"``, ``weights={"blocks": 1.0}``, ``labels=0.1``, ….
+
+    Raises:
+        ConfigError: a teacher of another family, or with other tasks, graphs or units; options that make no sense.
+        DataError: a dataset that is not there or cannot be learned from.
+        CheckpointError: a model file that cannot be read.
+
+    """
+    named = {"student": _name_of(student), "teacher": _name_of(teacher)}
+    config = validated(DistillOptions, named | options)
+    small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
+    full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
+    require_pair(small, full)
+    _require_precision(full, config)
+    folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
+    tasks = [
+        _learning_task(task, given, small, full, config, folder if resume else None)
+        for task, given in _given(small, data, config)
+    ]
+    folder.create(config.model_dump(mode="json"), resume=resume)
+    for task in tasks:
+        note_task(folder, task)
+    for weight in small.parameters():
+        weight.requires_grad_(requires_grad=True)
+    terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
+    objective = Distillation(small, full, terms, config)
+    summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
+    if progress:
+        Console(stderr=True).print(summary)
+    return load(folder.path / "best.safetensors", device=next(small.parameters()).device)
+
+
+def _weighted(parts: list[Part], summed: Summed) -> Tensor:
+    """Return Σ weight · sum / rows; the same output of several tasks shares its rows."""
+    counts = summed(torch.stack([part.sum.count for part in parts]))
+    kinds = [part.name.rpartition("/")[2] for part in parts]
+    rows = {kind: sum(count for other, count in zip(kinds, counts, strict=True) if other == kind) for kind in kinds}
+    shares = [
+        part.weight * part.sum.total / torch.as_tensor(rows[kind]).clamp(min=1)
+        for part, kind in zip(parts, kinds, strict=True)
+    ]
+    return torch.stack(shares).sum()
+
+
+def _given(
+    student: BlockModel, data: Data | Mapping[str, Data] | None, config: DistillOptions
+) -> list[tuple[TaskOptions, Data]]:
+    """Return each task's options with its data; raises ConfigError if there is none."""
+    if data is None:
+        if not config.tasks:
+            raise ConfigError("name the data: a dataset for each task that the student is to keep")
+        return [
+            (task.model_copy(update={"name": student.task(task.name or None).name}), task.data) for task in config.tasks
+        ]
+    named = data if isinstance(data, Mapping) else {student.task().name: data}
+    known = {task.name: task for task in config.tasks}
+    return [(known.get(name, TaskOptions(name=student.task(name).name)), given) for name, given in named.items()]
+
+
+def _learning_task(
+    options: TaskOptions,
+    data: Data,
+    student: BlockModel,
+    teacher: BlockModel,
+    config: DistillOptions,
+    folder: RunFolder | None,
+) -> LearningTask:
+    task = student.task(options.name)
+    dataset = opened(data, options.options)
+    split: Split | None = None if folder is None else noted(folder, options.name)[0]
+    graph = {"cutoff": task.graph.cutoff, "neighbours": task.graph.main}
+    wanted = options.model_copy(update={"targets": _targets(task), **graph})
+    made = replace(prepare_task(dataset, wanted, split, _scales(task)), graph=task.graph)
+    if config.validate_against == "labels":
+        return made
+    if config.labels:
+        raise ConfigError("validate against labels, or leave the loss on labels out")
+    answers = _answered(made.part("validation"), teacher, task, config.batch_size)
+    return replace(made, unlabelled=True, others={**made.others, "validation": answers, "test": answers})
+
+
+def _answered(part: Any, teacher: BlockModel, task: Task, batch_size: int) -> Dataset:
+    """Return a set with the teacher's predictions as labels."""
+    samples = [part[place] for place in range(len(part))]
+    answered: list[Sample] = []
+    for batch in batches(teacher, task.name, samples, batch_size):
+        predicted = teacher.predict(batch.atoms, task.name, batch.topology)
+        sizes = batch.atoms.natoms.tolist()
+        for number, forces in enumerate(
+            predicted["forces"].split(sizes) if "forces" in predicted else [None] * len(sizes)
+        ):
+            targets = {
+                name: (forces if name == "forces" else values[number]).double().cpu().numpy()  # type: ignore[union-attr]
+                for name, values in predicted.items()
+                if name != "stress"
+            }
+            answered.append(replace(samples[len(answered)], targets=targets))
+    return Samples(answered, name=f"{part.dataset.name}, as the teacher answers")
+
+
+def _targets(task: Task) -> dict[str, TargetOptions]:
+    """Return how the model's own targets are validated and, with labels, learned."""
+    forces = {"direct_forces", "conservative_forces"}
+    return {
+        target.name: TargetOptions(kind=target.kind, loss="l2", weight=FORCE_WEIGHT)
+        if target.kind in forces
+        else TargetOptions(kind=target.kind, reduction=target.reduction)
+        for target in task.targets
+    }
+
+
+def _scales(task: Task) -> Normalisation:
+    """Return the model's own scales; conservative forces, which have none, count in eV/Å."""
+    return Normalisation(
+        targets={
+            target.name: TargetScale(mean=target.mean, std=target.std, count=1, references=target.references)
+            for target in task.targets
+        }
+    )
+
+
+def _require_precision(teacher: BlockModel, config: DistillOptions) -> None:
+    conservative = [task.name for task in teacher.tasks.values() if task.conservative]
+    if config.teacher_precision == "bf16" and conservative:
+        raise ConfigError(f"teacher_precision bf16: task {conservative[0]} has conservative forces: use 32")
+
+
+def _copied(model: BlockModel) -> BlockModel:
+    """Return an independent copy with all its blocks."""
+    copied = model.with_blocks(range(1, model.num_blocks + 1))
+    copied.history = list(model.history)
+    return copied
+
+
+def _name_of(model: BlockModel | str | os.PathLike[str]) -> str:
+    return str(model) if isinstance(model, str | os.PathLike) else ""

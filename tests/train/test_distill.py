@@ -1,0 +1,119 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import atomslim
+from atomslim.compress.prune import keep_blocks
+from atomslim.errors import ConfigError
+from atomslim.measure.evaluate import evaluate
+from atomslim.models import JMP
+from samples import DIRECT
+from small_models import jmp
+from train.water import waters
+
+RUN: dict[str, Any] = {
+    "progress": False,
+    "batch_size": 4,
+    "tasks": [{"name": "direct", "split": {"train": 16, "validation": 4, "test": 4}}],
+    "optimiser": {"learning_rate": 3e-3},
+    "ema": None,
+    "log_every": 1,
+}
+
+
+def teacher() -> JMP:
+    return jmp(DIRECT, num_blocks=3, sum_scale=1.0)
+
+
+def answers(model: JMP, count: int, seed: int) -> list[Any]:
+    """Structures whose labels are a model's predictions."""
+    made = waters(count, seed=seed)
+    for number, sample in enumerate(made):
+        predicted = model.predict(atomslim.from_ase(sample.to_ase()))
+        targets = {"energy": float(predicted["energy"][0]), "forces": predicted["forces"].numpy()}
+        made[number] = replace(sample, targets=targets)
+    return made
+
+
+def test_a_student_comes_closer_to_its_teacher(tmp_path: Path) -> None:
+    full = teacher()
+    small = keep_blocks(full, 1)
+    before = {name: weight.clone() for name, weight in small.state_dict().items()}
+    found = atomslim.distill(
+        small, full, waters(24), output=tmp_path / "run", steps=30, validate_against="teacher", **RUN
+    )
+    unseen = answers(full, 8, seed=5)
+    assert evaluate(found, unseen).errors["forces"].mae < 0.7 * evaluate(small, unseen).errors["forces"].mae
+    assert all(torch.equal(weight, before[name]) for name, weight in small.state_dict().items())
+    assert found.history[-1]["operation"] == "distil"
+    assert found.block_ids == (1,)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert next(row for row in summary["rows"] if row["target"] == "forces")["test"]["mae"] > 0
+
+
+def test_labels_are_optional(tmp_path: Path) -> None:
+    full = teacher()
+    bare = [replace(sample, targets={}) for sample in waters(24)]
+    found = atomslim.distill(
+        keep_blocks(full, 2), full, bare, output=tmp_path / "bare", steps=2, validate_against="teacher", **RUN
+    )
+    assert found.num_blocks == 2
+    both = atomslim.distill(
+        keep_blocks(full, 2), full, waters(24), output=tmp_path / "both", steps=2, labels=0.5, **RUN
+    )
+    assert both.num_blocks == 2
+
+
+@pytest.mark.parametrize("extra", [{"rattle": 0.02}, {"weights": {"blocks": 1.0, "hessian": 0.1}}], ids=str)
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path, extra: dict[str, Any]) -> None:
+    full = teacher()
+    for name, stops in (("whole", [6]), ("parts", [3, 6])):
+        for steps in stops:
+            atomslim.distill(
+                keep_blocks(full, 1),
+                full,
+                waters(24),
+                output=tmp_path / name,
+                resume=steps == 6 and len(stops) > 1,
+                steps=steps,
+                checkpoint_every="1 steps",
+                **{**RUN, "schedule": {"cosine": None, "warmup": "1 steps"}, "validate_every": "6 steps"},
+                **extra,
+            )
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
+    assert all(torch.equal(weight, states[1]["model"][name]) for name, weight in states[0]["model"].items())
+
+
+def test_narrower_students_learn_through_maps_that_are_resumed(tmp_path: Path) -> None:
+    full = teacher()
+    narrow = jmp(DIRECT, num_blocks=1, emb_size_edge=16)
+    atomslim.distill(narrow, full, waters(24), output=tmp_path / "run", steps=2, **RUN)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["objective"]["edge.weight"].shape == (18, 16)
+
+
+def test_wrong_use_is_said(tmp_path: Path) -> None:
+    full = teacher()
+    small = keep_blocks(full, 1)
+    with pytest.raises(ConfigError, match="name the data"):
+        atomslim.distill(small, full, output=tmp_path / "a", steps=1)
+    with pytest.raises(ConfigError, match="unknown task 'oc20'"):
+        atomslim.distill(small, full, {"oc20": waters(4)}, output=tmp_path / "b", steps=1)
+    with pytest.raises(ConfigError, match="leave the loss on labels out"):
+        atomslim.distill(
+            small,
+            full,
+            waters(24),
+            output=tmp_path / "c",
+            steps=1,
+            labels=1.0,
+            validate_against="teacher",
+            **{key: RUN[key] for key in ("tasks", "progress")},
+        )
+    with pytest.raises(ConfigError, match="how long"):
+        atomslim.distill(small, full, waters(4), output=tmp_path / "d")
+    assert not (tmp_path / "b").exists()
