@@ -32,9 +32,8 @@ from typing import Any
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
-from structures import mof5, oxide
-
 from atomslim.atoms import AtomsBatch, from_ase
+from atomslim.measure.structures import mof5, oxide
 from atomslim.memory import keep_freed_memory
 from atomslim.models import JMP, GraphSettings, Target, Task, jmp_l
 from atomslim.models.checkpoint.jmp_layout import Layout

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atomslim.atoms import AtomsBatch, from_ase, to_ase
     from atomslim.compress.prune import keep_blocks
     from atomslim.compress.relevance import block_relevance
+    from atomslim.measure.compare import compare
     from atomslim.measure.evaluate import evaluate
     from atomslim.models.checkpoint import export_jmp, load, save
     from atomslim.models.gemnet_oc import GraphSettings
@@ -33,6 +34,7 @@ __all__ = [
     "GraphSettings",
     "__version__",
     "block_relevance",
+    "compare",
     "distill",
     "evaluate",
     "export_jmp",
@@ -52,6 +54,7 @@ _HOMES = {
     "GraphSettings": "atomslim.models.gemnet_oc",
     "JMP": "atomslim.models.jmp",
     "block_relevance": "atomslim.compress.relevance",
+    "compare": "atomslim.measure.compare",
     "distill": "atomslim.train.distill",
     "evaluate": "atomslim.measure.evaluate",
     "export_jmp": "atomslim.models.checkpoint",

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from atomslim import __version__
+from atomslim.cli.compare import compare
 from atomslim.cli.data import data
 from atomslim.cli.demo import demo
 from atomslim.cli.distill import distill
@@ -50,6 +51,7 @@ app.command(prune)
 app.command(distill)
 app.command(finetune)
 app.command(evaluate)
+app.command(compare)
 app.command(predict)
 app.command(pretrain)
 app.command(study)

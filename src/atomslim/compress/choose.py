@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.build import molecule
-from torch.utils.flop_counter import FlopCounterMode
 
 from atomslim.atoms import from_ase
 from atomslim.errors import ConfigError, DataError
+from atomslim.measure.speed import count_flops
 from atomslim.models.block_model import BlockModel
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -150,10 +149,9 @@ def flops(model: BlockModel, atoms: Atoms | None = None) -> int:
     topology = model.topology(batch, task)
     was_training = model.training
     model.eval()
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
-        model.predict(batch, task, topology)
+    counted = count_flops(lambda: model.predict(batch, task, topology))
     model.train(was_training)
-    return int(counter.get_total_flops())
+    return counted
 
 
 def parse_count(text: str) -> int:

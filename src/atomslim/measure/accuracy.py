@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 import torch
 from ase import units as ase_units
-from jaxtyping import Float
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
@@ -69,13 +70,17 @@ class Accuracy:
     free_atoms_only: bool = True
     sums: dict[str, Float[Tensor, "3"]] = field(default_factory=dict)
     """Σ |error|, Σ error², and the number of errors, on the CPU in float64."""
+    elements: Float[Tensor, "Z 2"] = field(default_factory=lambda: torch.zeros(120, 2, dtype=torch.float64))
+    """Σ |error| and the number of errors of forces, by atomic number."""
 
     def add(self, predicted: Mapping[str, Tensor], labels: Mapping[str, Tensor], atoms: AtomsBatch) -> None:
         """Compare the predictions of one batch, in physical units, with its labels: what both have, by name."""
         for name in predicted.keys() & labels.keys():
             error = predicted[name].detach().double() - labels[name].double()
-            if name == "forces" and self.free_atoms_only:
-                error = error[~atoms.fixed]
+            if name == "forces":
+                counted = ~atoms.fixed if self.free_atoms_only else torch.ones_like(atoms.fixed)
+                error = error[counted]
+                self._add_elements(error, atoms.numbers[counted])
             self._add(name, error)
             if name == "energy":
                 self._add(PER_ATOM, error / atoms.natoms)
@@ -84,6 +89,19 @@ class Accuracy:
         error = error[torch.isfinite(error)]
         new = torch.stack([error.abs().sum(), error.square().sum(), error.new_tensor(float(error.numel()))]).cpu()
         self.sums[name] = self.sums[name] + new if name in self.sums else new
+
+    def _add_elements(self, error: Float[Tensor, "n 3"], numbers: Int[Tensor, " n"]) -> None:
+        known = torch.isfinite(error).all(-1)
+        sums = torch.stack([error[known].abs().sum(-1), torch.full_like(error[known][:, 0], 3.0)], dim=-1)
+        self.elements.index_add_(0, numbers[known].cpu(), sums.cpu())
+
+    def by_element(self) -> dict[str, float]:
+        """Return the mean absolute error of forces in eV/Å by element, lightest first."""
+        return {
+            chemical_symbols[number]: total / count
+            for number, (total, count) in enumerate(self.elements.tolist())
+            if count
+        }
 
     def result(self) -> dict[str, Errors]:
         """Return the errors by target, alphabetically; raises DataError if nothing was compared."""

@@ -1,6 +1,5 @@
 """Figures of a study, as SVG texts for its report."""
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -20,13 +19,6 @@ COLOURS: dict[Strategy, str] = {
 
 PANEL = (3.6, 2.9)
 """Inches."""
-
-
-def svg(figure: Figure) -> str:
-    """Return a figure as text that can stand inside HTML; the same figure always gives the same text."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
 
 
 def pretraining(results: Results) -> Figure:

@@ -8,32 +8,10 @@ from pathlib import Path
 import yaml
 
 from atomslim.files import atomic_write
+from atomslim.measure import page
+from atomslim.measure.page import TextTable
 from atomslim.study import figures, tables
 from atomslim.study.results import Results, Variant
-from atomslim.study.tables import Table
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #1a1a1a; --back: #ffffff; --line: #d5d5d5; --soft: #f5f6f7; --mark: #0072b2 }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e6e6; --back: #16181b; --line: #3a3d42; --soft: #202328; --mark: #6cb8e6 }
-}
-body {
-  font: 16px/1.55 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 62rem; margin: 0 auto; padding: 1rem;
-}
-h1 { font-size: 1.7rem; line-height: 1.2 }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
-.summary { background: var(--soft); border-left: 4px solid var(--mark); padding: .6rem 1rem; border-radius: .3rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back) }
-figure { margin: 1rem 0; background: #ffffff; border-radius: .3rem; padding: .4rem; overflow-x: auto }
-figure svg { max-width: 100%; height: auto }
-figcaption { color: #444; font-size: .85rem }
-pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .8rem }
-.note { opacity: .8; font-size: .92rem }
-"""
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -83,7 +61,7 @@ def _growth(results: Results, variant: Variant) -> float | None:
     return product ** (1 / count) if count else None
 
 
-def _tables(results: Results) -> Iterator[Table]:
+def _tables(results: Results) -> Iterator[TextTable]:
     if results.options.mix:
         yield tables.pretraining(results)
         yield tables.recovery(results)
@@ -95,24 +73,17 @@ def _tables(results: Results) -> Iterator[Table]:
         yield missing
 
 
-def _page(results: Results, shown: list[Table]) -> str:
-    options = results.options
+def _page(results: Results, shown: list[TextTable]) -> str:
+    versions = (results.board.folder / "versions.json").read_text(encoding="utf-8")
     body = [
-        f"<h1>{html.escape(options.title)}</h1>",
-        '<div class="summary">' + "".join(f"<p>{html.escape(text)}</p>" for text in summary(results)) + "</div>",
-        *(_figure(svg, caption) for svg, caption in _figures(results)),
-        *(_table(table) for table in shown),
+        page.summary(summary(results)),
+        *_figures(results),
+        *(table.html() for table in shown),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(_configuration(results))}</pre>",
-        f"<pre>{html.escape((results.board.folder / 'versions.json').read_text(encoding='utf-8'))}</pre>",
+        f"<pre>{html.escape(versions)}</pre>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(options.title)}</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return page.page(results.options.title, body)
 
 
 def _configuration(results: Results) -> str:
@@ -120,26 +91,13 @@ def _configuration(results: Results) -> str:
     return text
 
 
-def _figures(results: Results) -> Iterator[tuple[str, str]]:
+def _figures(results: Results) -> Iterator[str]:
     options = results.options
     if options.mix:
-        yield figures.svg(figures.pretraining(results)), "Force error on the pre-training tasks against blocks kept."
+        yield page.picture(figures.pretraining(results), "Force error on the pre-training tasks against blocks kept.")
     if figures.has_curves(results, options.downstream):
-        yield figures.svg(figures.downstream(results)), "Test error after fine-tuning under equal budgets."
-        yield figures.svg(figures.convergence(results)), "Validation error against seconds of training, first seed."
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return (
-        f"<h2>{html.escape(table.title)}</h2><p class=note>{html.escape(table.note)}</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
+        yield page.picture(figures.downstream(results), "Test error after fine-tuning under equal budgets.")
+        yield page.picture(figures.convergence(results), "Validation error against seconds of training, first seed.")
 
 
 def _write(path: Path, text: str) -> None:

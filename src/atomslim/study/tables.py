@@ -1,36 +1,19 @@
 """Tables of a study, as rows of texts: the report writes them as HTML, `report.md` as Markdown."""
 
-from dataclasses import dataclass
-
+from atomslim.measure.page import TextTable
 from atomslim.study import paper
 from atomslim.study.figures import label
 from atomslim.study.results import Results, Variant
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts with a title and a sentence that says how to read it."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """Write it as Markdown."""
-        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"### {self.title}\n\n{self.note}\n\n{body}\n"
-
-
-def pretraining(results: Results) -> Table:
+def pretraining(results: Results) -> TextTable:
     """Force errors on the pre-training tasks by strategy and blocks, as in the paper's Table 1."""
     tasks = [task.name for task in results.options.mix]
     rows = [
         (label(variant), _millions(results, variant), *_errors(results, variant, tasks)) for variant in results.variants
     ]
     seeds = len(results.options.seeds)
-    return Table(
+    return TextTable(
         "Cutting and distilling, on the pre-training tasks",
         f"Force MAE in meV/Å on the validation sets; ± is the standard deviation over {seeds} seeds, where chance is.",
         ("variant", "parameters / M", *tasks),
@@ -38,12 +21,12 @@ def pretraining(results: Results) -> Table:
     )
 
 
-def recovery(results: Results) -> Table:
+def recovery(results: Results) -> TextTable:
     """Shares of what slicing lost that other ways win back."""
     tasks = [task.name for task in results.options.mix]
     variants = [one for one in results.variants if one.strategy not in {"full", "sliced"}]
     rows = [(label(variant), *(_percent(results.recovered(variant, task)) for task in tasks)) for variant in variants]
-    return Table(
+    return TextTable(
         "What is won back",
         "Share of the force error that slicing added which a variant takes away again: 100 % is the full model, "
         "0 % the sliced one, negative is worse than slicing.",
@@ -52,7 +35,7 @@ def recovery(results: Results) -> Table:
     )
 
 
-def published(results: Results) -> Table:
+def published(results: Results) -> TextTable:
     """The paper's Table 1, for comparison of the trends."""
     del results
     rows = [
@@ -63,7 +46,7 @@ def published(results: Results) -> Table:
         for strategy, by_blocks in paper.FORCE_MAE.items()
         for blocks, values in by_blocks.items()
     ]
-    return Table(
+    return TextTable(
         "The paper's Table 1",
         "Force MAE in meV/Å of JMP-L on its own data (arXiv 2504.19538): another model and other data, so compare "
         "trends, not numbers.",
@@ -72,12 +55,12 @@ def published(results: Results) -> Table:
     )
 
 
-def downstream(results: Results) -> Table:
+def downstream(results: Results) -> TextTable:
     """Test errors after fine-tuning under equal budgets, as in the paper's Fig. 3."""
     parts = results.options.downstream
     variants = dict.fromkeys(variant for part in parts for variant in results.tuned_variants(part))
     rows = [(label(variant), *(_text(results.tuned(part, variant)) for part in parts)) for variant in variants]
-    return Table(
+    return TextTable(
         "Fine-tuned under equal budgets",
         "Test MAE of the model with the best validation, in milli-units (meV/Å for forces, meV for energies).",
         ("variant", *(f"{part.name} {part.target}" for part in parts)),
@@ -85,7 +68,7 @@ def downstream(results: Results) -> Table:
     )
 
 
-def failures(results: Results) -> Table:
+def failures(results: Results) -> TextTable:
     """Cells without a result, and why."""
     board = results.board
     rows = [
@@ -93,7 +76,7 @@ def failures(results: Results) -> Table:
         for cell, state in board.states().items()
         if state != "done"
     ]
-    return Table(
+    return TextTable(
         "Cells without a result",
         "They are tried again when the study is run again.",
         ("cell", "state", "reason"),

@@ -10,7 +10,7 @@ from atomslim.compress.relevance import block_relevance
 from atomslim.data.in_memory import opened
 from atomslim.errors import ConfigError
 from atomslim.measure.speed import measure_speed
-from atomslim.measure.structures import built_in
+from atomslim.measure.structures import structure
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
 from atomslim.study.cells import Cell
@@ -90,8 +90,13 @@ class Workshop:
         speed = self.options.speed
         if speed is None:
             raise ConfigError("the study has no options speed")
-        models = {blocks: self._cut(Cell("reduce", "sliced", blocks)) for blocks in (None, *self.options.blocks)}
-        return measure_speed(models, built_in(speed.structures), repeats=speed.repeats)
+        models = {
+            str(blocks or self.full.num_blocks): self._cut(Cell("reduce", "sliced", blocks))
+            for blocks in (None, *self.options.blocks)
+        }
+        found = measure_speed(models, [structure(speed.structures)], repeats=speed.repeats)
+        counts = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
+        return {name: {**value.as_dict(), "parameters": counts[name]} for name, value in found.items()}
 
     def _start(self, cell: Cell) -> BlockModel:
         """Return the model that a cell's fine-tuning starts from."""

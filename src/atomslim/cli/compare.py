@@ -1,0 +1,58 @@
+"""`atomslim compare`: models side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+
+def compare(
+    models: Annotated[tuple[Path, ...], Parameter(negative=())],
+    /,
+    *,
+    data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())],
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    split: Path | None = None,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
+    speed: bool = True,
+) -> None:
+    """Compare models on one dataset: errors by target and element, parameters, FLOPs, speed, memory.
+
+    Writes compare.html, compare.md, compare.csv, compare.json and compare.png (error against time) into a folder.
+
+    Example: atomslim compare jmp-l.pt jmp-l-4.safetensors --data oc20=xyz:frames.xyz -o compare/
+
+    Parameters
+    ----------
+    models
+        Model files; the first is what the others are compared with.
+    data
+        A labelled dataset or file, as TASK=NAME where the models have several tasks; may be repeated.
+    output
+        The folder to write to.
+    split
+        Only the test set of this split (split.TASK.json in a run's folder).
+    limit
+        At most so many structures of each task, evenly over its data.
+    batch_size
+        Structures at once.
+    repeats
+        Of the times.
+    speed
+        Measure FLOPs, times and memory, too.
+
+    """
+    from rich.console import Console
+
+    from atomslim.cli.settings import tasked
+    from atomslim.measure.compare import compare as run
+
+    found = run(models, tasked(data), split=split, limit=limit, batch_size=batch_size, repeats=repeats, speed=speed)
+    found.write(output)
+    Console().print(found)
+    for sentence in found.words():
+        print(sentence)
+    print(f"{output / 'compare.html'}: the report")
