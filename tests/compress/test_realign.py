@@ -23,7 +23,10 @@ def structures(model: JMP, count: int = 8) -> Iterator[tuple[AtomsBatch, Any]]:
 
 def random_rows(rows: int, kept: int, wanted: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731 - three of a kind
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
     return draw(rows, kept), draw(rows, wanted), draw(wanted, kept)
 
 

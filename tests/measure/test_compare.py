@@ -71,7 +71,7 @@ def test_the_front_has_what_no_other_beats() -> None:
     points = [(3.0, 1.0), (1.0, 3.0), (2.0, 3.5), (2.0, 2.0), (4.0, 1.0)]
     assert pareto(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
     random = np.random.default_rng(0).random((50, 2)).tolist()
-    front = pareto([tuple(point) for point in random])  # type: ignore[misc] # pairs
+    front = pareto([tuple(point) for point in random])
     for cost, error in front:
         assert not any(a <= cost and b <= error and (a, b) != (cost, error) for a, b in random)
 

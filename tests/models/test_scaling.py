@@ -1,4 +1,6 @@
 import math
+from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
@@ -14,40 +16,74 @@ from atomslim.models.gemnet_oc.segments import Segments
 from small_models import DIRECT, config, jmp
 
 
-def batches(model: JMP, names: list[str]) -> list[tuple[AtomsBatch, Topology]]:
-    result = []
-    for seed, name in enumerate(names):
-        atoms = molecule(name)
-        atoms.rattle(0.05, seed=seed)
-        batch = from_ase([atoms, molecule("CH3CH2OH")])
-        result.append((batch, model.topology(batch)))
-    return result
+class Reached(Exception):  # noqa: N818 - ends a pass that has seen what it is for
+    pass
+
+
+def structures() -> AtomsBatch:
+    atoms = [molecule(name) for name in ("CH3CH2NH2", "C6H6", "CH3CHO", "CH3CH2OH")]
+    for seed, one in enumerate(atoms):
+        one.rattle(0.05, seed=seed)
+    return from_ase(atoms)
+
+
+def variance(x: torch.Tensor) -> float:
+    return x.var(dim=0, unbiased=False).mean().item()
+
+
+def observed(model: JMP, batch: AtomsBatch, topology: Topology, only: str | None = None) -> dict[str, list[float]]:
+    """Return variances of the input and output of every step, in order; ``only``: of this one, then stop."""
+    seen: dict[str, list[float]] = {}
+
+    def observe(name: str, before: torch.Tensor, after: torch.Tensor) -> None:
+        seen[name] = [variance(before), variance(after)]
+        if name == only:
+            raise Reached
+
+    for name, module in scale_factors(model).items():
+        module.observer = partial(observe, name)
+    with suppress(Reached), torch.no_grad():
+        model.features(batch, topology)
+    for module in scale_factors(model).values():
+        module.observer = None
+    return seen
+
+
+def fit_slowly(model: JMP, batch: AtomsBatch, topology: Topology) -> None:
+    """Set the factors as they are defined: sqrt(var_in/var_out), a pass for each, all earlier ones in force."""
+    factors = scale_factors(model)
+    for module in factors.values():
+        module.factor.zero_()
+    for name in observed(model, batch, topology):
+        before, after = observed(model, batch, topology, only=name)[name]
+        factors[name].factor.fill_((before / after) ** 0.5)
+
+
+def test_one_pass_gives_the_factors_of_a_pass_for_each() -> None:
+    fitted, slow = jmp(DIRECT, sum_scale=0.0), jmp(DIRECT, sum_scale=0.0)
+    batch = structures()
+    topology = fitted.topology(batch)
+    assert fit_scale_factors(fitted, batch, topology) == []
+    fit_slowly(slow, batch, topology)
+    expected = scale_factors(slow)
+    for name, module in scale_factors(fitted).items():
+        assert module.factor.item() == pytest.approx(expected[name].factor.item(), rel=1e-10), name
+        assert module.observer is None
 
 
 def test_every_step_keeps_its_variance_once_fitted() -> None:
     model = jmp(DIRECT, sum_scale=0.0)
-    data = batches(model, ["CH3CH2NH2", "C6H6", "CH3CHO"])
-    assert fit_scale_factors(model, data) == []
-    assert all(module.observer is None for module in scale_factors(model).values())
-    ratios: dict[str, list[tuple[int, float, float]]] = {}
-    for name, module in scale_factors(model).items():
-
-        def observe(before: torch.Tensor, after: torch.Tensor, name: str = name) -> None:
-            variances = [x.var(dim=0, unbiased=False).mean().item() for x in (before, after)]
-            ratios.setdefault(name, []).append((len(after), variances[0], variances[1]))
-
-        module.observer = observe
-    for batch, topology in data:
-        model.features(batch, topology)
-    for name, seen in ratios.items():
-        before, after = (sum(row[0] * row[side] for row in seen) for side in (1, 2))
+    batch = structures()
+    topology = model.topology(batch)
+    fit_scale_factors(model, batch, topology)
+    for name, (before, after) in observed(model, batch, topology).items():
         assert after / before == pytest.approx(1, rel=1e-9), name
 
 
 def test_a_step_that_no_structure_reaches_stays_unfitted_and_is_named() -> None:
     model = jmp(DIRECT, sum_scale=0.0)
     batch = from_ase([molecule("H2"), molecule("O2")])
-    left = fit_scale_factors(model, [(batch, model.topology(batch))])
+    left = fit_scale_factors(model, batch, model.topology(batch))
     assert left == unfitted_scale_factors(model)
     assert "backbone.blocks.0.quadruplet.scale_sum" in left
     assert "backbone.blocks.0.quadruplet.scale_radial" not in left

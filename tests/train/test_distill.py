@@ -34,7 +34,7 @@ def answers(model: JMP, count: int, seed: int) -> list[Any]:
     made = waters(count, seed=seed)
     for number, sample in enumerate(made):
         predicted = model.predict(atomslim.from_ase(sample.to_ase()))
-        targets = {"energy": float(predicted["energy"][0]), "forces": predicted["forces"].numpy()}
+        targets = {"energy": predicted["energy"][0].numpy(), "forces": predicted["forces"].numpy()}
         made[number] = replace(sample, targets=targets)
     return made
 

@@ -73,7 +73,7 @@ def _untrained_model() -> "JMP":
     sizes = jmp_s(emb_size_atom=64, emb_size_edge=128, direct_forces=False)
     model = JMP(sizes, [energy_and_forces("untrained", forces="conservative")]).eval()
     batch = from_ase(_structures())
-    fit_scale_factors(model, [(batch, model.topology(batch))])
+    fit_scale_factors(model, batch, model.topology(batch))
     return model
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def datasets(model: BlockModel, data: TaskedData, options: dict[str, str] | None
         DataError: a dataset that is not there, or has no structures.
 
     """
-    given: Mapping[str, Data] = cast("Mapping[str, Data]", data) if isinstance(data, Mapping) else {"": data}
+    given: Mapping[str, Data] = data if isinstance(data, Mapping) else {"": data}
     found = {model.task(name or None).name: opened(part, options) for name, part in given.items()}
     if not found:
         raise ConfigError("no data: name a dataset for each task, as in oc20=xyz:frames.xyz")

@@ -82,7 +82,7 @@ class Comparison:
         place.mkdir(parents=True, exist_ok=True)
         tables = self.tables()
         content = {"data": self.data, "structures": self.structures, "conventions": CONVENTION}
-        content |= {"models": [model.as_dict() for model in self.models]}  # type: ignore[dict-item] # plain JSON
+        content |= {"models": [model.as_dict() for model in self.models]}
         _write(place / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         _write(place / "compare.md", "\n".join([*(table.markdown() for table in tables), CONVENTION, ""]))
         body = [
@@ -146,7 +146,7 @@ class Comparison:
                 cells += [f"{model.speed.throughput:.3g}", memory, f"{(first.latency or 0.0) / model.latency:.2f} ×"]
             rows.append(tuple(cells))
         measured = first.speed is not None
-        columns = ("model", "blocks", "parameters / M")
+        columns: tuple[str, ...] = ("model", "blocks", "parameters / M")
         columns += ("GFLOPs", "latency / ms", "structures/s", "peak memory / MiB", "speed-up") if measured else ()
         return TextTable("Costs", "The speed-up is that of the latency.", columns, tuple(rows))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from atomslim.study.cells import Cell
+from atomslim.study.cells import Cell, Kind
 from atomslim.study.options import DownstreamOptions, Strategy, StudyOptions
 from atomslim.study.runner import Board
 
@@ -71,7 +71,7 @@ class Results:
 
     def reduced(self, variant: Variant, task: str, target: str = "forces") -> Spread | None:
         """Return the validation error of a variant on a pre-training task, in milli-units (meV/Å), over seeds."""
-        kind = "distill" if variant.strategy == "distilled" else "reduce"
+        kind: Kind = "distill" if variant.strategy == "distilled" else "reduce"
         found = self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
         errors = [result["errors"].get(task, {}).get(target) for result in found]
         return Spread.of(error["mae"] * MILLI for error in errors if error)
@@ -122,7 +122,7 @@ class Results:
 
     def parameters(self, variant: Variant) -> int | None:
         """Return the number of weights of a variant."""
-        kind = "distill" if variant.strategy == "distilled" else "reduce"
+        kind: Kind = "distill" if variant.strategy == "distilled" else "reduce"
         found = self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
         return int(found[0]["parameters"]) if found else None
 

@@ -48,7 +48,7 @@ class Workshop:
 
     def do(self, cell: Cell, place: Path) -> dict[str, Any]:
         """Compute a cell in its folder and return its result."""
-        return getattr(self, f"_{cell.kind}")(cell, place)  # type: ignore[no-any-return] # all of them do
+        return getattr(self, f"_{cell.kind}")(cell, place)
 
     def _relevance(self, cell: Cell, place: Path) -> dict[str, Any]:
         del cell

@@ -21,7 +21,7 @@ from atomslim.train.folder import RunFolder
 from atomslim.train.module import TrainingModule
 from atomslim.train.optimiser import set_rates
 from atomslim.train.options import RunOptions
-from atomslim.train.progress import ProgressBar
+from atomslim.train.progress import ProgressBar, announced
 from atomslim.train.schedule import Plateau, cosine_over, factor
 from atomslim.train.tasks import LearningTask
 from atomslim.train.validation import Processes, Results, columns, flat, mean_errors, model_errors, score
@@ -63,6 +63,7 @@ class Conductor(Callback):
         self.history: list[dict[str, Any]] = []
         self.feed: Endless | None = None
         self.saved: dict[str, Any] | None = None
+        self.show = show
         self.bar = ProgressBar(shown=show)
         self._mark = self._batch_mark = 0.0
 
@@ -78,7 +79,8 @@ class Conductor(Callback):
             names = ["epoch", "seconds", "waiting_seconds", "validation_seconds", "structures", "learning_rate"]
             self.folder.begin_metrics([*names, "loss", "score", *columns(self.tasks)], self._saved_steps)
         if self.saved is None:
-            self._begin(trainer, module)
+            with announced("measuring the errors to beat", shown=self.show and trainer.is_global_zero):
+                self._begin(trainer, module)
         self.bar.start(self.operation)
         trainer.should_stop = self.budget.spent(self.standing.clock)
         self._mark = time.perf_counter()
@@ -124,7 +126,8 @@ class Conductor(Callback):
         trainer.strategy.barrier("models are written")
         best = load(self.folder.path / "best.safetensors", device=module.device)
         tested = [task for task in self.tasks if task.has_test]
-        self.tests = model_errors(best, tested, "test", self.options, _processes(trainer, module))
+        with announced("testing the best model", shown=self.show and trainer.is_global_zero):
+            self.tests = model_errors(best, tested, "test", self.options, _processes(trainer, module))
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException

@@ -46,6 +46,7 @@ from atomslim.train.options import (
     TaskOptions,
     validated,
 )
+from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task
 
@@ -81,7 +82,7 @@ class Distillation:
     """
 
     def __init__(self, student: BlockModel, teacher: BlockModel, terms: list[Term], options: DistillOptions) -> None:
-        self._teacher = teacher.eval().requires_grad_(requires_grad=False)
+        self._teacher = teacher.eval().requires_grad_(False)
         self.terms, self.options = terms, options
         self.learned: nn.Module = projections(student, teacher)
         self._steps = 0
@@ -153,15 +154,16 @@ def distill(
     require_pair(small, full)
     _require_precision(full, config)
     folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
-    tasks = [
-        _learning_task(task, given, small, full, config, folder if resume else None)
-        for task, given in _given(small, data, config)
-    ]
+    with announced("reading the data", shown=progress):
+        tasks = [
+            _learning_task(task, given, small, full, config, folder if resume else None)
+            for task, given in _given(small, data, config)
+        ]
     folder.create(config.model_dump(mode="json"), resume=resume)
     for task in tasks:
         note_task(folder, task)
     for weight in small.parameters():
-        weight.requires_grad_(requires_grad=True)
+        weight.requires_grad_(True)
     terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
     objective = Distillation(small, full, terms, config)
     summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
@@ -230,7 +232,7 @@ def _answered(part: Any, teacher: BlockModel, task: Task, batch_size: int) -> Da
             predicted["forces"].split(sizes) if "forces" in predicted else [None] * len(sizes)
         ):
             targets = {
-                name: (forces if name == "forces" else values[number]).double().cpu().numpy()  # type: ignore[union-attr]
+                name: (forces if name == "forces" else values[number]).double().cpu().numpy()
                 for name, values in predicted.items()
                 if name != "stress"
             }

@@ -16,6 +16,7 @@ from atomslim.models.checkpoint import load
 from atomslim.train.folder import RunFolder
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
+from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, prepare_task
 
@@ -74,7 +75,8 @@ def finetune(
     config = validated(FinetuneOptions, named | options)
     folder = RunFolder(output or Path("runs") / time.strftime("finetune-%Y%m%d-%H%M%S"))
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
-    task = _learning_task(data, config, folder if resume else None)
+    with announced("reading the data", shown=progress):
+        task = _learning_task(data, config, folder if resume else None)
     tuned = with_tasks(
         loaded,
         [task.task()],

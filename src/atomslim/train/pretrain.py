@@ -23,8 +23,12 @@ from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
 from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
+from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import LearningTask, prepare_task
+
+SCALE_EDGES = 50_000
+"""Edges of the structures on which scale factors are fitted, at most: they are in memory together."""
 
 _SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
 
@@ -35,7 +39,9 @@ class PretrainOptions(RunOptions):
     sizes: GemNetOCConfig | None = Field(default=None, description="sizes of a model with random weights")
     model: str = Field(default="", description="instead of sizes: a model file whose weights and tasks go on")
     tasks: tuple[TaskOptions, ...] = Field(min_length=1, description="datasets, and what is learned from each")
-    scale_batches: int = Field(default=16, ge=1, description="batches on which scale factors are fitted first")
+    scale_batches: int = Field(
+        default=16, ge=1, description="batches on which scale factors are fitted first; of their edges at most 50000"
+    )
     epochs: float | None = Field(default=2.0, gt=0, description="stop after this many passes over the data")
     optimiser: OptimiserOptions = OptimiserOptions(
         learning_rate=3e-4, embedding_rate=1.0, block_rates=_SAME_RATES, clip_by="norm"
@@ -71,13 +77,15 @@ def pretrain(
     """
     config = options if isinstance(options, PretrainOptions) else validated(PretrainOptions, options)
     folder = RunFolder(output or Path("runs") / time.strftime("pretrain-%Y%m%d-%H%M%S"))
-    tasks = [_learning_task(task, (data or {}).get(task.name, task.data), folder, resume) for task in config.tasks]
+    with announced("reading the data", shown=progress):
+        tasks = [_learning_task(task, (data or {}).get(task.name, task.data), folder, resume) for task in config.tasks]
     model = _model(config, tasks)
     folder.create(config.model_dump(mode="json"), resume=resume)
     for task in tasks:
         note_task(folder, task)
     if unfitted_scale_factors(model) and not folder.has_state:
-        _fit_scales(model, tasks, config)
+        with announced("fitting scale factors", shown=progress):
+            _fit_scales(model, tasks, config)
     summary = train(model, tasks, config, folder, operation="pre-train", show=progress)
     if progress:
         Console(stderr=True).print(summary)
@@ -110,11 +118,10 @@ def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:
 
 
 def _fit_scales(model: JMP, tasks: list[LearningTask], config: PretrainOptions) -> None:
-    """Fit the scale factors on the first batches, which every process draws alike."""
+    """Fit the scale factors on the first batches, put together, which every process draws alike."""
     mixture = Mixture([task.part("train") for task in tasks], config.temperature)
-    size = None if config.batch_cost else config.batch_size
-    sampler = BatchSampler(mixture, batch_size=size, max_cost=config.batch_cost, seed=config.seed)
-    loader = BatchLoader(sampler, topology=model.topology)
-    fit_scale_factors(
-        model, [(batch.atoms, batch.topology) for batch, _ in zip(loader, range(config.scale_batches), strict=False)]
-    )
+    size = None if config.batch_cost else config.scale_batches * config.batch_size
+    cost = min(SCALE_EDGES, config.scale_batches * (config.batch_cost or SCALE_EDGES))
+    sampler = BatchSampler(mixture, batch_size=size, max_cost=cost, seed=config.seed)
+    batch = next(iter(BatchLoader(sampler, topology=model.topology)))
+    fit_scale_factors(model, batch.atoms, batch.topology)

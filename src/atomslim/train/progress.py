@@ -1,7 +1,20 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""A progress bar on stderr, and what is done before there is one, where that is a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def announced(what: str, *, shown: bool) -> Iterator[None]:
+    """Show what is being done, and for how long, while it lasts."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as status:
+        status.add_task(what)
+        yield
 
 
 class ProgressBar:

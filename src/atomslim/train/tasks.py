@@ -1,7 +1,7 @@
 """From a dataset to a task: its split, targets, normalisation, graphs and loss terms."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -115,7 +115,7 @@ def prepare_task(
     return LearningTask(name, dataset, chosen, targets, scales, graph, others)
 
 
-def make_split(dataset: Dataset, options: SplitOptions, others: Container[Part] = ()) -> Split:
+def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part] = ()) -> Split:
     """Split as asked: a saved one, given sizes, or as the original does; where there is none, 80 %, 10 %, 10 %.
 
     Where validation or test have datasets of their own (``others``) and no sizes are given, all the rest is for

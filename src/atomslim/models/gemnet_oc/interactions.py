@@ -121,14 +121,14 @@ class QuadrupletInteraction(_UpBothWays):
         y = with_zero_row(self.gated_down(m, basis.radial))[index.incoming]
         weights = torch.einsum("ik,mkl->mli", self.circular.weight * self.scale_circular(), basis.circular)
         incoming = y * (basis.incoming_legendre @ weights)
-        self.scale_circular.observe(y[index.incoming_kept], incoming[index.incoming_kept])
+        self.scale_circular.observe(y, incoming, index.incoming_kept, index.incoming_kept)
 
         moments = with_zero_row(basis.incoming_azimuth.transpose(1, 2) @ incoming)[index.middle]
         z = segment_apply(basis.outgoing, moments.transpose(1, 2).flatten(1, 2), main)
         closing = with_zero_row(incoming.flatten(0, 1))[index.closing]
         z = torch.baddbmm(z, basis.closing, closing, alpha=-1)
         summed = self.bilinear(z.flatten(1)) * self.scale_sum()
-        self.scale_sum.observe(y[index.incoming_kept], summed)
+        self.scale_sum.observe(y, summed, index.incoming_kept)
         return self.up_both_ways(summed, reverse)
 
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -100,10 +100,23 @@ class ScaleFactor(nn.Module):
         """Return the factor in force: 1 where it is not fitted."""
         return torch.where(self.factor == 0, torch.ones_like(self.factor), self.factor)
 
-    def observe(self, before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> None:
-        """Show the step's input and output to whoever is fitting the factor."""
-        if self.observer is not None:
-            self.observer(before, after)
+    def observe(
+        self,
+        before: Float[Tensor, "..."],
+        after: Float[Tensor, "..."],
+        before_rows: Bool[Tensor, "..."] | None = None,
+        after_rows: Bool[Tensor, "..."] | None = None,
+    ) -> None:
+        """Show the step's input and output to whoever is fitting the factor, who may scale the output in place.
+
+        Rows that are only padding are left out: ``before_rows`` and ``after_rows`` say which are not.
+        """
+        if self.observer is None:
+            return
+        shown = [x if rows is None else x[rows] for x, rows in ((before, before_rows), (after, after_rows))]
+        scale = self.observer(*shown)
+        if scale is not None:
+            after.mul_(scale)
 
 
 class _ScaleGradient(torch.autograd.Function):
