@@ -3,6 +3,7 @@
 import re
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,13 +32,21 @@ def header(path: Path) -> list[str]:
     return [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
 
 
+def commands(path: Path) -> dict[str, str]:
+    """Return the files of options that a header names, each with the subcommand that it is for."""
+    found = [re.match(r"atomslim (\w+) .*?(studies/\S+\.yaml) ", line) for line in header(path)]
+    return {match[2]: match[1] for match in found if match}
+
+
 def command(path: Path) -> str:
     """Return the subcommand that a file is for: its header shows how to run it."""
     name = path.relative_to(ROOT).as_posix()
-    for line in header(path):
-        if found := re.match(rf"atomslim (\w+) .*{re.escape(name)} ", line):
-            return found[1]
-    raise AssertionError(f"{name}: no line like `atomslim pretrain {name} -o FOLDER` in the header")
+    assert name in commands(path), f"{name}: no line like `atomslim pretrain {name} -o FOLDER` in the header"
+    return commands(path)[name]
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def target(name: str, kind: str) -> Target:
@@ -52,14 +61,22 @@ def task(options: TaskOptions) -> Task:
 def test_options_are_valid_and_the_model_is_as_large_as_the_header_says(path: Path) -> None:
     kind = command(path)
     if kind == "study":
-        study: StudyOptions = read_study(path)
+        study = read_study(path)
+        assert_tasks_of_its_model(study, path)
         validated(DistillOptions, study.distill or {"steps": 1})
         for downstream in study.downstream:
             validated(FinetuneOptions, downstream.finetune)
         return
-    options = validated(OPTIONS[kind], yaml.safe_load(path.read_text(encoding="utf-8")))
+    options = validated(OPTIONS[kind], read(path))
     if isinstance(options, PretrainOptions) and options.sizes is not None:
         assert parameters(options) == pytest.approx(stated_parameters(path), rel=0.1)
+
+
+def assert_tasks_of_its_model(study: StudyOptions, path: Path) -> None:
+    """Require the tasks of a study to be those of the pre-training that its header names."""
+    for name, kind in commands(path).items():
+        if kind == "pretrain":
+            assert study.mix == validated(PretrainOptions, read(ROOT / name)).tasks
 
 
 def parameters(options: PretrainOptions) -> int:

@@ -15,11 +15,13 @@ full model's pre-activations g₁ f as well as a linear map can, on a few hundre
 | a_k = A_kk / rows | | mean square of column k, so that the scale of a feature does not matter |
 | λ | ridge | relative to the number of rows; chosen on every fourth batch, which is held out, unless given |
 
-Every row counts alike. Changes outputs.
+Every row counts alike. Middle blocks may go, too: f' then differs from f in the kept places. Needs memory for A, and
+none for the rows. Changes outputs.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from warnings import warn
 
@@ -34,6 +36,9 @@ from atomslim.models.block_model import BlockFeatures, BlockModel
 RIDGES = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Tried on held-out batches."""
 
+_FEW_BATCHES = 1e-6
+"""The ridge where no batch is held out."""
+
 _HELD_OUT = 4  # every fourth batch
 
 
@@ -41,14 +46,24 @@ _HELD_OUT = 4  # every fourth batch
 class Fit:
     """How well pre-activations are reproduced: R² = 1 − Σ‖error‖²/Σ‖wanted‖² on held-out rows, before and after."""
 
+    structures: int
     rows: int
+    held_out: int
+    """Rows among them that R² is of; 0: too few batches to hold one out, and R² is of the rows that were fitted."""
     ridge: float
     sliced: float
     fitted: float
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""
-        return {"rows": self.rows, "ridge": self.ridge, "R2 sliced": self.sliced, "R2 fitted": self.fitted}
+        return {
+            "structures": self.structures,
+            "rows": self.rows,
+            "rows held out": self.held_out,
+            "ridge": self.ridge,
+            "R2 sliced": self.sliced,
+            "R2 fitted": self.fitted,
+        }
 
 
 @dataclass
@@ -62,13 +77,14 @@ class NormalEquations:
     rows: int = 0
 
     @classmethod
-    def zeros(cls, kept: int, wanted: int) -> "NormalEquations":
+    def zeros(cls, kept: int, wanted: int, device: torch.device | str = "cpu") -> "NormalEquations":
         """Begin with no rows."""
-        return cls(torch.zeros(kept, kept, dtype=torch.float64), torch.zeros(kept, wanted, dtype=torch.float64))
+        shapes = (kept, kept), (kept, wanted)
+        return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, kept: Float[Tensor, "rows k"], wanted: Float[Tensor, "rows d"]) -> None:
         """Take in the rows of one batch."""
-        kept, wanted = kept.double().cpu(), wanted.double().cpu()
+        kept, wanted = (part.to(self.gram.device).double() for part in (kept, wanted))
         self.gram += kept.T @ kept
         self.cross += kept.T @ wanted
         self.square += float(wanted.square().sum())
@@ -81,14 +97,19 @@ class NormalEquations:
         )
 
     def solve(self, prior: Float[Tensor, "d k"], ridge: float) -> tuple[Float[Tensor, "d k"], float]:
-        """Return the weights and the ridge that was used: a larger one where the equations are singular."""
+        """Return the weights and the ridge that was used: a larger one where the equations are singular.
+
+        They are taken for singular if, with columns scaled to one, a pivot is lost in rounding: below k · 2.2e-16.
+        """
         diagonal = self.gram.diagonal()
-        scale = torch.where(diagonal > 0, diagonal, 1.0)
-        rest = self.cross - self.gram @ prior.T
+        scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
+        scaled = self.gram / (scale[:, None] * scale)
+        rest = (self.cross - self.gram @ prior.T) / scale[:, None]
+        smallest = len(scale) * torch.finfo(torch.float64).eps
         while True:
-            factor, failed = torch.linalg.cholesky_ex(self.gram + torch.diag(ridge * scale))
-            if not bool(failed):
-                return prior + torch.cholesky_solve(rest, factor).T, ridge
+            factor, failed = torch.linalg.cholesky_ex(scaled + ridge * torch.eye(len(scale)).to(scaled))
+            if not bool(failed) and float(factor.diagonal().min()) ** 2 > smallest:
+                return prior + (torch.cholesky_solve(rest, factor) / scale[:, None]).T, ridge
             ridge = max(10 * ridge, RIDGES[0])
 
     def explained(self, weight: Float[Tensor, "d k"]) -> float:
@@ -98,17 +119,17 @@ class NormalEquations:
 
 
 @dataclass
-class _Pair:
-    """Rows to fit on, and held-out rows."""
+class _Branch:
+    """Rows of atoms or of edges: those to fit on, and those held out."""
 
     fit: NormalEquations
     held_out: NormalEquations
-    batches: int = field(default=0)
 
-    def add(self, kept: Tensor, wanted: Tensor) -> None:
-        self.batches += 1
-        part = self.held_out if self.batches % _HELD_OUT == 0 else self.fit
-        part.add(kept, wanted)
+    @classmethod
+    def of(cls, layer: nn.Linear) -> "_Branch":
+        device = "cpu" if layer.weight.device.type == "mps" else layer.weight.device  # which has no float64
+        one, two = (NormalEquations.zeros(layer.in_features, layer.out_features, device) for _ in range(2))
+        return cls(one, two)
 
 
 def realign(
@@ -127,69 +148,93 @@ def realign(
         ridge: λ; None: chosen on held-out batches (1e-6 where there are fewer than four).
 
     Raises:
-        ConfigError: a readout that does not take features side by side, or models that are not of one family.
-        DataError: no calibration structures.
+        ConfigError: a readout that does not take features side by side, models that are not of one family, or a
+            negative ridge.
+        DataError: no calibration structures, or features that are not finite.
 
     """
+    if ridge is not None and not 0 <= ridge < float("inf"):
+        raise ConfigError(f"least-squares: ridge {ridge}: give 0 or more")
+    layers, wholes = _first_layers(small, full)
+    branches = {name: _Branch.of(layer) for name, layer in layers.items()}
+    structures = 0
+    with _inference(small), _inference(full):
+        for number, (batch, topology) in enumerate(batches, start=1):
+            kept, whole = small.features(batch, topology), full.features(batch, topology)
+            for name, branch in branches.items():
+                part = branch.fit if number % _HELD_OUT else branch.held_out
+                part.add(*_rows(kept, whole, wholes[name], name, number))
+            structures += batch.num_structures
+    if not structures:
+        raise DataError("least-squares: there are no calibration structures: give some, with their task")
+    return {name: _fit(layers[name], branch, ridge, name, structures) for name, branch in branches.items()}
+
+
+def _first_layers(small: BlockModel, full: BlockModel) -> tuple[dict[str, nn.Linear], dict[str, nn.Linear]]:
     if small.readout_kind != "concat":
         raise ConfigError(f"the readout of this model takes features as {small.readout_kind!r}: use sliced")
     layers, wholes = small.readout_first_layers(), full.readout_first_layers()
     if layers.keys() != wholes.keys() or any(layers[name].out_features != wholes[name].out_features for name in layers):
         raise ConfigError("least-squares: one model is no cut of the other: give the model it was cut from")
-    sums = {
-        name: _Pair(
-            NormalEquations.zeros(layer.in_features, layer.out_features),
-            NormalEquations.zeros(layer.in_features, layer.out_features),
-        )
-        for name, layer in layers.items()
-    }
-    modes = small.training, full.training
-    small.eval()
-    full.eval()
-    with torch.no_grad():
-        for batch, topology in batches:
-            _add(sums, small.features(batch, topology), full.features(batch, topology), wholes)
-    small.train(modes[0])
-    full.train(modes[1])
-    if not all(pair.batches for pair in sums.values()):
-        raise DataError("least-squares: there are no calibration structures: give some, with their task")
-    return {name: _fit(layers[name], pair, ridge, name) for name, pair in sums.items()}
+    return layers, wholes
 
 
-def _add(sums: dict[str, _Pair], kept: BlockFeatures, whole: BlockFeatures, layers: dict[str, nn.Linear]) -> None:
-    for name, pair in sums.items():
-        small, full = _rows(kept, name), _rows(whole, name)
-        if len(small) != len(full):
-            raise ConfigError(f"least-squares: {len(small)} and {len(full)} {name} rows: the models see other edges")
-        pair.add(small, layers[name](full))
+@contextmanager
+def _inference(model: BlockModel) -> Iterator[None]:
+    """Switch off dropout and gradients for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
-def _rows(features: BlockFeatures, branch: str) -> Float[Tensor, "rows k"]:
+def _rows(
+    kept: BlockFeatures, whole: BlockFeatures, layer: nn.Linear, branch: str, number: int
+) -> tuple[Float[Tensor, "rows k"], Float[Tensor, "rows d"]]:
+    """Return the cut model's features and the full model's pre-activations of batch `number`."""
+    small, full = _side_by_side(kept, branch), _side_by_side(whole, branch)
+    if len(small) != len(full):
+        raise ConfigError(f"least-squares: {len(small)} and {len(full)} {branch} rows: the models see other edges")
+    wanted = layer(full)
+    if not bool(torch.isfinite(small.sum()) & torch.isfinite(wanted.sum())):
+        raise DataError(f"least-squares: calibration batch {number} has NaN features: atomslim data check finds why")
+    return small, wanted
+
+
+def _side_by_side(features: BlockFeatures, branch: str) -> Float[Tensor, "rows k"]:
     blocks: Sequence[Tensor] = features.node if branch == "node" else features.edge
     return torch.cat(tuple(blocks), dim=-1)
 
 
-def _fit(layer: nn.Linear, pair: _Pair, ridge: float | None, branch: str) -> Fit:
-    prior = layer.weight.detach().double().cpu().clone()
-    held_out = pair.held_out if pair.held_out.rows else pair.fit
-    chosen = ridge if ridge is not None else _best_ridge(pair, prior)
-    tested, _ = pair.fit.solve(prior, chosen)
-    every = pair.fit.plus(pair.held_out)
+def _fit(layer: nn.Linear, branch: _Branch, ridge: float | None, name: str, structures: int) -> Fit:
+    prior = layer.weight.detach().to(branch.fit.gram.device).double()
+    every = branch.fit.plus(branch.held_out)
+    chosen = ridge if ridge is not None else _best_ridge(branch, prior)
     weight, used = every.solve(prior, chosen)
     if used > chosen:
-        warn(
-            f"least-squares: the normal equations of the {branch} readout are singular with ridge {chosen:.0e}: "
-            f"{used:.0e} was used; more calibration structures would settle it",
-            AtomslimWarning,
-            stacklevel=2,
-        )
+        _say_singular(name, chosen, used)
     with torch.no_grad():
         layer.weight.copy_(weight.to(layer.weight))
-    return Fit(every.rows, used, held_out.explained(prior), held_out.explained(tested))
+    tested, fitted = (branch.held_out, branch.fit.solve(prior, used)[0]) if branch.held_out.rows else (every, weight)
+    return Fit(
+        structures, every.rows, branch.held_out.rows, used, tested.explained(prior), tested.explained(fitted)
+    )
 
 
-def _best_ridge(pair: _Pair, prior: Float[Tensor, "d k"]) -> float:
+def _best_ridge(branch: _Branch, prior: Float[Tensor, "d k"]) -> float:
     """Return the ridge that reproduces held-out rows best."""
-    if not pair.held_out.rows:
-        return 1e-6
-    return max(RIDGES, key=lambda ridge: pair.held_out.explained(pair.fit.solve(prior, ridge)[0]))
+    if not branch.held_out.rows:
+        return _FEW_BATCHES
+    return max(RIDGES, key=lambda ridge: branch.held_out.explained(branch.fit.solve(prior, ridge)[0]))
+
+
+def _say_singular(branch: str, ridge: float, used: float) -> None:
+    warn(
+        f"least-squares: the normal equations of the {branch} readout are singular with ridge {ridge:.0e}: "
+        f"{used:.0e} was used; more calibration structures would settle it",
+        AtomslimWarning,
+        stacklevel=2,
+    )

@@ -72,6 +72,8 @@ class BlockModel(nn.Module, ABC):
     tasks: dict[str, Task]
     block_ids: tuple[int, ...]
     history: list[dict[str, Any]]
+    checkpoint_blocks: bool = False
+    """Whether training recomputes each block in the backward pass instead of keeping what is inside it."""
 
     @property
     def num_blocks(self) -> int:

@@ -84,7 +84,8 @@ class JMP(BlockModel):
 
     def features(self, batch: AtomsBatch, topology: Topology) -> BlockFeatures:
         """Return the features of the embedding and of every block."""
-        output = self.backbone(self.embedding(batch.numbers - 1), batch, topology)
+        checkpoint = self.checkpoint_blocks and torch.is_grad_enabled()
+        output = self.backbone(self.embedding(batch.numbers - 1), batch, topology, checkpoint=checkpoint)
         return BlockFeatures(output.node, output.edge, _Context(batch, topology, output.direction))
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:

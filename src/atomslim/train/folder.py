@@ -9,6 +9,7 @@
 | best.safetensors, last.safetensors | the model with the best validation, and the last one |
 | state.pt | everything needed to go on; loaded without running code (`weights_only`) |
 | summary.json | baselines, results, times |
+| learning_curve.png | validation errors against steps and training time |
 """
 
 import csv

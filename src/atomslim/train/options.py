@@ -117,6 +117,9 @@ class RunOptions(_Options):
     free_atoms_only: bool = Field(default=True, description="leave fixed atoms out of force losses and metrics")
     log_every: int = Field(default=50, ge=1, description="steps between rows of the metrics")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of order, fresh heads and dropout")
+    checkpoint_blocks: bool = Field(
+        default=False, description="compute blocks again in the backward pass: less memory, more time"
+    )
     workers: int = Field(default=0, ge=0, description="processes that read data and build graphs")
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
     devices: int = Field(default=1, ge=1, description="processes per machine")

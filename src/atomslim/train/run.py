@@ -16,6 +16,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
 from atomslim.train.conductor import STATE_VERSION, Conductor
 from atomslim.train.feed import Endless, training_feed
+from atomslim.train.figure import draw_learning_curve
 from atomslim.train.folder import RunFolder
 from atomslim.train.module import Objective, TrainingModule
 from atomslim.train.options import RunOptions
@@ -98,6 +99,7 @@ def train(
         _require_version(conductor.saved)
     if options.precision == "64":
         model.double()
+    model.checkpoint_blocks = options.checkpoint_blocks
     mixture = Mixture([task.part("train") for task in tasks], options.temperature)
     module = Feeding(model.train(), terms, options, mixture, conductor, objective)
     with _quiet():
@@ -106,6 +108,7 @@ def train(
     summary = Summary.of(conductor, parameters=sum(weight.numel() for weight in model.parameters()))
     if trainer.is_global_zero:
         folder.write_json("summary.json", summary.as_dict())
+        draw_learning_curve(folder.path)
     return summary
 
 

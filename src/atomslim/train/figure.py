@@ -1,0 +1,66 @@
+"""The learning curve of a run: validation errors against steps and against training time."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from atomslim.files import atomic_write
+
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
+
+
+def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
+    """Draw what a finished run's metrics and summary say into `learning_curve.png` beside them, and return its path.
+
+    One row of panels for each target: mean absolute validation errors of all tasks against steps, and against seconds
+    of training; dashed: predicting the mean; stars: the best model on the test set.
+    """
+    place = Path(folder)
+    rows = _validations(place / "metrics.csv")
+    results = json.loads((place / "summary.json").read_text(encoding="utf-8"))["rows"]
+    targets = list(dict.fromkeys(row["target"] for row in results if row["target"] != "energy"))
+    figure = Figure(figsize=(9.0, 2.9 * len(targets)), layout="constrained")
+    panels = figure.subplots(len(targets), 2, squeeze=False, sharey="row")
+    for target, (steps, seconds) in zip(targets, panels, strict=True):
+        chosen = [row for row in results if row["target"] == target]
+        _panel(steps, rows, chosen, "step", "steps")
+        _panel(seconds, rows, chosen, "seconds", "seconds of training")
+        steps.set_ylabel(f"validation MAE, {target} ({_unit(chosen)})", fontsize=8)
+        steps.legend(fontsize=7, frameon=False)
+    path = place / "learning_curve.png"
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return path
+
+
+def _validations(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["score"]]
+
+
+def _panel(axes: Axes, rows: list[dict[str, str]], results: list[dict[str, Any]], column: str, label: str) -> None:
+    for number, result in enumerate(results):
+        colour = _COLOURS[number % len(_COLOURS)]
+        name = f"{result['task']}/{result['target']}/mae"
+        points = [(float(row[column]), float(row[name])) for row in rows if row.get(name)]
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, linewidth=1.2, label=result["task"])
+        if result["mean_baseline"]:
+            axes.axhline(result["mean_baseline"]["mae"], color=colour, linestyle="--", linewidth=0.8)
+        if result["test"]:
+            axes.plot(points[-1][0], result["test"]["mae"], "*", color=colour, markersize=9)
+    axes.set_yscale("log")
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(labelsize=7, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _unit(results: list[dict[str, Any]]) -> str:
+    found = next(
+        (row["mean_baseline"] or row["after"] for row in results if row["mean_baseline"] or row["after"]), None
+    )
+    return "" if found is None else str(found["unit"])
