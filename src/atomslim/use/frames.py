@@ -1,7 +1,8 @@
 """The structures of a file, one at a time, with errors that name the file and the record."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from itertools import count, islice
 from pathlib import Path
@@ -33,6 +34,23 @@ def read_frames(path: Path) -> Iterator[Atoms]:
         raise StructureError(f"{path}: the file holds no structures; check that it was written completely")
 
 
+def read_numbered(path: Path, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Atoms | None]]:
+    """Read the wanted records of a file; others come as None, of an extended XYZ file without being parsed.
+
+    Raises as `read_frames` does.
+    """
+    records = _raw_records(path)
+    for record in count():
+        with _named(path, record):
+            raw = next(records, None)
+            if raw is None:
+                break
+            atoms = None if not wanted(record) else raw() if callable(raw) else raw
+        yield record, atoms
+    if record == 0:
+        raise StructureError(f"{path}: the file holds no structures; check that it was written completely")
+
+
 def place(path: Path, record: int) -> str:
     """Name one record of a file as every message about it does."""
     return f"{path}: record {record} (counting from 0)"
@@ -58,6 +76,12 @@ def _named(path: Path, record: int) -> Iterator[None]:
 
 
 def _records(path: Path) -> Iterator[Atoms]:
+    for raw in _raw_records(path):
+        yield raw() if callable(raw) else raw
+
+
+def _raw_records(path: Path) -> Iterator[Callable[[], Atoms] | Atoms]:
+    """Give each record as a structure or, of an extended XYZ file, as a function that parses it."""
     name = _format(path)
     if name == "extxyz":
         yield from _xyz_structures(path)
@@ -76,11 +100,16 @@ def _format(path: Path) -> str:
         raise StructureError(f"{path}: {reason}; give a file such as .extxyz, .cif, .traj or POSCAR") from error
 
 
-def _xyz_structures(path: Path) -> Iterator[Atoms]:
+def _xyz_structures(path: Path) -> Iterator[Callable[[], Atoms]]:
     """Split (extended) XYZ into records ourselves: ASE scans the whole file first and stops at a blank line."""
     with open_with_compression(str(path), "r") as lines:
         for record in _xyz_records(iter(lines)):
-            yield from read_xyz(StringIO("".join(record)), slice(None))
+            yield partial(_parsed, record)
+
+
+def _parsed(record: list[str]) -> Atoms:
+    atoms: Atoms = next(iter(read_xyz(StringIO("".join(record)), slice(None))))
+    return atoms
 
 
 def _xyz_records(lines: Iterator[str]) -> Iterator[list[str]]:

@@ -3,11 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TextIO, TypeAlias
+from typing import Any, Literal, Protocol, TextIO, TypeAlias
 
 import numpy as np
 import torch
@@ -123,12 +123,12 @@ def predict_file(  # noqa: PLR0913 - the options of a command
     with (
         atomic_write(target) as temporary,
         temporary.open("w", encoding="utf-8") as file,
-        _progress(shown=progress) as advance,
+        shown_progress(shown=progress) as advance,
     ):
-        for frames in _batches(_frames(source), batch_size):
-            for frame, prediction in zip(frames, _predict(model, frames, task, device), strict=True):
-                _require_sound(frame, prediction, strict=strict)
-                _write(file, frame.atoms, prediction.results)
+        for frames in in_batches(_frames(source), batch_size, size=lambda frame: len(frame.atoms)):
+            for frame, prediction in zip(frames, predict_frames(model, frames, task, device), strict=True):
+                require_sound(frame, prediction, strict=strict)
+                write_frame(file, frame.atoms, prediction.results)
                 summary.add(frame, prediction.trimmed)
             advance(len(frames))
     summary.seconds = time.perf_counter() - start
@@ -151,11 +151,16 @@ def _require_usable(source: Path, target: Path, batch_size: int, device: str) ->
 
 def _frames(path: Path) -> Iterator[Frame]:
     for record, atoms in enumerate(read_frames(path)):
-        name = place(path, record)
-        batch = from_ase(atoms)
-        with _named(name):
-            validate(batch)
-        yield Frame(name, atoms, batch)
+        yield checked_frame(path, record, atoms)
+
+
+def checked_frame(path: Path, record: int, atoms: Atoms) -> Frame:
+    """Check one structure of a file; raises StructureError that names file and record."""
+    name = place(path, record)
+    batch = from_ase(atoms)
+    with _named(name):
+        validate(batch)
+    return Frame(name, atoms, batch)
 
 
 @contextmanager
@@ -168,21 +173,21 @@ def _named(name: str) -> Iterator[None]:
         raise StructureError(f"{name}: {detail}") from error
 
 
-def _batches(frames: Iterable[Frame], most_atoms: int) -> Iterator[list[Frame]]:
+def in_batches(frames: Iterable[Any], most_atoms: int, size: Callable[[Any], int]) -> Iterator[list[Any]]:
     """Collect consecutive structures as long as together they have at most `most_atoms` atoms."""
-    waiting: list[Frame] = []
+    waiting: list[Any] = []
     atoms = 0
     for frame in frames:
-        if waiting and atoms + len(frame.atoms) > most_atoms:
+        if waiting and atoms + size(frame) > most_atoms:
             yield waiting
             waiting, atoms = [], 0
         waiting.append(frame)
-        atoms += len(frame.atoms)
+        atoms += size(frame)
     if waiting:
         yield waiting
 
 
-def _predict(model: BlockModel, frames: Sequence[Frame], task: str | None, device: str) -> list[Prediction]:
+def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None, device: str) -> list[Prediction]:
     """Predict a batch; where a structure turns out to be impossible, find out which."""
     batch = concatenate([frame.batch for frame in frames]).to(device)
     try:
@@ -192,7 +197,7 @@ def _predict(model: BlockModel, frames: Sequence[Frame], task: str | None, devic
     except StructureError:
         if len(frames) == 1:
             raise
-        return [_predict(model, [frame], task, device)[0] for frame in frames]
+        return [predict_frames(model, [frame], task, device)[0] for frame in frames]
     results = _split(outputs, batch.natoms.tolist())
     return [
         Prediction(_meaningful(frame.atoms, result), trimmed)
@@ -230,7 +235,8 @@ def _meaningful(atoms: Atoms, results: Results) -> Results:
     return {name: values for name, values in results.items() if name != "stress" or has_volume}
 
 
-def _require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None:
+def require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None:
+    """Raise AtomslimError for results that are not finite, StructureError for left-out neighbours if ``strict``."""
     for name, values in prediction.results.items():
         if not np.isfinite(values).all():
             raise AtomslimError(f"{frame.name}: the predicted {name} is not finite: check the structure and the model")
@@ -241,7 +247,8 @@ def _require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> Non
         )
 
 
-def _write(file: TextIO, atoms: Atoms, results: Results) -> None:
+def write_frame(file: TextIO, atoms: Atoms, results: Results) -> None:
+    """Write one structure with its results as extended XYZ."""
     labelled = atoms.copy()
     labelled.info = {key: value for key, value in atoms.info.items() if key not in results and _has_text(value)}
     for name, array in atoms.arrays.items():
@@ -273,7 +280,8 @@ class _Advance(Protocol):
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[_Advance]:
+def shown_progress(*, shown: bool) -> Iterator[_Advance]:
+    """Give a function that counts predicted structures on stderr, where that is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} structures"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
