@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give the name of the file to errors of the system that have none (a full disk)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def leftovers(folder: Path) -> dict[Path, str]:
+    """Find what killed processes left of `atomic_write` in a folder: temporary files and the names they were for."""
+    found = {path: re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", path.name) for path in folder.glob(".*.tmp")}
+    return {path: match[1] for path, match in found.items() if match}
 
 
 def _require_replaceable(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sharded prediction in a process of its own, to be killed: predictor.py MODEL STRUCTURES FOLDER."""
+"""Sharded prediction in a process of its own, to be killed: predictor.py MODEL FOLDER STRUCTURES…."""
 
 import sys
 
@@ -8,4 +8,5 @@ from atomslim.use.shards import predict_shards
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    predict_shards(sys.argv[1], [sys.argv[2]], sys.argv[3], shard_size=4, batch_size=30, resume=True, progress=False)
+    model, folder, *structures = sys.argv[1:]
+    predict_shards(model, structures, folder, shard_size=4, batch_size=30, resume=True, progress=False)

@@ -6,9 +6,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import write
 
+from atomslim.atoms import frames
 from atomslim.errors import StructureError
-from atomslim.use import frames
-from atomslim.use.frames import read_frames
+from atomslim.use.frames import read_frames, read_numbered
 
 WATER = "3\n\nO 0.0 0.0 0.0\nH 0.0 0.0 0.96\nH 0.93 0.0 -0.24\n"
 
@@ -28,24 +28,6 @@ def test_reads_every_structure_in_order(name: str, tmp_path: Path) -> None:
 def test_reads_one_structure(tmp_path: Path) -> None:
     write(tmp_path / "POSCAR", bulk("Cu"))
     assert [len(atoms) for atoms in read_frames(tmp_path / "POSCAR")] == [1]
-
-
-def test_goes_on_after_blank_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.xyz").write_text(WATER + "\n\n" + WATER + "\n")
-    assert len(list(read_frames(tmp_path / "a.xyz"))) == 2
-
-
-def test_takes_cell_vectors_as_pseudo_atoms(tmp_path: Path) -> None:
-    cell = "VEC1 5.0 0.0 0.0\nVEC2 0.0 6.0 0.0\n"
-    (tmp_path / "a.xyz").write_text(WATER + cell + WATER)
-    first, second = read_frames(tmp_path / "a.xyz")
-    assert first.pbc.tolist() == [True, True, False]
-    assert not second.pbc.any()
-
-
-def test_reads_lazily(tmp_path: Path) -> None:
-    (tmp_path / "a.xyz").write_text(WATER + "nonsense")
-    assert len(next(read_frames(tmp_path / "a.xyz"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -109,3 +91,10 @@ def test_a_reader_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: py
 def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(read_frames(tmp_path / "a.xyz"))
+
+
+def test_records_that_are_not_wanted_are_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.traj", structures())
+    found = list(read_numbered(tmp_path / "a.traj", lambda record: record == 1))
+    assert [record for record, _ in found] == [0, 1, 2]
+    assert [atoms is None for _, atoms in found] == [True, False, True]

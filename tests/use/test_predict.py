@@ -12,7 +12,7 @@ from ase.io import read, write
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, find_pairs
-from atomslim.errors import AtomslimError, ConfigError, StructureError
+from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.use import predict
 from atomslim.use.predict import PredictionSummary, predict_file
 
@@ -165,8 +165,38 @@ def test_too_little_memory_has_a_remedy(
         raise error
 
     monkeypatch.setattr(model, "predict", fail)
-    with pytest.raises(AtomslimError, match=r"out of memory with 6 atoms at once: lower the batch size"):
+    with (
+        pytest.warns(AtomslimWarning, match="out of memory with 6 atoms at once: going on with at most 3"),
+        pytest.raises(AtomslimError, match=r"record 0 .*out of memory with 3 atoms: use a device with more"),
+    ):
         run(tmp_path, [molecule("H2O"), molecule("CO2")])
+
+
+def test_batches_are_lowered_when_memory_runs_out(
+    model: SumModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.predict
+
+    def limited(batch: AtomsBatch, task: str | None, topology: Graphs) -> dict[str, Tensor]:
+        if batch.num_atoms > 6:
+            raise MemoryError
+        return whole(batch, task, topology)
+
+    monkeypatch.setattr(model, "predict", limited)
+    with pytest.warns(AtomslimWarning) as said:
+        _, predicted = run(tmp_path, [molecule("H2O") if n % 2 else molecule("CO2") for n in range(12)], batch_size=12)
+    assert len(said) == 1
+    assert [atoms.get_potential_energy() for atoms in predicted] == [22, 10] * 6
+    assert model.sizes == [6] * 6
+
+
+@pytest.mark.usefixtures("model")
+def test_several_files_go_into_one(tmp_path: Path) -> None:
+    write(tmp_path / "a.xyz", [molecule("H2O"), molecule("CO2")])
+    write(tmp_path / "b.traj", molecule("CH4"))
+    summary = predict_file("model", [tmp_path / "a.xyz", tmp_path / "b.traj"], tmp_path / "out.xyz")
+    assert summary.structures == 3
+    assert [str(atoms.symbols) for atoms in read(tmp_path / "out.xyz", ":")] == ["OH2", "CO2", "CH4"]
 
 
 def test_a_bug_is_not_taken_for_too_little_memory(
@@ -192,6 +222,10 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=what):
             predict_file("model", source, tmp_path / output, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="among the structures"):
+        predict_file("model", tmp_path, tmp_path / "out.xyz")
+    with pytest.raises(ConfigError, match="no structures: name one"):
+        predict_file("model", [], tmp_path / "out.xyz")
     assert list(tmp_path.iterdir()) == [source]
 
 

@@ -1,49 +1,51 @@
-"""`atomslim predict`: energies, forces and other properties for every structure of a file."""
+"""`atomslim predict`: energies, forces and other properties for every structure of files and datasets."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+Flag = Annotated[bool, Parameter(negative=())]
+
 
 def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     model: Path,
-    structures: Annotated[tuple[Path, ...], Parameter(negative=())],
+    structures: Annotated[tuple[str, ...], Parameter(negative=())],
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     task: str | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 512,
     device: Literal["cpu", "cuda"] = "cpu",
-    raw_weights: Annotated[bool, Parameter(negative=())] = False,
-    strict: Annotated[bool, Parameter(negative=())] = False,
-    form: Annotated[Literal["extxyz", "parquet"], Parameter(name="--format")] = "extxyz",
-    shard_size: Annotated[int, Parameter(validator=Number(gte=1))] = 10_000,
+    raw_weights: Flag = False,
+    strict: Flag = False,
+    form: Annotated[Literal["extxyz", "parquet"] | None, Parameter(name="--format")] = None,
+    shard_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     process: str | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: Flag = False,
 ) -> None:
-    """Predict energies, forces, stress and other properties for every structure of one or more files.
+    """Predict energies, forces, stress and other properties for every structure of files, folders or datasets.
 
-    Into a file, for one file of structures; or into a folder of shards, for any number of them: these can be resumed,
-    and shared among processes (torchrun and SLURM are understood).
+    Into one file, when all is done; or a folder of shards, to resume and to share among processes (srun, torchrun).
 
     Example: atomslim predict jmp-l.pt water.xyz -o predicted.extxyz --task ani1x
 
-    Example: atomslim predict jmp-l.pt frames/*.xyz -o predictions/ --task oc20 --format parquet --resume
+    Example: srun atomslim predict jmp-l.pt frames/ -o predictions/ --task oc20 --format parquet --resume
 
     Parameters
     ----------
     model
         A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
     structures
-        Files of one or many structures in any format that ASE reads, compressed (.gz, .bz2, .xz) or not.
+        Files in any format that ASE reads, compressed or not; folders of such; containers; datasets (rmd17:aspirin).
     output
         The extended XYZ file to write (.extxyz, .xyz), or a folder: energies in eV, forces in eV/Å, stress in eV/Å³.
     task
         The task head to use, by name; needed where the model has several (atomslim info lists them).
     batch_size
-        At most this many atoms at once; a larger structure goes alone.
+        At most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
     device
         Where the model runs.
     raw_weights
@@ -51,34 +53,49 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     strict
         Refuse structures in which the model's cap on neighbours leaves out atoms within the cutoff.
     form
-        Of the shards in a folder; parquet needs the extra of this name.
+        Of the shards in a folder: extxyz (the default), or parquet, which needs the extra of this name.
     shard_size
-        Structures in each shard.
+        Structures in each shard (default 10000).
     process
         Write only this process's shards, as in 3/16: the fourth of 16.
     resume
         Go on with the folder: shards that are there are not written again.
 
     """
-    from atomslim.errors import ConfigError
     from atomslim.use.predict import predict_file
-    from atomslim.use.shards import parse_process, predict_shards
+    from atomslim.use.process import parse_process
+    from atomslim.use.shards import predict_shards
 
     common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device, "strict": strict}
     common["weights"] = "raw" if raw_weights else "ema"
-    if output.suffix in {".extxyz", ".xyz"} and len(structures) == 1:
-        summary = predict_file(model, structures[0], output, **common)
-    elif output.suffix:
-        raise ConfigError(f"{output}: name a folder for shards, or one .extxyz file for one file of structures")
+    for_folders = {"--format": form, "--shard-size": shard_size, "--process": process, "--resume": resume or None}
+    if _is_file(output, [name for name, value in for_folders.items() if value is not None]):
+        summary = predict_file(model, structures, output, **common)
     else:
         summary = predict_shards(
             model,
             structures,
             output,
-            form=form,
-            shard_size=shard_size,
+            form=form or "extxyz",
+            shard_size=shard_size or 10_000,
             process=None if process is None else parse_process(process),
             resume=resume,
             **common,
         )
     print(f"{output}: {summary}")
+
+
+def _is_file(output: Path, for_folders: list[str]) -> bool:
+    """Say whether predictions go to one file; raises ConfigError where that does not fit what else is asked for."""
+    from atomslim.errors import ConfigError
+    from atomslim.use.process import process_of
+
+    if not output.suffix or output.is_dir():
+        return False
+    if output.suffix not in {".extxyz", ".xyz"}:
+        raise ConfigError(f"{output}: name an .extxyz file, or a folder for shards (one with a dot must be there)")
+    if for_folders:
+        raise ConfigError(f"{output}: {', '.join(for_folders)} is for folders of shards: name a folder as output")
+    if process_of(os.environ)[1] > 1:
+        raise ConfigError(f"{output}: several processes cannot write one file: name a folder as output")
+    return True

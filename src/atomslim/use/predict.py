@@ -1,66 +1,43 @@
-"""Predictions for every structure of a file, in a stream: memory does not grow with the length of the file."""
+"""Predictions for every structure of some files, in a stream: memory does not grow with their length."""
 
-import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO, TypeAlias
+from typing import Literal
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.extxyz import write_xyz
-from ase.stress import full_3x3_to_voigt_6_stress
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from atomslim.atoms import AtomsBatch, concatenate, from_ase, validate
-from atomslim.errors import AtomslimError, ConfigError, StructureError
+from atomslim.atoms import concatenate
+from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import Weights, load
-from atomslim.use.frames import place, read_frames
+from atomslim.use.inputs import Frame, naming_structure, open_inputs, read_inputs
+from atomslim.use.results import Prediction, Results, write_frame
 
-ASE_RESULTS = ("energy", "forces", "stress")
-"""Predictions that ASE has a place for; the others are written beside them under their own names."""
-
-
-Results: TypeAlias = dict[str, NDArray[np.float64]]
-"""Energy () in eV, forces (n, 3) in eV/Å, stress (3, 3) in eV/Å³, scalar targets () in their own unit, by name."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One checked structure of a file; `name` says which file and record it is."""
-
-    name: str
-    atoms: Atoms
-    batch: AtomsBatch
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Results for one structure, and the share of pairs within the cutoff that the cap on neighbours left out."""
-
-    results: Results
-    trimmed: float
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass
 class PredictionSummary:
-    """What a run over a file did; `trimmed` structures have more neighbours within the cutoff than the model takes."""
+    """What a run did; `trimmed` structures have more neighbours within the cutoff than the model takes."""
 
     device: str
     structures: int = 0
     atoms: int = 0
     trimmed: int = 0
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What else there is to say."""
 
     def add(self, frame: Frame, trimmed: float) -> None:
         """Count one structure, of whose pairs within the cutoff a share `trimmed` was left out."""
@@ -75,22 +52,88 @@ class PredictionSummary:
             text += (
                 f"; the cap on neighbours left out atoms within the cutoff in {self.trimmed} (--strict refuses these)"
             )
-        return text
+        return "; ".join([text, *self.notes])
+
+
+@dataclass
+class Predictor:
+    """Predicts structures in a stream, in batches; in smaller ones once memory has run out.
+
+    Raises, while it predicts:
+        StructureError: a structure that cannot be predicted, or with neighbours left out if `strict`; names it.
+        AtomslimError: a structure that does not fit into memory, or a result that is not finite.
+
+    """
+
+    model: BlockModel
+    task: str | None
+    device: str
+    batch_size: int
+    """At most this many atoms at once; a larger structure goes alone."""
+    strict: bool
+    summary: PredictionSummary
+    advance: Callable[[int], None]
+    """Told how many structures are done."""
+    _warned: bool = False
+
+    def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        """Predict structures, in their order."""
+        for batch in self._batches(frames):
+            for frame, prediction in zip(batch, self._fitting(batch), strict=True):
+                require_sound(frame, prediction, strict=self.strict)
+                self.summary.add(frame, prediction.trimmed)
+                yield frame, prediction
+            self.advance(len(batch))
+
+    def _batches(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+        """Collect consecutive structures as long as together they have at most `batch_size` atoms."""
+        waiting: list[Frame] = []
+        atoms = 0
+        for frame in frames:
+            if waiting and atoms + len(frame.atoms) > self.batch_size:
+                yield waiting
+                waiting, atoms = [], 0
+            waiting.append(frame)
+            atoms += len(frame.atoms)
+        if waiting:
+            yield waiting
+
+    def _fitting(self, frames: list[Frame]) -> list[Prediction]:
+        """Predict a batch, in halves if memory runs out."""
+        try:
+            return predict_frames(self.model, frames, self.task, self.device)
+        except _OutOfMemory:
+            if len(frames) == 1:
+                raise
+        self._lower(sum(len(frame.atoms) for frame in frames))  # here, where the failed batch is given up
+        middle = len(frames) // 2
+        return self._fitting(frames[:middle]) + self._fitting(frames[middle:])
+
+    def _lower(self, atoms: int) -> None:
+        self.batch_size = min(self.batch_size, max(atoms // 2, 1))
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"out of memory with {atoms} atoms at once: going on with at most {self.batch_size}, or fewer if need "
+                "be; a lower batch size from the start saves the attempts",
+                AtomslimWarning,
+                stacklevel=2,
+            )
 
 
 def predict_file(  # noqa: PLR0913 - the options of a command
     model_path: str | os.PathLike[str],
-    structures_path: str | os.PathLike[str],
+    structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     task: str | None = None,
     *,
     batch_size: int = 512,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "cpu",
     weights: Weights = "ema",
     strict: bool = False,
     progress: bool = True,
 ) -> PredictionSummary:
-    """Predict every structure of a file and write them, with the results, as extended XYZ.
+    """Predict every structure of one or more files and write them, with the results, as extended XYZ.
 
     Energy (eV), forces (eV/Å) and, for structures with a periodic cell, stress (eV/Å³, ASE's sign and order) are
     written where ASE reads them back as calculator results, and replace results that came with the structures; scalar
@@ -98,10 +141,11 @@ def predict_file(  # noqa: PLR0913 - the options of a command
 
     Args:
         model_path: model file, as `load` takes it.
-        structures_path: any file that ASE reads, compressed or not.
+        structures: any file that ASE reads, compressed or not; a folder, a container or the name of a dataset, as
+            `atomslim.use.inputs` says; or several of these.
         output: the .extxyz or .xyz file to write.
         task: name of the task head; needed where the model has several.
-        batch_size: at most this many atoms at once; a larger structure goes alone.
+        batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: of a JMP checkpoint, the averaged ones or the last raw ones.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
@@ -109,89 +153,59 @@ def predict_file(  # noqa: PLR0913 - the options of a command
 
     Raises:
         StructureError: a structure that cannot be read or predicted; names the file and the record.
+        DataError: a dataset that is not there or broken.
         CheckpointError: a model file that cannot be read.
-        ConfigError: an unknown task, an unusable output name, or no such device.
-        AtomslimError: a batch that does not fit into memory, or a result that is not finite.
+        ConfigError: an unknown task or dataset, an unusable output name, or no such device.
+        AtomslimError: a structure that does not fit into memory, or a result that is not finite.
         OSError: a file that is not there or cannot be written.
 
     """
     start = time.perf_counter()
-    source, target = Path(structures_path), Path(output)
-    _require_usable(source, target, batch_size, device)
+    sources = listed(structures)
+    _require_output(Path(output), sources)
+    require_runnable(batch_size, device)
     model = load(model_path, weights=weights).to(device).eval()
-    summary = PredictionSummary(device)
-    with (
-        atomic_write(target) as temporary,
-        temporary.open("w", encoding="utf-8") as file,
-        shown_progress(shown=progress) as advance,
-    ):
-        for frames in in_batches(_frames(source), batch_size, size=lambda frame: len(frame.atoms)):
-            for frame, prediction in zip(frames, predict_frames(model, frames, task, device), strict=True):
-                require_sound(frame, prediction, strict=strict)
+    inputs = open_inputs(sources)
+    with shown_progress(shown=progress) as advance:
+        predictor = Predictor(model, task, device, batch_size, strict, PredictionSummary(device), advance)
+        with atomic_write(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for frame, prediction in predictor(read_inputs(inputs)):
                 write_frame(file, frame.atoms, prediction.results)
-                summary.add(frame, prediction.trimmed)
-            advance(len(frames))
-    summary.seconds = time.perf_counter() - start
-    return summary
+    predictor.summary.seconds = time.perf_counter() - start
+    return predictor.summary
 
 
-def _require_usable(source: Path, target: Path, batch_size: int, device: str) -> None:
+def listed(structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Make a list of one name or several."""
+    several = [structures] if isinstance(structures, str | os.PathLike) else structures
+    return [os.fspath(one) for one in several]
+
+
+def require_runnable(batch_size: int, device: str) -> None:
+    """Raise ConfigError for a batch size or device that cannot be."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: give the number of atoms to take at once, 1 or more")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
+
+
+def _require_output(target: Path, sources: Sequence[str]) -> None:
     if target.suffix not in {".extxyz", ".xyz"}:
-        message = f"{target}: predictions are written as extended XYZ: name the output .extxyz or .xyz"
-    elif target.exists() and source.exists() and target.samefile(source):
-        message = f"{target}: the output would replace the structures it is made from: name another file"
-    elif batch_size < 1:
-        message = f"batch size {batch_size}: give the number of atoms to take at once, 1 or more"
-    elif device == "cuda" and not torch.cuda.is_available():
-        message = "device cuda: no CUDA device is available to torch here: use cpu"
-    else:
-        return
-    raise ConfigError(message)
-
-
-def _frames(path: Path) -> Iterator[Frame]:
-    for record, atoms in enumerate(read_frames(path)):
-        yield checked_frame(path, record, atoms)
-
-
-def checked_frame(path: Path, record: int, atoms: Atoms) -> Frame:
-    """Check one structure of a file; raises StructureError that names file and record."""
-    name = place(path, record)
-    batch = from_ase(atoms)
-    with _named(name):
-        validate(batch)
-    return Frame(name, atoms, batch)
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Put the file and record in place of "structure 0" in an error about a batch of one structure."""
-    try:
-        yield
-    except StructureError as error:
-        detail = str(error).removeprefix("structure 0").lstrip(",: ")
-        raise StructureError(f"{name}: {detail}") from error
-
-
-def in_batches(frames: Iterable[Any], most_atoms: int, size: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Collect consecutive structures as long as together they have at most `most_atoms` atoms."""
-    waiting: list[Any] = []
-    atoms = 0
-    for frame in frames:
-        if waiting and atoms + size(frame) > most_atoms:
-            yield waiting
-            waiting, atoms = [], 0
-        waiting.append(frame)
-        atoms += size(frame)
-    if waiting:
-        yield waiting
+        raise ConfigError(f"{target}: predictions are written as extended XYZ: name the output .extxyz or .xyz")
+    for source in map(Path, sources):
+        if target.exists() and source.exists() and target.samefile(source):
+            raise ConfigError(f"{target}: the output would replace the structures it is made from: name another file")
+        if source.is_dir() and source.samefile(target.parent):
+            raise ConfigError(
+                f"{target}: the output would lie among the structures it is made from: name another place"
+            )
 
 
 def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None, device: str) -> list[Prediction]:
     """Predict a batch; where a structure turns out to be impossible, find out which."""
     batch = concatenate([frame.batch for frame in frames]).to(device)
     try:
-        with _memory_hint(frames), _named(frames[0].name):
+        with _memory_hint(frames), naming_structure(frames[0].name):
             topology = model.topology(batch, task)
             outputs = model.predict(batch, task, topology)
     except StructureError:
@@ -205,6 +219,10 @@ def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None,
     ]
 
 
+class _OutOfMemory(AtomslimError):  # noqa: N818 - named as torch's
+    pass
+
+
 @contextmanager
 def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
     """Say what to do when a batch does not fit into memory: the CPU allocator raises a plain RuntimeError."""
@@ -214,8 +232,8 @@ def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         atoms = sum(len(frame.atoms) for frame in frames)
-        raise AtomslimError(
-            f"{frames[0].name}: out of memory with {atoms} atoms at once: lower the batch size"
+        raise _OutOfMemory(
+            f"{frames[0].name}: out of memory with {atoms} atoms: use a device with more memory"
         ) from error
 
 
@@ -247,40 +265,8 @@ def require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None
         )
 
 
-def write_frame(file: TextIO, atoms: Atoms, results: Results) -> None:
-    """Write one structure with its results as extended XYZ."""
-    labelled = atoms.copy()
-    labelled.info = {key: value for key, value in atoms.info.items() if key not in results and _has_text(value)}
-    for name, array in atoms.arrays.items():
-        if name in results or array.ndim > 2:  # extended XYZ has columns, but no matrix for an atom
-            del labelled.arrays[name]
-    labelled.info |= {name: values for name, values in results.items() if name not in ASE_RESULTS}
-    labelled.calc = SinglePointCalculator(labelled, **_ase_results(results))
-    write_xyz(file, labelled)
-
-
-def _has_text(value: object) -> bool:
-    """Say whether extended XYZ can hold what came with a structure (ASE's slabs carry dictionaries of arrays)."""
-    try:
-        return isinstance(value, np.ndarray | np.generic) or bool(json.dumps(value))
-    except TypeError:
-        return False
-
-
-def _ase_results(results: Results) -> Results:
-    """Keep what ASE's calculators give, stress as its six components."""
-    known = {name: results[name] for name in ASE_RESULTS if name in results}
-    if "stress" in known:
-        known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
-    return known
-
-
-class _Advance(Protocol):
-    def __call__(self, structures: int) -> None: ...
-
-
 @contextmanager
-def shown_progress(*, shown: bool) -> Iterator[_Advance]:
+def shown_progress(*, shown: bool) -> Iterator[Callable[[int], None]]:
     """Give a function that counts predicted structures on stderr, where that is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} structures"), TimeElapsedColumn())

@@ -7,9 +7,6 @@
 
 A shard is there whole or not at all, and record i is always in shard i // size: started again, a run writes what is
 missing and nothing twice. Process r of p writes the shards r, r + p, …, and needs to know nothing of the others.
-
-Parquet: one row per structure with record (its number), source (file and record), numbers, positions (Å, flat), cell
-(Å, flat), pbc, and every result: energy (eV), forces (eV/Å, flat), stress (eV/Å³, flat, 3 × 3), others by their names.
 """
 
 import hashlib
@@ -17,34 +14,31 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from atomslim.errors import ConfigError
-from atomslim.files import atomic_write
+from atomslim.files import atomic_write, leftovers
 from atomslim.models.checkpoint import Weights, load
-from atomslim.use.frames import read_numbered
-from atomslim.use.predict import (
-    Frame,
-    Prediction,
-    PredictionSummary,
-    checked_frame,
-    in_batches,
-    predict_frames,
-    require_sound,
-    shown_progress,
-    write_frame,
-)
+from atomslim.models.tasks import Task
+from atomslim.use.inputs import Frame, Input, open_inputs, read_inputs
+from atomslim.use.predict import Device, PredictionSummary, Predictor, listed, require_runnable, shown_progress
+from atomslim.use.process import own_device, process_of
+from atomslim.use.results import Prediction, parquet_package, write_extxyz, write_parquet
 
 Format = Literal["extxyz", "parquet"]
+
+NOTE = "predict.json"
+"""File that says which run a folder holds."""
 
 
 def predict_shards(  # noqa: PLR0913 - the options of a command
     model_path: str | os.PathLike[str],
-    sources: Sequence[str | os.PathLike[str]],
+    structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     task: str | None = None,
     *,
@@ -53,7 +47,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     process: tuple[int, int] | None = None,
     resume: bool = False,
     batch_size: int = 512,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "cpu",
     weights: Weights = "ema",
     strict: bool = False,
     progress: bool = True,
@@ -62,14 +56,15 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
 
     Args:
         model_path: model file, as `load` takes it.
-        sources: files that ASE reads; their records count on from one file to the next.
+        structures: files, folders, containers or names of datasets, as `atomslim.use.inputs` says; their records count
+            on from one to the next.
         folder: where the shards go; made if need be.
         task: name of the task head; needed where the model has several.
-        form: of the shards.
+        form: of the shards; the columns of parquet are those of `atomslim.use.results`.
         shard_size: records in each.
         process: this process's number and how many there are; None: as torchrun or SLURM says, else (0, 1).
         resume: go on with what is in the folder.
-        batch_size: at most this many atoms at once.
+        batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: of a JMP checkpoint, the averaged ones or the last raw ones.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
@@ -78,164 +73,205 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     Raises:
         ConfigError: a folder that holds another run, or one that is not to be resumed; options that make no sense.
         StructureError: a structure that cannot be read or predicted; names the file and the record.
+        DataError: a dataset that is not there or broken.
         CheckpointError: a model file that cannot be read.
+        AtomslimError: a structure that does not fit into memory, or a result that is not finite.
+        OSError: a file that is not there or cannot be written.
 
     """
     start = time.perf_counter()
-    place = Path(folder)
-    number, count = process or process_of(os.environ)
-    _require_usable(form, shard_size, batch_size, (number, count), device)
-    writer = _write_parquet if form == "parquet" else _write_extxyz
-    _require_same(place, _identity(model_path, sources, task, form, shard_size), resume=resume or number > 0)
-    model = load(model_path, weights=weights).to(device).eval()
-    summary = PredictionSummary(device)
-
-    def wanted(record: int) -> bool:
-        shard = record // shard_size
-        return shard % count == number and not _path(place, shard, form).is_file()
-
-    with shown_progress(shown=progress) as advance:
-        for shard, records in _in_shards(_frames(sources, wanted), shard_size):
-            done: list[tuple[int, Frame, Prediction]] = []
-            for chunk in in_batches(records, batch_size, size=lambda numbered: len(numbered[1].atoms)):
-                found = predict_frames(model, [frame for _, frame in chunk], task, device)
-                for (record, frame), prediction in zip(chunk, found, strict=True):
-                    require_sound(frame, prediction, strict=strict)
-                    done.append((record, frame, prediction))
-                    summary.add(frame, prediction.trimmed)
-                advance(len(chunk))
-            with atomic_write(_path(place, shard, form)) as temporary:
-                writer(temporary, done)
-    summary.seconds = time.perf_counter() - start
-    return summary
+    share = process_of(os.environ) if process is None else process
+    require_runnable(batch_size, device)
+    _require_usable(form, shard_size, share)
+    sources = listed(structures)
+    shards = Shards(Path(folder), form, shard_size, share)
+    _require_apart(shards.folder, sources)
+    place = own_device(device, os.environ)
+    model = load(model_path, weights=weights).to(place).eval()
+    chosen = model.task(task)
+    inputs = open_inputs(sources)
+    identity = _identity(model_path, weights, inputs, chosen.name, shards)
+    with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
+        predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
+        for shard, frames in _in_shards(read_inputs(inputs, shards.wanted), shard_size):
+            shards.write(shard, list(predictor(frames)), chosen)
+    predictor.summary.notes = shards.notes()
+    predictor.summary.seconds = time.perf_counter() - start
+    return predictor.summary
 
 
-def process_of(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Return this process's number and how many there are, as torchrun or SLURM says; (0, 1) where neither does."""
-    for number, count in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if number in environment and count in environment:
-            return int(environment[number]), int(environment[count])
-    return 0, 1
+@dataclass
+class Shards:
+    """The files of a folder, and which of them are this process's to write."""
+
+    folder: Path
+    form: Format
+    size: int
+    share: tuple[int, int]
+    """This process's number, and how many there are."""
+    records: int = 0
+    """Structures seen so far, wanted or not."""
+    present: int = 0
+    """Shards of this process that were there before."""
+    _asked: int = -1
+    _answer: bool = False
+
+    def path(self, shard: int) -> Path:
+        """Where a shard goes."""
+        return self.folder / f"part-{shard:05d}.{self.form}"
+
+    def wanted(self, record: int) -> bool:
+        """Say whether a record's shard is this process's, and not there; records are asked about in order."""
+        self.records = record + 1
+        shard = record // self.size
+        if shard != self._asked:  # the file system is asked once for each shard
+            self._asked, self._answer = shard, self._missing(shard)
+        return self._answer
+
+    def _missing(self, shard: int) -> bool:
+        if not self._own(shard):
+            return False
+        there = self.path(shard).is_file()
+        self.present += there
+        return not there
+
+    def _own(self, shard: int) -> bool:
+        return shard % self.share[1] == self.share[0]
+
+    def write(self, shard: int, rows: Sequence[tuple[Frame, Prediction]], task: Task) -> None:
+        """Write a shard, whole or not at all."""
+        path = self.path(shard)
+        write = partial(write_parquet, task=task) if self.form == "parquet" else write_extxyz
+        with atomic_write(path) as temporary:
+            write(temporary, rows)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # else the name could outlive the contents when the machine stops
+
+    def notes(self) -> list[str]:
+        """What to say in the end, when all records have been seen."""
+        total = -(-self.records // self.size)
+        missing = total - len(self._written())
+        said = {
+            f"process {self.share[0]} of {self.share[1]}": self.share[1] > 1,
+            f"{self.present} shards were there": self.present > 0,
+            f"{missing} of {total} shards are still with other processes": missing > 0,
+        }
+        return [text for text, applies in said.items() if applies]
+
+    @contextmanager
+    def claimed(self, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
+        """Note which run the folder holds, or check that it is this one; a run that fails at once leaves no note.
+
+        Raises:
+            ConfigError: the folder holds another run, or this one and it is not to be resumed.
+
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fresh = not (self.folder / NOTE).is_file()
+        if fresh:
+            self._require_empty()
+            _write_note(self.folder / NOTE, identity)
+        elif not resume and not self._starting_together():
+            raise ConfigError(
+                f"{self.folder}: holds predictions already: resume them (--resume), or name another folder"
+            )
+        _require_same(self.folder, identity)
+        self._tidy()
+        try:
+            yield
+        except Exception:
+            if fresh and self.share[1] == 1 and not self._written():
+                (self.folder / NOTE).unlink(missing_ok=True)
+            raise
+
+    def _starting_together(self) -> bool:
+        """Of several processes started at once, the first writes the note; the others find nothing of their own."""
+        return self.share[1] > 1 and not any(self._own(shard) for shard in self._written())
+
+    def _written(self) -> list[int]:
+        return [int(path.stem[5:]) for path in self.folder.glob("part-*") if path.stem[5:].isdigit()]
+
+    def _tidy(self) -> None:
+        """Remove what a killed process left half written, unless it may be another's that is at work."""
+        for path, name in leftovers(self.folder).items():
+            number = re.fullmatch(r"part-(\d+)\.\w+", name)
+            if self._own(int(number[1])) if number else name == NOTE and self.share[1] == 1:
+                path.unlink(missing_ok=True)
+
+    def _require_empty(self) -> None:
+        if self._written():
+            raise ConfigError(f"{self.folder}: has shards but no {NOTE} that says of which run: name another folder")
 
 
-def parse_process(text: str) -> tuple[int, int]:
-    """Understand "3/16": the fourth of 16 processes, counted from 0; raises ConfigError for anything else."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise ConfigError(f"process {text!r}: write its number, from 0, and how many there are, as in 3/16")
-    return int(match[1]), int(match[2])
-
-
-def _require_usable(form: str, shard_size: int, batch_size: int, process: tuple[int, int], device: str) -> None:
+def _require_usable(form: str, shard_size: int, process: tuple[int, int]) -> None:
     if form not in {"extxyz", "parquet"}:
         raise ConfigError(f"format {form!r}: give extxyz or parquet")
     if form == "parquet":
-        _parquet()
-    if shard_size < 1 or batch_size < 1:
-        raise ConfigError(f"shard size {shard_size}, batch size {batch_size}: give 1 or more")
+        parquet_package()
+    if shard_size < 1:
+        raise ConfigError(f"shard size {shard_size}: give 1 or more structures")
     if not 0 <= process[0] < process[1]:
         raise ConfigError(f"process {process[0]} of {process[1]}: count processes from 0")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
+
+
+def _require_apart(folder: Path, sources: Sequence[str]) -> None:
+    for source in map(Path, sources):
+        if folder.exists() and source.exists() and folder.samefile(source):
+            raise ConfigError(f"{folder}: the shards would lie among the structures: name another folder")
 
 
 def _identity(
-    model_path: str | os.PathLike[str],
-    sources: Sequence[str | os.PathLike[str]],
-    task: str | None,
-    form: str,
-    size: int,
+    model_path: str | os.PathLike[str], weights: str, inputs: Sequence[Input], task: str, shards: Shards
 ) -> dict[str, Any]:
-    if not sources:
-        raise ConfigError("no structures: name one or more files")
     with Path(model_path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    inputs = [{"name": Path(source).name, "bytes": Path(source).stat().st_size} for source in sources]
-    return {"model sha256": digest, "inputs": inputs, "task": task, "format": form, "shard size": size}
+    return {
+        "model": {"sha256": digest, "weights": weights},
+        "task": task,
+        "format": shards.form,
+        "shard size": shards.size,
+        "inputs": [one.identity() for one in inputs],
+    }
 
 
-def _require_same(place: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Note what the run is, or check that it is the one that was noted."""
-    noted = place / "predict.json"
-    if not noted.is_file():
-        place.mkdir(parents=True, exist_ok=True)
-        with atomic_write(noted) as temporary:
-            temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-        return
-    if not resume:
-        raise ConfigError(f"{place}: holds predictions already: resume them, or name another folder")
-    before = json.loads(noted.read_text(encoding="utf-8"))
+def _write_note(path: Path, identity: dict[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+
+
+def _require_same(folder: Path, identity: dict[str, Any]) -> None:
+    """Compare with the note; raises ConfigError that names the first difference."""
+    try:
+        before = dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{folder / NOTE}: cannot be read: name another folder") from error
     for key, value in identity.items():
         if before.get(key) != value:
             raise ConfigError(
-                f"{place}: cannot resume: {key} was {before.get(key)} and is now {value}: give the same, or another "
-                "folder"
+                f"{folder}: holds another run: {_difference(key, before.get(key), value)}: give the same, or name "
+                "another folder"
             )
 
 
-def _frames(sources: Sequence[str | os.PathLike[str]], wanted: Callable[[int], bool]) -> Iterator[tuple[int, Frame]]:
-    """Give the wanted records of all files, numbered through."""
-    before = 0
-    for source in sources:
-        last = -1
-        for record, atoms in read_numbered(Path(source), lambda record, before=before: wanted(before + record)):
-            last = record
-            if atoms is not None:
-                yield before + record, checked_frame(Path(source), record, atoms)
-        before += last + 1
+def _difference(key: str, before: Any, now: Any) -> str:
+    """Name what differs; of inputs, the first."""
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return f"it has {len(before)} {key}, not {len(now)}"
+        return next(f"{key} had {b}, which is now {n}" for b, n in zip(before, now, strict=True) if b != n)
+    return f"{key} was {before} and is now {now}"
 
 
-def _in_shards(frames: Iterator[tuple[int, Frame]], size: int) -> Iterator[tuple[int, list[tuple[int, Frame]]]]:
+def _in_shards(frames: Iterator[Frame], size: int) -> Iterator[tuple[int, list[Frame]]]:
     """Collect the records of each shard, and give it as soon as it is full: what comes next may be unreadable."""
-    waiting: list[tuple[int, Frame]] = []
-    for record, frame in frames:
-        if waiting and record // size != waiting[0][0] // size:
-            yield waiting[0][0] // size, waiting
+    waiting: list[Frame] = []
+    for frame in frames:
+        if waiting and frame.number // size != waiting[0].number // size:
+            yield waiting[0].number // size, waiting
             waiting = []
-        waiting.append((record, frame))
-        if (record + 1) % size == 0:
-            yield record // size, waiting
+        waiting.append(frame)
+        if (frame.number + 1) % size == 0:
+            yield frame.number // size, waiting
             waiting = []
     if waiting:
-        yield waiting[0][0] // size, waiting
-
-
-def _path(place: Path, shard: int, form: Format) -> Path:
-    return place / f"part-{shard:05d}.{form}"
-
-
-def _write_extxyz(path: Path, done: list[tuple[int, Frame, Prediction]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for record, frame, prediction in done:
-            frame.atoms.info["record"] = record
-            write_frame(file, frame.atoms, prediction.results)
-
-
-def _write_parquet(path: Path, done: list[tuple[int, Frame, Prediction]]) -> None:
-    arrow, parquet = _parquet()
-    rows = [
-        {
-            "record": record,
-            "source": frame.name,
-            "numbers": frame.atoms.numbers.tolist(),
-            "positions": frame.atoms.positions.ravel().tolist(),
-            "cell": frame.atoms.cell.array.ravel().tolist(),
-            "pbc": frame.atoms.pbc.tolist(),
-            **{
-                name: values.ravel().tolist() if values.ndim else float(values)
-                for name, values in prediction.results.items()
-            },
-        }
-        for record, frame, prediction in done
-    ]
-    names = dict.fromkeys(name for row in rows for name in row)
-    parquet.write_table(arrow.table({name: [row.get(name) for row in rows] for name in names}), path)
-
-
-def _parquet() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an optional extra
-        from pyarrow import parquet  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ConfigError("format parquet needs the package pyarrow: pip install atomslim[parquet]") from error
-    return pa, parquet
+        yield waiting[0].number // size, waiting

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import StringIO
-from itertools import count, islice
 from pathlib import Path
 
 from ase import Atoms
-from ase.io import iread
-from ase.io.extxyz import read_xyz
-from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression
 
+from atomslim.atoms.frames import Record, format_of, numbered, reason, records_of
 from atomslim.data.readers._common import existing
 from atomslim.errors import DataError
 
@@ -22,15 +18,11 @@ def read_frames(path: Path) -> Iterator[tuple[str, Atoms]]:
         DataError: the file is not there or has no known format; a record cannot be read, is cut off, or there is none.
 
     """
-    records = _records(path)
-    for record in count():
-        place = f"{path}, record {record}"
-        with readable(place):
-            atoms = next(records, None)
-        if atoms is None:
-            break
-        yield place, atoms
-    if record == 0:
+    record = -1
+    for record, atoms in numbered(_records(path), lambda record: readable(_place(path, record))):
+        if atoms is not None:
+            yield _place(path, record), atoms
+    if record < 0:
         raise DataError(f"{path}: the file holds no structures: check that it was written completely")
 
 
@@ -44,15 +36,15 @@ def readable(place: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise DataError(f"{place}: reading this format needs the Python package {error.name}: install it") from error
     except Exception as error:
-        raise DataError(f"{place}: cannot be read: {_reason(error)}: mend or remove this record") from error
+        raise DataError(f"{place}: cannot be read: {reason(error)}: mend or remove this record") from error
 
 
-def _records(path: Path) -> Iterator[Atoms]:
-    name = _format(path)
-    if name == "extxyz":
-        yield from _xyz_structures(path)
-    else:
-        yield from iread(path, ":", format=name, do_not_split_by_at_sign=True)
+def _place(path: Path, record: int) -> str:
+    return f"{path}, record {record}"
+
+
+def _records(path: Path) -> Iterator[Record]:
+    yield from records_of(path, _format(path))
 
 
 def _format(path: Path) -> str:
@@ -61,44 +53,7 @@ def _format(path: Path) -> str:
         raise DataError(f"{path}: is a folder: name one file of structures")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty: check that it was written completely")
-    try:
-        return get_ioformat(filetype(str(path))).name
-    except UnknownFileTypeError as error:
-        raise DataError(f"{path}: no format that ASE knows: give a file such as .extxyz, .traj or .db") from error
-
-
-def _xyz_structures(path: Path) -> Iterator[Atoms]:
-    """Split (extended) XYZ into records ourselves: ASE scans the whole file first and stops at a blank line."""
-    with open_with_compression(str(path), "r") as lines:
-        for record in _xyz_records(iter(lines)):
-            yield from read_xyz(StringIO("".join(record)), slice(None))
-
-
-def _xyz_records(lines: Iterator[str]) -> Iterator[list[str]]:
-    header = _next_filled(lines)
-    while header:
-        atoms = _atom_count(header)
-        record = [header, *islice(lines, atoms + 1)]
-        if len(record) < atoms + 2:
-            raise ValueError(f"the file ends after {max(len(record) - 2, 0)} of {atoms} atoms")
-        header = _next_filled(lines)
-        while header.lstrip().startswith("VEC"):  # cell vectors as pseudo-atoms after the record
-            record.append(header)
-            header = _next_filled(lines)
-        yield record
-
-
-def _next_filled(lines: Iterator[str]) -> str:
-    return next((line for line in lines if line.strip()), "")
-
-
-def _atom_count(header: str) -> int:
-    if not header.strip().isdigit():
-        raise ValueError(f"expected the number of atoms, found {header.strip()[:40]!r}")
-    return int(header)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"unknown element or name {error}"
-    return " ".join(str(error).strip().split("\n")[0].split())[:200] or type(error).__name__
+    name = format_of(path)
+    if name is None:
+        raise DataError(f"{path}: no format that ASE knows: give a file such as .extxyz, .traj or .db")
+    return name
