@@ -1,9 +1,12 @@
-"""How quickly structures come out of the readers and of a container, as a table of structures per second.
+"""How quickly structures come out of the readers and of a container, and how long training waits for them.
 
     python benchmarks/data.py                     # made-up structures, and the real files beside the repository
     python benchmarks/data.py --structures 50000 --repeat 5
+    python benchmarks/data.py --steps 0           # without training
 
-Each number is the best of several runs. Random access is from one process, every record checked against its checksum.
+Each speed is the best of several runs. Random access is from one process, every record checked against its checksum.
+Waiting is the time from the end of a step to the beginning of the next one (reading, graphs, batch) as a share of both:
+the median over the steps of a small model, studies/small/aspirin.yaml, which has less to compute than any other.
 """
 
 import os
@@ -16,6 +19,7 @@ from typing import Annotated
 
 import cyclopts
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +29,8 @@ from atomslim.data.container import Container
 from atomslim.data.registry import resolve
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError
+from atomslim.train.folder import RunFolder
+from atomslim.train.pretrain import pretrain
 
 FILES = {
     "rmd17:aspirin": "rmd17/rmd17_aspirin_train_01.npz",
@@ -45,11 +51,15 @@ FILES = {
 
 BATCH = 16
 
+STUDY = Path(__file__).resolve().parents[1] / "studies/small/aspirin.yaml"
+SETS = {"train": 200, "validation": 3, "test": 0}
+
 
 def main(
     *,
     structures: Annotated[int, cyclopts.Parameter(help="made-up structures in the container")] = 5000,
     repeat: Annotated[int, cyclopts.Parameter(help="runs of which the best counts")] = 3,
+    steps: Annotated[int, cyclopts.Parameter(help="of training, to measure how long it waits")] = 40,
     data: Annotated[Path | None, cyclopts.Parameter(help="folder of real data")] = None,
 ) -> None:
     """Measure and print."""
@@ -58,6 +68,14 @@ def main(
     for what, count, atoms, speed in [*container_speeds(structures, repeat), *reader_speeds(folder, repeat)]:
         table.add_row(what, str(count), f"{atoms:.0f}", f"{speed:,.0f}")
     Console().print(table)
+    aspirin = folder / FILES["rmd17:aspirin"]
+    if not steps or not aspirin.exists():
+        return
+    waits = Table("training on aspirin", "ms a step (median)", "of which waiting", box=None)
+    for workers in (0, 1):
+        milliseconds, share = waiting(aspirin, workers, steps)
+        waits.add_row(f"{workers} workers", f"{milliseconds:.0f}", f"{share:.1%}")
+    Console().print(waits)
 
 
 Row = tuple[str, int, float, float]
@@ -95,6 +113,18 @@ def reader_speeds(folder: Path, repeat: int, most: int = 2000) -> Iterator[Row]:
             continue
         atoms = sum(map(len, samples)) / len(samples)
         yield f"reader: {name}", len(samples), atoms, len(samples) / seconds
+
+
+def waiting(file: Path, workers: int, steps: int) -> tuple[float, float]:
+    """Milliseconds of a training step with the wait before it, and the share of the wait: medians over the steps."""
+    options = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
+    task = options["tasks"][0] | {"data": f"rmd17:aspirin@{file}", "test_data": "", "split": SETS}
+    options |= {"tasks": [task], "steps": steps, "workers": workers, "log_every": 1, "validate_every": "100%"}
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(options, output=folder, progress=False)
+        rows = [row for row in RunFolder(folder).metrics() if "loss" in row]
+    times = np.diff([[row["seconds"], row["waiting_seconds"]] for row in rows], axis=0)
+    return 1e3 * float(np.median(times[:, 0])), float(np.median(times[:, 1] / times[:, 0]))
 
 
 def made(seed: int, natoms: int) -> Sample:

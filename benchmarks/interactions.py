@@ -18,7 +18,6 @@ Times are medians of warm repeats. Ratios are medians too, each of two numbers m
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 from atomslim.atoms import AtomsBatch, from_ase
+from atomslim.measure.machine import processor
 from atomslim.measure.structures import mof5, oxide
 from atomslim.memory import keep_freed_memory
 from atomslim.models import JMP, GraphSettings, Target, Task, jmp_l
@@ -252,17 +252,6 @@ def seconds(function: Callable[[], Any]) -> float:
     result = function()
     elapsed = time.perf_counter() - start
     return elapsed / result if isinstance(result, float) else elapsed
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (text.partition(":")[2].strip() for text in lines if text.startswith("model name")), "unknown processor"
-    )
 
 
 def header(*names: str) -> None:

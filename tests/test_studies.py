@@ -76,7 +76,9 @@ def assert_tasks_of_its_model(study: StudyOptions, path: Path) -> None:
     """Require the tasks of a study to be those of the pre-training that its header names."""
     for name, kind in commands(path).items():
         if kind == "pretrain":
-            assert study.mix == validated(PretrainOptions, read(ROOT / name)).tasks
+            tasks = validated(PretrainOptions, read(ROOT / name)).tasks
+            named = [(task.name, task.data, task.validation_data, task.split) for task in study.mix]
+            assert named == [(task.name, task.data, task.validation_data, task.split) for task in tasks]
 
 
 def parameters(options: PretrainOptions) -> int:

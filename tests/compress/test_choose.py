@@ -1,21 +1,28 @@
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ase.build import molecule
 
 from atomslim.compress import choose
-from atomslim.compress.neighbours import neighbour_scan, with_neighbours
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.errors import ConfigError, DataError
+from atomslim.models.block_model import BlockModel
 from samples import DIRECT
 from small_models import jmp
 from train.water import waters
 
 
+@cache
+def three_blocks() -> BlockModel:
+    return jmp(DIRECT, num_blocks=3)
+
+
 def chosen(ways: dict[str, Any], relevance: Path | None = None) -> tuple[int, ...] | None:
-    return choose.kept_places(jmp(DIRECT, num_blocks=3), ways, relevance)
+    return choose.chosen_blocks(three_blocks(), ways, relevance)
 
 
 def scores(path: Path, values: list[float]) -> Path:
@@ -23,7 +30,12 @@ def scores(path: Path, values: list[float]) -> Path:
     return path
 
 
-def test_ways_to_choose(tmp_path: Path) -> None:
+def cost(model: BlockModel) -> int:
+    return 50 + 100 * model.num_blocks
+
+
+def test_ways_to_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "flops", cost)
     relevance = scores(tmp_path / "relevance.json", [0.2, 0.1, 0.3])
     assert chosen({}) is None
     assert chosen({"blocks": 2}) == (1, 2)
@@ -36,17 +48,31 @@ def test_ways_to_choose(tmp_path: Path) -> None:
     assert chosen({"parameters": str(two)}, relevance) == (1, 3)
     assert chosen({"parameters": str(one - 1)}) == ()
     assert chosen({"speed": 1.0}) == (1, 2, 3)
-    ratio = choose.flops(model) / choose.flops(keep_blocks(model, 2))
-    assert ratio > 1.2
-    assert chosen({"speed": ratio * 0.999}) == (1, 2)
-    assert chosen({"speed": ratio * 1.001}) == (1,)
+    assert chosen({"speed": 1.4}) == (1, 2)
+    assert chosen({"speed": 1.41}) == (1,)
+    assert chosen({"speed": 1.4}, relevance) == (1, 3)
 
 
-def test_blocks_of_a_cut_model_keep_their_numbers() -> None:
-    cut = keep_blocks(jmp(DIRECT, num_blocks=3), [1, 3])
-    assert choose.places_of(cut, [3]) == (2,)
-    with pytest.raises(ConfigError, match=r"no block 2; the model has \[1, 3\]"):
-        choose.places_of(cut, [2])
+def test_speed_is_estimated_by_flops_that_every_block_adds_alike() -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    whole, one, none = (choose.flops(keep_blocks(model, count), molecule("H2O")) for count in (2, 1, 0))
+    assert whole > one > none > 0
+    assert whole - one == pytest.approx(one - none, rel=0.02)  # the readout's first layer is shared
+
+
+def test_blocks_of_a_cut_model_keep_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "flops", cost)
+    cut = keep_blocks(jmp(DIRECT, num_blocks=4), [1, 3, 4])
+    assert choose.chosen_blocks(cut, {"blocks": 2}) == (1, 3)
+    assert choose.chosen_blocks(cut, {"keep": "4,1"}) == (1, 4)
+    path = tmp_path / "relevance.json"
+    path.write_text(json.dumps({"blocks": [0, 1, 3, 4], "mix": {"gradcam": [0.5, 0.2, 0.1, 0.3]}}))
+    assert choose.chosen_blocks(cut, {"drop": 1}, path) == (1, 4)
+    two = choose.parameters(keep_blocks(cut, 2))
+    assert choose.chosen_blocks(cut, {"parameters": str(two)}) == (1, 3)
+    assert choose.chosen_blocks(cut, {"speed": 1.01}) == (1, 3)
+    with pytest.raises(ConfigError, match=r"no block 2; the model has \[1, 3, 4\]"):
+        choose.chosen_blocks(cut, {"keep": "2"})
 
 
 def test_the_file_of_relevance_orders_blocks(tmp_path: Path) -> None:
@@ -56,6 +82,11 @@ def test_the_file_of_relevance_orders_blocks(tmp_path: Path) -> None:
     order = choose.removal_order(tmp_path / "relevance.json", model)
     assert order[:1] == found.lowest(1)
     assert sorted(order) == [1, 2, 3]
+    for score in found.scores:
+        assert choose.removal_order(found, model, score) == choose.removal_order(
+            tmp_path / "relevance.json", model, score
+        )
+        assert tuple(sorted(choose.removal_order(found, model, score)[:2])) == found.lowest(2, score)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +97,18 @@ def test_the_file_of_relevance_orders_blocks(tmp_path: Path) -> None:
         ({"keep": "0,1"}, "embedding"),
         ({"keep": "1,1"}, "named twice"),
         ({"keep": "one"}, "write their numbers"),
-        ({"drop": 1}, "needs a relevance file"),
+        ({"keep": ""}, "write their numbers"),
+        ({"keep": "4"}, "no block 4"),
+        ({"drop": 1}, "needs relevance"),
         ({"parameters": "10 apples"}, "no number of parameters"),
         ({"parameters": "1"}, "even without any block"),
         ({"speed": 1e6}, "not that fast"),
+        ({"speed": 0.9}, "give 1 or more"),
+        ({"speed": float("nan")}, "give 1 or more"),
     ],
 )
-def test_wrong_ways(ways: dict[str, Any], message: str) -> None:
+def test_wrong_ways(ways: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "flops", cost)
     with pytest.raises(ConfigError, match=message):
         chosen(ways)
 
@@ -83,7 +119,15 @@ def test_a_wrong_file_of_relevance(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match="holds no relevance"):
         choose.removal_order(path, model)
+    scores(path, [0.1, 0.2])
+    with pytest.raises(DataError, match="2 values of gradcam for 3 blocks"):
+        choose.removal_order(path, model)
     scores(path, [0.1, 0.2, 0.3])
+    with pytest.raises(ConfigError, match="4 blocks to drop"):
+        chosen({"drop": 4}, path)
+    for ways in ({"blocks": 2}, {"keep": "1"}, {}):
+        with pytest.raises(ConfigError, match="relevance has no say"):
+            chosen(ways, path)
     with pytest.raises(ConfigError, match="no score 'taylor'"):
         choose.removal_order(path, model, "taylor")
     with pytest.raises(ConfigError, match="this one has"):
@@ -95,24 +139,3 @@ def test_a_wrong_file_of_relevance(tmp_path: Path) -> None:
 )
 def test_counts_are_understood(text: str, count: int) -> None:
     assert choose.parse_count(text) == count
-
-
-def test_fewer_neighbours_leave_the_weights_and_the_model_alone() -> None:
-    model = jmp(DIRECT, num_blocks=1)
-    small = with_neighbours(model, 1)
-    assert small.task("direct").graph.main == 1
-    assert small.task("direct").graph.cutoff == DIRECT.graph.cutoff
-    assert model.task("direct").graph == DIRECT.graph
-    assert small.history[-1]["neighbours after"] == 1
-    assert choose.parameters(small) == choose.parameters(model)
-    with pytest.raises(ConfigError, match="give 1 or more"):
-        with_neighbours(model, 0)
-
-
-def test_a_scan_of_neighbours_counts_edges_and_errors() -> None:
-    found = neighbour_scan(jmp(DIRECT, num_blocks=1), waters(4), [2, 1], repeats=1)
-    assert [row.neighbours for row in found.rows] == [2, 1]
-    assert found.rows[0].edges == pytest.approx(2.0)  # each atom of a molecule of three has two neighbours
-    assert found.rows[1].edges < 2.0
-    assert found.rows[0].errors.keys() == {"energy", "energy per atom", "forces"}
-    assert found.as_dict()["rows"][0]["task"] == "direct"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, Sample
 from atomslim.compress.prune import keep_blocks
-from atomslim.compress.realign import NormalEquations, realign
+from atomslim.compress.realign import RIDGES, NormalEquations, realign
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.measure.batches import batches
 from atomslim.models import JMP
@@ -30,20 +30,28 @@ def random_rows(rows: int, kept: int, wanted: int, seed: int = 0) -> tuple[Tenso
     return draw(rows, kept), draw(rows, wanted), draw(wanted, kept)
 
 
+def ridge_regression(kept: Tensor, wanted: Tensor, prior: Tensor, ridge: float) -> Tensor:
+    """Solve the problem of all rows at once: the penalty stands below them as rows of its own."""
+    root = torch.diag((ridge * kept.square().sum(0)).sqrt())
+    stacked = torch.cat([kept, root]), torch.cat([wanted, root @ prior.T])
+    return torch.linalg.lstsq(*stacked, driver="gelsd").solution.T
+
+
+def r_squared(found: Tensor, wanted: Tensor) -> float:
+    return 1 - float((found - wanted).square().sum() / wanted.square().sum())
+
+
 def test_streaming_equals_one_least_squares_problem() -> None:
     kept, wanted, prior = random_rows(40, 6, 3)
     equations = NormalEquations.zeros(6, 3)
     for part in range(0, 40, 7):
         equations.add(kept[part : part + 7], wanted[part : part + 7])
     ridge = 1e-3
-    root = (ridge * kept.square().sum(0)).sqrt()
-    stacked = torch.cat([kept, torch.diag(root)])
-    expected = torch.linalg.lstsq(stacked, torch.cat([wanted, torch.diag(root) @ prior.T])).solution.T
+    expected = ridge_regression(kept, wanted, prior, ridge)
     weight, used = equations.solve(prior, ridge)
     assert used == ridge
     torch.testing.assert_close(weight, expected, rtol=1e-10, atol=1e-12)
-    error = (kept @ weight.T - wanted).square().sum() / wanted.square().sum()
-    assert equations.explained(weight) == pytest.approx(1 - float(error), abs=1e-12)
+    assert equations.explained(weight) == pytest.approx(r_squared(kept @ weight.T, wanted), abs=1e-12)
 
 
 def test_columns_that_follow_from_the_kept_ones_are_recovered_exactly() -> None:
@@ -103,6 +111,99 @@ def test_pre_activations_come_closer_to_the_full_models_on_unseen_structures() -
     assert (ours.edge - wanted.edge).norm() < 0.5 * (before.edge - wanted.edge).norm()
 
 
+@pytest.mark.parametrize("kept", [[1, 2], [3], [1, 3]])
+def test_features_are_the_cut_models_and_what_is_wanted_the_full_models(kept: list[int]) -> None:
+    model = jmp(DIRECT, num_blocks=3, sum_scale=1.0)
+    small = keep_blocks(model, kept)
+    fits = realign(small, model, structures(model), ridge=1e-3)
+    sliced = keep_blocks(model, kept)
+    rows: dict[str, list[tuple[Tensor, Tensor]]] = {"node": [], "edge": []}
+    with torch.no_grad():
+        for batch, topology in structures(model):
+            ours, whole = sliced.features(batch, topology), model.features(batch, topology)
+            for branch, one, two in (("node", ours.node, whole.node), ("edge", ours.edge, whole.edge)):
+                rows[branch].append((torch.cat(one, 1), torch.cat(two, 1)))
+    for branch, layer in model.readout_first_layers().items():
+        weight, prior = layer.weight.detach(), sliced.readout_first_layers()[branch].weight.detach()
+        features, wanted = (torch.cat(parts) for parts in zip(*rows[branch], strict=True))
+        wanted = wanted @ weight.T
+        found = small.readout_first_layers()[branch].weight.detach()
+        torch.testing.assert_close(found, ridge_regression(features, wanted, prior, 1e-3), rtol=1e-8, atol=1e-9)
+        unseen, seen = rows[branch][3][0], slice(0, len(features) - len(rows[branch][3][0]))
+        tested = ridge_regression(features[seen], wanted[seen], prior, 1e-3)
+        wanted = rows[branch][3][1] @ weight.T
+        assert fits[branch].fitted == pytest.approx(r_squared(unseen @ tested.T, wanted), abs=1e-9)
+        assert fits[branch].sliced == pytest.approx(r_squared(unseen @ prior.T, wanted), abs=1e-9)
+        assert (fits[branch].rows, fits[branch].held_out) == (len(features), len(unseen))
+        assert fits[branch].structures == 8
+
+
+def test_singular_equations_are_noticed_where_rounding_hides_it() -> None:
+    kept, wanted, prior = random_rows(60, 5, 2)
+    equations = NormalEquations.zeros(8, 2)
+    equations.add(torch.cat([kept, kept[:, :3] @ torch.ones(3, 3).to(kept)], 1), wanted)
+    weight, used = equations.solve(torch.cat([prior, prior[:, :3]], 1), 0.0)
+    assert used >= 1e-10
+    assert weight.abs().max() < 10
+    nearly = NormalEquations.zeros(2, 2)
+    nearly.gram = torch.tensor([[1.0, 1 - 2.0**-53], [1 - 2.0**-53, 1.0]], dtype=torch.float64)  # has a root, of 1.5e-8
+    assert nearly.solve(prior[:, :2], 0.0)[1] >= 1e-10
+    full_rank = NormalEquations.zeros(5, 2)
+    full_rank.add(kept, wanted)
+    assert full_rank.solve(prior, 0.0)[1] == 0.0
+
+
+def test_too_few_batches_to_hold_one_out_are_said() -> None:
+    model = jmp(DIRECT, num_blocks=3)
+    fit = realign(keep_blocks(model, 2), model, structures(model, 4))["node"]
+    assert fit.held_out == 0
+    assert fit.ridge == 1e-6
+    assert fit.fitted > fit.sliced
+
+
+def test_the_models_modes_come_back_whatever_happens() -> None:
+    model = jmp(DIRECT, num_blocks=3).train()
+    small = keep_blocks(model, 2)
+
+    def broken() -> Iterator[tuple[AtomsBatch, Any]]:
+        yield from structures(model)
+        raise DataError("water.xyz: record 9")
+
+    with pytest.raises(DataError, match="record 9"):
+        realign(small, model, broken())
+    assert model.training
+    assert small.training
+
+
+def test_features_that_are_not_finite_are_an_error() -> None:
+    model = jmp(DIRECT, num_blocks=3)
+    small = keep_blocks(model, 2)
+    with torch.no_grad():
+        model.embedding.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="calibration batch 1 has features that are not finite"):
+        realign(small, model, structures(model))
+
+
+def test_a_fit_to_too_little_is_hardly_worse_than_slicing_on_held_out_rows() -> None:
+    kept, wanted, prior = random_rows(400, 20, 4)
+    wanted = kept @ prior.T + wanted  # nothing is left to learn but noise
+    fit, held_out = NormalEquations.zeros(20, 4), NormalEquations.zeros(20, 4)
+    fit.add(kept[:22], wanted[:22])
+    held_out.add(kept[22:], wanted[22:])
+    explained = {ridge: held_out.explained(fit.solve(prior, ridge)[0]) for ridge in RIDGES}
+    assert explained[1e-10] < held_out.explained(prior) - 0.1
+    assert max(explained.values()) > held_out.explained(prior) - 1e-5
+
+
+def test_the_fit_is_recorded() -> None:
+    model = jmp(DIRECT, num_blocks=3)
+    entry = keep_blocks(model, 2, realign="least-squares", calibration=waters(10), limit=8, batch_size=2).history[-1]
+    assert entry["calibration"] == {"direct": "samples"}
+    assert entry["fit"]["edge"]["structures"] == 8
+    assert entry["fit"]["edge"]["rows"] == 8 * 6
+    assert entry["fit"]["edge"]["rows held out"] == 2 * 6
+
+
 def test_singular_equations_get_a_larger_ridge_and_say_so() -> None:
     model = jmp(DIRECT, num_blocks=3)
     small = keep_blocks(model, 2)
@@ -126,6 +227,10 @@ def test_wrong_use_is_said() -> None:
         realign(keep_blocks(model, 2), model, [])
     with pytest.raises(ConfigError, match="re-alignment 'best'"):
         keep_blocks(model, 2, realign="best")  # type: ignore[arg-type] # wrong use
+    with pytest.raises(ConfigError, match="ridge -1"):
+        realign(keep_blocks(model, 2), model, structures(model), ridge=-1.0)
+    with pytest.raises(ConfigError, match="limit 0"):
+        keep_blocks(model, 2, realign="least-squares", calibration=waters(2), limit=0)
 
 
 def test_a_seed_makes_the_random_layer_repeat() -> None:

@@ -192,3 +192,13 @@ def test_real_files_come_through_a_container_unchanged(name: str, data_folder: P
         assert_same(container[number - 1], sample)
     assert number == len(container)
     assert isinstance(container[0], Sample)
+
+
+def test_names_may_have_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_DATA", str(tmp_path))
+    assert resolve("rmd17:aspirin@$MY_DATA/a.npz").path == tmp_path / "a.npz"
+    assert resolve("xyz:${MY_DATA}/a.xyz").path == tmp_path / "a.xyz"
+    for name in ("xyz:$NOT_SET_HERE/a.xyz", "xyz:${NOT_SET_HERE}/a.xyz"):
+        with pytest.raises(ConfigError, match="the environment variable NOT_SET_HERE is not set: set it") as caught:
+            resolve(name)
+        assert "\n" not in str(caught.value)

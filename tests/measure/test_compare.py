@@ -1,5 +1,7 @@
+import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 import atomslim
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.splits import Split
-from atomslim.errors import ConfigError
-from atomslim.measure.compare import compare
+from atomslim.errors import ConfigError, DataError
+from atomslim.measure.compare import AnyModel, ComparedModel, compare, named
 from atomslim.measure.compare_figure import pareto
 from atomslim.measure.evaluate import evaluate
 from samples import CONSERVATIVE, DIRECT
@@ -45,9 +47,42 @@ def test_files_are_complete_and_stand_alone(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "compare.html").read_text()
     assert "http" not in re.sub(r'xmlns[:\w]*="[^"]*"', "", text)
     assert (tmp_path / "out" / "compare.md").read_text().count("| full |") == 3
-    assert (tmp_path / "out" / "compare.csv").read_text().startswith("model,")
+    with (tmp_path / "out" / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["full", "cut", "cut (3)"]
+    assert float(rows[1]["MAE forces, direct (eV/Å)"]) == found.models[1].errors["direct"]["forces"].mae
+    assert float(rows[1]["latency (s)"]) == found.models[1].latency
     assert (tmp_path / "out" / "compare.png").stat().st_size > 5000
-    assert "cut has" in found.words()[1]
+    assert found.words()[1].startswith("cut, against full: ")
+    assert content["machine"] in found.words()[-1]
+    relative = found.tables()[2]
+    assert relative.title == "Relative to full"
+    assert relative.rows[0][:3] == ("cut", *_ratios(found.models[1], found.models[0]))
+
+
+def _ratios(model: ComparedModel, first: ComparedModel) -> tuple[str, str]:
+    assert model.speed is not None
+    assert first.speed is not None
+    return f"{model.parameters / first.parameters:.3f}", f"{model.speed.flops / first.speed.flops:.2f}"
+
+
+def test_names_tell_files_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "best.pt", tmp_path / "b" / "best.pt", tmp_path / "b" / "best.pt", tmp_path / "other.pt"]
+    assert list(named(paths)) == ["a/best", "b/best", "b/best (3)", "other"]
+    model = jmp(DIRECT, num_blocks=1)
+    mixed: list[AnyModel] = [model, tmp_path / "model 1.pt"]
+    assert list(named(mixed)) == ["model 1", "model 1 (2)"]
+
+
+def test_models_are_compared_by_what_all_of_them_predict() -> None:
+    energy_only = DIRECT.model_copy(update={"targets": DIRECT.targets[:1]})
+    models = {"both": jmp(DIRECT, num_blocks=1), "energy": jmp(energy_only, num_blocks=1)}
+    found = compare(models, waters(3), speed=False)
+    assert found.main_target == ("direct", "energy per atom")
+    errors, elements = found.tables()[0], found.tables()[-1]
+    assert errors.rows[1][-1] == ""
+    assert elements.rows[1] == ("energy", "", "")
+    assert "energy per atom (meV)" in found.plot().axes[0].get_ylabel()
 
 
 def test_several_tasks_have_columns_of_their_own() -> None:
@@ -82,6 +117,16 @@ def test_wrong_use_is_said() -> None:
         compare([], waters(2))
     with pytest.raises(ConfigError, match="model 2: has no task direct"):
         compare([model, jmp(CONSERVATIVE, num_blocks=1)], {"direct": waters(2)}, speed=False)
+    unlabelled = [replace(sample, targets={"charge": np.array(0.0)}) for sample in waters(2)]
+    with pytest.raises(DataError, match="no prediction has a label"):
+        compare([model], unlabelled, speed=False)
+    forces_only = DIRECT.model_copy(update={"targets": DIRECT.targets[1:]})
+    energy_only = DIRECT.model_copy(update={"targets": DIRECT.targets[:1]})
+    with pytest.raises(ConfigError, match="no target in common"):
+        compare([jmp(one, num_blocks=1) for one in (forces_only, energy_only)], waters(2), speed=False)
+    empty = Split(recipe="by hand", count=2, train=(0, 1), validation=(), test=())
+    with pytest.raises(DataError, match="no test set"):
+        compare([model], waters(2), split=empty, speed=False)
     other = jmp(DIRECT, num_blocks=1)
     energy = DIRECT.targets[0].model_copy(update={"unit": "kcal/mol"})
     other.tasks = {"direct": DIRECT.model_copy(update={"targets": (energy, *DIRECT.targets[1:])})}

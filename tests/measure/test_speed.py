@@ -5,7 +5,7 @@ from torch import nn
 
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import ConfigError
-from atomslim.measure.speed import count_flops, matmul_rate, measure_speed, peak_memory
+from atomslim.measure.speed import MatrixProduct, count_flops, largest_dense_layer, measure_speed, peak_memory
 from atomslim.measure.structures import BUILT_IN, structure
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
@@ -16,24 +16,6 @@ def test_flops_of_a_dense_layer_are_two_per_weight_and_row() -> None:
     assert count_flops(lambda: layer(rows)) == 2 * 5 * 7 * 11
     # backward: the weight's gradient; the rows need none
     assert count_flops(lambda: layer(rows).sum().backward()) == 2 * (2 * 5 * 7 * 11)
-
-
-def test_our_own_autograd_functions_are_counted() -> None:
-    from atomslim.models.gemnet_oc.segments import segment_outer  # noqa: F401 - it has to exist
-
-    model = jmp(DIRECT, num_blocks=1)
-    whole = measure_speed({"a": model}, [molecule("C6H6")], repeats=1)["a"].flops
-    dense = 0
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(
-                lambda module, inputs, _: dense_flops.append(2 * inputs[0].numel() * module.out_features)
-            )
-    dense_flops: list[int] = []
-    measure_speed({"a": model}, [molecule("C6H6")], repeats=1)
-    calls = 4  # warm-up, memory, FLOPs, one repeat
-    dense = sum(dense_flops) // calls
-    assert dense < whole < 30 * dense  # the angular sums of tiny layers are no small part
 
 
 def test_cut_models_cost_less_and_conservative_forces_more() -> None:
@@ -64,8 +46,24 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
     assert found is None or 40 * 2**20 < found < 120 * 2**20
 
 
-def test_the_floor_is_a_rate() -> None:
-    assert matmul_rate(64, 32, torch.device("cpu")) > 1e6
+def test_the_floor_is_the_rate_of_the_largest_dense_layer() -> None:
+    layers = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 5), nn.Linear(5, 2))
+    assert largest_dense_layer(layers, lambda: layers(torch.zeros(3, 4))) == (3, 9, 5)
+    assert largest_dense_layer(nn.Identity(), lambda: None) is None
+    product = MatrixProduct((64, 32, 16), torch.device("cpu"), torch.float32, at_least=1e-4)
+    assert product.flops == 2 * 64 * 32 * 16
+    assert product.times > 1
+    assert product.rate() > 1e6
+
+
+def test_rates_and_ratios_follow_from_times() -> None:
+    found = measure_speed({"a": jmp(DIRECT, num_blocks=1)}, [molecule("H2O")] * 2, repeats=3)["a"]
+    plain = found.as_dict()
+    assert plain["atoms per second"] == pytest.approx(6 / (found.seconds + found.graph_seconds))
+    assert plain["edges per second"] == pytest.approx(found.edges / (found.seconds + found.graph_seconds))
+    assert found.over_floor is not None
+    assert found.over_floor > 0
+    assert found.spread >= 0
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -80,5 +78,7 @@ def test_built_in_structures_are_sound(name: str) -> None:
 def test_wrong_use_is_said() -> None:
     with pytest.raises(ConfigError, match="no structures"):
         measure_speed({"a": jmp(DIRECT)}, [])
+    with pytest.raises(ConfigError, match="0 repeats"):
+        measure_speed({"a": jmp(DIRECT)}, [molecule("H2O")], repeats=0)
     with pytest.raises(ConfigError, match="one of mof5, aspirin"):
         structure("mof6")

@@ -1,13 +1,13 @@
 """`atomslim compare`: models side by side."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 
-def compare(
+def compare(  # noqa: PLR0913 - what is compared, and how
     models: Annotated[tuple[Path, ...], Parameter(negative=())],
     /,
     *,
@@ -18,6 +18,7 @@ def compare(
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
     repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
     speed: bool = True,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
     """Compare models on one dataset: errors by target and element, parameters, FLOPs, speed, memory.
 
@@ -43,14 +44,18 @@ def compare(
         Of the times.
     speed
         Measure FLOPs, times and memory, too.
+    device
+        Where the models run.
 
     """
     from rich.console import Console
 
-    from atomslim.cli.settings import tasked
+    from atomslim.cli.settings import on_device, tasked
     from atomslim.measure.compare import compare as run
+    from atomslim.measure.compare import named
 
-    found = run(models, tasked(data), split=split, limit=limit, batch_size=batch_size, repeats=repeats, speed=speed)
+    loaded = {name: on_device(path, device) for name, path in named(models).items()}
+    found = run(loaded, tasked(data), split=split, limit=limit, batch_size=batch_size, repeats=repeats, speed=speed)
     found.write(output)
     Console().print(found)
     for sentence in found.words():

@@ -13,11 +13,15 @@
 import errno
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
 from atomslim import __version__
+from atomslim.cli.benchmark import benchmark
 from atomslim.cli.compare import compare
 from atomslim.cli.data import data
 from atomslim.cli.demo import demo
@@ -30,7 +34,7 @@ from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
 from atomslim.cli.study import study
-from atomslim.errors import AtomslimError
+from atomslim.errors import AtomslimError, AtomslimWarning
 
 app = App(
     name="atomslim",
@@ -52,6 +56,7 @@ app.command(distill)
 app.command(finetune)
 app.command(evaluate)
 app.command(compare)
+app.command(benchmark)
 app.command(predict)
 app.command(pretrain)
 app.command(study)
@@ -62,13 +67,16 @@ _REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EACCES: "check the permissions",
     errno.ENOSPC: "free some space or write elsewhere",
+    errno.EDQUOT: "free some space or write elsewhere",
+    errno.EFBIG: "write elsewhere, or raise the limit on file sizes",
 }
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit status."""
     try:
-        app(sys.argv[1:] if tokens is None else tokens)
+        with _warnings_in_one_line():
+            app(sys.argv[1:] if tokens is None else tokens)
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
     except CycloptsError as error:
         return _fail(_usage_line(error), status=2)
@@ -81,6 +89,22 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show our own warnings without the line of code that they come from."""
+    usual = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        ours = issubclass(category, AtomslimWarning)
+        return f"atomslim: warning: {message}\n" if ours else usual(message, category, *place, **line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,16 +1,21 @@
 """`atomslim prune`: a model with fewer blocks, or with fewer neighbours."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
+
+if TYPE_CHECKING:
+    from atomslim.models.block_model import BlockModel
 
 
 def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout follows
     model: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     blocks: int | None = None,
     keep: str | None = None,
     drop_lowest: int | None = None,
@@ -20,9 +25,11 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
     realign: Literal["sliced", "random", "least-squares"] = "sliced",
     data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())] = (),
-    limit: int = 256,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
     seed: int = 0,
-    neighbours: int | None = None,
+    neighbours: float | None = None,
+    scan_neighbours: str | None = None,
     export_jmp: Path | None = None,
 ) -> None:
     """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
@@ -36,63 +43,141 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     model
         A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
     output
-        The model file to write (.safetensors).
+        The model file to write (.safetensors); with --scan-neighbours, a JSON file.
     blocks
         Keep so many blocks, from the first (the paper's protocol).
     keep
         Keep these blocks, as in 1,2,3,5.
     drop_lowest
-        Remove so many blocks, those that matter least by --relevance.
+        Remove so many blocks, those that matter least by --relevance, or by what --data says of them.
     max_params
         Remove as few blocks as possible to have at most so many parameters, as in 110M.
     speedup
         Remove as few blocks as possible to be so many times as fast, by counted FLOPs, as in 1.3.
     relevance
-        The relevance.json that atomslim relevance wrote; without it, blocks are removed from the last.
+        The relevance.json that atomslim relevance wrote; without it, --max-params and --speedup remove the last blocks.
     score
-        The score of that file to go by.
+        The score of blocks to go by.
     realign
         What becomes of the readout's first layer: sliced; random (for fine-tuning); or least-squares, fitted on --data.
     data
-        Structures for least-squares: a dataset or file, as TASK=NAME where the model has several tasks.
+        Structures for least-squares, --drop-lowest (labelled) or --scan-neighbours (labelled): a dataset or file, as
+        TASK=NAME where the model has several tasks.
     limit
         At most so many structures of each task.
+    batch_size
+        Structures at once.
     seed
         Of the random layer.
     neighbours
-        Let every task take at most so many main neighbours of an atom.
+        Let every task take at most so many main neighbours of an atom (20), or a share of them (0.5).
+    scan_neighbours
+        Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
     export_jmp
         Also write a checkpoint in JMP's own format.
 
     """
     from atomslim.cli.settings import tasked
-    from atomslim.compress import choose
-    from atomslim.compress.neighbours import with_neighbours
-    from atomslim.compress.prune import keep_blocks
     from atomslim.errors import ConfigError
+    from atomslim.models.checkpoint import checksum, load, save
     from atomslim.models.checkpoint import export_jmp as write_jmp
-    from atomslim.models.checkpoint import load, save
 
-    whole = load(model)
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
-    kept = choose.kept_places(whole, ways, relevance, score)
-    if kept is None and neighbours is None:
-        raise ConfigError("say what to cut: --blocks, --keep, --drop-lowest, --max-params, --speedup or --neighbours")
-    small = whole
-    if kept is not None:
-        small = keep_blocks(whole, kept, realign=realign, calibration=tasked(data) or None, limit=limit, seed=seed)
+    cuts = neighbours is not None or any(value is not None for value in ways.values())
+    if cuts == (scan_neighbours is not None):
+        raise ConfigError(
+            "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup (with or without "
+            "--neighbours), --neighbours or --scan-neighbours"
+        )
+    structures: Any = tasked(data) or None
+    options = {"limit": limit, "batch_size": batch_size}
+    if scan_neighbours is not None:
+        _scan(load(model), scan_neighbours, structures, output, options)
+        return
+    if output is None:
+        raise ConfigError("say where the model goes: -o small.safetensors")
+    whole = load(model)
+    small = _cut(whole, ways, relevance, score, realign, structures, {**options, "seed": seed})
     if neighbours is not None:
+        from atomslim.compress.neighbours import with_neighbours
+
         small = with_neighbours(small, neighbours)
+    small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(model)}
     save(small, output)
     if export_jmp is not None:
         write_jmp(small, export_jmp)
-    print(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}, readout {realign}")
+    _report(output, whole, small, speed=speedup is not None)
+
+
+def _cut(
+    whole: "BlockModel",
+    ways: Mapping[str, Any],
+    relevance: Path | None,
+    score: str,
+    realign: Any,
+    structures: Any,
+    options: dict[str, Any],
+) -> "BlockModel":
+    """Return the model with the chosen blocks; the model itself if none of the ways was taken."""
+    from atomslim.compress.choose import chosen_blocks
+    from atomslim.compress.prune import keep_blocks
+    from atomslim.compress.relevance import block_relevance
+    from atomslim.errors import ConfigError
+
+    scored = ways["drop"] is not None and relevance is None and structures is not None
+    if structures is not None and not scored and realign != "least-squares":
+        raise ConfigError("--data has no use here: it is for --realign least-squares, or --drop-lowest")
+    order: Any = relevance
+    if scored:
+        limits = {name: options[name] for name in ("limit", "batch_size")}
+        order = block_relevance(whole, structures, leave_out=score == "leave-out", **limits)
+    kept = chosen_blocks(whole, ways, order, score)
+    if kept is None:
+        if realign != "sliced":
+            raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
+        return whole
+    calibration = structures if realign == "least-squares" else None
+    return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
+
+
+def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
+    from atomslim.compress import choose
+
+    print(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}")
     print(f"{choose.parameters(whole):,} parameters before, {choose.parameters(small):,} after")
-    for branch, fit in small.history[-1].get("fit", {}).items():
-        print(
-            f"{branch} readout: R² of the full model's pre-activations {fit['R2 sliced']:.4f} sliced, "
-            f"{fit['R2 fitted']:.4f} fitted (held out; {fit['rows']} rows, ridge {fit['ridge']:.0e})"
-        )
+    if speed:
+        print(f"estimated to be {choose.flops(whole) / choose.flops(small):.2f} × as fast, by FLOPs counted on benzene")
+    for entry in small.history[len(whole.history) :]:
+        if entry["operation"] == "keep blocks":
+            print(f"readout: {entry['realign']}")
+        else:
+            before, after = entry["neighbours before"], entry["neighbours after"]
+            print("neighbours: " + ", ".join(f"{task} {before[task]} → {after[task]}" for task in after))
+        for branch, fit in entry.get("fit", {}).items():
+            where = f"{fit['rows held out']} held-out rows" if fit["rows held out"] else "the fitted rows"
+            print(
+                f"{branch} readout: R² of the full model's pre-activations {fit['R2 sliced']:.4f} sliced, "
+                f"{fit['R2 fitted']:.4f} fitted, on {where} ({fit['structures']} structures, ridge {fit['ridge']:.0e})"
+            )
+
+
+def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from atomslim.compress.neighbours import neighbour_scan
+    from atomslim.errors import ConfigError
+
+    if structures is None:
+        raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
+    try:
+        counts = [float(part) for part in numbers.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--scan-neighbours {numbers}: write numbers, as in 10,15,20") from error
+    found = neighbour_scan(model, structures, counts, **options)
+    Console().print(found)
+    if output is not None:
+        found.write(output)
+        print(f"{output}: the same numbers")
 
 
 def _list(blocks: tuple[int, ...]) -> str:

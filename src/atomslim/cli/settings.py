@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from atomslim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atomslim.models.block_model import BlockModel
 
 
 def read_settings(path: Path | None, overrides: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,3 +65,27 @@ def tasked(texts: Sequence[str]) -> str | dict[str, str]:
     if len(found) < len(texts):
         raise ConfigError(f"data {' '.join(texts)}: write TASK=NAME, once for each task")
     return found
+
+
+def parts(text: str) -> list[str]:
+    """Understand a list with commas, as in mof5,slab; each name once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Understand a list of numbers with commas, as in 6,5,4; raises ConfigError for anything else."""
+    try:
+        return [int(part) for part in parts(text)]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: write whole numbers with commas between them, as in 6,5,4") from error
+
+
+def on_device(path: Path, device: str) -> "BlockModel":
+    """Read a model file onto a device; raises ConfigError for cuda where there is none."""
+    import torch
+
+    from atomslim.models.checkpoint import load
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
+    return load(path, device=device)

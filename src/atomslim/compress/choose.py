@@ -1,7 +1,6 @@
 """Which blocks to keep: the first ones, all but the least relevant, or as many as a size or a speed allows.
 
-Blocks have the numbers of the original model here, and wherever users name them; `keep_blocks` takes places in the
-present model, which differ once a model was cut.
+Blocks have the numbers of the original model everywhere, a model that was cut before included.
 """
 
 import json
@@ -16,91 +15,96 @@ from ase import Atoms
 from ase.build import molecule
 
 from atomslim.atoms import from_ase
+from atomslim.compress.prune import first_blocks, places_of
+from atomslim.compress.relevance_report import Relevance
 from atomslim.errors import ConfigError, DataError
 from atomslim.measure.speed import count_flops
 from atomslim.models.block_model import BlockModel
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
+_UNORDERED = {"blocks", "keep"}
+"""Ways that name blocks themselves, so that an order of removal means nothing."""
 
-def kept_places(
+
+def chosen_blocks(
     model: BlockModel,
     ways: Mapping[str, Any],
-    relevance: str | os.PathLike[str] | None = None,
+    relevance: Relevance | str | os.PathLike[str] | None = None,
     score: str = "gradcam",
 ) -> tuple[int, ...] | None:
-    """Return the places of the blocks to keep, chosen in at most one way; None if no way is given.
+    """Return the blocks to keep, chosen in at most one way; None if no way is given.
 
     | way | value | keeps |
     |---|---|---|
     | blocks | 4 | so many from the first |
     | keep | "1,2,3,5" | these |
-    | drop | 2 | all but so many of the least relevant; needs a file of relevance |
+    | drop | 2 | all but so many of the least relevant; needs relevance |
     | parameters | "110M" | as many as this allows, removing in order of relevance, or from the last |
     | speed | 1.3 | as many as this speed-up allows, likewise |
 
-    Raises ConfigError for two ways at once, or a value that makes no sense or cannot be reached.
+    ``relevance`` is the result of `block_relevance`, or the file that it was written to. Raises ConfigError for two
+    ways at once, a value that makes no sense or cannot be reached, or relevance where it has no say.
     """
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) > 1:
         raise ConfigError(f"blocks are chosen in {len(given)} ways ({', '.join(given)}): give one")
+    if relevance is not None and not given.keys() - _UNORDERED:
+        raise ConfigError("relevance has no say in which blocks are kept here: leave it out, or say how many to drop")
     if not given:
         return None
     if "drop" in given and relevance is None:
-        raise ConfigError("dropping the least relevant blocks needs a relevance file: write it with atomslim relevance")
+        raise ConfigError("dropping the least relevant blocks needs relevance: a file of it, or data to compute it")
     order = last_first(model) if relevance is None else removal_order(relevance, model, score)
     way, value = next(iter(given.items()))
     choices: dict[str, Callable[[], tuple[int, ...]]] = {
-        "blocks": lambda: _first(model, value),
-        "keep": lambda: places_of(model, _numbers(value)),
-        "drop": lambda: all_but_lowest(model, order, value),
+        "blocks": lambda: first_blocks(model, value),
+        "keep": lambda: _named(model, value),
+        "drop": lambda: all_but_first(model, order, value),
         "parameters": lambda: within_parameters(model, order, parse_count(value)),
         "speed": lambda: faster_by(model, order, value),
     }
     return choices[way]()
 
 
-def places_of(model: BlockModel, ids: Sequence[int]) -> tuple[int, ...]:
-    """Turn numbers of the original model into places of this one, ascending.
-
-    Raises ConfigError for the embedding, which is never removed and needs no naming, or blocks that are not there.
-    """
-    if 0 in ids:
-        raise ConfigError("block 0 is the embedding, which is always kept: name interaction blocks only")
-    missing = [block for block in ids if block not in model.block_ids]
-    if missing or len(set(ids)) < len(ids):
-        wrong = f"no block {missing[0]}" if missing else "a block named twice"
-        raise ConfigError(f"blocks {list(ids)}: {wrong}; the model has {list(model.block_ids)}")
-    return tuple(sorted(model.block_ids.index(block) + 1 for block in ids))
-
-
-def all_but_lowest(model: BlockModel, order: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return the places that stay when the `count` blocks that come first in `order` (original numbers) are removed."""
+def all_but_first(model: BlockModel, order: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return the blocks that stay when the `count` first ones of `order` are removed."""
     if not 0 <= count <= model.num_blocks:
         raise ConfigError(f"{count} blocks to drop: the model has {model.num_blocks}")
-    return places_of(model, [block for block in model.block_ids if block not in order[:count]])
+    return tuple(block for block in model.block_ids if block not in order[:count])
 
 
-def removal_order(relevance: str | os.PathLike[str], model: BlockModel, score: str = "gradcam") -> tuple[int, ...]:
-    """Return the model's blocks, the least relevant first, from the file that `atomslim relevance` wrote.
+def removal_order(
+    relevance: Relevance | str | os.PathLike[str], model: BlockModel, score: str = "gradcam"
+) -> tuple[int, ...]:
+    """Return the model's blocks, the least relevant first.
 
     Raises:
-        DataError: the file is no such file.
+        DataError: a file that does not hold relevance.
         ConfigError: it has no such score, or is of a model with other blocks.
 
     """
-    path = Path(relevance)
+    if isinstance(relevance, Relevance):
+        where, content = "relevance", relevance.as_dict()
+    else:
+        where, content = str(relevance), _read(Path(relevance))
+    blocks, mix = list(content["blocks"])[1:], content["mix"]
+    if score not in mix:
+        raise ConfigError(f"{where}: has no score {score!r}: choose one of {', '.join(mix)}")
+    if tuple(blocks) != model.block_ids:
+        raise ConfigError(f"{where}: is of a model with blocks {blocks}, this one has {list(model.block_ids)}")
+    values = np.array(mix[score][1:], dtype=np.float64)
+    if len(values) != len(blocks):
+        raise DataError(f"{where}: has {len(values)} values of {score} for {len(blocks)} blocks: write it anew")
+    return tuple(blocks[int(place)] for place in np.argsort(values, kind="stable"))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        blocks, mix = list(content["blocks"])[1:], content["mix"]
+        return {"blocks": list(content["blocks"]), "mix": dict(content["mix"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: holds no relevance of blocks: write it with atomslim relevance") from error
-    if score not in mix:
-        raise ConfigError(f"{path}: has no score {score!r}: choose one of {', '.join(mix)}")
-    if tuple(blocks) != model.block_ids:
-        raise ConfigError(f"{path}: is of a model with blocks {blocks}, this one has {list(model.block_ids)}")
-    values = np.array(mix[score][1:], dtype=np.float64)
-    return tuple(blocks[int(place)] for place in np.argsort(values, kind="stable"))
 
 
 def last_first(model: BlockModel) -> tuple[int, ...]:
@@ -109,7 +113,7 @@ def last_first(model: BlockModel) -> tuple[int, ...]:
 
 
 def within_parameters(model: BlockModel, order: Sequence[int], limit: int) -> tuple[int, ...]:
-    """Return the places that stay when as few blocks as possible are removed to have at most `limit` parameters.
+    """Return the blocks that stay when as few blocks as possible are removed to have at most `limit` parameters.
 
     Raises ConfigError if even the model without blocks has more.
     """
@@ -122,11 +126,14 @@ def within_parameters(model: BlockModel, order: Sequence[int], limit: int) -> tu
 
 
 def faster_by(model: BlockModel, order: Sequence[int], factor: float) -> tuple[int, ...]:
-    """Return the places that stay when as few blocks as possible are removed to be `factor` times as fast.
+    """Return the blocks that stay when as few blocks as possible are removed to be `factor` times as fast.
 
-    Speed is estimated by the counted FLOPs of one energy and force prediction of a benzene molecule. Raises
-    ConfigError if even the model without blocks is not that fast.
+    Speed is estimated by the counted FLOPs of one energy and force prediction of a benzene molecule. What is measured
+    is a little less: building the graphs costs the same whatever the blocks. Raises ConfigError for a factor below 1,
+    or if even the model without blocks is not that fast.
     """
+    if not factor >= 1:
+        raise ConfigError(f"speed-up {factor:g}: give 1 or more")
     whole = flops(model)
     return _fewest(
         model,
@@ -162,28 +169,24 @@ def parse_count(text: str) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
-def _first(model: BlockModel, count: int) -> tuple[int, ...]:
-    if not 0 <= count <= model.num_blocks:
-        raise ConfigError(f"{count} blocks to keep: give a number from 0 to {model.num_blocks}, as many as there are")
-    return tuple(range(1, count + 1))
-
-
-def _numbers(text: str) -> list[int]:
+def _named(model: BlockModel, text: str) -> tuple[int, ...]:
+    """Return the blocks of a list of numbers, in the model's order."""
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"blocks {text!r}: write their numbers, as in 1,2,3,5") from error
+    return tuple(model.block_ids[place - 1] for place in places_of(model, numbers))
 
 
 def _fewest(
     model: BlockModel, order: Sequence[int], enough: Callable[[BlockModel], bool], failure: str
 ) -> tuple[int, ...]:
     for kept in _cuts(model, order):
-        if enough(model.with_blocks(kept)):
+        if enough(model.with_blocks(places_of(model, kept))):
             return kept
     raise ConfigError(failure)
 
 
 def _cuts(model: BlockModel, order: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for count in range(model.num_blocks + 1):
-        yield all_but_lowest(model, order, count)
+        yield all_but_first(model, order, count)

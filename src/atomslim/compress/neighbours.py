@@ -4,49 +4,47 @@ Changes outputs.
 """
 
 import copy
+import json
+import os
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from atomslim.atoms import Sample
+from atomslim.data import Dataset
 from atomslim.errors import ConfigError
+from atomslim.files import atomic_write
 from atomslim.measure.accuracy import Accuracy, Errors
 from atomslim.measure.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
 from atomslim.models.gemnet_oc.graphs import GraphSettings
+from atomslim.models.tasks import Task
 
 Model = TypeVar("Model", bound=BlockModel)
 
 
-def with_neighbours(model: Model, neighbours: int) -> Model:
-    """Return a copy whose tasks take at most `neighbours` main neighbours of an atom, the other graphs in proportion.
+def with_neighbours(model: Model, neighbours: float) -> Model:
+    """Return a copy whose tasks take fewer neighbours of an atom: main ones, and those of the other graphs with them.
 
-    Raises ConfigError for less than one.
+    ``neighbours`` is a whole number, the most that any task may take (a task that takes fewer already stays as it is),
+    or a share below 1 of what each task takes. Each of the other graphs shrinks in proportion, rounded down as JMP
+    does, but never to nothing. The weights are the same. Raises ConfigError for anything else.
     """
-    if neighbours < 1:
-        raise ConfigError(f"{neighbours} neighbours: give 1 or more")
     small = copy.deepcopy(model)
-    small.tasks = {
-        name: task.model_copy(
-            update={
-                "graph": GraphSettings.from_neighbours(task.graph.cutoff, neighbours, symmetrise=task.graph.symmetrise)
-            }
-        )
-        for name, task in model.tasks.items()
+    small.tasks = _reduced(model.tasks, neighbours)
+    entry = {
+        "operation": "reduce neighbours",
+        "changes outputs": True,
+        "neighbours before": {name: task.graph.main for name, task in model.tasks.items()},
+        "neighbours after": {name: task.graph.main for name, task in small.tasks.items()},
     }
-    small.history = [
-        *model.history,
-        {
-            "operation": "reduce neighbours",
-            "changes outputs": True,
-            "neighbours before": {name: task.graph.main for name, task in model.tasks.items()},
-            "neighbours after": neighbours,
-        },
-    ]
+    small.history = [*model.history, entry]
     return small
 
 
@@ -65,22 +63,31 @@ class NeighbourRow:
 
 @dataclass(frozen=True)
 class NeighbourScan:
-    """What fewer neighbours cost and gain."""
+    """What fewer neighbours cost and gain; the first row of a task is the model as it is."""
 
     rows: list[NeighbourRow]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""
-        return {"rows": [asdict(row) for row in self.rows]}
+        return {"rows": [{**asdict(row), "speed-up": self.speed_up(row)} for row in self.rows]}
+
+    def speed_up(self, row: NeighbourRow) -> float:
+        """How many times as fast a row is as the model as it is."""
+        return next(first.seconds for first in self.rows if first.task == row.task) / row.seconds
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as JSON."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show it as a table, speed relative to the first row of the task."""
+        """Show it as a table."""
         del console, options
-        table = Table("task", "neighbours", "edges per atom", "speed-up", "errors (MAE)")
-        first = {row.task: row.seconds for row in reversed(self.rows)}
+        table = Table("task", "neighbours", "edges per atom", "speed-up", "MAE")
         for row in self.rows:
-            errors = ", ".join(f"{name} {error.mae:.4g} {error.unit}" for name, error in row.errors.items())
-            speed = f"{first[row.task] / row.seconds:.2f} ×"
+            shown = {name: error.milli or error for name, error in row.errors.items()}
+            errors = "\n".join(f"{name} {error.mae:.4g} {error.unit}" for name, error in shown.items())
+            speed = f"{self.speed_up(row):.2f} ×"
             table.add_row(row.task, str(row.neighbours), f"{row.edges:.1f}", speed, errors)
         yield table
 
@@ -88,33 +95,83 @@ class NeighbourScan:
 def neighbour_scan(
     model: BlockModel,
     data: TaskedData,
-    neighbours: Sequence[int],
+    neighbours: Sequence[float],
     *,
     limit: int = 64,
     batch_size: int = 4,
     repeats: int = 3,
 ) -> NeighbourScan:
-    """Measure errors and speed of a model with different numbers of neighbours, repeats taken in turn.
+    """Measure errors and speed of a model as it is and with fewer neighbours, the repeats taken in turn.
 
-    Raises as `atomslim.measure.batches.datasets` does.
+    ``neighbours`` are what `with_neighbours` takes; those that leave a task as it is give no row. At most `limit`
+    structures of each task, evenly over its data. Raises as `atomslim.measure.batches.datasets` and `with_neighbours`.
     """
-    variants = {count: with_neighbours(model, count).eval() for count in neighbours}
-    rows = []
-    for task, dataset in datasets(model, data).items():
-        samples = spread_out(dataset, limit)
-        times: dict[int, list[float]] = {count: [] for count in variants}
+    reduced = [_reduced(model.tasks, count) for count in neighbours]
+    rows: list[NeighbourRow] = []
+    for name, dataset in datasets(model, data).items():
+        tasks = {task.graph.main: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))}
+        cases = [_Case(model, task, dataset, spread_out(dataset, limit), batch_size) for task in tasks.values()]
+        cases[0].run()  # which warms up
+        cases[0].times.clear()
         for _ in range(repeats):
-            found = {}
-            for count, variant in variants.items():
-                accuracy, edges, atoms = Accuracy(dataset.info.units), 0, 0
-                start = time.perf_counter()
-                for batch in batches(variant, task, samples, batch_size):
-                    accuracy.add(variant.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
-                    edges, atoms = edges + len(batch.topology.main.source), atoms + batch.atoms.num_atoms
-                times[count].append((time.perf_counter() - start) / len(samples))
-                found[count] = edges / atoms, accuracy.result()
-        rows += [
-            NeighbourRow(count, task, found[count][0], statistics.median(times[count]), found[count][1])
-            for count in variants
-        ]
+            for case in cases:
+                case.run()
+        rows += [case.row() for case in cases]
     return NeighbourScan(rows)
+
+
+def _reduced(tasks: Mapping[str, Task], neighbours: float) -> dict[str, Task]:
+    if not (neighbours >= 1 and neighbours % 1 == 0) and not 0 < neighbours < 1:
+        raise ConfigError(f"{neighbours:g} neighbours: give a whole number, or a share between 0 and 1")
+    return {name: task.model_copy(update={"graph": _fewer(task.graph, neighbours)}) for name, task in tasks.items()}
+
+
+def _fewer(graph: GraphSettings, neighbours: float) -> GraphSettings:
+    main = int(neighbours) if neighbours >= 1 else max(1, int(neighbours * graph.main))
+    if main >= graph.main:
+        return graph
+    others = {name: getattr(graph, name) for name in ("atom", "atom_edge", "quad")}
+    fewer = {name: max(min(1, count), count * main // graph.main) for name, count in others.items()}
+    return graph.model_copy(update={"main": main, **fewer})
+
+
+@dataclass
+class _Case:
+    """One task with one number of neighbours, and the times so far."""
+
+    model: BlockModel
+    task: Task
+    dataset: Dataset
+    samples: list[Sample]
+    batch_size: int
+    times: list[float] = field(default_factory=list)
+    edges: float = 0.0
+    errors: dict[str, Errors] = field(default_factory=dict)
+
+    def run(self) -> None:
+        accuracy, edges, atoms = Accuracy(self.dataset.info.units), 0, 0
+        start = time.perf_counter()
+        with _evaluated_with(self.model, self.task):
+            for batch in batches(self.model, self.task.name, self.samples, self.batch_size):
+                outputs = self.model.predict(batch.atoms, self.task.name, batch.topology)
+                accuracy.add(outputs, batch.targets, batch.atoms)
+                edges, atoms = edges + len(batch.topology.main), atoms + batch.atoms.num_atoms
+        self.times.append((time.perf_counter() - start) / len(self.samples))
+        self.edges, self.errors = edges / atoms, accuracy.result()
+
+    def row(self) -> NeighbourRow:
+        seconds = statistics.median(self.times)
+        return NeighbourRow(self.task.graph.main, self.task.name, self.edges, seconds, self.errors)
+
+
+@contextmanager
+def _evaluated_with(model: BlockModel, task: Task) -> Iterator[None]:
+    """Let a model have another version of one of its tasks for a while, in evaluation mode."""
+    own, was_training = model.tasks, model.training
+    model.tasks = {**own, task.name: task}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.tasks = own
+        model.train(was_training)

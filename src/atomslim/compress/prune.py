@@ -1,6 +1,6 @@
 """Block reduction: remove interaction blocks and re-align the readout (arXiv 2504.19538).
 
-Changes outputs. The embedding is never removed.
+Changes outputs. The embedding is never removed. Blocks keep the numbers that they had in the original model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ import torch
 
 from atomslim.atoms import AtomsBatch
 from atomslim.compress.realign import realign as fit_readout
+from atomslim.data import Dataset
 from atomslim.errors import ConfigError
 from atomslim.measure.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
@@ -41,7 +42,8 @@ def keep_blocks(
 
     Args:
         model: the model to cut.
-        blocks: how many to keep from the start (the paper's protocol), or the numbers (1 … b) of those to keep.
+        blocks: how many to keep from the start (the paper's protocol), or the numbers of those to keep, in any order.
+            Numbers are those of the original model, so that a model with blocks 1, 3, 5 can be cut to [3, 5].
         realign: what becomes of the readout's first layer.
         calibration: structures for least squares, by task where the model has several; labels are not looked at.
         limit: at most so many structures of each task, evenly over its data.
@@ -50,28 +52,49 @@ def keep_blocks(
         seed: of the random layer; None: drawn from torch's global generator.
 
     Raises:
-        ConfigError: blocks that do not exist, least squares without calibration structures, or a re-alignment that a
-            readout which does not take features side by side cannot have.
+        ConfigError: blocks that the model does not have, least squares without calibration structures, calibration
+            structures for something else, or a re-alignment that a readout which does not take features side by side
+            cannot have.
         DataError: calibration structures that are not there or cannot be read.
 
     """
-    kept = tuple(range(1, blocks + 1)) if isinstance(blocks, int) else tuple(blocks)
-    if isinstance(blocks, int) and not 0 <= blocks <= model.num_blocks:
-        raise ConfigError(f"{blocks} blocks to keep: give a number from 0 to {model.num_blocks}, as many as there are")
     if realign not in {"sliced", "random", "least-squares"}:
         raise ConfigError(f"re-alignment {realign!r}: give sliced, random or least-squares")
-    small = model.with_blocks(kept)
+    if (realign == "least-squares") != (calibration is not None):
+        wrong = "needs calibration structures" if calibration is None else "looks at no calibration structures"
+        raise ConfigError(f"re-alignment {realign} {wrong}: give them with least-squares, for each task")
+    small = model.with_blocks(places_of(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks))
     entry = _entry(model, small, realign)
     if realign == "random":
         _draw_readout(small, seed)
-    elif realign == "least-squares":
-        if calibration is None:
-            raise ConfigError("least-squares needs calibration structures: name a dataset for each task")
-        rows = _structures(model, calibration, limit, batch_size)
-        fits = fit_readout(small, model, rows, ridge=ridge)
+    elif calibration is not None:
+        opened = datasets(model, calibration)
+        fits = fit_readout(small, model, _structures(model, opened, limit, batch_size), ridge=ridge)
+        entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
         entry["fit"] = {branch: fit.as_dict() for branch, fit in fits.items()}
     small.history = [*model.history, entry]
     return small
+
+
+def first_blocks(model: BlockModel, count: int) -> tuple[int, ...]:
+    """Return the numbers of the model's first blocks; raises ConfigError if it has fewer than ``count``."""
+    if not 0 <= count <= model.num_blocks:
+        raise ConfigError(f"{count} blocks to keep: give a number from 0 to {model.num_blocks}, as many as there are")
+    return model.block_ids[:count]
+
+
+def places_of(model: BlockModel, blocks: Sequence[int]) -> tuple[int, ...]:
+    """Turn numbers of the original model into places (1 … b) in this one, ascending.
+
+    Raises ConfigError for the embedding, which is never removed and needs no naming, or blocks that are not there.
+    """
+    if 0 in blocks:
+        raise ConfigError("block 0 is the embedding, which is always kept: name interaction blocks only")
+    missing = [block for block in blocks if block not in model.block_ids]
+    if missing or len(set(blocks)) < len(blocks):
+        wrong = f"no block {missing[0]}" if missing else "a block named twice"
+        raise ConfigError(f"blocks {list(blocks)}: {wrong}; the model has {list(model.block_ids)}")
+    return tuple(sorted(model.block_ids.index(block) + 1 for block in blocks))
 
 
 def _draw_readout(small: BlockModel, seed: int | None) -> None:
@@ -85,9 +108,9 @@ def _draw_readout(small: BlockModel, seed: int | None) -> None:
 
 
 def _structures(
-    model: BlockModel, calibration: TaskedData, limit: int, batch_size: int
+    model: BlockModel, calibration: dict[str, Dataset], limit: int, batch_size: int
 ) -> Iterator[tuple[AtomsBatch, Any]]:
-    for task, dataset in datasets(model, calibration).items():
+    for task, dataset in calibration.items():
         for batch in batches(model, task, spread_out(dataset, limit), batch_size):
             yield batch.atoms, batch.topology
 

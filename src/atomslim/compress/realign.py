@@ -33,8 +33,8 @@ from atomslim.atoms import AtomsBatch
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.models.block_model import BlockFeatures, BlockModel
 
-RIDGES = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Tried on held-out batches."""
+RIDGES = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e6)
+"""Tried on held-out batches; the last one all but keeps the sliced layer."""
 
 _FEW_BATCHES = 1e-6
 """The ridge where no batch is held out."""
@@ -79,8 +79,8 @@ class NormalEquations:
     @classmethod
     def zeros(cls, kept: int, wanted: int, device: torch.device | str = "cpu") -> "NormalEquations":
         """Begin with no rows."""
-        shapes = (kept, kept), (kept, wanted)
-        return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+        gram, cross = (torch.zeros(kept, size, dtype=torch.float64, device=device) for size in (kept, wanted))
+        return cls(gram, cross)
 
     def add(self, kept: Float[Tensor, "rows k"], wanted: Float[Tensor, "rows d"]) -> None:
         """Take in the rows of one batch."""
@@ -199,8 +199,8 @@ def _rows(
     if len(small) != len(full):
         raise ConfigError(f"least-squares: {len(small)} and {len(full)} {branch} rows: the models see other edges")
     wanted = layer(full)
-    if not bool(torch.isfinite(small.sum()) & torch.isfinite(wanted.sum())):
-        raise DataError(f"least-squares: calibration batch {number} has NaN features: atomslim data check finds why")
+    if not bool(torch.isfinite(small).all() & torch.isfinite(wanted).all()):
+        raise DataError(f"least-squares: calibration batch {number} has features that are not finite: check its data")
     return small, wanted
 
 
@@ -210,7 +210,7 @@ def _side_by_side(features: BlockFeatures, branch: str) -> Float[Tensor, "rows k
 
 
 def _fit(layer: nn.Linear, branch: _Branch, ridge: float | None, name: str, structures: int) -> Fit:
-    prior = layer.weight.detach().to(branch.fit.gram.device).double()
+    prior = layer.weight.detach().to(branch.fit.gram.device).double().clone()
     every = branch.fit.plus(branch.held_out)
     chosen = ridge if ridge is not None else _best_ridge(branch, prior)
     weight, used = every.solve(prior, chosen)
@@ -219,9 +219,7 @@ def _fit(layer: nn.Linear, branch: _Branch, ridge: float | None, name: str, stru
     with torch.no_grad():
         layer.weight.copy_(weight.to(layer.weight))
     tested, fitted = (branch.held_out, branch.fit.solve(prior, used)[0]) if branch.held_out.rows else (every, weight)
-    return Fit(
-        structures, every.rows, branch.held_out.rows, used, tested.explained(prior), tested.explained(fitted)
-    )
+    return Fit(structures, every.rows, branch.held_out.rows, used, tested.explained(prior), tested.explained(fitted))
 
 
 def _best_ridge(branch: _Branch, prior: Float[Tensor, "d k"]) -> float:

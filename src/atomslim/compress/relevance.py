@@ -156,9 +156,8 @@ def _task_relevance(
 
 def _without_each(model: BlockModel) -> Iterator[BlockModel]:
     """Give the model without block 1, without block 2, …."""
-    every = range(1, model.num_blocks + 1)
-    for removed in every:
-        yield keep_blocks(model, [block for block in every if block != removed])
+    for removed in model.block_ids:
+        yield keep_blocks(model, [block for block in model.block_ids if block != removed])
 
 
 def _errors(models: Iterable[BlockModel], task: str, samples: list[Sample], batch_size: int) -> list[dict[str, Errors]]:

@@ -54,6 +54,7 @@ def _compare(axes: Axes, relevance: Relevance) -> None:
     axes.axhline(0, color="#555555", linewidth=0.6)
     _finish(axes, relevance, "all scores, mix", "score, largest = 1")
     axes.set_xlim(0.4, len(relevance.blocks) - 0.4)
+    axes.set_ylim(top=1.4)  # room for the legend
 
 
 def _finish(axes: Axes, relevance: Relevance, title: str, label: str) -> None:
@@ -63,4 +64,4 @@ def _finish(axes: Axes, relevance: Relevance, title: str, label: str) -> None:
     axes.set_ylabel(label, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, ncols=2)

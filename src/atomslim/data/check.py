@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -121,6 +122,16 @@ def check(
     if against is not None:
         _report_overlap(report, seen, against)
     return report
+
+
+def unit_problems(samples: Iterable[Sample]) -> list[Finding]:
+    """Say what a few hundred structures, in their order, show of wrong units and signs; nothing if all seems well."""
+    report, seen = Report(), _Seen()
+    for sample in islice(samples, _FRAMES):
+        seen.look(sample)
+    _report_units(report, seen)
+    _report_consistency(report, seen)
+    return report.problems
 
 
 def same_structure_key(sample: Sample) -> int:

@@ -82,7 +82,8 @@ def prepare(
     target.parent.mkdir(parents=True, exist_ok=True)
     parts = source.parts()
     jobs = [_Job(source, part, number, edges=edges) for number, part in enumerate(parts)]
-    with Staging(target, {"parts": [str(part) for part in parts], "times": _times(source.path), **metadata}) as staging:
+    plan = {"parts": [str(part) for part in parts], "times": _times(source.path), **metadata}
+    with Staging(target, plan, spoilt_by=DataError) as staging:  # once the data is mended, the plan is another one
         before = _written(staging.folder, jobs)
         with _watched(jobs, staging.folder, source.count(), advance):
             _run(jobs, staging.folder, processes)

@@ -235,7 +235,7 @@ def _size(size: Size, count: int) -> int:
 
 def _require_fits(sizes: Sequence[int], count: int) -> None:
     if sum(sizes) > count or min(sizes) < 0:
-        wanted = " + ".join(str(size) for size in sizes)
+        wanted = " + ".join(str(size) for size in sizes if size > 0)
         raise ConfigError(f"a split into {wanted} structures is larger than the data, which has {count}: ask for fewer")
     if sizes[0] == 0:
         raise ConfigError(f"no structure of {count} is left for training: ask for fewer in the other sets")

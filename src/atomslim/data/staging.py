@@ -13,7 +13,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container, Index, write_front
 from atomslim.data.record import encode, group_of, layout_of, target_names
 from atomslim.errors import ConfigError, DataError
+from atomslim.files import naming
 
 Extra = Callable[[Sample], float]
 """A number known of every structure without reading it, such as its edges."""
@@ -62,12 +63,9 @@ class Part:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commit, whatever happened, except when the disk has just refused to take more."""
-        try:
+        with naming(self._paths[0]), closing(self._index), closing(self._records):
             if not isinstance(error, OSError):
                 self.commit()
-        finally:
-            self._records.close()
-            self._index.close()
 
     def __len__(self) -> int:
         """Number of records, waiting ones included."""
@@ -91,7 +89,7 @@ class Part:
 
     def commit(self) -> None:
         """Write what waits: first the records, then their rows of the index."""
-        with _naming(self._paths[0]):
+        with naming(self._paths[0]):
             _write(self._records, b"".join(self._waiting))
             _write(self._index, np.array(self._rows, dtype=self._row).tobytes())
         self._waiting.clear()
@@ -113,8 +111,11 @@ class Staging:
 
     """
 
-    def __init__(self, path: Path, plan: Mapping[str, Any], *, resume: bool = True) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, plan: Mapping[str, Any], *, resume: bool = True, spoilt_by: type[Exception] | None = None
+    ) -> None:
+        """Grow the container of `path`; an error of the kind `spoilt_by` leaves nothing that could be gone on with."""
+        self.path, self._spoilt_by = path, spoilt_by
         self.folder = staging_folder(path)
         self._plan = json.dumps(plan, sort_keys=True, indent=1, default=str)
         self._resume = resume
@@ -125,20 +126,27 @@ class Staging:
         self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._follow_plan()
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigError(f"{self.path}: another process is writing it: wait for it, or end it") from error
+        except OSError:
+            self._lock.close()
+            raise
+        return self
+
+    def _follow_plan(self) -> None:
         plan = self.folder / "plan.json"
         if not (self._resume and plan.exists() and plan.read_text(encoding="utf-8") == self._plan):
             self._clear()
-            plan.write_text(self._plan, encoding="utf-8")
-        return self
+            with naming(plan):
+                plan.write_text(self._plan, encoding="utf-8")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the lock; what is written stays for the next time, unless the container is complete."""
-        if kind is None:
+        """Release the lock; what is written stays for the next time, unless the container is complete or spoilt."""
+        if kind is None or (self._spoilt_by is not None and issubclass(kind, self._spoilt_by)):
             self._clear()
             (self.folder / "lock").unlink()
             self.folder.rmdir()
@@ -152,17 +160,23 @@ class Staging:
 
         """
         merged = self.folder / "merged"
-        with _naming(self.path):
-            with merged.open("wb") as file:
-                index, found = self._joined_index(parts, extra)
-                if not len(index.end):
-                    raise DataError(f"{self.path}: there are no structures to write: check the source")
-                write_front(file, index, {**metadata, **found})
-                for number in range(parts):
-                    _copy(part_paths(self.folder, number)[0], file)
-                file.flush()
-                os.fsync(file.fileno())
-            merged.replace(self.path)
+        with naming(self.path):
+            try:
+                self._write_merged(merged, parts, metadata, extra)
+                merged.replace(self.path)
+            finally:
+                merged.unlink(missing_ok=True)
+
+    def _write_merged(self, merged: Path, parts: int, metadata: Mapping[str, Any], extra: Collection[str]) -> None:
+        with merged.open("wb") as file:
+            index, found = self._joined_index(parts, extra)
+            if not len(index.end):
+                raise DataError(f"{self.path}: there are no structures to write: check the source")
+            write_front(file, index, {**metadata, **found})
+            for number in range(parts):
+                _copy(part_paths(self.folder, number)[0], file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _joined_index(self, parts: int, extra: Collection[str]) -> tuple[Index, dict[str, Any]]:
         groups: dict[str, int] = {}
@@ -307,14 +321,3 @@ def _copy(source: Path, target: BinaryIO) -> None:
     with source.open("rb") as file:
         while data := file.read(_COPY):
             target.write(data)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Give the name of the file to errors of the system that have none (a full disk)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -37,6 +37,8 @@ def datasets(model: BlockModel, data: TaskedData, options: dict[str, str] | None
 
 def spread_out(dataset: Dataset, limit: int | None) -> list[Sample]:
     """Read at most `limit` structures, evenly over the dataset, since neighbours in a file are often alike."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit {limit}: give the number of structures to read, 1 or more")
     count = len(dataset)
     places = range(count) if limit is None or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
     return [dataset[int(place)] for place in places]

@@ -2,11 +2,13 @@
 
 import html
 import io
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from rich.table import Table
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --back: #ffffff; --line: #d5d5d5; --soft: #f5f6f7; --mark: #0072b2 }
@@ -24,6 +26,7 @@ h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line)
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back) }
+td:first-child { white-space: normal; min-width: 6rem; max-width: 40vw }
 figure { margin: 1rem 0; background: #ffffff; border-radius: .3rem; padding: .4rem; overflow-x: auto }
 figure svg { max-width: 100%; height: auto }
 figcaption { color: #444; font-size: .85rem }
@@ -47,6 +50,13 @@ class TextTable:
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"### {self.title}\n\n{self.note}\n\n{body}\n"
 
+    def rich(self) -> Table:
+        """Give it to the terminal."""
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
     def html(self) -> str:
         """Write it as a part of a page."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
@@ -55,6 +65,14 @@ class TextTable:
             f"<h2>{html.escape(self.title)}</h2><p class=note>{html.escape(self.note)}</p>"
             f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         )
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with at least so many significant digits and never an exponent: 0.0123, 4.57, 14,000."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{decimals}f}"
 
 
 def page(title: str, body: Iterable[str]) -> str:

@@ -15,6 +15,9 @@ from atomslim.study.runner import Board
 
 MILLI = 1000.0
 
+_LOST = 1.01
+"""Where slicing adds less than a hundredth to the error, there is nothing to win back."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -84,7 +87,7 @@ class Results:
         if any(value is None for value in values):
             return None
         full, sliced, own = (value.mean for value in values if value is not None)
-        return (sliced - own) / (sliced - full) if sliced > full else None
+        return (sliced - own) / (sliced - full) if sliced > _LOST * full else None
 
     def tuned_variants(self, downstream: DownstreamOptions) -> list[Variant]:
         """Return the variants that were fine-tuned on a dataset."""

@@ -108,9 +108,11 @@ class Conductor(Callback):
         if clock.steps % self.options.log_every == 0 or clock.steps == 1:
             self._log_loss(trainer, outputs["loss"].detach())
         over = self.budget.spent(clock)
-        due = self.budget.used(self.options.validate_every, clock) >= self.standing.validations + 1
+        intervals = int(self.budget.used(self.options.validate_every, clock))
+        due = intervals > self.standing.validations
         if over or due:
             self._validate(trainer, module)
+            self.standing.validations = max(self.standing.validations, intervals)  # more than one, if limits changed
         trainer.should_stop = over or self._patience_over()
         if trainer.should_stop or due or self._save_due():
             self._save(trainer, module)

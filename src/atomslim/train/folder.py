@@ -26,9 +26,10 @@ import torch
 import yaml
 
 from atomslim.errors import CheckpointError, ConfigError
-from atomslim.files import atomic_write
+from atomslim.files import atomic_write, naming
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import save
+from atomslim.models.checkpoint.tensors import save_archive
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")
 
@@ -48,6 +49,11 @@ class RunFolder:
         """Whether there is something to resume from."""
         return (self.path / "state.pt").is_file()
 
+    @property
+    def has_run(self) -> bool:
+        """Whether a run got as far as to have baselines; one that failed before leaves nothing of use."""
+        return self.has_state or (self.path / "summary.json").is_file()
+
     def create(self, config: Mapping[str, Any], *, resume: bool) -> None:
         """Make the folder and note the options.
 
@@ -55,7 +61,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         noted = self.path / "config.yaml"
-        if noted.is_file():
+        if noted.is_file() and self.has_run:
             self._require_same(config, resume=resume)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         self._write(noted, text)
@@ -77,8 +83,8 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Write what a run needs to go on."""
-        with atomic_write(self.path / "state.pt") as temporary:
-            torch.save(dict(state), temporary)
+        with atomic_write(self.path / "state.pt") as temporary, temporary.open("wb") as stream:
+            save_archive(dict(state), stream)
 
     def load_state(self) -> dict[str, Any]:
         """Read it; raises CheckpointError if the file is damaged."""
@@ -105,10 +111,13 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add one row to the metrics."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        with (self.path / "metrics.csv").open("a", encoding="utf-8") as file:
-            file.write(self._csv([row], header=False))
+        for name, line in (
+            ("metrics.jsonl", json.dumps(row) + "\n"),
+            ("metrics.csv", self._csv([row], header=False)),
+        ):
+            path = self.path / name
+            with naming(path), path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the metrics; a last line that a kill cut short is left out."""

@@ -78,6 +78,8 @@ class SplitOptions(_Options):
     def _complete(self) -> "SplitOptions":
         if (self.train is None) != (self.validation is None):
             raise ValueError("give the sizes of both training and validation set, or of neither")
+        if any(size is not None and size < 0 for size in (self.train, self.validation, self.test)):
+            raise ValueError("sizes of sets are numbers of structures or fractions of them, not negative")
         return self
 
 

@@ -4,16 +4,18 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from warnings import warn
 
 import numpy as np
 
 from atomslim.atoms import Sample
 from atomslim.data import Dataset, splits
+from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, TargetScale, fit
 from atomslim.data.splits import Split
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.models.gemnet_oc import GraphSettings
 from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
@@ -102,7 +104,7 @@ def prepare_task(
     """
     given: dict[Part, str] = {"validation": options.validation_data, "test": options.test_data}
     others = {part: opened(name, options.options) for part, name in given.items() if name}
-    chosen = split or make_split(dataset, options.split, others)
+    chosen = split or _named_split(dataset, options.split, others)
     chosen.require(len(dataset), dataset.name)
     first = dataset[chosen.train[0]]
     targets = dict(options.targets) or default_targets(first, options.forces)
@@ -110,6 +112,8 @@ def prepare_task(
     name = options.name or LearningTask.name_for(dataset)
     train = TaskData(name, dataset, tuple(targets), np.array(chosen.train, dtype=np.int64))
     scales = normalisation or normalise(train, targets)
+    if normalisation is None:
+        _warn_of_units(dataset, chosen)
     info = dataset.info
     graph = GraphSettings.from_neighbours(options.cutoff or info.cutoff, options.neighbours or info.neighbours)
     return LearningTask(name, dataset, chosen, targets, scales, graph, others)
@@ -125,8 +129,8 @@ def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part]
         return Split.load(options.file)
     count = len(dataset)
     if others and options.train is None:
-        validation = 0 if "validation" in others else 0.1
-        return splits.random(count, 1.0 - validation, validation, 0, seed=options.seed)
+        held = 0 if "validation" in others else max(count // 10, 1)
+        return splits.random(count, count - held, held, 0, seed=options.seed)
     if options.train is not None and options.validation is not None:
         if options.by == "group":
             return splits.by_group(dataset.groups, options.train, options.validation, seed=options.seed)
@@ -179,6 +183,22 @@ def loss_terms(data: LearningTask, task: Task, *, free_atoms_only: bool = True) 
     if not any(term.weight for term in terms):
         raise ConfigError(f"task {task.name}: every target has weight 0: there is nothing to learn")
     return terms
+
+
+def _named_split(dataset: Dataset, options: SplitOptions, others: Collection[Part]) -> Split:
+    """Split as `make_split` does; its errors name the dataset."""
+    if not len(dataset):
+        raise DataError(f"{dataset.name}: has no structures: check the file")
+    try:
+        return make_split(dataset, options, others)
+    except ConfigError as error:
+        raise ConfigError(f"{dataset.name}: {error}") from error
+
+
+def _warn_of_units(dataset: Dataset, split: Split) -> None:
+    for problem in unit_problems(dataset[number] for number in sorted(split.train)):
+        text = f"{dataset.name}: {problem.what}: {problem.text}"
+        warn(f"{text}; the model learns it so: mend the data, see `atomslim data check`", AtomslimWarning, stacklevel=2)
 
 
 def _scale(train: TaskData, name: str, options: TargetOptions) -> TargetScale:

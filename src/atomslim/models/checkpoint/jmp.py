@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from atomslim.models.checkpoint.jmp_layout import Head, Layout, Name
 from atomslim.models.checkpoint.jmp_sizes import read_sizes
 from atomslim.models.checkpoint.metadata import Metadata, checksum, first_problem, versions
 from atomslim.models.checkpoint.retask import replace_tasks
-from atomslim.models.checkpoint.tensors import is_finite, listed, misfit, require_fit
+from atomslim.models.checkpoint.tensors import is_finite, listed, misfit, require_fit, save_archive
 from atomslim.models.checkpoint.unpickle import StoredTensor, read_pt
 from atomslim.models.gemnet_oc.bases import gaussian_centres
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
@@ -149,15 +149,7 @@ def write_jmp(model: JMP, path: str | os.PathLike[str]) -> None:
         OWN_ENTRY: Metadata.of(model).model_dump_json(),
     }
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
-        _save(content, stream)
-
-
-def _save(content: object, stream: BinaryIO) -> None:
-    try:
-        torch.save(content, stream)
-    except RuntimeError as error:
-        # closing the archive fails in its own way after the system has refused to write
-        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        save_archive(content, stream)
 
 
 def _written(name: Name, state: Mapping[str, Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Checks of the tensors of a file, and the lines that say what is wrong with them."""
+"""Checks of the tensors of a file, the lines that say what is wrong with them, and writing an archive of tensors."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -55,3 +55,12 @@ def listed(what: str, names: Iterable[object]) -> str:
 def is_finite(tensor: Tensor) -> bool:
     """Whether no number of a tensor is NaN or infinite."""
     return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def save_archive(content: object, stream: BinaryIO) -> None:
+    """Write what `torch.save` writes; raises OSError when the system refuses to (a full disk)."""
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        # closing the archive fails in its own way after the system has refused to write
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

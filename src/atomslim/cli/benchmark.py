@@ -1,0 +1,79 @@
+"""`atomslim benchmark`: what a model and its cuts cost on well-known structures."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+
+def benchmark(  # noqa: PLR0913 - what is measured, and how
+    model: Path,
+    /,
+    *,
+    structures: str = "mof5",
+    blocks: str | None = None,
+    mode: str | None = None,
+    precision: str = "32",
+    task: str | None = None,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
+    growing: Annotated[int | None, Parameter(validator=Number(gte=128))] = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Time a model and its first blocks: structures per second, FLOPs, parameters, steps of dynamics, memory.
+
+    With --output, writes benchmark.md and benchmark.json into a folder.
+
+    Example: atomslim benchmark jmp-l.pt --task oc20 --structures mof5,slab --blocks 6,5,4,3,2 -o benchmark/
+
+    Parameters
+    ----------
+    model
+        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+    structures
+        One or more of mof5, aspirin, slab, water, or files, with commas between them.
+    blocks
+        Numbers of blocks to keep from the first, as in 6,5,4; default: all.
+    mode
+        One or more of energy, forces (everything the task has), train (without the optimiser); default: forces, or
+        energy for a task without forces.
+    precision
+        One or more of 32, bf16.
+    task
+        The task head to use, by name; needed where the model has several.
+    batch_size
+        Copies of the structure at once, for structures per second.
+    repeats
+        Of the times.
+    growing
+        Also measure cells of MgO, growing from 64 atoms up to so many.
+    device
+        Where the model runs.
+    output
+        The folder to write to.
+
+    """
+    from rich.console import Console
+
+    from atomslim.cli.settings import on_device, parts, whole_numbers
+    from atomslim.measure.benchmark import benchmark as run
+
+    found = run(
+        on_device(model, device),
+        parts(structures),
+        task=task,
+        blocks=None if blocks is None else whole_numbers("--blocks", blocks),
+        modes=None if mode is None else parts(mode),
+        precisions=parts(precision),
+        batch_size=batch_size,
+        repeats=repeats,
+        growing=growing,
+    )
+    Console().print(found)
+    for sentence in found.words():
+        print(sentence)
+    if output is not None:
+        found.write(output)
+        print(f"{output}: benchmark.md, benchmark.json")
