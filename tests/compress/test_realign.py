@@ -202,6 +202,8 @@ def test_the_fit_is_recorded() -> None:
     assert entry["fit"]["edge"]["structures"] == 8
     assert entry["fit"]["edge"]["rows"] == 8 * 6
     assert entry["fit"]["edge"]["rows held out"] == 2 * 6
+    few = keep_blocks(model, 2, realign="least-squares", calibration=waters(8)).history[-1]
+    assert few["fit"]["node"]["rows held out"] == 2 * 3  # although they would all go into one batch
 
 
 def test_singular_equations_get_a_larger_ridge_and_say_so() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from atomslim.atoms import AtomsBatch
+from atomslim.compress.realign import HELD_OUT
 from atomslim.compress.realign import realign as fit_readout
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
@@ -47,7 +48,7 @@ def keep_blocks(
         realign: what becomes of the readout's first layer.
         calibration: structures for least squares, by task where the model has several; labels are not looked at.
         limit: at most so many structures of each task, evenly over its data.
-        batch_size: structures at once.
+        batch_size: structures at once; fewer where that would leave no batch to hold out.
         ridge: of least squares, see `atomslim.compress.realign`; None: chosen on held-out structures.
         seed: of the random layer; None: drawn from torch's global generator.
 
@@ -111,7 +112,9 @@ def _structures(
     model: BlockModel, calibration: dict[str, Dataset], limit: int, batch_size: int
 ) -> Iterator[tuple[AtomsBatch, Any]]:
     for task, dataset in calibration.items():
-        for batch in batches(model, task, spread_out(dataset, limit), batch_size):
+        samples = spread_out(dataset, limit)
+        size = min(batch_size, max(1, len(samples) // HELD_OUT))  # so that there is a batch to hold out
+        for batch in batches(model, task, samples, size):
             yield batch.atoms, batch.topology
 
 
