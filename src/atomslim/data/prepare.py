@@ -6,28 +6,24 @@ was, and ends with the same bytes; one whose source has changed meanwhile begins
 
 import hashlib
 import json
-import multiprocessing
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from atomslim.atoms.neighbours import find_pairs
 from atomslim.atoms.sample import Sample, to_batch
+from atomslim.data import workers
 from atomslim.data.container import SUFFIX, Container
 from atomslim.data.registry import Source, require_files, written_options
 from atomslim.data.staging import Extra, Part, Staging, append_rest, rows_written
+from atomslim.data.workers import run_jobs
 from atomslim.errors import AtomslimError, ConfigError, DataError
 
 Advance = Callable[[int, int | None], None]
@@ -86,7 +82,8 @@ def prepare(
     with Staging(target, plan, spoilt_by=DataError) as staging:  # once the data is mended, the plan is another one
         before = _written(staging.folder, jobs)
         with _watched(jobs, staging.folder, source.count(), advance):
-            _run(jobs, staging.folder, processes)
+            for _ in run_jobs([partial(job.run, staging.folder) for job in jobs], min(processes, len(jobs)), target):
+                pass
         _require_count(source, _written(staging.folder, jobs))
         staging.merge(len(parts), metadata, jobs[0].extra)
     container = Container(target)
@@ -115,11 +112,11 @@ class _Job:
         info = self.source.info
         return {"edges": partial(count_edges, cutoff=info.cutoff, neighbours=info.neighbours)} if self.edges else {}
 
-    def run(self, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
-        """Write what is not yet written, until told to stop."""
+    def run(self, folder: Path) -> None:
+        """Write what is not yet written, until another process fails."""
         with Part(folder, self.number, self.extra) as part:
             if not part.finished:
-                append_rest(part, _until(stop, self.source.read(self.path)))
+                append_rest(part, _until_stopped(self.source.read(self.path)))
 
     def written(self, folder: Path) -> int:
         """Number of structures that are written."""
@@ -189,61 +186,13 @@ def _require_count(source: Source, written: int) -> None:
         raise DataError(f"{source.path}: says it holds {expected} structures, {written} could be read: get it again")
 
 
-def _run(jobs: list[_Job], folder: Path, processes: int) -> None:
-    if processes > 1 and len(jobs) > 1:
-        _run_in_pool(jobs, folder, min(processes, len(jobs)))
-        return
-    for job in jobs:
-        job.run(folder)
-
-
-def _run_in_pool(jobs: list[_Job], folder: Path, processes: int) -> None:
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the threads that run here
-    stop = context.Event()
-    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(stop,)) as pool:
-        futures = [pool.submit(_work, job, folder) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BrokenProcessPool as error:
-            raise AtomslimError(
-                f"{folder}: a process was killed, perhaps for lack of memory: run it again with fewer processes"
-            ) from error
-        finally:  # an error of one ends the others as well
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_stop: Callable[[], bool] = lambda: False  # noqa: E731 -- replaced in every process of a pool
-
-
-def _begin(stop: Event) -> None:
-    """Prepare a process of the pool."""
-    global _stop  # noqa: PLW0603 -- an event can be handed to a process only when it starts
-    _stop = stop.is_set
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End when the parent has been killed: nobody else would tell this process to."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
-
-
-def _work(job: _Job, folder: Path) -> None:
-    job.run(folder, _stop)
-
-
 class _Stopped(Exception):  # noqa: N818 -- not an error: another process has one
     pass
 
 
-def _until(stop: Callable[[], bool], samples: Iterator[Sample]) -> Iterator[Sample]:
+def _until_stopped(samples: Iterator[Sample]) -> Iterator[Sample]:
     for sample in samples:
-        if stop():
+        if workers.stopped():
             raise _Stopped
         yield sample
 

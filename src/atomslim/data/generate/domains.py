@@ -1,0 +1,70 @@
+"""The domains: how their structures are drawn, how they are labelled, and which part of a data set they make."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from numpy.random import Generator
+
+from atomslim.atoms.sample import Sample
+from atomslim.data.generate import adsorbates, dynamics, molecules, oxides, reactions
+from atomslim.data.generate.labels import Labeller, Method
+from atomslim.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain."""
+
+    name: str
+    title: str
+    sample: Callable[[int, Generator, Labeller], Iterator[Sample]]
+    """Gives labelled structures of group `number` without end; raises Dropped where the group cannot be made."""
+    method: Method
+    share: float
+    """Part of a data set for pre-training, by the number of structures; cheap labels are the more numerous ones."""
+    size: int
+    """Structures of a group."""
+    place: int
+    """Number that makes its random numbers different from those of the others."""
+
+
+_MOLECULAR = Method("GFN2-xTB", accuracy=0.1)
+_METALS = Method("GFN1-xTB", temperature=1500.0)
+_INSULATORS = Method("GFN1-xTB")
+
+_ALL = (
+    Domain("molecules", "molecules off equilibrium", molecules.sample, _MOLECULAR, 0.51, 20, 0),
+    Domain("reactions", "paths of reactions", reactions.sample, _MOLECULAR, 0.34, 20, 1),
+    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 0.09, 10, 2),
+    Domain("oxides", "oxides and other insulators", oxides.sample, _INSULATORS, 0.06, 10, 3),
+    Domain("dynamics", "dynamics of paracetamol", dynamics.sample, _MOLECULAR, 0.0, 50, 4),
+)
+
+DOMAINS = {domain.name: domain for domain in _ALL}
+"""Domains by name."""
+
+
+FOUR = tuple(name for name, domain in DOMAINS.items() if domain.share)
+"""Domains that make up a data set for pre-training; the dynamics are to be asked for."""
+
+
+def shares(total: int, names: Sequence[str] = FOUR) -> dict[str, int]:
+    """Divide a number of structures among domains; every one gets at least one, the first takes what is left over.
+
+    Raises:
+        ConfigError: a domain that does not exist, or fewer structures than domains.
+
+    """
+    if total < len(names):
+        raise ConfigError(f"{total} structures for {len(names)} domains: ask for more structures")
+    parts = [domain_of(name).share or 1.0 for name in names]
+    counts = {name: max(int(total * part / sum(parts)), 1) for name, part in zip(names, parts, strict=True)}
+    counts[names[0]] += total - sum(counts.values())
+    return counts
+
+
+def domain_of(name: str) -> Domain:
+    """Find a domain by name; raises ConfigError naming all where there is none."""
+    if name not in DOMAINS:
+        raise ConfigError(f"there is no domain {name!r} (there are {', '.join(DOMAINS)})")
+    return DOMAINS[name]

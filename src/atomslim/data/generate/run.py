@@ -1,0 +1,229 @@
+"""Generating a data set: groups of structures made by several processes, each a part of its domain's container.
+
+Group k of a domain depends on the seed, the domain and k alone, so that neither the number of processes nor an
+interruption changes what comes out. A killed run goes on with the groups that are not finished.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from atomslim.atoms.sample import Sample
+from atomslim.data.container import SUFFIX, Container
+from atomslim.data.generate.domains import Domain, domain_of
+from atomslim.data.generate.labels import Dropped, Labeller, labels_package
+from atomslim.data.staging import Part, Staging, part_paths, staging_folder
+from atomslim.data.workers import run_jobs
+from atomslim.errors import ConfigError
+from atomslim.files import atomic_write
+
+SUMMARY = "generated.json"
+"""File beside the containers that says what they hold."""
+
+ATTEMPTS = 20
+"""How often a group is drawn anew before it is given up."""
+
+_LIMIT = 3
+"""An attempt is given up once this many times the group's size has been dropped."""
+
+Advance = Callable[[int, int], None]
+"""Told the number of structures that are done, and of all."""
+
+
+@dataclass
+class Made:
+    """What happened in one domain, or one group of it."""
+
+    asked: int = 0
+    written: int = 0
+    groups: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Structures, or attempts to begin a group, that were left out, by reason."""
+    seconds: float = 0.0
+    """Of one core."""
+
+    def add(self, other: "Made") -> None:
+        """Add what happened in another group."""
+        self.asked += other.asked
+        self.written += other.written
+        self.groups += other.groups
+        self.dropped.update(other.dropped)
+        self.seconds += other.seconds
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what JSON can hold."""
+        return {**vars(self), "dropped": dict(self.dropped)}
+
+    @classmethod
+    def read(cls, text: Mapping[str, Any]) -> Self:
+        """Take what was written as JSON."""
+        return cls(**{**text, "dropped": Counter(text["dropped"])})
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished data set."""
+
+    folder: Path
+    domains: dict[str, Made]
+
+    def container(self, name: str) -> Container:
+        """Open the container of a domain."""
+        return Container(self.folder / f"{name}{SUFFIX}")
+
+
+def generate(
+    folder: Path,
+    counts: Mapping[str, int],
+    *,
+    seed: int = 0,
+    processes: int = 1,
+    resume: bool = False,
+    advance: Advance | None = None,
+) -> Generated:
+    """Make a container of each domain, and `generated.json` beside them.
+
+    Args:
+        folder: where they go.
+        counts: number of structures of each domain.
+        seed: of all random numbers.
+        processes: how many groups are made at once.
+        resume: go on where an earlier call with the same arguments ended; without it, nothing may be there.
+        advance: told how far it is.
+
+    Raises:
+        ConfigError: something is there already, or is made differently; tblite or RDKit is missing; another process
+            is writing here; an unknown domain.
+        OSError: the disk is full.
+
+    """
+    domains = [domain_of(name) for name in counts]
+    versions = _versions()
+    plans = {domain.name: _plan(domain, counts[domain.name], seed, versions) for domain in domains}
+    if not resume:
+        _require_nothing(folder, counts)
+    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Made] = {}
+    for domain in domains:
+        tell = partial(_tell, advance, sum(done.asked for done in made.values()), sum(counts.values()))
+        made[domain.name] = _make_domain(folder, domain, plans[domain.name], processes, tell)
+    _write_summary(folder, made, plans)
+    return Generated(folder, made)
+
+
+def make_group(domain: Domain, seed: int, number: int, size: int) -> tuple[list[Sample], Made]:
+    """Make the structures of a group; it is drawn anew where it cannot be begun, or too much of it is dropped."""
+    made = Made(asked=size, groups=1)
+    samples: list[Sample] = []
+    start = time.process_time()
+    for attempt in range(ATTEMPTS):
+        random = np.random.default_rng((seed, domain.place, number, attempt))
+        label = Labeller(domain.method, limit=made.dropped.total() + _LIMIT * size, dropped=made.dropped)
+        try:
+            # What was given before the group is dropped stays.
+            samples.extend(islice(domain.sample(number, random, label), size - len(samples)))
+        except Dropped as reason:
+            made.dropped[str(reason)] += 1
+        if len(samples) == size:
+            break
+    made.written, made.seconds = len(samples), time.process_time() - start
+    return samples, made
+
+
+def _plan(domain: Domain, count: int, seed: int, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What a container says of itself; nothing that depends on the machine or the time."""
+    return {
+        "dataset": f"generated-{domain.name}",
+        "title": f"{domain.title}, generated by atomslim",
+        "licence": "none needed",
+        "citation": _CITATIONS[domain.method.name],
+        "level_of_theory": str(domain.method),
+        "units": {},
+        "options": {},
+        "generated": {"seed": seed, "count": count, "method": asdict(domain.method), "versions": dict(versions)},
+    }
+
+
+_CITATIONS = {
+    "GFN1-xTB": "Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017)",
+    "GFN2-xTB": "Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019)",
+}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what decides the numbers; raises ConfigError where a package is missing."""
+    labels_package("tblite")
+    labels_package("rdkit")
+    return {name: version(name) for name in ("atomslim", "tblite", "rdkit", "ase")}
+
+
+def _make_domain(
+    folder: Path, domain: Domain, plan: Mapping[str, Any], processes: int, tell: Callable[[int], None]
+) -> Made:
+    """Make a container, unless it is there."""
+    path = folder / f"{domain.name}{SUFFIX}"
+    if path.exists():
+        return _present(path, plan)
+    seed, count = plan["generated"]["seed"], plan["generated"]["count"]
+    total = Made()
+    with Staging(path, plan) as staging:
+        sizes = [min(domain.size, count - start) for start in range(0, count, domain.size)]
+        jobs = [
+            partial(_write_group, domain.name, seed, number, size, staging.folder) for number, size in enumerate(sizes)
+        ]
+        for made in run_jobs(jobs, processes, path):
+            total.add(made)
+            tell(total.asked)
+        staging.merge(len(sizes), {**plan, "made": total.as_json() | {"seconds": 0.0}})
+    return total
+
+
+def _write_group(name: str, seed: int, number: int, size: int, folder: Path) -> Made:
+    """Write a group as a part, unless it is finished; one that was begun is begun anew."""
+    note = folder / f"{number:06d}.json"
+    if note.exists():
+        return Made.read(json.loads(note.read_text(encoding="utf-8")))
+    for path in part_paths(folder, number):
+        path.unlink(missing_ok=True)
+    samples, made = make_group(domain_of(name), seed, number, size)
+    with Part(folder, number) as part:
+        for sample in samples:
+            part.append(sample)
+    with atomic_write(note) as temporary:
+        temporary.write_text(json.dumps(made.as_json()), encoding="utf-8")
+    return made
+
+
+def _present(path: Path, plan: Mapping[str, Any]) -> Made:
+    """Take what is there, if it is made in the same way."""
+    found = Container(path).metadata
+    if found.get("generated") != json.loads(json.dumps(plan["generated"])):
+        raise ConfigError(f"{path}: is there already, made with another seed, count or version: remove it")
+    return Made.read(found["made"])
+
+
+def _require_nothing(folder: Path, names: Iterable[str]) -> None:
+    paths = [folder / f"{name}{SUFFIX}" for name in names]
+    for path in paths:
+        if path.exists() or staging_folder(path).exists():
+            raise ConfigError(f"{path}: is there already, or was begun: go on with --resume, or remove it")
+
+
+def _tell(advance: Advance | None, before: int, total: int, done: int) -> None:
+    if advance is not None:
+        advance(before + done, total)
+
+
+def _write_summary(folder: Path, made: Mapping[str, Made], plans: Mapping[str, Mapping[str, Any]]) -> None:
+    domains = {name: {**plans[name], "made": made[name].as_json()} for name in made}
+    with atomic_write(folder / SUMMARY) as temporary:
+        temporary.write_text(json.dumps({"domains": domains}, indent=1, ensure_ascii=False), encoding="utf-8")
