@@ -14,7 +14,6 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk, make_supercell
 from ase.geometry import minkowski_reduce
-from ase.spacegroup import crystal
 from numpy.typing import NDArray
 
 WIDTH = 8.25
@@ -36,7 +35,7 @@ class Solid:
 
     name: str
     """What it is, such as "MgO(001)"."""
-    kind: Literal["rocksalt", "zincblende", "fluorite", "cristobalite", "square", "hexagonal", "octahedral"]
+    kind: Literal["rocksalt", "zincblende", "square", "hexagonal", "octahedral"]
     elements: tuple[str, ...]
     lattice: float
     """Å: lattice constant, by GFN1-xTB; of layers, in the plane."""
@@ -108,9 +107,6 @@ def _unit(solid: Solid) -> Atoms:
             return _hexagonal(elements, a, solid.layers)
         case "octahedral":
             return _octahedral(elements, a)
-        case "cristobalite":
-            places = [(1 / 8, 1 / 8, 1 / 8), (0, 0, 0)]
-            return crystal(elements, places, spacegroup=227, setting=2, cellpar=[a] * 3 + [90] * 3, primitive_cell=True)
         case kind:
             return bulk("".join(elements), kind, a=a)
 

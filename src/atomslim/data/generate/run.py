@@ -29,7 +29,7 @@ from atomslim.files import atomic_write
 SUMMARY = "generated.json"
 """File beside the containers that says what they hold."""
 
-ATTEMPTS = 20
+ATTEMPTS = 5
 """How often a group is drawn anew before it is given up."""
 
 _LIMIT = 3
