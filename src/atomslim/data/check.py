@@ -199,7 +199,7 @@ class _Seen:
     def _look_at_units(self, sample: Sample) -> None:
         if "energy" in sample.targets and not sample.pbc.any():
             try:
-                require_total(float(sample.targets["energy"]), sample.numbers, "eV", sample.name)
+                require_total(float(sample.targets["energy"]), sample.numbers, "eV", sample.name or "a structure")
             except DataError as error:
                 self.units.append(str(error))
         if (bond := _hydrogen_bond_length(sample)) is not None:

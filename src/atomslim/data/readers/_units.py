@@ -44,7 +44,8 @@ FACTORS = {
 }
 """eV, Å and what follows from them, in one of each unit (in lower case); frequencies and temperatures as they are."""
 
-_TOTAL_UNITS = ("eV", "Hartree", "Rydberg", "kcal/mol", "kJ/mol")
+_TOTAL_UNITS = ("eV", "Hartree", "kcal/mol", "kJ/mol")
+# Not Rydberg: energies in eV without those of the core electrons, as tight binding gives them, look like it.
 
 _ATOMS = {
     1: -0.500, 2: -2.904, 3: -7.478, 4: -14.667, 5: -24.654, 6: -37.845, 7: -54.589, 8: -75.067, 9: -99.734,
