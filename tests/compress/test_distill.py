@@ -6,6 +6,7 @@ from torch import nn
 
 from atomslim.compress.distill import (
     Weights,
+    attend,
     distillation_parts,
     hessian_part,
     hessian_rows,
@@ -37,8 +38,8 @@ def pair() -> tuple[JMP, JMP, Batch]:
 
 
 def parts_of(student: JMP, teacher: JMP, batch: Batch, weights: Weights) -> dict[str, tuple[float, float, float]]:
-    theirs = teach(teacher, batch, list(student.tasks))
-    ours = student.trace(batch.atoms, batch.topology, normalised=True)
+    theirs = teach(teacher, batch, weights)
+    ours = attend(student, batch)
     maps = projections(student, teacher).double()
     found = distillation_parts(student, teacher, ours, theirs, batch, weights, maps)
     return {part.name: (part.weight, float(part.sum.total.detach()), float(part.sum.count)) for part in found}
@@ -83,10 +84,32 @@ def test_a_structure_is_compared_by_its_own_task_only() -> None:
     assert found["direct/forces"][2] == 9.0
 
 
+def test_tasks_that_do_not_occur_cost_neither_a_teacher_nor_a_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = jmp(DIRECT, CONSERVATIVE, num_blocks=2, sum_scale=1.0)
+    student, batch = keep_blocks(teacher, 1), batch_of(teacher)
+    whole = student.trace(batch.atoms, batch.topology, normalised=True)
+    weights = list(student.parameters())
+    monkeypatch.setattr(JMP, "_derivatives", lambda *_: pytest.fail("a derivative was computed"))
+    theirs = teach(teacher, batch, Weights(edge=0))
+    assert theirs.outputs.keys() == {"direct"}
+    assert (theirs.features.node, theirs.features.edge, theirs.readout.edge) == ((), (), None)
+    losses = []
+    for ours in (whole, attend(student, batch)):
+        parts = distillation_parts(student, teacher, ours, theirs, batch, Weights(), nn.ModuleDict())
+        losses.append(torch.stack([part.weight * part.sum.total for part in parts]).sum())
+    assert torch.equal(*losses)
+    one, two = (torch.autograd.grad(loss, weights, allow_unused=True) for loss in losses)
+    absent = list(student.heads["conservative"].parameters())
+    assert all(torch.equal(first, second) for first, second in zip(one, two, strict=True))
+    assert all(
+        not grad.any() for grad, weight in zip(two, weights, strict=True) if any(weight is own for own in absent)
+    )
+
+
 def test_nothing_of_the_teacher_is_kept_for_gradients() -> None:
     for task in (DIRECT, CONSERVATIVE):
         teacher = jmp(task, num_blocks=1, direct_forces=task.direct)
-        trace = teach(teacher, batch_of(teacher, task.name), [task.name])
+        trace = teach(teacher, batch_of(teacher, task.name), EVERYTHING)
         tensors = [*trace.features.node, *trace.features.edge, trace.readout.node, *trace.outputs[task.name].values()]
         assert not any(tensor.requires_grad for tensor in tensors)
 

@@ -4,12 +4,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from atomslim.atoms import Sample, from_ase
+from atomslim.compress.choose import chosen_blocks, removal_order
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import batch_scores, block_relevance
 from atomslim.compress.relevance_report import Score
@@ -17,7 +20,7 @@ from atomslim.compress.scores import gradcam, influence, taylor
 from atomslim.errors import ConfigError, DataError
 from atomslim.measure.batches import batches
 from atomslim.measure.evaluate import evaluate
-from atomslim.models import JMP, Task
+from atomslim.models import JMP, Target, Task
 from atomslim.models.losses import task_terms
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
@@ -105,6 +108,66 @@ def test_scores_of_a_run_are_means_over_batches_with_their_spread() -> None:
     np.testing.assert_allclose(found.deviation, np.std(rows, axis=0, ddof=1), rtol=1e-12)
     assert found.batches == 3
     assert found.normalised.mean.sum() == pytest.approx(1.0)
+
+
+def test_a_smaller_last_batch_weighs_no_more_than_its_structures() -> None:
+    """The loss is a mean over the batch, so that each structure's gradient is larger where there are fewer."""
+    same = [waters(1)[0]] * 5
+    found = block_relevance(jmp(DIRECT, num_blocks=2), same, batch_size=2, leave_out=False).tasks["direct"]
+    for score in (*found.gradcam.values(), *found.taylor.values(), *found.influence.values()):
+        np.testing.assert_allclose(np.nan_to_num(score.deviation), 0.0, atol=1e-12 * np.nanmax(score.mean))
+
+
+def test_structures_without_edges_have_no_say_on_edges() -> None:
+    atom = Sample.create([18], [[0.0, 0.0, 0.0]], {"energy": 0.0, "forces": [[0.0, 0.0, 0.0]]})
+    model = jmp(DIRECT, num_blocks=2)
+    settings: dict[str, Any] = {"batch_size": 1, "leave_out": False}
+    both, one = (block_relevance(model, data, **settings) for data in ([*waters(2), atom], waters(2)))
+    assert both.tasks["direct"].gradcam["edge"].batches == 2
+    np.testing.assert_allclose(both.tasks["direct"].gradcam["edge"].mean, one.tasks["direct"].gradcam["edge"].mean)
+    assert np.isfinite(both.mix("gradcam")).all()
+    assert np.isfinite(both.mix("influence")[1:]).all()
+    assert block_relevance(model, [atom], **settings).tasks["direct"].gradcam.keys() == {"node"}
+
+
+def test_labels_that_are_met_exactly_make_nothing_relevant() -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    sample = waters(1)[0]
+    predicted = model.predict(from_ase(sample.to_ase()))
+    exact = replace(sample, targets={"forces": predicted["forces"].numpy()})
+    found = block_relevance(model, [exact], leave_out=False)
+    np.testing.assert_array_equal(found.mix("gradcam"), np.zeros(3))
+
+
+def test_a_task_of_one_number_has_scores_of_atoms_only() -> None:
+    gap = Task(name="gap", targets=(Target(name="gap", kind="scalar", reduction="mean"),))
+    samples = [replace(sample, targets={"gap": np.array(1.0)}) for sample in waters(3)]
+    found = block_relevance(jmp(gap, num_blocks=2), samples)
+    np.testing.assert_allclose(found.mix("gradcam"), found.tasks["gap"].gradcam["node"].normalised.mean)
+    assert found.tasks["gap"].left_out.keys() == {"gap"}
+
+
+def test_energies_count_once_in_what_leaving_out_costs() -> None:
+    found = block_relevance(jmp(DIRECT, num_blocks=2, sum_scale=1.0), waters(4)).tasks["direct"]
+    changes = [found.left_out[name] / found.errors[name].mae for name in ("energy", "forces")]
+    np.testing.assert_allclose(found.summed("leave-out"), np.mean(changes, axis=0))
+
+
+def test_a_model_without_blocks_has_nothing_to_score() -> None:
+    with pytest.raises(ConfigError, match="no interaction blocks"):
+        block_relevance(jmp(DIRECT, num_blocks=0), waters(2))
+
+
+def test_the_file_gives_the_same_order_as_the_scores(tmp_path: Path) -> None:
+    model = keep_blocks(jmp(DIRECT, num_blocks=4, sum_scale=1.0), [1, 3, 4])
+    found = block_relevance(model, waters(4), batch_size=2)
+    found.write(tmp_path)
+    for score in found.scores:
+        order = removal_order(tmp_path / "relevance.json", model, score)
+        assert order == removal_order(found, model, score)
+        assert set(order[:2]) == set(found.lowest(2, score))
+        kept = chosen_blocks(model, {"drop": 2}, tmp_path / "relevance.json", score)
+        assert keep_blocks(model, kept or ()).block_ids == order[2:]
 
 
 def test_leaving_out_is_measured_on_the_cut_model() -> None:

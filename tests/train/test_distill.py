@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ from atomslim.measure.evaluate import evaluate
 from atomslim.models import JMP
 from samples import DIRECT
 from small_models import jmp
+from train.test_processes import environment, losses
 from train.water import waters
+
+RUNNER = Path(__file__).with_name("distill_runner.py")
 
 RUN: dict[str, Any] = {
     "progress": False,
@@ -86,6 +91,30 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, extra: dict[str, Any]) ->
             )
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert all(torch.equal(weight, states[1]["model"][name]) for name, weight in states[0]["model"].items())
+
+
+def test_kept_answers_change_no_loss(tmp_path: Path) -> None:
+    full = teacher()
+    curves = []
+    for cache in (False, True):
+        folder = tmp_path / str(cache)
+        atomslim.distill(keep_blocks(full, 1), full, waters(24), output=folder, steps=6, teacher_cache=cache, **RUN)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        curves.append([row["loss"] for row in rows if "loss" in row])
+    assert len(curves[0]) == 6
+    assert curves[1] == pytest.approx(curves[0], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    """With two tasks, of which a process's part of a batch may lack one; the two share kept answers, the one asks."""
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    for name, launcher, options in (("1", (), {}), ("2", several, {"devices": 2, "teacher_cache": True})):
+        line = [sys.executable, *launcher, str(RUNNER), str(tmp_path / name), "4"]
+        subprocess.run(line, env=environment(labels=0.5, **options), check=True)
+    assert len(losses(tmp_path / "1")) == 4
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
+    assert [folder.name for folder in tmp_path.iterdir() if (folder / "teacher.answers").exists()] == ["2"]
 
 
 def test_narrower_students_learn_through_maps_that_are_resumed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from atomslim.atoms import Sample
 from atomslim.errors import ConfigError
 from atomslim.models import JMP
 from atomslim.models.gemnet_oc.scaling import unfitted_scale_factors
-from small_models import SIZES
+from small_models import DIRECT, SIZES, jmp
 from train.water import waters
 
 
@@ -78,3 +78,19 @@ def test_several_datasets_are_learned_at_once_from_fitted_scales(tmp_path: Path)
 def test_wrong_options_are_named(changes: dict[str, Any], match: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=match):
         atomslim.pretrain(OPTIONS | changes, output=tmp_path / "run", data=DATA, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("targets", "match"),
+    [
+        ({}, r"forces \(direct_forces\), and the options ask for forces \(conservative_forces\)"),
+        ({"gap": {"kind": "scalar"}}, r"ask for gap \(scalar\)"),
+    ],
+)
+def test_a_model_that_goes_on_learns_what_its_heads_give(targets: dict[str, Any], match: str, tmp_path: Path) -> None:
+    atomslim.save(jmp(DIRECT).float(), tmp_path / "model.safetensors")
+    samples = waters(16, gap=1.0) + waters(4, gap=2.0, seed=1)
+    asked = task("direct") | {"targets": targets}
+    options = OPTIONS | {"sizes": None, "model": str(tmp_path / "model.safetensors"), "tasks": [asked]}
+    with pytest.raises(ConfigError, match=match):
+        atomslim.pretrain(options, output=tmp_path / "run", data={"direct": samples}, progress=False)

@@ -1,5 +1,6 @@
 """`atomslim finetune`: a trained model learns a dataset."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,19 +50,21 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     settings
         One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
     resume
-        Go on with the run in the folder; its options need not be given again.
+        Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
     from atomslim.cli.settings import read_settings
     from atomslim.errors import ConfigError
+    from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.finetune import finetune as run
+    from atomslim.train.folder import begun
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "forces": forces, "data": data}
     given["model"] = None if model is None else str(model)
-    chosen = config or (output / "config.yaml" if resume else None)
-    options = read_settings(chosen, settings, given)
+    options = read_settings(config or begun(output, resume=resume), settings, given)
     start, dataset = options.pop("model", ""), options.pop("data", "")
     if not start or not dataset:
         raise ConfigError("name a model and a dataset: atomslim finetune MODEL DATA -o FOLDER")
+    require_as_many_processes(options, os.environ)
     run(start, dataset, output=output, resume=resume, **options)
     print(f"{output / 'best.safetensors'}: the best model")

@@ -1,5 +1,6 @@
 """`atomslim pretrain`: one model learns several datasets."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,15 +30,19 @@ def pretrain(
     settings
         One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
     resume
-        Go on with the run in the folder; its options need not be given again.
+        Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
     from atomslim.cli.settings import read_settings
     from atomslim.errors import ConfigError
+    from atomslim.train.cluster import require_as_many_processes
+    from atomslim.train.folder import begun
     from atomslim.train.pretrain import pretrain as run
 
-    chosen = config or (output / "config.yaml" if resume else None)
+    chosen = config or begun(output, resume=resume)
     if chosen is None:
         raise ConfigError("name a YAML file of options: atomslim pretrain CONFIG -o FOLDER")
-    run(read_settings(chosen, settings, {}), output=output, resume=resume)
+    options = read_settings(chosen, settings, {})
+    require_as_many_processes(options, os.environ)
+    run(options, output=output, resume=resume)
     print(f"{output / 'best.safetensors'}: the best model")

@@ -28,6 +28,7 @@ from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
 from atomslim.models.losses import LossSum
+from atomslim.models.tasks import Task
 
 
 class Weights(BaseModel):
@@ -86,20 +87,43 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     )
 
 
-def teach(teacher: BlockModel, batch: Batch, tasks: list[str]) -> Trace:
-    """Return what the teacher makes of a batch, without anything kept for its gradients."""
+def teach(teacher: BlockModel, batch: Batch, weights: Weights) -> Trace:
+    """Return what the teacher makes of a batch, without anything kept for its gradients.
+
+    Only the tasks that occur in the batch are computed, and only features with a weight are kept.
+    """
     with torch.no_grad():
-        trace = teacher.trace(batch.atoms, batch.topology, tasks, normalised=True)
+        trace = teacher.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
+    kept = weights.blocks > 0
     features = BlockFeatures(
-        tuple(block.detach() for block in trace.features.node),
-        tuple(block.detach() for block in trace.features.edge),
+        tuple(block.detach() for block in trace.features.node if kept),
+        tuple(block.detach() for block in trace.features.edge if kept),
         context=None,
     )
-    edge = None if trace.readout.edge is None else trace.readout.edge.detach()
+    edge = trace.readout.edge.detach() if weights.edge and trace.readout.edge is not None else None
     outputs = {
         task: {name: value.detach() for name, value in targets.items()} for task, targets in trace.outputs.items()
     }
     return Trace(features, ReadoutFeatures(trace.readout.node.detach(), edge, context=None), outputs)
+
+
+def attend(student: BlockModel, batch: Batch) -> Trace:
+    """Return what the student makes of a batch, with the graph of its gradients.
+
+    The heads of tasks that do not occur run, too, so that each weight has a gradient (zero there); derivatives of
+    their energies are not computed, and stand as zeros.
+    """
+    trace = student.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
+    outputs = {
+        name: trace.outputs[name] if name in trace.outputs else _absent(student, trace, task, batch)
+        for name, task in student.tasks.items()
+    }
+    return replace(trace, outputs=outputs)
+
+
+def tasks_in(batch: Batch) -> list[str]:
+    """Return the tasks that occur in a batch, each once."""
+    return list(dict.fromkeys(batch.tasks))
 
 
 def distillation_parts(
@@ -138,9 +162,9 @@ def hessian_rows(
     was_training = model.training
     model.training = True  # of the model alone: conservative forces keep their graph
     with torch.enable_grad():
-        outputs = model(moved, batch.topology, list(dict.fromkeys(batch.tasks)))
+        outputs = model(moved, batch.topology, tasks_in(batch))
         chosen = positions.new_zeros(())
-        for task in dict.fromkeys(batch.tasks):
+        for task in tasks_in(batch):
             if "forces" not in outputs[task]:
                 raise ConfigError(f"task {task}: has no forces, so there is no Hessian to learn: set its weight to 0")
             chosen = chosen + (row * outputs[task]["forces"])[_atoms_of(batch, task)].sum()
@@ -170,6 +194,14 @@ def rattled(batch: Batch, student: BlockModel, *, displacement: float, strain: f
     return replace(batch, atoms=moved, topology=topology, targets=nothing, present=absent)
 
 
+def _absent(student: BlockModel, trace: Trace, task: Task, batch: Batch) -> dict[str, Tensor]:
+    raw = student.raw_outputs(trace.readout, task)
+    forces = task.of_kind("conservative_forces")
+    return (
+        raw if forces is None else {**raw, forces.name: torch.zeros_like(batch.atoms.positions).to(trace.readout.node)}
+    )
+
+
 def _output_parts(student: BlockModel, ours: Trace, theirs: Trace, batch: Batch, weights: Weights) -> Iterator[Part]:
     """Compare each structure's predictions by its own task."""
     for task, outputs in ours.outputs.items():
@@ -180,7 +212,7 @@ def _output_parts(student: BlockModel, ours: Trace, theirs: Trace, batch: Batch,
             rows = structures[batch.atoms.batch] if forces else structures
             if weight:
                 name = f"{task}/{target.name}"
-                mine, other = outputs[target.name], theirs.outputs[task][target.name]
+                mine, other = outputs[target.name], theirs.outputs.get(task, outputs)[target.name]
                 yield Part(name, weight, _absolute(mine[rows], other[rows]))
 
 

@@ -26,7 +26,7 @@ from atomslim.compress import scores
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance_report import Relevance, Score, TaskRelevance
 from atomslim.data.loader import Batch
-from atomslim.errors import DataError
+from atomslim.errors import ConfigError, DataError
 from atomslim.measure.accuracy import Errors
 from atomslim.measure.batches import TaskedData, batches, datasets, spread_out
 from atomslim.measure.evaluate import evaluate
@@ -34,6 +34,9 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
 
 BRANCHES = ("node", "edge")
+
+_BY_GRADIENT = {"gradcam", "taylor"}
+"""Scores that a gradient of the loss is a factor of."""
 
 
 @dataclass
@@ -71,10 +74,13 @@ def block_relevance(
         options: options of the datasets' readers.
 
     Raises:
-        ConfigError: a task that the model does not have, or data without a task's name where there are several.
+        ConfigError: a model without blocks, a task that it does not have, or data without a task's name where there
+            are several.
         DataError: a dataset that is not there or broken, or one without labels.
 
     """
+    if not model.num_blocks:
+        raise ConfigError("the model has no interaction blocks that could be scored: give the model before it was cut")
     tasks = {
         name: _task_relevance(model, name, spread_out(dataset, limit), batch_size, force_weight, leave_out=leave_out)
         for name, dataset in datasets(model, data, options).items()
@@ -83,7 +89,7 @@ def block_relevance(
 
 
 def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict[str, dict[str, Tensor]]:
-    """Return score → branch → (b + 1,) of one batch, embedding first.
+    """Return score → branch → (b + 1,) of one batch, embedding first; a branch without atoms or edges is left out.
 
     Raises DataError if no structure of the batch has a label of the terms.
     """
@@ -100,9 +106,9 @@ def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict
         gradients = iter(torch.autograd.grad(loss, features, materialize_grads=True, allow_unused=True))
     found: dict[str, dict[str, Tensor]] = {"gradcam": {}, "taylor": {}, "influence": {}}
     for branch, blocks in by_branch.items():
-        if blocks:
-            values = [block.detach() for block in blocks]
-            slopes = [next(gradients) for _ in blocks]
+        values = [block.detach() for block in blocks]
+        slopes = [next(gradients) for _ in blocks]
+        if any(len(value) for value in values):
             found["gradcam"][branch] = scores.gradcam(values, slopes)
             found["taylor"][branch] = scores.taylor(values, slopes)
             found["influence"][branch] = scores.influence(values)
@@ -138,10 +144,13 @@ def _task_relevance(
 ) -> TaskRelevance:
     terms = task_terms(model.task(task), force_weight=force_weight)
     rows = _Rows({})
+    mean_size = len(samples) / -(-len(samples) // batch_size)
     for batch in batches(model, task, samples, batch_size):
         for score, by_branch in batch_scores(model, batch, terms).items():
+            # the loss is a mean, so that gradients are larger in a last batch of fewer structures
+            share = len(batch) / mean_size if score in _BY_GRADIENT else 1.0
             for branch, value in by_branch.items():
-                rows.add(score, branch, value)
+                rows.add(score, branch, share * value)
     errors = _errors([model], task, samples, batch_size)[0] if leave_out else {}
     without = _errors(_without_each(model), task, samples, batch_size) if leave_out else []
     return TaskRelevance(

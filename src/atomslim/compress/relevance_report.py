@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from atomslim.files import atomic_write
-from atomslim.measure.accuracy import Errors
+from atomslim.measure.accuracy import PER_ATOM, Errors
 
 Numbers = NDArray[np.float64]
 
@@ -62,14 +62,17 @@ class TaskRelevance:
     """Target → what leaving out each block adds to the MAE, (b + 1,), in the target's unit; NaN for the embedding."""
 
     def summed(self, name: str) -> Numbers:
-        """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors."""
+        """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors.
+
+        Energies per atom, the same errors as energies', do not count. Where every score is 0, so is the mean.
+        """
         if name == "leave-out":
-            changes = [self.left_out[target] / max(error.mae, 1e-300) for target, error in self.errors.items()]
+            errors = {target: error.mae for target, error in self.errors.items() if target != PER_ATOM}
+            changes = [self.left_out[target] / max(mae, 1e-300) for target, mae in errors.items()]
             return np.mean(changes, axis=0) if changes else np.array([])
         by_branch: dict[str, Score] = getattr(self, name)
-        shares: Numbers = np.mean(
-            [score.normalised.mean for score in by_branch.values() if np.nansum(score.mean) > 0], axis=0
-        )
+        counted = [score.normalised.mean for score in by_branch.values() if np.nansum(score.mean) > 0]
+        shares: Numbers = np.mean(counted or [score.mean for score in by_branch.values()], axis=0)
         return shares
 
 

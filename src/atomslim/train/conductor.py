@@ -1,46 +1,32 @@
 """What happens around every step: rates, averages, the clock, metrics, validation, saving, resuming, stopping."""
 
 import math
+import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
+from warnings import warn
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from atomslim.data.loader import Batch
-from atomslim.errors import AtomslimError
-from atomslim.measure.accuracy import Errors
+from atomslim.errors import AtomslimError, AtomslimWarning
 from atomslim.models.checkpoint import load
 from atomslim.train.averages import Averages
-from atomslim.train.budget import Budget, Clock
+from atomslim.train.budget import Budget
 from atomslim.train.feed import Endless
 from atomslim.train.folder import RunFolder
 from atomslim.train.module import TrainingModule
 from atomslim.train.optimiser import set_rates
 from atomslim.train.options import RunOptions
 from atomslim.train.progress import ProgressBar, announced
-from atomslim.train.schedule import Plateau, cosine_over, factor
+from atomslim.train.schedule import Plateau, factor, plateau_rules
+from atomslim.train.standing import STATE_VERSION, Standing, parsed, plain
+from atomslim.train.stop import StopRequest
 from atomslim.train.tasks import LearningTask
 from atomslim.train.validation import Processes, Results, columns, flat, mean_errors, model_errors, score
-
-STATE_VERSION = 2
-
-
-@dataclass
-class Standing:
-    """How a run stands: what besides weights and optimiser makes up its state."""
-
-    clock: Clock = field(default_factory=Clock)
-    validations: int = 0
-    best: float = math.inf
-    best_step: int = 0
-    waited: int = 0
-    """Validations since the best."""
-    saved_seconds: float = 0.0
-    """The training clock at the last saved state."""
 
 
 class Conductor(Callback):
@@ -63,6 +49,7 @@ class Conductor(Callback):
         self.history: list[dict[str, Any]] = []
         self.feed: Endless | None = None
         self.saved: dict[str, Any] | None = None
+        self.stop = StopRequest()
         self.show = show
         self.bar = ProgressBar(shown=show)
         self._mark = self._batch_mark = 0.0
@@ -77,12 +64,14 @@ class Conductor(Callback):
             self._restore(trainer, module, self.saved)
         if trainer.is_global_zero:
             names = ["epoch", "seconds", "waiting_seconds", "validation_seconds", "structures", "learning_rate"]
-            self.folder.begin_metrics([*names, "loss", "score", *columns(self.tasks)], self._saved_steps)
+            names += ["loss", "score", *columns(self.tasks)]
+            self.folder.begin_metrics(names, self._saved_steps, tensorboard=self.options.tensorboard)
         if self.saved is None:
             with announced("measuring the errors to beat", shown=self.show and trainer.is_global_zero):
                 self._begin(trainer, module)
         self.bar.start(self.operation)
-        trainer.should_stop = self.budget.spent(self.standing.clock)
+        self.stop.listen()
+        trainer.should_stop = self.budget.spent(self.standing.clock) or self._patience_over()
         self._mark = time.perf_counter()
 
     def on_train_batch_start(
@@ -95,6 +84,16 @@ class Conductor(Callback):
         torch.manual_seed((self.options.seed * 1_000_003 + step) * 4099 + trainer.global_rank)
         set_rates(trainer.optimizers[0], self._rate())
 
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Keep gradients that are not finite from the weights; the scaler of fp16 leaves such steps out by itself."""
+        del trainer, pl_module
+        if self.options.precision != "fp16":
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            self._require_finite(float(torch.nn.utils.get_total_norm(gradients)), self.standing.clock.steps + 1)
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -103,10 +102,12 @@ class Conductor(Callback):
         module = _ours(pl_module)
         if self.averages is not None:
             self.averages.update(module.model)
-        self._count(trainer, batch)
+        signalled = self._count(trainer, batch)
         clock = self.standing.clock
+        loss = self._loss(trainer, outputs["loss"].detach())
         if clock.steps % self.options.log_every == 0 or clock.steps == 1:
-            self._log_loss(trainer, outputs["loss"].detach())
+            self.bar.say(f"loss {loss:.4g}")
+            self._log(trainer, {"learning_rate": self._rate(), "loss": loss})
         over = self.budget.spent(clock)
         intervals = int(self.budget.used(self.options.validate_every, clock))
         due = intervals > self.standing.validations
@@ -114,8 +115,10 @@ class Conductor(Callback):
             self._validate(trainer, module)
             self.standing.validations = max(self.standing.validations, intervals)  # more than one, if limits changed
         trainer.should_stop = over or self._patience_over()
-        if trainer.should_stop or due or self._save_due():
+        if trainer.should_stop or due or signalled or self._save_due():
             self._save(trainer, module)
+        if signalled and not trainer.should_stop:
+            self._leave(trainer, signalled)
         self.bar.update(self.budget.progress(clock))
         self._mark = time.perf_counter()
 
@@ -159,27 +162,37 @@ class Conductor(Callback):
             * self.plateau.scale
         )
 
-    def _count(self, trainer: lightning.Trainer, batch: Batch) -> None:
-        """Advance the clock; the first process's time is everyone's."""
+    def _count(self, trainer: lightning.Trainer, batch: Batch) -> int:
+        """Advance the clock and return the signal that came, if any; the first process's time is everyone's."""
         if batch.plan is None or self.feed is None:
             raise AtomslimError("training needs batches that were planned: take them from training_feed")
-        now = time.perf_counter()
-        times = now - self._mark, self._batch_mark - self._mark
-        if trainer.world_size > 1 and self.options.budget is not None:
-            times = trainer.strategy.broadcast(times)
+        seen = time.perf_counter() - self._mark, self._batch_mark - self._mark, self.stop.number
+        seconds, waiting, signalled = trainer.strategy.broadcast(seen) if trainer.world_size > 1 else seen
         length = self.feed.lengths[batch.plan.epoch]
-        self.standing.clock.advance(batch.plan, length, seconds=times[0], waiting=times[1])
+        self.standing.clock.advance(batch.plan, length, seconds=seconds, waiting=waiting)
+        return signalled
 
-    def _log_loss(self, trainer: lightning.Trainer, loss: torch.Tensor) -> None:
+    def _loss(self, trainer: lightning.Trainer, loss: torch.Tensor) -> float:
+        """Return the loss of the whole batch; raises AtomslimError before anything is saved if it is not finite."""
         if trainer.world_size > 1:
             loss = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
         value = float(loss)
+        self._require_finite(value, self.standing.clock.steps)
+        return value
+
+    def _require_finite(self, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise AtomslimError(
-                f"the loss is {value} at step {self.standing.clock.steps}: lower the learning rate, or check the labels"
+                f"{self.folder.path}: the loss or its gradient is {value} at step {step}: lower the learning rate, or "
+                "check the labels; best.safetensors is from before"
             )
-        self.bar.say(f"loss {value:.4g}")
-        self._log(trainer, {"learning_rate": self._rate(), "loss": value})
+
+    def _leave(self, trainer: lightning.Trainer, number: int) -> None:
+        if trainer.is_global_zero:
+            name, step = signal.Signals(number).name, self.standing.clock.steps
+            warn(f"{name}: stopped and saved after step {step}; resume to go on", AtomslimWarning, stacklevel=2)
+        trainer.strategy.barrier("the state is saved")
+        raise SystemExit(StopRequest.status(number))
 
     def _log(self, trainer: lightning.Trainer, values: dict[str, Any]) -> None:
         if not trainer.is_global_zero:
@@ -200,8 +213,8 @@ class Conductor(Callback):
             self.latest = model_errors(module.model, self.tasks, "validation", self.options, processes)
         standing = self.standing
         standing.validations += 1
-        value = score(self.latest, module.terms)
-        if cosine_over(self.options.schedule, self.budget, standing.clock):
+        value = score(self.latest, self.baselines["mean"], module.terms)
+        if plateau_rules(self.options.schedule, self.budget, standing.clock):
             self.plateau.observe(value)
         if value < standing.best:
             standing.best, standing.best_step, standing.waited = value, standing.clock.steps, 0
@@ -238,11 +251,10 @@ class Conductor(Callback):
         self.standing.saved_seconds = self.standing.clock.seconds
         if not trainer.is_global_zero:
             return
-        standing = {key: value for key, value in vars(self.standing).items() if key != "clock"}
         self.folder.save_state(
             {
                 "version": STATE_VERSION,
-                "standing": standing,
+                "standing": self.standing.state(),
                 "clock": self.standing.clock.state(),
                 "plateau": self.plateau.state(),
                 "model": module.model.state_dict(),
@@ -250,7 +262,8 @@ class Conductor(Callback):
                 "objective": module.learned.state_dict(),
                 "optimiser": trainer.optimizers[0].state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),
-                "baselines": _plain(self.baselines),
+                "baselines": {kind: plain(results) for kind, results in self.baselines.items()},
+                "latest": plain(self.latest),
                 "feed": None if self.feed is None else self.feed.loader.state_dict()["of"],
             }
         )
@@ -262,10 +275,11 @@ class Conductor(Callback):
         trainer.precision_plugin.load_state_dict(state["precision"])
         if self.averages is not None:
             self.averages.load(state["averages"])
-        self.standing = Standing(**state["standing"], clock=Clock(**state["clock"]))
+        self.standing = Standing.of(state)
         for key, value in state["plateau"].items():
             setattr(self.plateau, key, value)
-        self.baselines = _parsed(state["baselines"])
+        self.baselines = {kind: parsed(results) for kind, results in state["baselines"].items()}
+        self.latest = parsed(state.get("latest", {}))
 
 
 def _ours(module: lightning.LightningModule) -> TrainingModule:
@@ -280,17 +294,3 @@ def _processes(trainer: lightning.Trainer, module: TrainingModule) -> Processes:
 
 def _averaged(averages: Averages | None, module: TrainingModule) -> AbstractContextManager[None]:
     return nullcontext() if averages is None else averages.applied(module.model)
-
-
-def _plain(baselines: dict[str, Results]) -> dict[str, Any]:
-    return {
-        kind: {task: {name: vars(value) for name, value in errors.items()} for task, errors in results.items()}
-        for kind, results in baselines.items()
-    }
-
-
-def _parsed(plain: dict[str, Any]) -> dict[str, Results]:
-    return {
-        kind: {task: {name: Errors(**value) for name, value in errors.items()} for task, errors in results.items()}
-        for kind, results in plain.items()
-    }

@@ -12,28 +12,27 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
-from atomslim.atoms import Sample
+from atomslim.compress.answers import Layout
 from atomslim.compress.distill import (
     Part,
     Weights,
+    attend,
     distillation_parts,
     hessian_part,
     projections,
     rattled,
     require_pair,
-    teach,
 )
-from atomslim.data import Dataset
-from atomslim.data.in_memory import Data, Samples, opened
+from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch
 from atomslim.data.normalise import Normalisation, TargetScale
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, StructureError
-from atomslim.measure.batches import batches
-from atomslim.models.block_model import BlockModel
+from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.checkpoint import load
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.tasks import Task
+from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
@@ -49,6 +48,10 @@ from atomslim.train.options import (
 from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task
+from atomslim.train.tasks import Part as SetName
+
+CACHE_LIMIT = 2e9
+"""Bytes up to which a teacher's answers are kept without being asked for."""
 
 _SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
 
@@ -65,6 +68,11 @@ class DistillOptions(RunOptions):
         default="labels", description="what validation compares with; the teacher needs no labels"
     )
     teacher_precision: Literal["32", "bf16"] = Field(default="32", description="bf16: teachers with direct forces only")
+    teacher_cache: Literal["auto"] | bool = Field(
+        default="auto",
+        description="keep the teacher's answers in the run's folder; auto: below 2 GB, where steps or epochs say that "
+        "each structure is seen twice or more",
+    )
     rattle: float = Field(default=0.0, ge=0, description="Å; every other batch is displaced by so much")
     strain: float = Field(default=0.0, ge=0, description="every other batch: standard deviation of the strain")
     optimiser: OptimiserOptions = OptimiserOptions(
@@ -81,20 +89,23 @@ class Distillation:
     The teacher is no part of the module that is trained: nothing of it is saved, averaged or sent around.
     """
 
-    def __init__(self, student: BlockModel, teacher: BlockModel, terms: list[Term], options: DistillOptions) -> None:
-        self._teacher = teacher.eval().requires_grad_(False)
+    def __init__(
+        self,
+        student: BlockModel,
+        teacher: BlockModel,
+        terms: list[Term],
+        options: DistillOptions,
+        answers: Answers | None = None,
+    ) -> None:
+        self._teacher, self._answers = teacher.eval().requires_grad_(False), answers
         self.terms, self.options = terms, options
         self.learned: nn.Module = projections(student, teacher)
-        self._steps = 0
 
     def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
         """Return this process's part of λ L₀ + L_KD."""
-        batch = self._perhaps_rattled(model, batch)
-        self._teacher.to(batch.atoms.device)
-        names = list(model.tasks)
-        with torch.autocast(batch.atoms.device.type, torch.bfloat16, enabled=self.options.teacher_precision == "bf16"):
-            theirs = teach(self._teacher, batch, names)
-        ours = model.trace(batch.atoms, batch.topology, names, normalised=True)
+        given, batch = batch, self._perhaps_rattled(model, batch)
+        theirs = self._answer(batch, kept=batch is given)
+        ours = attend(model, batch)
         maps = cast("nn.ModuleDict", self.learned)
         parts = list(distillation_parts(model, self._teacher, ours, theirs, batch, self.options.weights, maps))
         if self.options.weights.hessian:
@@ -105,6 +116,11 @@ class Distillation:
             counts = summed(torch.stack([part.count for part in sums]))
             loss = loss + self.options.labels * weighted_mean(self.terms, sums, counts)
         return loss
+
+    def _answer(self, batch: Batch, *, kept: bool) -> Trace:
+        """Return the teacher's answer, as it is kept if it may be."""
+        found = self._answers.trace(batch) if kept and self._answers is not None else None
+        return found or asked(self._teacher, batch, self.options.weights, self.options.teacher_precision)
 
     def _perhaps_rattled(self, model: BlockModel, batch: Batch) -> Batch:
         """Displace every other batch, told apart by its place in the run, so that a resumed run does the same."""
@@ -151,6 +167,7 @@ def distill(
     config = validated(DistillOptions, named | options)
     small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
     full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
+    full.eval().requires_grad_(False)
     require_pair(small, full)
     _require_precision(full, config)
     folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
@@ -165,7 +182,9 @@ def distill(
     for weight in small.parameters():
         weight.requires_grad_(True)
     terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
-    objective = Distillation(small, full, terms, config)
+    with announced("asking the teacher", shown=progress):
+        answers = _answers(full, tasks, config, folder)
+    objective = Distillation(small, full, terms, config, answers)
     summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
     if progress:
         Console(stderr=True).print(summary)
@@ -182,6 +201,23 @@ def _weighted(parts: list[Part], summed: Summed) -> Tensor:
         for part, kind in zip(parts, kinds, strict=True)
     ]
     return torch.stack(shares).sum()
+
+
+def _answers(
+    teacher: BlockModel, tasks: list[LearningTask], config: DistillOptions, folder: RunFolder
+) -> Answers | None:
+    """Return the teacher's kept answers, or None to ask it at every step; raises ConfigError if they cannot be."""
+    if config.weights.blocks and config.teacher_cache is True:
+        raise ConfigError("teacher_cache true: features of blocks are not kept: set weights.blocks to 0, or no cache")
+    if config.teacher_cache == "auto":
+        size = Layout.of(teacher, config.weights).size(*training_size(tasks))
+        wanted = not config.weights.blocks and size < CACHE_LIMIT and passes(tasks, config) >= 2
+    else:
+        wanted = config.teacher_cache
+    if not wanted:
+        return None
+    path = folder.path / "teacher.answers"
+    return kept_answers(path, teacher, tasks, config, config.weights, precision=config.teacher_precision)
 
 
 def _given(
@@ -211,47 +247,30 @@ def _learning_task(
     dataset = opened(data, options.options)
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
     graph = {"cutoff": task.graph.cutoff, "neighbours": task.graph.main}
-    wanted = options.model_copy(update={"targets": _targets(task), **graph})
-    made = replace(prepare_task(dataset, wanted, split, _scales(task)), graph=task.graph)
+    wanted = options.model_copy(update={"targets": own_targets(task, options.targets), **graph})
+    made = replace(prepare_task(dataset, wanted, split, own_scales(task)), graph=task.graph)
     if config.validate_against == "labels":
         return made
     if config.labels:
         raise ConfigError("validate against labels, or leave the loss on labels out")
-    answers = _answered(made.part("validation"), teacher, task, config.batch_size)
-    return replace(made, unlabelled=True, others={**made.others, "validation": answers, "test": answers})
+    parts: list[SetName] = ["validation", "test"] if made.has_test else ["validation"]
+    answers = {part: labelled_by(teacher, made.part(part), task.name, config.batch_size) for part in parts}
+    return replace(made, unlabelled=True, others={**made.others, **answers})
 
 
-def _answered(part: Any, teacher: BlockModel, task: Task, batch_size: int) -> Dataset:
-    """Return a set with the teacher's predictions as labels."""
-    samples = [part[place] for place in range(len(part))]
-    answered: list[Sample] = []
-    for batch in batches(teacher, task.name, samples, batch_size):
-        predicted = teacher.predict(batch.atoms, task.name, batch.topology)
-        sizes = batch.atoms.natoms.tolist()
-        for number, forces in enumerate(
-            predicted["forces"].split(sizes) if "forces" in predicted else [None] * len(sizes)
-        ):
-            targets = {
-                name: (forces if name == "forces" else values[number]).double().cpu().numpy()
-                for name, values in predicted.items()
-                if name != "stress"
-            }
-            answered.append(replace(samples[len(answered)], targets=targets))
-    return Samples(answered, name=f"{part.dataset.name}, as the teacher answers")
-
-
-def _targets(task: Task) -> dict[str, TargetOptions]:
-    """Return how the model's own targets are validated and, with labels, learned."""
+def own_targets(task: Task, given: Mapping[str, TargetOptions]) -> dict[str, TargetOptions]:
+    """Return how the model's own targets are validated and, with labels, learned; ``given`` options come first."""
     forces = {"direct_forces", "conservative_forces"}
-    return {
+    own = {
         target.name: TargetOptions(kind=target.kind, loss="l2", weight=FORCE_WEIGHT)
         if target.kind in forces
         else TargetOptions(kind=target.kind, reduction=target.reduction)
         for target in task.targets
     }
+    return {name: given.get(name, options).model_copy(update={"kind": options.kind}) for name, options in own.items()}
 
 
-def _scales(task: Task) -> Normalisation:
+def own_scales(task: Task) -> Normalisation:
     """Return the model's own scales; conservative forces, which have none, count in eV/Å."""
     return Normalisation(
         targets={

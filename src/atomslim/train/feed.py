@@ -28,7 +28,7 @@ def training_feed(
     sampler = BatchSampler(
         mixture,
         batch_size=None if options.batch_cost else options.batch_size,
-        max_cost=options.batch_cost,
+        max_cost=options.max_cost,
         seed=options.seed,
         rank=rank,
         world_size=world_size,
@@ -45,7 +45,7 @@ def ordered_batches(
     sampler = BatchSampler(
         Mixture([data]),
         batch_size=None if options.batch_cost else size,
-        max_cost=options.batch_cost,
+        max_cost=options.max_cost,
         shuffle=False,
         rank=rank,
         world_size=world_size,

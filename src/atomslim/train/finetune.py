@@ -13,6 +13,7 @@ from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
+from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.folder import RunFolder
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
@@ -85,6 +86,7 @@ def finetune(
         dropout=config.dropout,
         edge_dropout=config.edge_dropout,
     )
+    config = with_batch_cost(config, tuned, [task], folder)
     folder.create(config.model_dump(mode="json"), resume=resume)
     note_task(folder, task)
     summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress)

@@ -6,6 +6,7 @@
 | versions.json | versions of the programs, seed |
 | split.TASK.json, normalisation.TASK.json | sets and scales of each task |
 | metrics.jsonl, metrics.csv | one row for every logged step and every validation |
+| tensorboard/ | the same for TensorBoard, if asked for |
 | best.safetensors, last.safetensors | the model with the best validation, and the last one |
 | state.pt | everything needed to go on; loaded without running code (`weights_only`) |
 | summary.json | baselines, results, times |
@@ -30,11 +31,18 @@ from atomslim.files import atomic_write, naming
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import save
 from atomslim.models.checkpoint.tensors import save_archive
+from atomslim.train.tensorboard import Board
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")
 
-_LIMITS = ("budget", "steps", "epochs", "workers", "devices", "nodes", "accelerator")
+_LIMITS = ("budget", "steps", "epochs", "workers", "devices", "nodes", "accelerator", "memory_share", "tensorboard")
 """Options that may change when a run is continued."""
+
+
+def begun(folder: str | os.PathLike[str], *, resume: bool) -> Path | None:
+    """Return the file of options of a run that is to go on, or None if there is none yet."""
+    run = RunFolder(folder)
+    return run.path / "config.yaml" if resume and run.has_run else None
 
 
 class RunFolder:
@@ -43,6 +51,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._columns: list[str] = []
+        self._board: Board | None = None
 
     @property
     def has_state(self) -> bool:
@@ -74,7 +83,7 @@ class RunFolder:
         if not resume:
             raise ConfigError(f"{self.path}: holds a run already: resume it, or name another folder")
         before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        for key in config.keys() | before.keys():
+        for key in before:  # an option that only a later version of this program has keeps its default
             if key not in _LIMITS and config.get(key) != before.get(key):
                 raise ConfigError(
                     f"{self.path}: cannot resume: {key} was {before.get(key)} and is now {config.get(key)}: give the "
@@ -102,8 +111,10 @@ class RunFolder:
         save(model, path)
         return path
 
-    def begin_metrics(self, columns: Sequence[str], steps: int) -> None:
-        """Start the metrics, or cut them back to what was logged up to a step that is resumed from."""
+    def begin_metrics(self, columns: Sequence[str], steps: int, *, tensorboard: bool = False) -> None:
+        """Start the metrics, or cut them back to what was logged up to a step that is resumed from (−1: none)."""
+        if tensorboard:
+            self._board = Board(self.path, steps)
         self._columns = ["step", *columns]
         rows = [row for row in self.metrics() if row["step"] <= steps]
         self._write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -118,6 +129,8 @@ class RunFolder:
             path = self.path / name
             with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(line)
+        if self._board is not None:
+            self._board.log(row)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the metrics; a last line that a kill cut short is left out."""

@@ -1,7 +1,7 @@
 """Options of a run: the same fields in YAML, on the command line and in Python."""
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -89,6 +89,9 @@ class TaskOptions(_Options):
     name: str = Field(default="", description="name of the task; empty: the dataset's")
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
     validation_data: str = Field(default="", description="another dataset, all of it for validation")
+    validation_limit: int | None = Field(
+        default=None, ge=1, description="at most so many structures of the validation set, evenly over it"
+    )
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
     targets: dict[str, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
@@ -107,7 +110,10 @@ class RunOptions(_Options):
     steps: int | None = Field(default=None, ge=1, description="stop after this many steps")
     epochs: float | None = Field(default=None, gt=0, description="stop after this many passes over the data")
     batch_size: int = Field(default=4, ge=1, description="structures in a batch, over all processes")
-    batch_cost: int | None = Field(default=None, ge=1, description="edges in a batch (instead of structures)")
+    batch_cost: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default=None, description="edges in a batch (instead of structures); auto: as many as the memory takes"
+    )
+    memory_share: float = Field(default=0.8, gt=0, le=1, description="with batch_cost auto: of what is free")
     temperature: float = Field(default=2.0, ge=1, description="of sampling: probability of a dataset ∝ size^(1/T)")
     optimiser: OptimiserOptions = OptimiserOptions()
     schedule: ScheduleOptions = ScheduleOptions()
@@ -118,6 +124,7 @@ class RunOptions(_Options):
     patience: int | None = Field(default=None, ge=1, description="stop after so many validations without a better one")
     free_atoms_only: bool = Field(default=True, description="leave fixed atoms out of force losses and metrics")
     log_every: int = Field(default=50, ge=1, description="steps between rows of the metrics")
+    tensorboard: bool = Field(default=False, description="also write the metrics for TensorBoard")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of order, fresh heads and dropout")
     checkpoint_blocks: bool = Field(
         default=False, description="compute blocks again in the backward pass: less memory, more time"
@@ -140,6 +147,13 @@ class RunOptions(_Options):
         if self.checkpoint_every.unit not in {"seconds", "steps"}:
             raise ValueError(f"checkpoint_every {self.checkpoint_every}: give a time or steps")
         return self
+
+    @property
+    def max_cost(self) -> int | None:
+        """Edges in a batch; raises ConfigError if they are still to be measured (`train.batch_size`)."""
+        if self.batch_cost == "auto":
+            raise ConfigError("batch_cost auto: is not measured for this operation: give a number")
+        return self.batch_cost
 
     @property
     def limits(self) -> tuple[Duration, ...]:

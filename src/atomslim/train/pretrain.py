@@ -19,6 +19,8 @@ from atomslim.models.checkpoint import load
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.scaling import fit_scale_factors, unfitted_scale_factors
 from atomslim.models.jmp import JMP
+from atomslim.models.tasks import Task
+from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
@@ -48,7 +50,9 @@ class PretrainOptions(RunOptions):
     )
     schedule: ScheduleOptions = ScheduleOptions(warmup=parse_duration("2000 steps"), warmup_factor=0.2)
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
-    edge_dropout: float | None = Field(default=0.1, ge=0, lt=1, description="none: as the model has it")
+    edge_dropout: float | None = Field(
+        default=0.1, ge=0, lt=1, description="of a new model; one that goes on keeps its own"
+    )
     validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
 
 
@@ -80,6 +84,7 @@ def pretrain(
     with announced("reading the data", shown=progress):
         tasks = [_learning_task(task, (data or {}).get(task.name, task.data), folder, resume) for task in config.tasks]
     model = _model(config, tasks)
+    config = with_batch_cost(config, model, tasks, folder)
     folder.create(config.model_dump(mode="json"), resume=resume)
     for task in tasks:
         note_task(folder, task)
@@ -114,14 +119,28 @@ def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:
     missing = [task.name for task in wanted if task.name not in model.tasks]
     if not isinstance(model, JMP) or missing:
         raise ConfigError(f"{config.model}: has no task {', '.join(missing)}: name tasks as the model does")
+    for task in wanted:
+        _require_targets(config.model, task, model.task(task.name))
     return model
+
+
+def _require_targets(file: str, task: Task, known: Task) -> None:
+    """Require what is to be learned to be what the model's heads give: forces of the other kind would be mis-scaled."""
+    kinds = {target.name: target.kind for target in known.targets}
+    for target in task.targets:
+        if kinds.get(target.name) != target.kind:
+            there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+            raise ConfigError(
+                f"{file}: task {task.name} has {there}, and the options ask for {target.name} ({target.kind}): say "
+                "forces: direct or conservative, or targets, as the model has them"
+            )
 
 
 def _fit_scales(model: JMP, tasks: list[LearningTask], config: PretrainOptions) -> None:
     """Fit the scale factors on the first batches, put together, which every process draws alike."""
     mixture = Mixture([task.part("train") for task in tasks], config.temperature)
-    size = None if config.batch_cost else config.scale_batches * config.batch_size
-    cost = min(SCALE_EDGES, config.scale_batches * (config.batch_cost or SCALE_EDGES))
+    size = None if config.max_cost else config.scale_batches * config.batch_size
+    cost = min(SCALE_EDGES, config.scale_batches * (config.max_cost or SCALE_EDGES))
     sampler = BatchSampler(mixture, batch_size=size, max_cost=cost, seed=config.seed)
     batch = next(iter(BatchLoader(sampler, topology=model.topology)))
     fit_scale_factors(model, batch.atoms, batch.topology)

@@ -1,6 +1,7 @@
 """Runs a training on Lightning's Trainer: one process or many, on CPU or GPU."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,17 @@ from atomslim.data.mixing import Mixture
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
-from atomslim.train.conductor import STATE_VERSION, Conductor
+from atomslim.train.cluster import cluster_environment
+from atomslim.train.conductor import Conductor
 from atomslim.train.feed import Endless, training_feed
 from atomslim.train.figure import draw_learning_curve
 from atomslim.train.folder import RunFolder
 from atomslim.train.module import Objective, TrainingModule
 from atomslim.train.options import RunOptions
+from atomslim.train.standing import require_version
 from atomslim.train.summary import Summary
 from atomslim.train.tasks import LearningTask, loss_terms
+from atomslim.train.tensorboard import require_tensorboard
 
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "64": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -34,6 +38,7 @@ _QUIET = (
     ".*is a wrapper around a raw string.*",
     ".*LeafSpec.*is deprecated.*",  # Lightning's use of torch
     ".*module.* is in eval mode.*",
+    ".*`srun` command is available.*",  # a study's processes, and one machine's, do without it
 )
 
 
@@ -93,10 +98,12 @@ def train(
     """
     terms = [term for task in tasks for term in _terms(model, task, options)]
     _require_precision(model, options)
+    if options.tensorboard:
+        require_tensorboard()
     conductor = Conductor(operation, options, tasks, folder, show=show)
     if folder.has_state:
         conductor.saved = folder.load_state()
-        _require_version(conductor.saved)
+        require_version(conductor.saved)
     if options.precision == "64":
         model.double()
     model.checkpoint_blocks = options.checkpoint_blocks
@@ -125,24 +132,17 @@ def _require_precision(model: BlockModel, options: RunOptions) -> None:
         )
 
 
-def _require_version(state: dict[str, Any]) -> None:
-    if state.get("version") != STATE_VERSION:
-        raise ConfigError(
-            f"the saved state has version {state.get('version')}, this program writes {STATE_VERSION}: continue with "
-            "the version of atomslim that began the run"
-        )
-
-
 def _trainer(options: RunOptions, conductor: Conductor) -> lightning.Trainer:
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("accelerator gpu: no CUDA device is available to torch here: use cpu")
-    several = options.devices * options.nodes > 1
+    processes = options.devices * options.nodes
     optimiser = options.optimiser
     return lightning.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.nodes,
-        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
+        plugins=cluster_environment(processes, os.environ),
         precision=_PRECISIONS[options.precision],
         gradient_clip_val=optimiser.clip,
         gradient_clip_algorithm=None if optimiser.clip is None else optimiser.clip_by,
@@ -155,6 +155,7 @@ def _trainer(options: RunOptions, conductor: Conductor) -> lightning.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=False,
+        default_root_dir=conductor.folder.path,
     )
 
 

@@ -48,6 +48,7 @@ def factor(options: ScheduleOptions, budget: Budget, clock: Clock) -> float:
     return options.cosine_factor + (1 - options.cosine_factor) * (1 + math.cos(math.pi * cosine)) / 2
 
 
-def cosine_over(options: ScheduleOptions, budget: Budget, clock: Clock) -> bool:
-    """Say whether only the plateau still lowers the rate."""
-    return options.cosine is None or budget.used(options.cosine, clock) >= 1
+def plateau_rules(options: ScheduleOptions, budget: Budget, clock: Clock) -> bool:
+    """Say whether only the plateau still lowers the rate: warm-up and cosine are over."""
+    parts = [options.warmup] if options.cosine is None else [options.warmup, options.cosine]
+    return all(budget.used(part, clock) >= 1 for part in parts)

@@ -43,15 +43,18 @@ class LearningTask:
     """Datasets of their own for validation or test, in place of the split's."""
     unlabelled: bool = False
     """Whether the training structures need no labels."""
+    validation_limit: int | None = None
+    """At most so many structures of the validation set, evenly over it."""
 
     def part(self, name: Part) -> TaskData:
         """Return the structures of one set; raises DataError if it is empty."""
-        if name in self.others:
-            return TaskData(self.name, self.others[name], tuple(self.targets), neighbours=self.graph.main)
-        indices = np.array(getattr(self.split, name), dtype=np.int64)
+        own = self.others.get(name)
+        indices = np.array(getattr(self.split, name) if own is None else range(len(own)), dtype=np.int64)
+        if name == "validation" and self.validation_limit is not None and len(indices) > self.validation_limit:
+            indices = indices[np.linspace(0, len(indices) - 1, self.validation_limit).round().astype(np.int64)]
         return TaskData(
             self.name,
-            self.dataset,
+            self.dataset if own is None else own,
             tuple(self.targets),
             indices,
             neighbours=self.graph.main,
@@ -106,6 +109,11 @@ def prepare_task(
     others = {part: opened(name, options.options) for part, name in given.items() if name}
     chosen = split or _named_split(dataset, options.split, others)
     chosen.require(len(dataset), dataset.name)
+    if not chosen.validation and "validation" not in others:
+        raise ConfigError(
+            f"{dataset.name}: the split has no validation set, by which the best model is chosen: give "
+            "split.validation a size, or name validation_data"
+        )
     first = dataset[chosen.train[0]]
     targets = dict(options.targets) or default_targets(first, options.forces)
     _require_energy(targets, first)
@@ -116,7 +124,8 @@ def prepare_task(
         _warn_of_units(dataset, chosen)
     info = dataset.info
     graph = GraphSettings.from_neighbours(options.cutoff or info.cutoff, options.neighbours or info.neighbours)
-    return LearningTask(name, dataset, chosen, targets, scales, graph, others)
+    limit = options.validation_limit
+    return LearningTask(name, dataset, chosen, targets, scales, graph, others, validation_limit=limit)
 
 
 def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part] = ()) -> Split:

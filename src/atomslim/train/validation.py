@@ -1,5 +1,6 @@
 """Errors of a model, and of predicting the mean, on a set of each task."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from atomslim.data.loader import Batch
+from atomslim.errors import DataError
 from atomslim.measure.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.models.block_model import BlockModel
 from atomslim.models.heads import physical
@@ -19,6 +21,9 @@ from atomslim.train.tasks import LearningTask, Part
 
 Results = dict[str, dict[str, Errors]]
 """Task → target → errors."""
+
+SMALLEST_MAE = 1e-9
+"""Smaller mean absolute errors, in the target's unit, count as this much."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,26 @@ def mean_errors(
     return {task.name: _errors(model, task, part, options, processes, predict) for task in tasks}
 
 
-def score(results: Results, terms: Sequence[Term]) -> float:
-    """Return what is minimised: the mean of MAE/σ over all targets, weighted as in the loss."""
+def score(results: Results, mean: Results, terms: Sequence[Term]) -> float:
+    """Return what is minimised: the geometric mean of MAE / MAE of predicting the mean, weighted as in the loss.
+
+    Halving the error of any target counts alike, however far it is from being learned: in a mean of the ratios
+    themselves, those that cannot be learned would decide.
+    """
     weighted = [
-        (term.weight, results[term.task][term.name].mae / term.label_scale)
+        (term.weight, _ratio(results[term.task][term.name].mae, mean[term.task][term.name].mae))
         for term in terms
         if term.weight and term.name in results[term.task]
     ]
-    return sum(weight * value for weight, value in weighted) / sum(weight for weight, _ in weighted)
+    total = sum(weight for weight, _ in weighted)
+    if not total:
+        raise DataError("no target that has a weight is labelled in validation: choose another set, or other weights")
+    return math.exp(sum(weight * math.log(ratio) for weight, ratio in weighted) / total)
+
+
+def _ratio(error: float, mean: float) -> float:
+    """Return how large an error is beside that of predicting the mean; both may be zero on very few structures."""
+    return max(error, SMALLEST_MAE) / max(mean, SMALLEST_MAE)
 
 
 def flat(results: Results) -> dict[str, float]:

@@ -1,0 +1,198 @@
+"""`batch_cost: auto`: how large a batch the memory allows, measured on the run's own structures.
+
+A probe does what a training step does with one batch: graphs, loss, gradients of all weights. The memory m that it
+takes at its peak grows with the batch's cost c, the edges of the main graph, as m = a + b c. Probes grow, at most by a
+factor of 2, as long as the next one is sure to fit; the last two give a and b, and with the share s of the free memory
+f and what the optimiser will keep, k (two numbers for each weight, one more for averages),
+
+    c = (s f − k − a) / b
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+import yaml
+from torch import Tensor
+
+from atomslim.data.loader import BatchLoader
+from atomslim.data.mixing import BatchSampler, Mixture
+from atomslim.errors import ConfigError
+from atomslim.measure.speed import peak_memory
+from atomslim.models.block_model import BlockModel
+from atomslim.train.folder import RunFolder
+from atomslim.train.module import Labels, Objective
+from atomslim.train.options import RunOptions
+from atomslim.train.tasks import LearningTask, loss_terms
+
+DOUBLINGS = 7
+"""At most; what is larger is extrapolated."""
+
+SMALLEST_GROWTH = 1.1
+"""Of a next probe, to be worth its time."""
+
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+Options = TypeVar("Options", bound=RunOptions)
+
+
+class Meter(Protocol):
+    """Measures memory."""
+
+    def free(self) -> int:
+        """Return how many bytes there are for this process to take."""
+        ...
+
+    def peak(self, probe: "Probe", cost: int) -> tuple[int, int]:
+        """Run a probe of a cost; return the cost of the batch that it found, and the bytes it took at its peak."""
+        ...
+
+
+class Probe:
+    """Runs training steps, without the optimiser, on batches of a cost."""
+
+    def __init__(
+        self, model: BlockModel, mixture: Mixture, objective: Objective, options: RunOptions, device: torch.device
+    ) -> None:
+        self.model, self.mixture, self.objective, self.options, self.device = model, mixture, objective, options, device
+
+    def __call__(self, cost: int) -> int:
+        """Make one step on the first batch of at most this cost (or of one structure) and return its cost."""
+        sampler = BatchSampler(self.mixture, max_cost=cost, seed=self.options.seed)
+        plan = next(iter(sampler))
+        batch = next(iter(BatchLoader(sampler, topology=self.model.topology))).to(self.device)
+        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.options.precision)
+        with nullcontext() if narrow is None else torch.autocast(self.device.type, narrow):
+            loss = self.objective.loss(self.model, batch, Tensor.detach)
+        loss.backward()
+        self.model.zero_grad(set_to_none=True)
+        self.objective.learned.zero_grad(set_to_none=True)
+        return int(self.mixture.costs[plan.numbers].sum())
+
+
+class DeviceMemory:
+    """The memory of a GPU, or of this machine as far as the process may use it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def free(self) -> int:
+        """Return the free bytes, those included that torch keeps for reuse."""
+        if self.device.type == "cuda":
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return int(torch.cuda.mem_get_info(self.device)[0]) + kept
+        return min([_available(), *_left_in_cgroup()])
+
+    def peak(self, probe: Probe, cost: int) -> tuple[int, int]:
+        """Measure a probe; raises ConfigError where the system does not say what it took."""
+        found: list[int] = []
+        taken = peak_memory(lambda: found.append(probe(cost)), self.device)
+        if taken is None:
+            raise ConfigError("batch_cost auto: this system does not say how much memory is used: give a number")
+        return found[0], taken
+
+
+def with_batch_cost(
+    options: Options,
+    model: BlockModel,
+    tasks: Sequence[LearningTask],
+    folder: RunFolder,
+    objective: Objective | None = None,
+    meter: Meter | None = None,
+) -> Options:
+    """Return the options with a number for ``batch_cost: auto``: the one that the folder's run has, or a measured one.
+
+    Raises ConfigError where it cannot be measured, or where not even the largest structure fits.
+    """
+    if options.batch_cost != "auto":
+        return options
+    return options.model_copy(
+        update={"batch_cost": _noted(folder) or _measured(options, model, tasks, objective, meter)}
+    )
+
+
+def largest_cost(probe: Probe, meter: Meter, share: float, kept: int) -> int:
+    """Grow probes from the largest structure on, and return the cost that takes ``share`` of the free memory."""
+    allowed = share * meter.free() - kept
+    costs = probe.mixture.costs
+    meter.peak(probe, int(costs.max()))  # what is taken only once is taken now
+    before, now = (0, 0), meter.peak(probe, int(costs.max()))
+    if now[1] > allowed:
+        raise ConfigError(
+            f"batch_cost auto: a batch of {now[0]} edges takes {now[1] / 2**20:.0f} MiB, and {allowed / 2**20:.0f} MiB "
+            "are to be had: raise memory_share, or set checkpoint_blocks"
+        )
+    for _ in range(DOUBLINGS):
+        growth = min(2.0, allowed / now[1])  # m grows no faster than c, so that the next one fits
+        if growth < SMALLEST_GROWTH or (found := meter.peak(probe, int(growth * now[0])))[0] <= now[0]:
+            break
+        before, now = now, found
+    slope = (now[1] - before[1]) / (now[0] - before[0])
+    if slope <= 0:  # the measurement's noise is larger
+        slope = now[1] / now[0]
+    return min(int(now[0] + (allowed - now[1]) / slope), int(costs.sum()))
+
+
+def _noted(folder: RunFolder) -> int | None:
+    if not folder.has_run:
+        return None
+    noted = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8")).get("batch_cost")
+    return noted if isinstance(noted, int) else None
+
+
+def _measured(
+    options: RunOptions,
+    model: BlockModel,
+    tasks: Sequence[LearningTask],
+    objective: Objective | None,
+    meter: Meter | None,
+) -> int:
+    if options.devices * options.nodes > 1:
+        raise ConfigError(
+            "batch_cost auto: is measured in one process: run `--set steps=1` on one device first, and give the number "
+            "it prints times the number of devices"
+        )
+    on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
+    device, home = torch.device("cuda" if on_gpu else "cpu"), next(model.parameters()).device
+    terms = [
+        term
+        for task in tasks
+        for term in loss_terms(task, model.task(task.name), free_atoms_only=options.free_atoms_only)
+    ]
+    mixture = Mixture([task.part("train") for task in tasks], options.temperature)
+    (model.double() if options.precision == "64" else model).train().to(device)
+    model.checkpoint_blocks = options.checkpoint_blocks
+    probe = Probe(model, mixture, objective or Labels(terms), options, device)
+    cost = largest_cost(probe, meter or DeviceMemory(device), options.memory_share, _kept(model, options))
+    model.to(home)
+    print(f"batch_cost: {cost} edges fill {options.memory_share:.0%} of the free memory", file=sys.stderr)  # noqa: T201
+    return cost
+
+
+def _kept(model: BlockModel, options: RunOptions) -> int:
+    """Return the bytes of AdamW's two moments of every weight, and of its average."""
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return weights * (2 if options.ema is None else 3)
+
+
+def _available() -> int:
+    """Return what Linux says a process can still take without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise ConfigError("batch_cost auto: this system does not say how much memory is free: give a number") from error
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _left_in_cgroup() -> list[int]:
+    """Return what the limit of a container or of a job leaves, if there is one."""
+    for limit, usage in _CGROUP_FILES:
+        if Path(limit).is_file() and (text := Path(limit).read_text(encoding="ascii").strip()) != "max":
+            return [int(text) - int(Path(usage).read_text(encoding="ascii"))]
+    return []

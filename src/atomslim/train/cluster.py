@@ -1,0 +1,50 @@
+"""How the processes of one training find each other: started by torchrun, by SLURM's srun, or by Lightning itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from atomslim.errors import ConfigError
+
+_SRUN = "SLURM_STEP_NUM_TASKS"
+"""srun alone sets it: SLURM_NTASKS is in the batch script's own environment, too, which runs once."""
+
+
+def require_as_many_processes(options: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Raise ConfigError unless as many processes were started as the options say: others would train side by side."""
+    wanted = int(options.get("devices") or 1) * int(options.get("nodes") or 1)
+    for launcher, name in (("torchrun", "WORLD_SIZE"), ("srun", _SRUN)):
+        if name in environment:
+            if int(environment[name]) != wanted:
+                raise ConfigError(
+                    f"{launcher} started {environment[name]} processes, and devices × nodes is {wanted}: give "
+                    "--set devices=PROCESSES_PER_MACHINE --set nodes=MACHINES that fit"
+                )
+            return
+
+
+def cluster_environment(processes: int, environment: Mapping[str, str]) -> ClusterEnvironment | None:
+    """Say where Lightning reads the number of each process; None: Lightning finds out.
+
+    One process alone has the number 0, whatever a launcher says: the processes of a study train each for itself. Under
+    SLURM, Lightning's own way of requeueing is left out, for the conductor saves and resumes.
+
+    Raises ConfigError for tasks of SLURM that do not fit.
+    """
+    if processes == 1:
+        return LightningEnvironment()
+    if TorchElasticEnvironment.detect() or "SLURM_JOB_ID" not in environment:
+        return None
+    if _SRUN not in environment:
+        return LightningEnvironment()
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{environment[_SRUN]} tasks of srun, and SLURM does not say how many are on each machine: start them with "
+            "--ntasks-per-node"
+        ) from error
