@@ -9,15 +9,22 @@ import pytest
 import torch
 import yaml
 
-from atomslim.models import JMP, Task
+from atomslim.data.container import SUFFIX
+from atomslim.data.registry import resolve
+from atomslim.errors import ConfigError
+from atomslim.models import JMP, Task, jmp_l
+from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS
 from atomslim.models.tasks import Target
+from atomslim.study import paper
+from atomslim.study.cells import cells_of
 from atomslim.study.options import StudyOptions, read_study
 from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
-from atomslim.train.options import RunOptions, TaskOptions, validated
+from atomslim.train.options import OptimiserOptions, RunOptions, TaskOptions, validated
 from atomslim.train.pretrain import PretrainOptions
 
 ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "studies/paper/jmp-l.yaml"
 FILES = sorted(ROOT.glob("studies/**/*.yaml"))
 OPTIONS: dict[str, type[RunOptions]] = {
     "pretrain": PretrainOptions,
@@ -58,14 +65,15 @@ def task(options: TaskOptions) -> Task:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_options_are_valid_and_the_model_is_as_large_as_the_header_says(path: Path) -> None:
+def test_options_are_valid_and_the_model_is_as_large_as_the_header_says(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATOMSLIM_TEST_DATA", "data")
     kind = command(path)
     if kind == "study":
         study = read_study(path)
         assert_tasks_of_its_model(study, path)
-        validated(DistillOptions, study.distill or {"steps": 1})
-        for downstream in study.downstream:
-            validated(FinetuneOptions, downstream.finetune)
+        assert_datasets_are_known(study)
         return
     options = validated(OPTIONS[kind], read(path))
     if isinstance(options, PretrainOptions) and options.sizes is not None:
@@ -79,6 +87,20 @@ def assert_tasks_of_its_model(study: StudyOptions, path: Path) -> None:
             tasks = validated(PretrainOptions, read(ROOT / name)).tasks
             named = [(task.name, task.data, task.validation_data, task.split) for task in study.mix]
             assert named == [(task.name, task.data, task.validation_data, task.split) for task in tasks]
+
+
+def assert_datasets_are_known(study: StudyOptions) -> None:
+    """Require names that registered datasets and variants have; their files need not be here."""
+    for options in study.mix:
+        for name in filter(None, (options.data, options.validation_data, options.test_data)):
+            require_known(name, options.options)
+    for part in study.downstream:
+        require_known(part.data, part.finetune.get("options", {}))
+
+
+def require_known(name: str, options: dict[str, str]) -> None:
+    if not name.endswith(SUFFIX):  # a container, which is there or not
+        resolve(name, options=options)
 
 
 def parameters(options: PretrainOptions) -> int:
@@ -97,3 +119,53 @@ def stated_parameters(path: Path) -> float:
 
 def test_there_are_studies() -> None:
     assert FILES
+
+
+def test_an_unknown_variant_would_be_found() -> None:
+    study = read_study(PAPER)
+    wrong = study.mix[0].model_copy(update={"data": "oc20:21M"})
+    with pytest.raises(ConfigError, match="oc20"):
+        assert_datasets_are_known(study.model_copy(update={"mix": (wrong,)}))
+
+
+def test_the_papers_study_is_the_papers() -> None:
+    """Its grid, targets and budgets, and the scales of the original's tasks (arXiv 2504.19538, 2310.16802)."""
+    study = read_study(PAPER)
+    assert study.blocks == (5, 4, 3, 2)
+    assert {task.name: scales(task) for task in study.mix} == {task.name: scales(task) for task in PRETRAINING_TASKS}
+    weights = {task.name: task.targets["forces"].weight for task in study.mix}
+    assert weights == {"oc20": 73, "oc22": 80, "ani1x": 15, "transition1x": 14}
+    assert [part.data for part in study.downstream] == [
+        "rmd17:aspirin",
+        "qm9:U0",
+        "spice:solvated_amino_acids",
+        "md22:Ac-Ala3-NHMe",
+        "qmof",
+    ]
+    assert all(part.strategies == ("full", "sliced", "random", "distilled") for part in study.downstream)
+    assert [str(part.finetune["budget"]) for part in study.downstream] == ["1 day", "2 days", *["1 day"] * 3]
+    assert len([cell for cell in cells_of(study) if cell.kind == "tune"]) == 5 * (1 + 3 * 4)
+    for part in study.downstream:
+        options = validated(FinetuneOptions, part.finetune)
+        assert options.optimiser == OptimiserOptions()  # the recipe's
+        assert str(options.schedule.cosine) == "32 epochs"
+    assert study.distill is not None
+    distillation = validated(DistillOptions, study.distill.run)
+    assert distillation.temperature == 2
+    assert distillation.batch_size * (distillation.steps or 0) < 0.015 * 120e6
+    assert sorted(paper.LONG_RECIPE) == sorted(part.data for part in study.downstream)
+
+
+def scales(task: TaskOptions | Task) -> dict[str, float | None]:
+    if isinstance(task, Task):
+        return {target.name: target.std for target in task.targets}
+    return {name: target.std for name, target in task.targets.items()}
+
+
+def test_the_papers_model_has_the_papers_parameters() -> None:
+    """Fine-tuned on QMOF: one scalar head, no force branch."""
+    gap = Task(name="qmof", targets=(target("band_gap", "scalar"),))
+    for blocks, (_, _, millions) in paper.EFFICIENCY.items():
+        with torch.device("meta"):
+            model = JMP(jmp_l(num_blocks=blocks, direct_forces=False), [gap])
+        assert sum(weight.numel() for weight in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from atomslim.study import figures, paper, summary, tables
 from atomslim.study.cells import Cell, cells_of
 from atomslim.study.options import StudyOptions
-from atomslim.study.report import summary, write_report
+from atomslim.study.report import write_report
 from atomslim.study.results import Results, Spread, Variant
 from atomslim.study.runner import Board
 
@@ -18,13 +19,35 @@ OPTIONS = StudyOptions.model_validate(
         "mix": [{"name": "a", "data": "xyz:a.xyz"}, {"name": "b", "data": "xyz:b.xyz"}],
         "blocks": [2, 1],
         "seeds": [0, 1],
-        "distill": {"steps": 2},
+        "distill": {"steps": 2, "start": ["sliced", "least-squares"]},
         "downstream": [{"name": "water", "data": "xyz:b.xyz", "finetune": {"steps": 1}}],
     }
 )
 
-MAE = {"full": 0.010, "sliced": 0.050, "random": 0.090, "least-squares": 0.030, "distilled": 0.020}
+MAE = {
+    "full": 0.010,
+    "sliced": 0.050,
+    "random": 0.090,
+    "least-squares": 0.030,
+    "distilled": 0.020,
+    "least-squares-distilled": 0.015,
+}
 """eV/Å with two blocks; twice that with one."""
+
+SCORE = {"mean": [3.0, 4.0, 2.0, 1.0], "deviation": [0.1, 0.1, None, 0.1], "batches": 4}
+RELEVANCE = {
+    "blocks": [0, 1, 2, 3],
+    "mix": {"gradcam": [0.3, 0.4, 0.2, 0.1]},
+    "tasks": {"a": {"gradcam": {"node": SCORE, "edge": SCORE}}, "b": {"gradcam": {"node": SCORE}}},
+}
+SPEED = {
+    "machine": "an abacus",
+    "structure": "aspirin",
+    "models": {
+        str(blocks): {"structures per second": 6.0 / blocks, "flops": 2e9 * blocks, "parameters": 1_000_000 * blocks}
+        for blocks in (3, 2, 1)
+    },
+}
 
 
 def errors(cell: Cell) -> dict[str, Any]:
@@ -46,16 +69,17 @@ def results(tmp_path: Path) -> Results:
             found = {"errors": errors(cell), "parameters": 1_000_000 * (cell.blocks or 3)}
             (place / "result.json").write_text(json.dumps(found))
         elif cell.kind == "tune":
-            tuned(place / "run", 0.1 * (cell.blocks or 3))
-            (place / "result.json").write_text(json.dumps({"run": str((place / "run").relative_to(tmp_path))}))
+            (place / "result.json").write_text(json.dumps(tuned(0.1 * (cell.blocks or 3))))
+        elif cell.kind == "relevance":
+            (place / "result.json").write_text(json.dumps(RELEVANCE))
+        elif cell.kind == "speed":
+            (place / "result.json").write_text(json.dumps(SPEED))
     return Results(board, OPTIONS)
 
 
-def tuned(run: Path, mae: float) -> None:
-    run.mkdir()
-    row = {"task": "water", "target": "forces", "after": {"mae": 1.0}, "test": {"mae": mae}}
-    (run / "summary.json").write_text(json.dumps({"rows": [row]}))
-    (run / "metrics.csv").write_text(f"step,seconds,water/forces/mae\n0,0.0,1.0\n1,2.5,\n2,5.0,{mae}\n")
+def tuned(mae: float) -> dict[str, Any]:
+    curve = [{"seconds": 0.0, "forces": 1.0}, {"seconds": 5.0, "forces": mae}]
+    return {"errors": {"forces": {"mae": mae, "unit": "eV/Å", "set": "test"}}, "curve": curve}
 
 
 def test_errors_are_means_over_seeds_in_milli_units(results: Results) -> None:
@@ -67,7 +91,8 @@ def test_errors_are_means_over_seeds_in_milli_units(results: Results) -> None:
     assert distilled is not None
     assert distilled.mean == pytest.approx(21.0)
     assert distilled.deviation == pytest.approx(2**0.5)
-    assert str(Spread(21.04, 1.414, 2)) == "21 ± 1.4"
+    assert str(Spread(21.04, 1.414, 2)) == "21.0 ± 1.4"
+    assert str(Spread(1130.4, None, 1)) == "1,130"
     assert results.reduced(Variant("sliced", 2), "unknown") is None
 
 
@@ -96,8 +121,8 @@ def test_the_report_stands_alone_and_names_what_failed(results: Results) -> None
     page = path.read_text()
     assert "Water &lt;&amp; crystals&gt;" in page
     assert "b.xyz: record 3: no energy" in page
-    assert "2 blocks, least-squares" in page
-    assert page.count("<svg") == 3
+    assert "2 blocks, least squares" in page
+    assert page.count("<svg") == 3 + 2 + 1 + 1  # relevance with the mix, two tasks, one dataset twice
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(link.startswith("#") for link in links)  # matplotlib's own marks inside the figures
     assert "@import" not in page
@@ -105,12 +130,66 @@ def test_the_report_stands_alone_and_names_what_failed(results: Results) -> None
 
 
 def test_the_summary_says_what_was_cut_and_what_it_cost(results: Results) -> None:
-    text = " ".join(summary(results))
-    assert "With 2 blocks the model has 67% of its parameters" in text
-    assert "least-squares 3.00 ×" in text
+    text = " ".join(summary.sentences(results))
+    assert "Two of three blocks keep 67 % of the weights and run 1.5 times as fast; force errors grow" in text
+    assert "5 sliced, 3 least squares, 2.1 distilled" in text
+    assert "forces err 300 in full, at best 200 with 2 blocks (sliced), at best 100 with 1 block" in text
+    assert "Block 3 matters least (10 % of the relevance), block 1 most (40 %)." in text
+    assert "1 failed" in text
+
+
+def test_one_task_is_summarised_in_its_unit(results: Results) -> None:
+    one = Results(results.board, OPTIONS.model_copy(update={"mix": OPTIONS.mix[:1]}))
+    assert (
+        "; forces err 10 → 50 meV/Å sliced, 30 least squares, 21 distilled, 16 distilled from least squares."
+        in summary.sentences(one)[0]
+    )
 
 
 def test_an_unfinished_study_has_a_report_too(tmp_path: Path) -> None:
     (tmp_path / "versions.json").write_text("{}")
     path = write_report(Results(Board(tmp_path, cells_of(OPTIONS)), OPTIONS), tmp_path)
     assert "0 of" in path.read_text()
+
+
+def test_efficiency_is_measured_against_the_full_model(results: Results) -> None:
+    table = tables.efficiency(results)
+    assert table is not None
+    assert table.rows[0] == ("3", "2.00", "1.00", "6.00", "3.00")
+    assert table.rows[2] == ("1", "6.00", "3.00", "2.00", "1.00")
+
+
+def six_blocks(results: Results) -> Results:
+    """The same for a model of six blocks, which the paper's numbers stand beside."""
+    place = results.board.place(Cell("relevance")) / "result.json"
+    place.write_text(json.dumps(RELEVANCE | {"blocks": list(range(7))}))
+    return results
+
+
+def test_the_papers_numbers_stand_beside_those_of_six_blocks_only(results: Results) -> None:
+    assert tables.growth(results).rows[0][2] == ""
+    assert tables.growth(six_blocks(results)).rows[0][1:3] == ("5.00", "10.95")
+    table = tables.efficiency(results)
+    assert table is not None
+    assert table.rows[1][5:] == ("38", "1.99", "0.59", "55.5")
+
+
+def test_the_papers_growth_is_a_geometric_mean() -> None:
+    assert paper.growth("distilled", 5) == pytest.approx((19.8 / 17 * 25.8 / 22.9 * 30.1 / 22.5 * 16 / 12.7) ** 0.25)
+    assert paper.growth("full", None) == pytest.approx(1.0)
+    assert paper.growth("random", 4) is None
+
+
+def test_students_of_both_starts_have_rows_of_their_own(results: Results) -> None:
+    rows = {row[0]: row for row in tables.pretraining(results).rows}
+    assert rows["2 blocks, distilled"][2] == "21.0 ± 1.4"
+    assert rows["2 blocks, distilled from least squares"][2] == "16.0 ± 1.4"
+
+
+def test_convergence_shows_one_curve_for_each_number_of_blocks(results: Results) -> None:
+    shown = figures.shown_curves(results.curves(OPTIONS.downstream[0]))
+    assert [curve.variant for curve in shown] == [
+        Variant("full", None),
+        Variant("distilled", 2),
+        Variant("distilled", 1),
+    ]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from atomslim.errors import DataError
+from atomslim.errors import ConfigError, DataError
 from atomslim.study.cells import Cell, cells_of
-from atomslim.study.options import StudyOptions
+from atomslim.study.options import StudyOptions, read_study
 from atomslim.study.runner import Board, locked, run_cells
+from atomslim.study.study import begin
 
 OPTIONS = StudyOptions.model_validate(
     {
@@ -128,6 +129,13 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
         assert json.loads((board(tmp_path).place(cell) / "result.json").read_text())["name"] == cell.name
 
 
+def test_a_process_that_is_not_to_wait_leaves_what_others_hold(tmp_path: Path) -> None:
+    cells = board(tmp_path)
+    with locked(cells.place(cells.cells[0])):
+        run_cells(cells, Working(tmp_path), wait=False, say=lambda _: None)
+    assert sorted(done(tmp_path)) == sorted(cell.name for cell in cells.cells[1:])
+
+
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     with locked(tmp_path) as first, locked(tmp_path) as second:
         assert (first, second) == (True, False)
@@ -140,6 +148,13 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     [
         ({"distill": None}, "distilled"),
         ({"mix": []}, "mix"),
+        ({"distill": {"steps": 2, "start": "random"}}, "start"),
+        ({"distill": {"steps": 2, "start": "least-squares"}}, "strategy distilled needs"),
+        ({"distill": {"stebs": 2}}, "distill: "),
+        (
+            {"downstream": [{"name": "a", "data": "x", "strategies": ["full"], "finetune": {}}]},
+            "finetune: say how long",
+        ),
         ({"downstream": [{"name": "a/b", "data": "x", "finetune": {}}]}, "pattern"),
         ({"blocks": []}, "blocks"),
     ],
@@ -147,3 +162,24 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
 def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudyOptions.model_validate(OPTIONS.model_dump() | changes)
+
+
+def test_students_start_from_one_cut_or_from_several() -> None:
+    one = StudyOptions.model_validate(
+        OPTIONS.model_dump() | {"distill": {"steps": 2, "start": ["sliced", "least-squares"]}}
+    )
+    names = {cell.name for cell in cells_of(one) if cell.kind == "distill"}
+    assert {"distill-2-seed0", "distill-least-squares-distilled-2-seed0"} <= names
+    assert len(names) == 8
+
+
+def test_a_folder_goes_on_with_its_own_study_only(tmp_path: Path) -> None:
+    begin(OPTIONS, tmp_path)
+    (tmp_path / "cells").mkdir()
+    more = OPTIONS.model_copy(update={"blocks": (3, 2, 1), "title": "another title"})
+    begin(more, tmp_path)
+    assert read_study(tmp_path / "config.yaml").blocks == (3, 2, 1)
+    part = OPTIONS.downstream[0].model_copy(update={"finetune": {"steps": 2}})
+    for changes, name in (({"calibration": 7}, "calibration"), ({"downstream": (part,)}, "downstream water")):
+        with pytest.raises(ConfigError, match=name):
+            begin(OPTIONS.model_copy(update=changes), tmp_path)

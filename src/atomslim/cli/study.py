@@ -15,12 +15,13 @@ def study(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    no_wait: Flag = False,
     report_only: Flag = False,
 ) -> None:
     """Cut, distil and fine-tune a model in every way that a configuration names, and report it beside the paper.
 
-    Finished cells are never done again, so that a killed study goes on where it was, and several jobs of a cluster
-    may work on one folder at once. A failed cell stops no other one.
+    Finished cells are never done again, so that a killed study goes on where it was, and several jobs of a cluster may
+    work on one folder at once. A failed cell stops no other one.
 
     Example: atomslim study studies/small/compression.yaml -o studies/out --processes 2
 
@@ -32,18 +33,18 @@ def study(
         The study's folder: one folder per cell, report.html, report.md.
     processes
         Processes on this machine that share the cells.
+    no_wait
+        Stop when other processes hold all cells that are left, as a cluster's jobs should.
     report_only
         Write the report of what is finished, and do no cell.
 
     """
     from atomslim.errors import AtomslimError
     from atomslim.study.options import read_study
-    from atomslim.study.study import run_in_processes, run_study
+    from atomslim.study.study import run_study
 
     options = read_study(config)
-    results = (
-        run_study(options, output, report_only=True) if report_only else run_in_processes(options, output, processes)
-    )
+    results = run_study(options, output, report_only=report_only, processes=processes, wait=not no_wait)
     states = list(results.board.states().values())
     print(f"{output / 'report.html'}: {states.count('done')} of {len(states)} cells are finished")
     failed = [cell.name for cell, state in results.board.states().items() if state == "failed"]

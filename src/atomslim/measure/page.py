@@ -1,38 +1,25 @@
-"""Tables and self-contained HTML pages that work offline, on a phone, in light and in dark."""
+"""Tables and self-contained HTML pages that work offline, on a phone, in light and in dark.
+
+Parts of a page are texts that are put together:
+
+    body = [summary(["It is faster."]), heading("How much"), pictures(figures, "Times."), table.html()]
+    text = page("Report", [*body, structure_view(atoms, "Drag to turn."), footer({"config.yaml": "a: 1"})])
+"""
 
 import html
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
-_STYLE = """
-:root { color-scheme: light dark; --text: #1a1a1a; --back: #ffffff; --line: #d5d5d5; --soft: #f5f6f7; --mark: #0072b2 }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e6e6; --back: #16181b; --line: #3a3d42; --soft: #202328; --mark: #6cb8e6 }
-}
-body {
-  font: 16px/1.55 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 62rem; margin: 0 auto; padding: 1rem;
-}
-h1 { font-size: 1.7rem; line-height: 1.2 }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
-.summary { background: var(--soft); border-left: 4px solid var(--mark); padding: .6rem 1rem; border-radius: .3rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back) }
-td:first-child { white-space: normal; min-width: 6rem; max-width: 40vw }
-figure { margin: 1rem 0; background: #ffffff; border-radius: .3rem; padding: .4rem; overflow-x: auto }
-figure svg { max-width: 100%; height: auto }
-figcaption { color: #444; font-size: .85rem }
-pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .8rem }
-.note { opacity: .8; font-size: .92rem }
-"""
+_LONG = 30
+"""Letters of a cell that is no number."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +46,24 @@ class TextTable:
 
     def html(self) -> str:
         """Write it as a part of a page."""
+        return heading(self.title, self.note) + self.body()
+
+    def folded(self) -> str:
+        """Write it as a part of a page that is opened by a click on its title."""
+        note = f"<p class=note>{html.escape(self.note)}</p>"
+        return f"<details><summary>{html.escape(self.title)}</summary>{note}{self.body()}</details>"
+
+    def body(self) -> str:
+        """Write it without title and note."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
-        return (
-            f"<h2>{html.escape(self.title)}</h2><p class=note>{html.escape(self.note)}</p>"
-            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        )
+        rows = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in self.rows)
+        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """Write a cell; long texts are set as text, not as numbers."""
+    kind = ' class="text"' if len(text) > _LONG else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -77,11 +76,13 @@ def number(value: float, digits: int = 3) -> str:
 
 def page(title: str, body: Iterable[str]) -> str:
     """Put parts together as one HTML page that needs nothing else."""
+    content = "\n".join(body)
+    script = f"<script>{_resource('structure_view.js')}</script>" if '<canvas class="structure"' in content else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{html.escape(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{_resource('page.css')}</style></head><body>\n"
+        f"<h1>{html.escape(title)}</h1>\n{content}\n{script}</body></html>\n"
     )
 
 
@@ -90,9 +91,38 @@ def summary(sentences: Iterable[str]) -> str:
     return '<div class="summary">' + "".join(f"<p>{html.escape(text)}</p>" for text in sentences) + "</div>"
 
 
+def heading(title: str, note: str = "") -> str:
+    """Begin a section, with a sentence that says how to read it."""
+    return f"<h2>{html.escape(title)}</h2>" + (f"<p class=note>{html.escape(note)}</p>" if note else "")
+
+
 def picture(figure: Figure, caption: str) -> str:
     """Write a figure as a part of a page; the same figure always gives the same text."""
+    return f"<figure>{_svg(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def pictures(figures: Sequence[Figure], caption: str) -> str:
+    """Write panels side by side where there is room, and below each other on a phone."""
+    panels = "".join(f"<div>{_svg(figure)}</div>" for figure in figures)
+    return f'<figure><div class="panels">{panels}</div><figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def footer(texts: Mapping[str, str]) -> str:
+    """End a page with texts that few will read, such as its configuration, folded up under their names."""
+    return "".join(
+        f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
+        for name, text in texts.items()
+    )
+
+
+def _svg(figure: Figure) -> str:
+    """Draw a figure without background; what is black takes the colour of the page's text."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
-    return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "atomslim", "font.family": "sans-serif"}):
+        figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
+
+
+def _resource(name: str) -> str:
+    return files("atomslim.measure").joinpath(name).read_text(encoding="utf-8")

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
-from atomslim.study.options import DownstreamOptions, Strategy, StudyOptions
+from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
 
 Kind = Literal["relevance", "reduce", "distill", "tune", "speed"]
+
+_IMPLIED: dict[Kind, tuple[Strategy, ...]] = {"relevance": ("full",), "speed": ("full",), "distill": ("distilled",)}
+"""Strategies that go without saying in a cell's name."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell and of its folder."""
-        parts = [self.kind, self.downstream, self.strategy if self.kind in {"reduce", "tune"} else ""]
+        parts = [self.kind, self.downstream, "" if self.strategy in _IMPLIED.get(self.kind, ()) else self.strategy]
         parts.append("" if self.blocks is None else str(self.blocks))
         if self.kind in {"distill", "tune"} or self.strategy == "random":
             parts.append(f"seed{self.seed}")
@@ -32,8 +36,8 @@ class Cell:
     @property
     def needs(self) -> "Cell | None":
         """The cell whose model this one starts from."""
-        if self.kind == "tune" and self.strategy == "distilled":
-            return Cell("distill", "distilled", self.blocks, self.seed)
+        if self.kind == "tune" and self.strategy in DISTILLED.values():
+            return Cell("distill", self.strategy, self.blocks, self.seed)
         return None
 
 
@@ -51,8 +55,8 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
             for strategy in options.realign:
                 yield from (Cell("reduce", strategy, blocks, seed) for seed in _seeds(strategy, options))
     if options.distill is not None:
-        for seed in options.seeds:
-            yield from (Cell("distill", "distilled", blocks, seed) for blocks in options.blocks)
+        for seed, student in product(options.seeds, options.distill.strategies):
+            yield from (Cell("distill", student, blocks, seed) for blocks in options.blocks)
     if options.speed is not None:
         yield Cell("speed")
     for downstream in options.downstream:

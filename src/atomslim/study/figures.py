@@ -1,126 +1,163 @@
-"""Figures of a study, as SVG texts for its report."""
+"""Figures of a study: lists of panels, which its report puts side by side or below each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from atomslim.study.options import DownstreamOptions, Strategy
-from atomslim.study.results import Results, Spread, Variant
+from atomslim.measure.page import number
+from atomslim.study.names import COLOURS, STRATEGIES, blocks
+from atomslim.study.options import DISTILLED, Strategy
+from atomslim.study.results import FULL_MODEL, Curve, Results, Spread, Variant
 
-COLOURS: dict[Strategy, str] = {
-    "full": "#555555",
-    "sliced": "#0072b2",
-    "random": "#e69f00",
-    "least-squares": "#009e73",
-    "distilled": "#cc79a7",
-}
-"""Told apart with any colour vision (Okabe and Ito)."""
-
-PANEL = (3.6, 2.9)
+PANEL = (3.7, 3.1)
 """Inches."""
 
+BRANCHES = {"node": "#1f8ad0", "edge": "#e69f00"}
 
-def pretraining(results: Results) -> Figure:
+_WIDEST = 0.3
+"""Decades: where errors are nearer to each other, the axis has numbers between powers of ten, too."""
+
+
+def relevance(found: Mapping[str, Any]) -> list[Figure]:
+    """Draw the relevance of every block, a panel for each dataset and one for the mix (Fig. 2)."""
+    panels = [_relevance_panel(name, task["gradcam"], found["blocks"]) for name, task in found["tasks"].items()]
+    if len(panels) == 1:
+        return panels
+    figure, axes = _panel("the mix", "block", "share of the relevance")
+    axes.bar(range(len(found["blocks"])), found["mix"]["gradcam"], 0.7, color="#009e73", label="node and edge")
+    _name_blocks(axes, found["blocks"])
+    return [figure, *panels]
+
+
+def pretraining(results: Results) -> list[Figure]:
     """Draw the force error against the blocks that are kept, a panel for each pre-training task (Table 1)."""
-    tasks = [task.name for task in results.options.mix]
-    figure, panels = _panels(len(tasks))
-    for task, axes in zip(tasks, panels, strict=True):
-        full = results.reduced(Variant("full", None), task)
-        if full is not None:
-            axes.axhline(full.mean, color=COLOURS["full"], linestyle="--", linewidth=1, label="full")
-        for strategy in {variant.strategy: None for variant in results.variants if variant.blocks is not None}:
-            points = [(blocks, results.reduced(Variant(strategy, blocks), task)) for blocks in results.options.blocks]
-            _line(axes, strategy, points)
-        _finish(axes, task, "blocks kept", "force MAE (meV/Å)", blocks=results.options.blocks)
-    _legend(panels[0], size=7)
-    return figure
+    strategies = list(dict.fromkeys(variant.strategy for variant in results.variants if variant.blocks is not None))
+    return [
+        _against_blocks(
+            results, task, "force MAE (meV/Å)", strategies, lambda one, task=task: results.reduced(one, task)
+        )
+        for task in results.tasks
+    ]
 
 
-def downstream(results: Results) -> Figure:
+def downstream(results: Results) -> list[Figure]:
     """Draw the test error after fine-tuning against the blocks that are kept, a panel for each dataset (Fig. 3)."""
-    parts = results.options.downstream
-    figure, panels = _panels(len(parts))
-    for part, axes in zip(parts, panels, strict=True):
-        full = results.tuned(part, Variant("full", None))
-        if full is not None:
-            axes.axhline(full.mean, color=COLOURS["full"], linestyle="--", linewidth=1, label="full")
-        for strategy in part.strategies:
-            if strategy != "full":
-                points = [(blocks, results.tuned(part, Variant(strategy, blocks))) for blocks in results.options.blocks]
-                _line(axes, strategy, points)
-        _finish(axes, part.name, "blocks kept", f"test MAE, {part.target} (milli-units)", results.options.blocks)
-    _legend(panels[0], size=7)
+    figures = []
+    for part in results.options.downstream:
+        strategies = [strategy for strategy in part.strategies if strategy != "full"]
+        label = f"test MAE, {part.target} ({results.unit(part)})"
+        figures.append(
+            _against_blocks(results, part.name, label, strategies, lambda one, part=part: results.tuned(part, one))
+        )
+    return figures
+
+
+def convergence(results: Results) -> list[Figure]:
+    """Draw validation errors against seconds of training, a panel for each dataset (Fig. 4).
+
+    Shown are the full model, and the cut ones from distillation where there is one, or else sliced.
+    """
+    figures = []
+    for part in results.options.downstream:
+        figure, axes = _panel(part.name, "seconds of training", f"validation MAE, {part.target} ({results.unit(part)})")
+        for curve in shown_curves(results.curves(part)):
+            _curve(axes, curve, results.options.blocks)
+        _errors_axis(axes)
+        _legend(figure)
+        figures.append(figure)
+    return figures
+
+
+def shown_curves(curves: Sequence[Curve]) -> list[Curve]:
+    """Choose one curve for each number of blocks: distilled if there is one, or else sliced, or what there is."""
+    order: list[Strategy] = ["full", "distilled", "least-squares-distilled", "sliced", "least-squares", "random"]
+    ranked = sorted(curves, key=lambda curve: order.index(curve.variant.strategy), reverse=True)
+    best = {curve.variant.blocks: curve for curve in ranked}
+    return [best[count] for count in sorted(best, key=lambda count: -(count or 10**6))]
+
+
+def _relevance_panel(name: str, by_branch: Mapping[str, Any], numbers: Sequence[int]) -> Figure:
+    figure, axes = _panel(name, "block", "share of the relevance")
+    width = 0.8 / len(by_branch)
+    for place, (branch, score) in enumerate(by_branch.items()):
+        mean, deviation = (np.array(score[what], dtype=float) for what in ("mean", "deviation"))
+        total = np.nansum(mean) or 1.0
+        error = np.nan_to_num(deviation) / total / max(score["batches"], 1) ** 0.5
+        at = np.arange(len(numbers)) + (place - (len(by_branch) - 1) / 2) * width
+        axes.bar(at, mean / total, width, yerr=error, color=BRANCHES[branch], label=branch, error_kw={"linewidth": 0.8})
+    _name_blocks(axes, numbers)
     return figure
 
 
-def convergence(results: Results) -> Figure:
-    """Draw validation errors against seconds of training, a panel for each dataset (Fig. 4)."""
-    parts = results.options.downstream
-    figure, panels = _panels(len(parts))
-    for part, axes in zip(parts, panels, strict=True):
-        for curve in results.curves(part):
-            axes.plot(
-                curve.seconds,
-                curve.errors,
-                color=COLOURS[curve.variant.strategy],
-                linewidth=1.2,
-                alpha=1.0 if curve.variant.blocks is None else 0.3 + 0.1 * curve.variant.blocks,
-                label=label(curve.variant),
-            )
-        _finish(axes, part.name, "seconds of training", f"validation MAE, {part.target} (milli-units)")
-        _legend(axes, size=6)
+def _name_blocks(axes: Axes, numbers: Sequence[int]) -> None:
+    axes.set_xticks(range(len(numbers)), [str(block) if block else "emb." for block in numbers])
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _against_blocks(results: Results, title: str, label: str, strategies: Sequence[Strategy], error: Any) -> Figure:
+    figure, axes = _panel(title, "blocks kept", label)
+    full: Spread | None = error(FULL_MODEL)
+    if full is not None:
+        axes.axhline(full.mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=STRATEGIES["full"])
+    counts = sorted(results.options.blocks)
+    for strategy in strategies:
+        _line(axes, strategy, [(count, error(Variant(strategy, count))) for count in counts])
+    axes.set_xticks(counts)
+    axes.set_xlim(max(counts) + 0.3, min(counts) - 0.3)
+    _errors_axis(axes)
+    _legend(figure)
     return figure
-
-
-def label(variant: Variant) -> str:
-    """Name a variant for people."""
-    return "full" if variant.blocks is None else f"{variant.blocks} blocks, {variant.strategy}"
-
-
-def has_curves(results: Results, parts: Sequence[DownstreamOptions]) -> bool:
-    """Say whether anything was fine-tuned yet."""
-    return any(results.curves(part) for part in parts)
-
-
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for unused in panels[count:]:
-        unused.set_visible(False)
-    return figure, panels[:count]
 
 
 def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | None]]) -> None:
-    known = [(blocks, spread) for blocks, spread in points if spread is not None]
+    known = [(count, spread) for count, spread in points if spread is not None]
     if known:
         axes.errorbar(
-            [blocks for blocks, _ in known],
+            [count for count, _ in known],
             [spread.mean for _, spread in known],
             yerr=[spread.deviation or 0.0 for _, spread in known],
             color=COLOURS[strategy],
-            marker="o",
+            marker="s" if strategy in DISTILLED.values() else "o",
             markersize=4,
             capsize=2,
-            linewidth=1.2,
-            label=strategy,
+            linewidth=1.4,
+            label=STRATEGIES[strategy],
         )
 
 
-def _finish(axes: Axes, title: str, x: str, y: str, blocks: Sequence[int] = ()) -> None:
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
-    axes.set_yscale("log")
-    axes.tick_params(labelsize=7, which="both")
+def _curve(axes: Axes, curve: Curve, counts: Sequence[int]) -> None:
+    kept = curve.variant.blocks
+    colours = ["#1f8ad0", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9"]
+    colour = COLOURS["full"] if kept is None else colours[sorted(counts, reverse=True).index(kept) % len(colours)]
+    name = "full" if kept is None else f"{blocks(kept)}, {STRATEGIES[curve.variant.strategy]}"
+    axes.plot(curve.seconds, curve.errors, "o-", color=colour, markersize=3, linewidth=1.3, label=name)
+
+
+def _panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=PANEL, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    if blocks:
-        axes.set_xticks(sorted(blocks))
-        axes.invert_xaxis()
+    return figure, axes
 
 
-def _legend(axes: Axes, size: int) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=size, frameon=False)
+def _legend(figure: Figure) -> None:
+    """Name the lines below the panel, where they are in nobody's way."""
+    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
+
+
+def _errors_axis(axes: Axes) -> None:
+    """Give errors a logarithmic axis with plain numbers; between powers of ten, too, where it spans few of them."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    plain = FuncFormatter(lambda value, _: number(value, 1))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if high / low < 10 ** (1 + _WIDEST) else NullFormatter())

@@ -5,24 +5,56 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atomslim.errors import ConfigError
 from atomslim.models.checkpoint.metadata import first_problem
-from atomslim.train.options import TaskOptions
+from atomslim.models.embedded import located
+from atomslim.train.distill import DistillOptions
+from atomslim.train.finetune import FinetuneOptions
+from atomslim.train.options import RunOptions, TaskOptions, validated
 
 Realign = Literal["sliced", "random", "least-squares"]
-Strategy = Literal["full", "sliced", "random", "least-squares", "distilled"]
+Start = Literal["sliced", "least-squares"]
+Strategy = Literal["full", "sliced", "random", "least-squares", "distilled", "least-squares-distilled"]
+
+DISTILLED: dict[Start, Strategy] = {"sliced": "distilled", "least-squares": "least-squares-distilled"}
+"""What a student starts from → its strategy."""
 
 
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+class DistillationOptions(BaseModel):
+    """How the full model is distilled into the cut ones: every option of distillation, and where they start."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+
+    start: tuple[Start, ...] = Field(
+        default=("sliced",), min_length=1, description="the cut that students start from; several: each of them"
+    )
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Options of the run."""
+        return dict(self.model_extra or {})
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """The strategies that it gives."""
+        return tuple(DISTILLED[start] for start in self.start)
+
+
 class DownstreamOptions(_Options):
     """A dataset that every variant of the model is fine-tuned on."""
 
-    name: str = Field(description="name in tables and figures, and of the cells' folders", pattern=r"^[\w.]+$")
+    name: str = Field(description="name in tables and figures, and of the cells' folders", pattern=r"^[\w-]+$")
     data: str = Field(description="dataset, as in rmd17:aspirin")
     target: str = Field(default="forces", description="target whose error is shown")
     strategies: tuple[Strategy, ...] = Field(default=("full", "sliced", "random", "distilled"), min_length=1)
@@ -32,7 +64,9 @@ class DownstreamOptions(_Options):
 class SpeedOptions(_Options):
     """How the efficiency table is measured."""
 
-    structures: str = Field(default="mof5", description="a built-in structure, or a file")
+    structures: str = Field(default="mof5", description="a built-in structure, or a file of which the first is taken")
+    task: str | None = Field(default=None, description="whose graphs and heads; none: the model's first task")
+    mode: Literal["energy", "forces"] = Field(default="forces", description="energy: predictions without forces")
     repeats: int = Field(default=5, ge=1)
 
 
@@ -49,25 +83,48 @@ class StudyOptions(_Options):
     realign: tuple[Realign, ...] = Field(default=("sliced", "random", "least-squares"), min_length=1)
     calibration: int = Field(default=256, ge=1, description="structures of each task for least squares")
     relevance: int = Field(default=128, ge=0, description="structures of each task for relevance; 0: none")
-    distill: dict[str, Any] | None = Field(default=None, description="options of distillation; none: no distillation")
+    distill: DistillationOptions | None = Field(default=None, description="none: no distillation")
     downstream: tuple[DownstreamOptions, ...] = Field(default=())
     speed: SpeedOptions | None = Field(default=SpeedOptions(), description="none: no efficiency table")
+    accelerator: Literal["cpu", "gpu", "auto"] = Field(default="cpu", description="where all cells compute")
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyOptions":
-        if self.distill is None and any("distilled" in part.strategies for part in self.downstream):
-            raise ValueError("downstream strategies name distilled, and there are no options distill")
-        if (self.distill is not None or self.relevance) and not self.mix:
-            raise ValueError("relevance and distillation need data: name the model's tasks and datasets under mix")
+        self._require_mix()
+        for part in self.downstream:
+            self._require_distilled(part)
+            _require_options(f"downstream {part.name}, finetune", FinetuneOptions, part.finetune)
+        if self.distill is not None:
+            _require_options("distill", DistillOptions, self.distill.run)
         names = [part.name for part in self.downstream]
         if len(set(names)) < len(names):
             raise ValueError(f"two downstream datasets have one name: {', '.join(names)}")
         return self
 
+    def _require_mix(self) -> None:
+        fitted = any("least-squares" in part.strategies for part in self.downstream)
+        if (self.distill is not None or self.relevance or fitted) and not self.mix:
+            raise ValueError(
+                "relevance, distillation and least squares need data: name the model's tasks and datasets under mix"
+            )
+
+    def _require_distilled(self, part: DownstreamOptions) -> None:
+        known = () if self.distill is None else self.distill.strategies
+        for strategy in part.strategies:
+            if strategy in DISTILLED.values() and strategy not in known:
+                raise ValueError(f"downstream {part.name}: strategy {strategy} needs distill with that start")
+
     @property
     def model_path(self) -> Path:
         """Where the full model is."""
-        return Path(os.path.expandvars(self.model)).expanduser()
+        return located(Path(os.path.expandvars(self.model)).expanduser())
+
+
+def _require_options(where: str, kind: type[RunOptions], values: dict[str, Any]) -> None:
+    try:
+        validated(kind, values)
+    except ConfigError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix('options: ')}") from error
 
 
 def read_study(path: Path) -> StudyOptions:

@@ -1,103 +1,125 @@
 """The report of a study: one HTML file that works offline, on a phone, in light and in dark; and its tables as text."""
 
-import html
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from ase import Atoms
 
+from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
 from atomslim.measure import page
 from atomslim.measure.page import TextTable
+from atomslim.measure.structure_view import structure_view
+from atomslim.measure.structures import structure
 from atomslim.study import figures, tables
-from atomslim.study.results import Results, Variant
+from atomslim.study.results import Results
+from atomslim.study.summary import sentences
+
+ABOUT = (
+    "Interaction blocks are removed from the end of the model, its readout is re-aligned, and the full model may be "
+    "distilled into the cut one, as in arXiv 2504.19538, whose numbers stand beside ours."
+)
 
 
 def write_report(results: Results, folder: Path) -> Path:
     """Write report.html, report.md and results.json into a study's folder, and return the first."""
-    shown = list(_tables(results))
-    _write(folder / "report.html", _page(results, shown))
-    _write(folder / "report.md", f"# {results.options.title}\n\n" + "\n".join(table.markdown() for table in shown))
-    _write(
-        folder / "results.json", json.dumps({table.title: [table.columns, *table.rows] for table in shown}, indent=1)
-    )
+    shown = all_tables(results)
+    lines = [f"# {results.options.title}", "", *(f"- {text}" for text in sentences(results)), ""]
+    _write(folder / "report.html", _page(results))
+    _write(folder / "report.md", "\n".join([*lines, *(table.markdown() for table in shown)]))
+    content = {table.title: [table.columns, *table.rows] for table in shown}
+    _write(folder / "results.json", json.dumps(content, indent=1, ensure_ascii=False))
     return folder / "report.html"
 
 
-def summary(results: Results) -> list[str]:
-    """Say in a few plain sentences what was cut, what it cost, and what won it back."""
-    options = results.options
-    sentences = []
-    states = list(results.board.states().values())
-    sentences.append(f"{states.count('done')} of {len(states)} cells are finished.")
-    full = results.parameters(Variant("full", None))
-    for blocks in options.blocks:
-        cut = results.parameters(Variant("sliced", blocks))
-        if full and cut:
-            sentences.append(
-                f"With {blocks} blocks the model has {cut / full:.0%} of its parameters. " + _cost(results, blocks)
-            )
-    return sentences
-
-
-def _cost(results: Results, blocks: int) -> str:
-    """Say how much the force error grows, as a geometric mean over the tasks, for every strategy."""
-    parts = []
-    for variant in results.variants:
-        if variant.blocks == blocks:
-            ratio = _growth(results, variant)
-            if ratio is not None:
-                parts.append(f"{variant.strategy} {ratio:.2f} ×")
-    return f"Force error beside the full model's, geometric mean over tasks: {', '.join(parts)}." if parts else ""
-
-
-def _growth(results: Results, variant: Variant) -> float | None:
-    product, count = 1.0, 0
-    for task in results.options.mix:
-        full, own = results.reduced(Variant("full", None), task.name), results.reduced(variant, task.name)
-        if full is not None and own is not None:
-            product, count = product * own.mean / full.mean, count + 1
-    return product ** (1 / count) if count else None
-
-
-def _tables(results: Results) -> Iterator[TextTable]:
-    if results.options.mix:
-        yield tables.pretraining(results)
-        yield tables.recovery(results)
-        yield tables.published(results)
-    if results.options.downstream:
-        yield tables.downstream(results)
-    missing = tables.failures(results)
-    if missing.rows:
-        yield missing
-
-
-def _page(results: Results, shown: list[TextTable]) -> str:
-    versions = (results.board.folder / "versions.json").read_text(encoding="utf-8")
-    body = [
-        page.summary(summary(results)),
-        *_figures(results),
-        *(table.html() for table in shown),
-        "<h2>Configuration</h2>",
-        f"<pre>{html.escape(_configuration(results))}</pre>",
-        f"<pre>{html.escape(versions)}</pre>",
+def all_tables(results: Results) -> list[TextTable]:
+    """Return every table that there is something for."""
+    mix, downstream = bool(results.options.mix), bool(results.options.downstream)
+    found = [
+        tables.pretraining(results) if mix else None,
+        tables.growth(results) if mix else None,
+        tables.published(results) if mix else None,
+        tables.downstream(results) if downstream else None,
+        tables.efficiency(results),
+        tables.failures(results),
     ]
-    return page.page(results.options.title, body)
+    return [table for table in found if table is not None]
+
+
+def _page(results: Results) -> str:
+    versions = results.board.folder / "versions.json"
+    texts = {"Configuration": _configuration(results)}
+    if versions.is_file():
+        texts["Versions"] = versions.read_text(encoding="utf-8")
+    return page.page(results.options.title, [page.summary(sentences(results)), *_sections(results), page.footer(texts)])
+
+
+def _sections(results: Results) -> Iterator[str]:
+    yield f"<p class=note>{ABOUT}</p>"
+    yield from _sample(results)
+    yield from _relevance(results)
+    yield from _mix(results)
+    yield from _downstream(results)
+    efficiency, missing = tables.efficiency(results), tables.failures(results)
+    yield from (table.html() for table in (efficiency, missing) if table is not None)
+
+
+def _relevance(results: Results) -> Iterator[str]:
+    if results.relevance is not None:
+        yield page.heading("How much each block matters")
+        yield page.pictures(
+            figures.relevance(results.relevance),
+            "GradCAM scores of the blocks' features (node: of atoms, edge: of pairs), as shares of their sum; emb. is "
+            "the embedding, which is never removed. Bars: standard error over batches. In the paper's Fig. 2, scores "
+            "of JMP-L fall with depth: block 6 lowest, block 5 next.",
+        )
+
+
+def _mix(results: Results) -> Iterator[str]:
+    if results.options.mix:
+        pretraining = tables.pretraining(results)
+        yield page.heading(pretraining.title, pretraining.note)
+        yield page.pictures(figures.pretraining(results), "Force error against the blocks that are kept.")
+        yield pretraining.body()
+        yield tables.growth(results).html()
+        yield tables.published(results).folded()
+
+
+def _downstream(results: Results) -> Iterator[str]:
+    if any(results.unit(part) for part in results.options.downstream):
+        tuned = tables.downstream(results)
+        yield page.heading(tuned.title, tuned.note)
+        yield page.pictures(figures.downstream(results), "Test error against the blocks that are kept (Fig. 3).")
+        yield tuned.body()
+        yield page.heading("Convergence")
+        yield page.pictures(
+            figures.convergence(results),
+            "Validation error against seconds of training under the same budget, first seed (Fig. 4): cut models after "
+            "distillation where there is one, sliced otherwise.",
+        )
+
+
+def _sample(results: Results) -> Iterator[str]:
+    """Show one of the structures that errors are of, or else that speed is measured on."""
+    sample, speed = results.sample, results.options.speed
+    if sample is not None:
+        atoms, where = Atoms(**sample["atoms"]), f"a validation structure of {sample['task']}"
+    elif speed is not None:
+        try:
+            atoms, where = structure(speed.structures), "the structure that speed is measured on"
+        except ConfigError:  # a file that is not here
+            return
+    else:
+        return
+    text = f"{atoms.get_chemical_formula()}, {len(atoms)} atoms: {where}. Drag, swipe or use the arrow keys to turn it."
+    yield structure_view(atoms, text)
 
 
 def _configuration(results: Results) -> str:
     text: str = yaml.safe_dump(results.options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
-
-
-def _figures(results: Results) -> Iterator[str]:
-    options = results.options
-    if options.mix:
-        yield page.picture(figures.pretraining(results), "Force error on the pre-training tasks against blocks kept.")
-    if figures.has_curves(results, options.downstream):
-        yield page.picture(figures.downstream(results), "Test error after fine-tuning under equal budgets.")
-        yield page.picture(figures.convergence(results), "Validation error against seconds of training, first seed.")
 
 
 def _write(path: Path, text: str) -> None:

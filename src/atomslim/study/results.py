@@ -1,19 +1,19 @@
 """What a study found, gathered from its cells: errors by strategy, blocks and seed."""
 
-import csv
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean, stdev
+from statistics import geometric_mean, mean, stdev
 from typing import Any
 
+from atomslim.measure.page import number
 from atomslim.study.cells import Cell, Kind
-from atomslim.study.options import DownstreamOptions, Strategy, StudyOptions
+from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
 from atomslim.study.runner import Board
 
 MILLI = 1000.0
+
+FULL = "full"
 
 _LOST = 1.01
 """Where slicing adds less than a hundredth to the error, there is nothing to win back."""
@@ -37,7 +37,7 @@ class Spread:
 
     def __str__(self) -> str:
         """Write it with three digits that count, and the deviation beside it."""
-        return f"{self.mean:.3g}" if self.deviation is None else f"{self.mean:.3g} ± {self.deviation:.2g}"
+        return number(self.mean) if self.deviation is None else f"{number(self.mean)} ± {number(self.deviation, 2)}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Variant:
 
     strategy: Strategy
     blocks: int | None
+
+
+FULL_MODEL = Variant("full", None)
 
 
 @dataclass(frozen=True)
@@ -58,32 +61,49 @@ class Curve:
 
 
 class Results:
-    """Everything that the finished cells of a study found."""
+    """Everything that the finished cells of a study found.
+
+    Errors of energies and forces are in milli-units (meV, meV/Å), others as the dataset has them.
+    """
 
     def __init__(self, board: Board, options: StudyOptions) -> None:
         self.board, self.options = board, options
+
+    @property
+    def tasks(self) -> list[str]:
+        """The pre-training tasks."""
+        return [task.name for task in self.options.mix]
+
+    @property
+    def blocks(self) -> int | None:
+        """Blocks of the full model, where the relevance or the efficiency cell has counted them."""
+        if self.relevance is not None:
+            return len(self.relevance["blocks"]) - 1
+        return None if self.speed is None else max(map(int, self.speed["models"]))
 
     @property
     def variants(self) -> list[Variant]:
         """The full model and every cut of it, as the pre-training table has them."""
         strategies: list[Strategy] = [*self.options.realign]
         if self.options.distill is not None:
-            strategies.append("distilled")
+            strategies += self.options.distill.strategies
         cuts = [Variant(strategy, blocks) for blocks in self.options.blocks for strategy in strategies]
-        return [Variant("full", None), *cuts]
+        return [FULL_MODEL, *cuts]
 
     def reduced(self, variant: Variant, task: str, target: str = "forces") -> Spread | None:
-        """Return the validation error of a variant on a pre-training task, in milli-units (meV/Å), over seeds."""
-        kind: Kind = "distill" if variant.strategy == "distilled" else "reduce"
-        found = self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
-        errors = [result["errors"].get(task, {}).get(target) for result in found]
-        return Spread.of(error["mae"] * MILLI for error in errors if error)
+        """Return the validation error of a variant on a pre-training task over seeds."""
+        errors = [result["errors"].get(task, {}).get(target) for result in self._reduced(variant)]
+        return _spread(error for error in errors if error)
+
+    def growth(self, variant: Variant) -> float | None:
+        """Return how many times the full model's force error a variant has: the geometric mean over tasks."""
+        pairs = [(self.reduced(FULL_MODEL, task), self.reduced(variant, task)) for task in self.tasks]
+        ratios = [own.mean / full.mean for full, own in pairs if full is not None and own is not None and full.mean]
+        return geometric_mean(ratios) if ratios else None
 
     def recovered(self, variant: Variant, task: str) -> float | None:
         """Return the share of what slicing lost that a variant wins back: 1 is the full model, 0 the sliced one."""
-        values = [
-            self.reduced(one, task) for one in (Variant("full", None), Variant("sliced", variant.blocks), variant)
-        ]
+        values = [self.reduced(one, task) for one in (FULL_MODEL, Variant("sliced", variant.blocks), variant)]
         if any(value is None for value in values):
             return None
         full, sliced, own = (value.mean for value in values if value is not None)
@@ -91,26 +111,32 @@ class Results:
 
     def tuned_variants(self, downstream: DownstreamOptions) -> list[Variant]:
         """Return the variants that were fine-tuned on a dataset."""
-        full = [Variant("full", None)] if "full" in downstream.strategies else []
-        cut = [strategy for strategy in downstream.strategies if strategy != "full"]
+        full = [FULL_MODEL] if FULL in downstream.strategies else []
+        cut = [strategy for strategy in downstream.strategies if strategy != FULL]
         return full + [Variant(strategy, blocks) for blocks in self.options.blocks for strategy in cut]
 
     def tuned(self, downstream: DownstreamOptions, variant: Variant) -> Spread | None:
-        """Return the test error (validation error without a test set) after fine-tuning, in milli-units, over seeds."""
+        """Return the best model's test error (validation error without a test set) after fine-tuning, over seeds."""
         found = self._found(self._tune_cells(downstream, variant))
-        rows = [self._row(result, downstream.target) for result in found]
-        errors = [row["test"] or row["after"] for row in rows if row]
-        return Spread.of(error["mae"] * MILLI for error in errors if error)
+        return _spread(error for result in found if (error := result["errors"].get(downstream.target)))
+
+    def unit(self, downstream: DownstreamOptions) -> str:
+        """Return the unit of a dataset's errors as they are shown; empty while nothing is finished."""
+        found = self._found(
+            cell for one in self.tuned_variants(downstream) for cell in self._tune_cells(downstream, one)
+        )
+        units = [error["unit"] for result in found if (error := result["errors"].get(downstream.target))]
+        return _shown_unit(units[0]) if units else ""
 
     def curves(self, downstream: DownstreamOptions) -> list[Curve]:
         """Return validation error against training time of every fine-tuning of the first seed."""
         curves = []
         for variant in self.tuned_variants(downstream):
             for result in self._found(list(self._tune_cells(downstream, variant))[:1]):
-                rows = _metrics(self.board.folder / result["run"] / "metrics.csv")
-                name = f"{downstream.name}/{downstream.target}/mae"
-                shown = [(float(row["seconds"]), float(row[name])) for row in rows if row.get(name)]
-                curves.append(Curve(variant, [at for at, _ in shown], [error * MILLI for _, error in shown]))
+                factor = _factor(result["errors"].get(downstream.target, {}).get("unit", ""))
+                rows = [row for row in result["curve"] if row.get(downstream.target) is not None]
+                errors = [row[downstream.target] * factor for row in rows]
+                curves.append(Curve(variant, [row["seconds"] for row in rows], errors))
         return curves
 
     @property
@@ -119,29 +145,48 @@ class Results:
         return self.board.result(Cell("relevance"))
 
     @property
+    def sample(self) -> dict[str, Any] | None:
+        """One validation structure: its task, and its atoms as arguments of `ase.Atoms`."""
+        full = self.board.result(Cell("reduce"))
+        return None if full is None else full.get("sample")
+
+    @property
     def speed(self) -> dict[str, Any] | None:
         """What the efficiency cell found."""
         return self.board.result(Cell("speed"))
 
+    @property
+    def speed_up(self) -> dict[int, float]:
+        """Return how many times as fast as the full model a cut one is, by blocks."""
+        if self.speed is None:
+            return {}
+        rates = {int(blocks): row["structures per second"] for blocks, row in self.speed["models"].items()}
+        return {blocks: rate / rates[max(rates)] for blocks, rate in rates.items()}
+
     def parameters(self, variant: Variant) -> int | None:
-        """Return the number of weights of a variant."""
-        kind: Kind = "distill" if variant.strategy == "distilled" else "reduce"
-        found = self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
+        """Return the number of weights of a variant before any fine-tuning."""
+        found = self._reduced(variant)
         return int(found[0]["parameters"]) if found else None
 
-    def _tune_cells(self, downstream: DownstreamOptions, variant: Variant) -> Iterable[Cell]:
-        return (Cell("tune", variant.strategy, variant.blocks, seed, downstream.name) for seed in self.options.seeds)
+    def _reduced(self, variant: Variant) -> list[dict[str, Any]]:
+        kind: Kind = "distill" if variant.strategy in DISTILLED.values() else "reduce"
+        return self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
+
+    def _tune_cells(self, downstream: DownstreamOptions, variant: Variant) -> Sequence[Cell]:
+        return [Cell("tune", variant.strategy, variant.blocks, seed, downstream.name) for seed in self.options.seeds]
 
     def _found(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:
         names = {cell.name: cell for cell in cells}
         return [result for cell in names.values() if (result := self.board.result(cell)) is not None]
 
-    def _row(self, result: dict[str, Any], target: str) -> dict[str, Any] | None:
-        path = self.board.folder / result["run"] / "summary.json"
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return next((row for row in rows if row["target"] == target), None)
+
+def _spread(errors: Iterable[dict[str, Any]]) -> Spread | None:
+    return Spread.of(error["mae"] * _factor(error["unit"]) for error in errors)
 
 
-def _metrics(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def _factor(unit: str) -> float:
+    return MILLI if unit.startswith("eV") else 1.0
+
+
+def _shown_unit(unit: str) -> str:
+    return f"m{unit}" if unit.startswith("eV") else unit

@@ -80,14 +80,19 @@ class Board:
                     (self.place(cell) / "error.txt").unlink(missing_ok=True)
 
 
-def run_cells(board: Board, work: Work, *, say: Callable[[str], None] = print) -> None:
-    """Work on cells until every one is done, has failed, or cannot be done; waits for those other processes hold."""
+def run_cells(board: Board, work: Work, *, wait: bool = True, say: Callable[[str], None] = print) -> None:
+    """Work on cells until every one is done, has failed, or cannot be done.
+
+    Where other processes hold all that is left, it waits for them, or stops if it is not to ``wait``.
+    """
     while True:
         states = board.states()
         if not set(states.values()) & {"running", "waiting"}:
             return
         ready = [cell for cell, state in states.items() if state == "running"]
         if not any(_attempt(board, cell, work, say) for cell in ready):
+            if not wait:
+                return
             time.sleep(_POLL_SECONDS)
 
 

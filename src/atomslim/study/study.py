@@ -2,17 +2,22 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from atomslim.errors import ConfigError
 from atomslim.study.cells import cells_of
-from atomslim.study.options import StudyOptions
+from atomslim.study.options import StudyOptions, read_study
 from atomslim.study.report import write_report
 from atomslim.study.results import Results
 from atomslim.study.runner import Board, run_cells
 from atomslim.study.work import Workshop
 from atomslim.train.folder import RunFolder
+
+_ADDED = ("title", "blocks", "seeds", "realign", "speed", "accelerator")
+"""Options that may change while a study goes on: they add cells, and leave the results of others as they are."""
 
 
 def run_study(
@@ -20,39 +25,69 @@ def run_study(
     output: str | os.PathLike[str],
     *,
     report_only: bool = False,
+    processes: int = 1,
+    wait: bool = True,
     say: Callable[[str], None] = print,
 ) -> Results:
     """Work on the cells of a study until none is left, and write its report.
 
     Cells that are finished are left alone, failed ones are tried again, and those that another process works on are
-    waited for: start as many processes or jobs on one folder as there are machines.
+    waited for (unless ``wait`` is false): start as many processes or jobs on one folder as there are machines.
 
     Raises:
         ConfigError: the folder holds another study, or there is no model file.
 
     """
-    folder = Path(output)
-    if not options.model_path.is_file():
-        raise ConfigError(f"{options.model_path}: there is no such model file: check the option model")
-    run_folder = RunFolder(folder)
-    run_folder.create(options.model_dump(mode="json"), resume=True)
-    board = Board(folder, cells_of(options))
+    board = Board(Path(output), cells_of(options))
     if not report_only:
+        if options.model != "mini" and not options.model_path.is_file():
+            raise ConfigError(f"{options.model_path}: there is no such model file: check the option model")
+        begin(options, board.folder)
         board.forget_errors()
-        run_cells(board, Workshop(options, folder).do, say=say)
+        with _helpers(options, board, processes - 1):
+            _work(options, board, wait=wait, say=say)
     results = Results(board, options)
-    write_report(results, folder)
+    write_report(results, board.folder)
     return results
 
 
-def run_in_processes(options: StudyOptions, output: str | os.PathLike[str], processes: int) -> Results:
-    """Do the same in several processes, which share the cells among them; this one writes the last report."""
+def begin(options: StudyOptions, folder: Path) -> None:
+    """Make a study's folder; raises ConfigError if it holds cells of another study."""
+    noted, wanted = folder / "config.yaml", options.model_dump(mode="json")
+    if noted.is_file() and (folder / "cells").is_dir():
+        before = read_study(noted).model_dump(mode="json")
+        changed = [name for name, value in _fixed(wanted).items() if _fixed(before).get(name, value) != value]
+        if changed:
+            raise ConfigError(
+                f"{folder}: holds a study with other options {', '.join(changed)}, see its config.yaml: give the same, "
+                "or name another folder"
+            )
+    RunFolder(folder).create(wanted, resume=True)
+
+
+def _fixed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return by name what the results of cells depend on."""
+    fixed = {name: value for name, value in options.items() if name not in (*_ADDED, "distill", "downstream")}
+    if options["distill"] is not None:
+        fixed["distill"] = {name: value for name, value in options["distill"].items() if name != "start"}
+    for part in options["downstream"]:
+        fixed[f"downstream {part['name']}"] = (part["data"], part["finetune"])
+    return fixed
+
+
+@contextmanager
+def _helpers(options: StudyOptions, board: Board, count: int) -> Iterator[None]:
+    """Let other processes of this machine work on cells, too, and wait for them at the end."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    others = [context.Process(target=run_study, args=(options, output)) for _ in range(processes - 1)]
-    for other in others:
-        other.start()
+    helpers = [context.Process(target=_work, args=(options, board)) for _ in range(count)]
+    for helper in helpers:
+        helper.start()
     try:
-        return run_study(options, output)
+        yield
     finally:
-        for other in others:
-            other.join()
+        for helper in helpers:
+            helper.join()
+
+
+def _work(options: StudyOptions, board: Board, *, wait: bool = True, say: Callable[[str], None] = print) -> None:
+    run_cells(board, Workshop(options, board.folder).do, wait=wait, say=say)

@@ -1,55 +1,68 @@
 """Tables of a study, as rows of texts: the report writes them as HTML, `report.md` as Markdown."""
 
-from atomslim.measure.page import TextTable
+from atomslim.measure.page import TextTable, number
 from atomslim.study import paper
-from atomslim.study.figures import label
+from atomslim.study.names import PAPER, label
+from atomslim.study.options import DownstreamOptions
 from atomslim.study.results import Results, Variant
+from atomslim.study.runner import State
+
+_STATES: dict[State, str] = {
+    "done": "done",
+    "failed": "failed",
+    "running": "not finished",
+    "waiting": "waits for another",
+    "blocked": "needs a cell that failed",
+}
+
+_MODES = {"energy": "energies without forces", "forces": "energies and forces"}
+
+_SEEDS = "± is the standard deviation over seeds; a number without it is of one run."
 
 
 def pretraining(results: Results) -> TextTable:
     """Force errors on the pre-training tasks by strategy and blocks, as in the paper's Table 1."""
-    tasks = [task.name for task in results.options.mix]
-    rows = [
-        (label(variant), _millions(results, variant), *_errors(results, variant, tasks)) for variant in results.variants
-    ]
-    seeds = len(results.options.seeds)
+    rows = []
+    for variant in results.variants:
+        errors = (_text(results.reduced(variant, task)) for task in results.tasks)
+        rows.append((label(variant), _millions(results, variant), *errors))
     return TextTable(
         "Cutting and distilling, on the pre-training tasks",
-        f"Force MAE in meV/Å on the validation sets; ± is the standard deviation over {seeds} seeds, where chance is.",
-        ("variant", "parameters / M", *tasks),
+        f"Force MAE in meV/Å on the validation sets. {_SEEDS} {PAPER}",
+        ("variant", "M parameters", *results.tasks),
         tuple(rows),
     )
 
 
-def recovery(results: Results) -> TextTable:
-    """Shares of what slicing lost that other ways win back."""
-    tasks = [task.name for task in results.options.mix]
-    variants = [one for one in results.variants if one.strategy not in {"full", "sliced"}]
-    rows = [(label(variant), *(_percent(results.recovered(variant, task)) for task in tasks)) for variant in variants]
+def growth(results: Results) -> TextTable:
+    """Force errors relative to the full model's, ours and the paper's, and what is won back."""
+    comparable = results.blocks in {None, paper.BLOCKS}
+    rows = []
+    for variant in results.variants[1:]:
+        theirs = paper.growth(variant.strategy, variant.blocks) if comparable else None
+        shares = (_percent(results.recovered(variant, task)) for task in results.tasks)
+        rows.append((label(variant), _times(results.growth(variant)), _times(theirs), *shares))
     return TextTable(
-        "What is won back",
-        "Share of the force error that slicing added which a variant takes away again: 100 % is the full model, "
-        "0 % the sliced one, negative is worse than slicing.",
-        ("variant", *tasks),
+        "What a cut costs, and what is won back",
+        "Force error as a multiple of the full model's (geometric mean over tasks), here and in the paper's Table 1 "
+        "(JMP-L on its own data, so compare the trend); then the share of what slicing added that a variant takes "
+        "away again: 100 % is the full model, 0 % the sliced one, negative is worse.",
+        ("variant", "× full, here", "× full, paper", *(f"won back, {task}" for task in results.tasks)),
         tuple(rows),
     )
 
 
 def published(results: Results) -> TextTable:
-    """The paper's Table 1, for comparison of the trends."""
+    """The paper's Table 1."""
     del results
     rows = [
-        (
-            f"{blocks} blocks, {strategy}" if strategy != "full" else "full (6 blocks)",
-            *(f"{value:g}" for value in values),
-        )
+        (label(Variant(strategy, None if strategy == "full" else count)), *(number(value) for value in values))
         for strategy, by_blocks in paper.FORCE_MAE.items()
-        for blocks, values in by_blocks.items()
+        for count, values in by_blocks.items()
     ]
     return TextTable(
         "The paper's Table 1",
-        "Force MAE in meV/Å of JMP-L on its own data (arXiv 2504.19538): another model and other data, so compare "
-        "trends, not numbers.",
+        f"Force MAE in meV/Å of JMP-L, 6 blocks, on its own data (arXiv 2504.19538). {PAPER}",
         ("variant", *paper.TASKS),
         tuple(rows),
     )
@@ -60,41 +73,80 @@ def downstream(results: Results) -> TextTable:
     parts = results.options.downstream
     variants = dict.fromkeys(variant for part in parts for variant in results.tuned_variants(part))
     rows = [(label(variant), *(_text(results.tuned(part, variant)) for part in parts)) for variant in variants]
+    known = [_long_recipe(part, results.unit(part)) for part in parts]
+    if any(known):
+        rows.append(("the whole JMP-L, its own long recipe", *known))
     return TextTable(
         "Fine-tuned under equal budgets",
-        "Test MAE of the model with the best validation, in milli-units (meV/Å for forces, meV for energies).",
-        ("variant", *(f"{part.name} {part.target}" for part in parts)),
+        f"Test MAE of the model with the best validation; every variant of a dataset has the same budget. {_SEEDS} "
+        f"{paper.FIGURE_3}",
+        ("variant", *(f"{part.name}, {part.target} ({results.unit(part)})" for part in parts)),
         tuple(rows),
     )
 
 
-def failures(results: Results) -> TextTable:
-    """Cells without a result, and why."""
-    board = results.board
+def efficiency(results: Results) -> TextTable | None:
+    """Throughput, FLOPs and parameters by blocks, as in the paper's Table 2; None while they are not measured."""
+    found = results.speed
+    if found is None:
+        return None
+    what = _MODES[found.get("mode", "forces")]
     rows = [
-        (cell.name, state, board.error(cell) or ("needs a cell that failed" if state == "blocked" else ""))
-        for cell, state in board.states().items()
-        if state != "done"
+        (
+            blocks,
+            number(row["structures per second"]),
+            f"{results.speed_up[int(blocks)]:.2f}",
+            number(row["flops"] / 1e9),
+            number(row["parameters"] / 1e6),
+            *(_paper_efficiency(int(blocks)) if results.blocks == paper.BLOCKS else ()),
+        )
+        for blocks, row in sorted(found["models"].items(), key=lambda pair: -int(pair[0]))
     ]
+    columns = ("blocks", "samples/s", "speed-up", "GFLOPs", "M parameters")
+    theirs = tuple(f"paper: {name}" for name in columns[1:]) if results.blocks == paper.BLOCKS else ()
     return TextTable(
-        "Cells without a result",
-        "They are tried again when the study is run again.",
-        ("cell", "state", "reason"),
+        "Efficiency",
+        f"One structure ({found['structure']}) after the other on {found['machine']}: {what}, "
+        "graphs included. GFLOPs are those of matrix products, multiply and add counted as two. Parameters are those "
+        "of the pre-trained model with all its heads. The paper's Table 2: JMP-L fine-tuned on QMOF, a V100.",
+        columns + theirs,
         tuple(rows),
     )
 
 
-def _errors(results: Results, variant: Variant, tasks: list[str]) -> list[str]:
-    return [_text(results.reduced(variant, task)) for task in tasks]
+def failures(results: Results) -> TextTable | None:
+    """Cells without a result, and why; None if there are none."""
+    board = results.board
+    rows = [(cell.name, _STATES[state], board.error(cell)) for cell, state in board.states().items() if state != "done"]
+    note = "They are tried again when the study is run again."
+    return TextTable("Cells without a result", note, ("cell", "state", "reason"), tuple(rows)) if rows else None
+
+
+def _paper_efficiency(blocks: int) -> tuple[str, str, str, str]:
+    if blocks not in paper.EFFICIENCY:
+        return ("", "", "", "")
+    rate, flops, parameters = paper.EFFICIENCY[blocks]
+    return (f"{rate:g}", f"{rate / paper.EFFICIENCY[paper.BLOCKS][0]:.2f}", f"{flops:g}", f"{parameters:g}")
+
+
+def _long_recipe(part: DownstreamOptions, unit: str) -> str:
+    """Return what the whole JMP-L reaches on a dataset, if that is known in the same unit."""
+    name = part.data.partition("@")[0]
+    value, known = paper.LONG_RECIPE.get(name, (0.0, ""))
+    return f"{value:g}" if known and known == unit else ""
 
 
 def _millions(results: Results, variant: Variant) -> str:
     count = results.parameters(variant)
-    return "" if count is None else f"{count / 1e6:.3g}"
+    return "" if count is None else number(count / 1e6)
 
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _percent(value: float | None) -> str:

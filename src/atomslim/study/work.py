@@ -1,25 +1,38 @@
 """What the cells of a study do, in terms of the rest of the package."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
+
+from atomslim.atoms import Sample
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.data.in_memory import opened
+from atomslim.data.mixing import TaskData
 from atomslim.errors import ConfigError
-from atomslim.measure.speed import measure_speed
+from atomslim.measure.accuracy import Errors
+from atomslim.measure.machine import machine
+from atomslim.measure.passes import Job
+from atomslim.measure.speed import measure_jobs
 from atomslim.measure.structures import structure
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
 from atomslim.study.cells import Cell
-from atomslim.study.options import DownstreamOptions, StudyOptions
-from atomslim.train.distill import distill
+from atomslim.study.options import DownstreamOptions, Start, StudyOptions
+from atomslim.study.outcome import outcome
+from atomslim.study.references import with_references
+from atomslim.train.distill import distill, own_scales, own_targets
 from atomslim.train.finetune import finetune
-from atomslim.train.options import RunOptions
+from atomslim.train.options import RunOptions, TaskOptions
 from atomslim.train.tasks import LearningTask, prepare_task
 from atomslim.train.validation import Processes, model_errors
+
+_STARTS: dict[str, Start] = {"distilled": "sliced", "least-squares-distilled": "least-squares"}
 
 
 class Workshop:
@@ -29,22 +42,26 @@ class Workshop:
         self.options, self.folder = options, folder
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where models are; raises ConfigError without a CUDA device where one is asked for."""
+        wanted, there = self.options.accelerator, torch.cuda.is_available()
+        if wanted == "gpu" and not there:
+            raise ConfigError("accelerator gpu: no CUDA device is available to torch here: use cpu or auto")
+        return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+
+    @cached_property
     def full(self) -> BlockModel:
-        """The full model."""
-        return load(self.options.model_path)
+        """The full model, its energies relative to references where the options ask for them and the file has none."""
+        return with_references(load(self.options.model_path, device=self.device), self.options.mix)
 
     @cached_property
     def tasks(self) -> list[LearningTask]:
-        """The pre-training tasks, split as the options say."""
-        tasks = [prepare_task(opened(task.data, task.options), task) for task in self.options.mix]
-        for task in tasks:
-            self.full.task(task.name)
-        return tasks
+        """The pre-training tasks, split as the options say; targets and scales are the model's."""
+        return [self._task(options) for options in self.options.mix]
 
-    def samples(self, part: Literal["train", "validation"], count: int) -> dict[str, list[Any]]:
-        """Return the first structures of every task's set."""
-        parts = {task.name: task.part(part) for task in self.tasks}
-        return {name: [data[place] for place in range(min(count, len(data)))] for name, data in parts.items()}
+    def samples(self, part: Literal["train", "validation"], count: int) -> dict[str, list[Sample]]:
+        """Return structures of every task's set, evenly over it."""
+        return {task.name: _evenly(task.part(part), count) for task in self.tasks}
 
     def do(self, cell: Cell, place: Path) -> dict[str, Any]:
         """Compute a cell in its folder and return its result."""
@@ -52,38 +69,36 @@ class Workshop:
 
     def _relevance(self, cell: Cell, place: Path) -> dict[str, Any]:
         del cell
-        found = block_relevance(self.full, self.samples("validation", self.options.relevance))
+        found = block_relevance(self.full, self.samples("validation", self.options.relevance), limit=None)
         found.plot(place / "relevance.png")
         return found.as_dict()
 
     def _reduce(self, cell: Cell, place: Path) -> dict[str, Any]:
         del place
-        return self._errors(self._cut(cell))
+        found = self._errors(self._cut(cell))
+        return found if cell.blocks is not None else {**found, "sample": self._sample()}
 
     def _distill(self, cell: Cell, place: Path) -> dict[str, Any]:
-        run = place / "run"
+        options = self.options.distill
+        if options is None:
+            raise ConfigError("the study has no options distill")
         student = distill(
-            self._cut(Cell("reduce", "sliced", cell.blocks)),
+            self._cut(Cell("reduce", _STARTS[cell.strategy], cell.blocks)),
             self.full,
-            output=run,
-            resume=(run / "state.pt").is_file(),
-            progress=False,
-            **{"tasks": self.options.mix, "seed": cell.seed, **(self.options.distill or {})},
+            **self._run(place),
+            **{**options.run, "tasks": self.options.mix, "seed": cell.seed},
         )
-        return self._errors(student)
+        return {**self._errors(student), "run": self._relative(place / "run")}
 
     def _tune(self, cell: Cell, place: Path) -> dict[str, Any]:
         downstream = self._downstream(cell.downstream)
-        run = place / "run"
         finetune(
             self._start(cell),
             downstream.data,
-            output=run,
-            resume=(run / "state.pt").is_file(),
-            progress=False,
-            **{"seed": cell.seed, "name": cell.downstream, **downstream.finetune},
+            **self._run(place),
+            **{**downstream.finetune, "name": cell.downstream, "seed": cell.seed},
         )
-        return {"run": str(run.relative_to(self.folder))}
+        return {**outcome(place / "run"), "run": self._relative(place / "run")}
 
     def _speed(self, cell: Cell, place: Path) -> dict[str, Any]:
         del cell, place
@@ -94,14 +109,31 @@ class Workshop:
             str(blocks or self.full.num_blocks): self._cut(Cell("reduce", "sliced", blocks))
             for blocks in (None, *self.options.blocks)
         }
-        found = measure_speed(models, [structure(speed.structures)], repeats=speed.repeats)
-        counts = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
-        return {name: {**value.as_dict(), "parameters": counts[name]} for name, value in found.items()}
+        task = speed.task or next(iter(self.full.tasks))
+        jobs = {name: Job(model, task, speed.mode) for name, model in models.items()}
+        found = measure_jobs(jobs, [structure(speed.structures)], repeats=speed.repeats)
+        rows = {name: {**found[name].as_dict(), "parameters": _weights(model)} for name, model in models.items()}
+        return {
+            "machine": machine(self.device),
+            "structure": speed.structures,
+            "mode": speed.mode,
+            "models": rows,
+        }
+
+    def _run(self, place: Path) -> dict[str, Any]:
+        """Return what all runs have in common; one that was cut short goes on."""
+        run = place / "run"
+        resumed = (run / "state.pt").is_file()
+        accelerator = "gpu" if self.device.type == "cuda" else "cpu"
+        return {"output": run, "resume": resumed, "progress": False, "accelerator": accelerator}
+
+    def _relative(self, place: Path) -> str:
+        return place.relative_to(self.folder).as_posix()
 
     def _start(self, cell: Cell) -> BlockModel:
         """Return the model that a cell's fine-tuning starts from."""
         if cell.needs is not None:
-            return load(self.folder / "cells" / cell.needs.name / "run" / "best.safetensors")
+            return load(self.folder / "cells" / cell.needs.name / "run" / "best.safetensors", device=self.device)
         return self._cut(cell)
 
     def _cut(self, cell: Cell) -> BlockModel:
@@ -109,18 +141,47 @@ class Workshop:
             return self.full
         if cell.strategy == "least-squares":
             calibration = self.samples("train", self.options.calibration)
-            return keep_blocks(self.full, cell.blocks, realign="least-squares", calibration=calibration)
+            limit = self.options.calibration
+            return keep_blocks(self.full, cell.blocks, realign="least-squares", calibration=calibration, limit=limit)
         if cell.strategy == "random":
             return keep_blocks(self.full, cell.blocks, realign="random", seed=cell.seed)
         return keep_blocks(self.full, cell.blocks)
 
     def _errors(self, model: BlockModel) -> dict[str, Any]:
         """Return the errors on every task's validation set."""
-        found = model_errors(model, self.tasks, "validation", RunOptions(steps=1, batch_size=16), Processes())
-        return {
-            "errors": {task: {name: asdict(value) for name, value in errors.items()} for task, errors in found.items()},
-            "parameters": sum(weight.numel() for weight in model.parameters()),
-        }
+        processes = Processes(device=self.device)
+        found = model_errors(model, self.tasks, "validation", RunOptions(steps=1, batch_size=16), processes)
+        return {"errors": {task: _plain(errors) for task, errors in found.items()}, "parameters": _weights(model)}
 
     def _downstream(self, name: str) -> DownstreamOptions:
         return next(part for part in self.options.downstream if part.name == name)
+
+    def _sample(self) -> dict[str, Any]:
+        """Return a structure to show."""
+        task = self.tasks[0]
+        atoms = task.part("validation")[0].to_ase()
+        plain = {
+            "numbers": atoms.numbers,
+            "positions": atoms.positions,
+            "cell": np.asarray(atoms.cell),
+            "pbc": atoms.pbc,
+        }
+        return {"task": task.name, "atoms": {name: value.tolist() for name, value in plain.items()}}
+
+    def _task(self, options: TaskOptions) -> LearningTask:
+        task = self.full.task(options.name or None)
+        named = options.model_copy(update={"name": task.name, "targets": own_targets(task, options.targets)})
+        return prepare_task(opened(options.data, options.options), named, normalisation=own_scales(task))
+
+
+def _evenly(data: TaskData, count: int) -> list[Sample]:
+    places = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
+    return [data[int(place)] for place in places]
+
+
+def _plain(errors: Mapping[str, Errors]) -> dict[str, Any]:
+    return {name: asdict(value) for name, value in errors.items()}
+
+
+def _weights(model: BlockModel) -> int:
+    return sum(weight.numel() for weight in model.parameters())

@@ -1,0 +1,89 @@
+"""What a study found, in a few plain sentences made from its numbers."""
+
+from collections.abc import Iterator
+
+from atomslim.measure.page import number
+from atomslim.study.names import STRATEGIES, blocks, spelled
+from atomslim.study.options import DownstreamOptions
+from atomslim.study.results import FULL_MODEL, Results, Variant
+
+
+def sentences(results: Results) -> list[str]:
+    """Say what was cut, what it cost, what it gained, which blocks matter least, and how much of the study is done."""
+    found = [_cut(results, count) for count in results.options.blocks]
+    found += [_tuned(results, part) for part in results.options.downstream]
+    return [*filter(None, found), *_relevance(results), _state(results)]
+
+
+def _cut(results: Results, count: int) -> str:
+    """Return one sentence on a number of blocks; empty while there is nothing to say."""
+    full, cut = results.parameters(FULL_MODEL), results.parameters(Variant("sliced", count))
+    gains = [f"keep {_percent(cut / full)} of the weights"] if full and cut else []
+    if count in results.speed_up:
+        gains.append(f"run {results.speed_up[count]:.2g} times as fast")
+    costs = _costs(results, count)
+    if not gains and not costs:
+        return ""
+    whole = "" if results.blocks is None else f" of {spelled(results.blocks).lower()}"
+    noun = "blocks" if (results.blocks or count) > 1 else "block"
+    return f"{spelled(count)}{whole} {noun} {'; '.join(filter(None, [' and '.join(gains), costs]))}."
+
+
+def _costs(results: Results, count: int) -> str:
+    """Say how the force error grows with every strategy; a random layer that is not trained yet says nothing."""
+    chosen = [one for one in results.variants if one.blocks == count and one.strategy != "random"]
+    if len(results.tasks) != 1:
+        factors = [(one, results.growth(one)) for one in chosen]
+        parts = [f"{value:.2g} {STRATEGIES[one.strategy]}" for one, value in factors if value is not None]
+        many = f"force errors grow by these factors (geometric mean over {len(results.tasks)} tasks)"
+        return f"{many}: {', '.join(parts)}" if parts else ""
+    task = results.tasks[0]
+    errors = [(one, results.reduced(one, task)) for one in chosen]
+    parts = [f"{number(error.mean, 2)} meV/Å {STRATEGIES[one.strategy]}" for one, error in errors if error is not None]
+    before = results.reduced(FULL_MODEL, task)
+    if before is None or not parts:
+        return ""
+    others = [part.replace(" meV/Å", "") for part in parts[1:]]
+    return f"forces err {number(before.mean, 2)} → {', '.join([parts[0], *others])}"
+
+
+def _tuned(results: Results, part: DownstreamOptions) -> str:
+    """Say what the best variant of every size reaches on a dataset."""
+    found = [(one, error.mean) for one in results.tuned_variants(part) if (error := results.tuned(part, one))]
+    best: dict[int | None, tuple[Variant, float]] = {}
+    for variant, value in found:
+        if variant.blocks not in best or value < best[variant.blocks][1]:
+            best[variant.blocks] = (variant, value)
+    if not best:
+        return ""
+    parts = [_reached(variant, value) for variant, value in best.values()]
+    return f"Fine-tuned on {part.name} with equal budgets, {part.target} err {', '.join(parts)} ({results.unit(part)})."
+
+
+def _reached(variant: Variant, error: float) -> str:
+    if variant.blocks is None:
+        return f"{number(error)} in full"
+    return f"at best {number(error)} with {blocks(variant.blocks)} ({STRATEGIES[variant.strategy]})"
+
+
+def _relevance(results: Results) -> Iterator[str]:
+    found = results.relevance
+    if found is not None and len(found["blocks"]) > 2:
+        shares = dict(zip(found["blocks"][1:], found["mix"]["gradcam"][1:], strict=True))
+        least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+        yield (
+            f"Block {least} matters least ({_percent(shares[least])} of the relevance), block {most} most "
+            f"({_percent(shares[most])})."
+        )
+
+
+def _state(results: Results) -> str:
+    states = list(results.board.states().values())
+    done, failed = states.count("done"), states.count("failed")
+    if done == len(states):
+        return f"All {done} cells are finished."
+    return f"{done} of {len(states)} cells are finished" + (f", {failed} failed: see the end." if failed else ".")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
