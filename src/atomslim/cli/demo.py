@@ -1,146 +1,63 @@
-"""`atomslim demo`: the tools on a small model, from information to a relaxation."""
+"""`atomslim demo`: the whole story on the model that comes with the package, in a few minutes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-if TYPE_CHECKING:
-    from ase import Atoms
+STEPS = (
+    "Which blocks of atomslim-mini matter, on molecules, reactions, adsorbates and oxides (relevance)",
+    "Four of its six blocks are kept; its readout is sliced, or fitted by least squares (prune)",
+    "The cut model learns from the full one for 20 seconds (distill)",
+    "The full and the cut models learn the dynamics of paracetamol, for the same time each (finetune)",
+    "What it costs and what it gains (compare): errors, parameters, FLOPs, speed",
+)
 
-    from atomslim.models import JMP
 
-UNTRAINED = "This model is UNTRAINED: its weights are random, and none of the energies and forces below mean anything."
+def demo(
+    *,
+    folder: Annotated[Path, Parameter(name=["--folder", "-o"])] = Path("demo"),
+    processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+) -> None:
+    """Show the whole story on a small model, from the relevance of its blocks to a report, in about three minutes.
 
-
-def demo(*, folder: Annotated[Path, Parameter(name=["--folder", "-o"])] = Path("demo")) -> None:
-    """Show information, prediction, a cut and a relaxation on a small untrained model, made on the spot.
+    Nothing is downloaded: the model and its structures come with the package. Every number is computed in this run.
 
     Example: atomslim demo --folder demo
 
     Parameters
     ----------
     folder
-        Where the models, structures and predictions are written.
+        Where the models and the report are written; what an interrupted demo finished there is not done again.
+    processes
+        How many of the independent parts are worked on at once.
 
     """
     from rich.console import Console
 
-    from atomslim import keep_blocks, save
-    from atomslim.measure.describe import describe
+    from atomslim import compare, load
+    from atomslim.errors import AtomslimError
     from atomslim.memory import keep_freed_memory
-    from atomslim.use.predict import predict_file
+    from atomslim.study.demo import compared, demo_options
+    from atomslim.study.study import run_study
+    from atomslim.study.summary import sentences
 
     keep_freed_memory()
     console = Console()
-    folder.mkdir(parents=True, exist_ok=True)
-    full_path, small_path = folder / "untrained.safetensors", folder / "untrained-2-blocks.safetensors"
-
-    console.rule("a model")
-    console.print(UNTRAINED, style="bold yellow")
-    model = _untrained_model()
-    save(model, full_path)
-    console.rule(f"atomslim info {full_path}")
-    console.print(describe(full_path))
-
-    structures, predicted = folder / "structures.extxyz", folder / "predicted.extxyz"
-    _write_structures(structures)
-    console.rule(f"atomslim predict {full_path} {structures} -o {predicted}")
-    console.print(f"{predicted}: {predict_file(full_path, structures, predicted)}")
-
-    console.rule("atomslim.keep_blocks(model, 2)")
-    small = keep_blocks(model, 2)
-    save(small, small_path)
-    _compare(console, {"4 blocks": model, "2 blocks": small})
-
-    console.rule("a relaxation with each of them")
-    for name, one in {"4 blocks": model, "2 blocks": small}.items():
-        console.print(f"{name}: {_relax(one)}")
-    console.rule()
-    console.print(f"Models, structures and predictions are in {folder}/.")
-    console.print(UNTRAINED, style="bold yellow")
-
-
-def _untrained_model() -> "JMP":
-    """Return a small JMP with conservative forces whose scale factors are fitted, as before training from scratch."""
-    import torch
-
-    from atomslim import from_ase
-    from atomslim.models import JMP, energy_and_forces, jmp_s
-    from atomslim.models.gemnet_oc.scaling import fit_scale_factors
-
-    torch.manual_seed(0)
-    sizes = jmp_s(emb_size_atom=64, emb_size_edge=128, direct_forces=False)
-    model = JMP(sizes, [energy_and_forces("untrained", forces="conservative")]).eval()
-    batch = from_ase(_structures())
-    fit_scale_factors(model, batch, model.topology(batch))
-    return model
-
-
-def _structures() -> "list[Atoms]":
-    from ase.build import bulk, fcc111, molecule
-
-    structures = [molecule(name) for name in ("CH3CH2OH", "C6H6", "CH3CONH2", "CO2")]
-    structures += [fcc111("Cu", (2, 2, 3), vacuum=8), bulk("MgO", "rocksalt", a=4.21, cubic=True)]
-    for seed, atoms in enumerate(structures):
-        atoms.rattle(0.05, seed=seed)
-    return structures
-
-
-def _write_structures(path: Path) -> None:
-    from ase.io.extxyz import write_extxyz
-
-    from atomslim.files import atomic_write
-
-    structures = _structures()
-    for atoms in structures:
-        atoms.info = {}
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        write_extxyz(file, structures)
-
-
-def _compare(console: object, models: "dict[str, JMP]") -> None:
-    """Print parameters and time per step of each model."""
-    from rich.table import Table
-
-    table = Table("model", "blocks", "parameters", "ms per energy and forces")
-    for name, model in models.items():
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        blocks = ", ".join(map(str, model.block_ids))
-        table.add_row(name, blocks, f"{parameters:,}", f"{1000 * _seconds_per_step(model):.0f}")
-    console.print(table)  # type: ignore[attr-defined]
-
-
-def _seconds_per_step(model: "JMP", repeats: int = 5) -> float:
-    from statistics import median
-    from time import perf_counter
-
-    from ase.build import molecule
-
-    from atomslim import from_ase
-
-    batch = from_ase(molecule("C6H6"))
-    topology = model.topology(batch)
-    times = []
-    for _ in range(repeats + 1):
-        start = perf_counter()
-        model.predict(batch, topology=topology)
-        times.append(perf_counter() - start)
-    return median(times[1:])
-
-
-def _relax(model: "JMP") -> str:
-    import numpy as np
-    from ase.build import molecule
-    from ase.optimize import FIRE
-
-    from atomslim import Calculator
-
-    ethanol = molecule("CH3CH2OH")
-    ethanol.calc = Calculator(model)
-    before = ethanol.get_potential_energy()
-    optimiser = FIRE(ethanol, logfile=None, maxstep=0.02)
-    optimiser.run(fmax=0.02, steps=40)
-    force = float(np.abs(ethanol.get_forces()).max())
-    change = ethanol.get_potential_energy() - before
-    return f"ethanol, {optimiser.nsteps} steps, energy {change:+.3f} eV, largest force {force:.3f} eV/Å"
+    console.rule("atomslim-mini, made smaller")
+    for number, step in enumerate(STEPS, start=1):
+        console.print(f"{number}. {step}.", highlight=False)
+    results = run_study(demo_options(), folder, processes=processes, say=lambda text: console.print(text, style="dim"))
+    failed = [cell.name for cell, state in results.board.states().items() if state == "failed"]
+    if failed:
+        raise AtomslimError(f"{folder}: {failed[0]} failed: read cells/{failed[0]}/error.txt, then run it again")
+    models, data, split = compared(results)
+    side_by_side = compare({name: load(path) for name, path in models.items()}, data, split=split, repeats=3)
+    side_by_side.write(folder / "compare")
+    console.rule("what came out")
+    console.print(side_by_side)
+    for sentence in (*sentences(results), *side_by_side.words()):
+        console.print(f"• {sentence}", highlight=False)
+    console.print(f"\nThe report: {(folder / 'report.html').resolve()}", soft_wrap=True, style="bold")
+    console.print(f"The models side by side: {(folder / 'compare' / 'compare.html').resolve()}", soft_wrap=True)

@@ -81,6 +81,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     from atomslim.errors import ConfigError
     from atomslim.models.checkpoint import checksum, load, save
     from atomslim.models.checkpoint import export_jmp as write_jmp
+    from atomslim.models.embedded import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
     cuts = neighbours is not None or any(value is not None for value in ways.values())
@@ -102,7 +103,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         from atomslim.compress.neighbours import with_neighbours
 
         small = with_neighbours(small, neighbours)
-    small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(model)}
+    small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model))}
     save(small, output)
     if export_jmp is not None:
         write_jmp(small, export_jmp)

@@ -1,5 +1,6 @@
 """Our own files: nothing is lost in them, and what is wrong with one is said in one line."""
 
+import copy
 import errno
 import json
 import resource
@@ -128,6 +129,16 @@ def test_a_file_says_in_words_what_it_is(saved: Path) -> None:
     assert (metadata["format_version"], metadata["architecture"]) == (1, "jmp")
     assert metadata["units"] == {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
     assert metadata["versions"] == {"atomslim": atomslim.__version__, "torch": torch.__version__}
+
+
+def test_half_precision_saves_space_and_is_widened_on_loading(saved: Path, tmp_path: Path) -> None:
+    model = load(saved)
+    save(copy.deepcopy(model).half(), tmp_path / "half.safetensors")
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.4 * saved.stat().st_size
+    narrow = load(tmp_path / "half.safetensors").parameters()
+    for (name, wide), other in zip(model.named_parameters(), narrow, strict=True):
+        assert other.dtype == torch.float32, name
+        torch.testing.assert_close(other.double(), wide, rtol=1e-3, atol=1e-6)
 
 
 def test_dtype_and_device_are_chosen_on_loading(saved: Path) -> None:

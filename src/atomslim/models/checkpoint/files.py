@@ -22,6 +22,7 @@ from atomslim.models.checkpoint.jmp import Alias, Weights, read_jmp, write_jmp
 from atomslim.models.checkpoint.metadata import ARCHITECTURE, Metadata, checksum
 from atomslim.models.checkpoint.retask import replace_tasks
 from atomslim.models.checkpoint.tensors import is_finite, listed, require_fit
+from atomslim.models.embedded import located
 from atomslim.models.jmp import JMP
 from atomslim.models.tasks import Task
 
@@ -41,6 +42,8 @@ def load(
     device: torch.device | str | None = None,
 ) -> BlockModel:
     """Return the model of a file, ready to predict: a JMP checkpoint, whatever its sizes, or a file of `save`.
+
+    ``"mini"`` is the model that comes with the package: small, trained on xTB labels, for learning and testing.
 
     The content decides, not the name. No code in a file is ever executed.
 
@@ -66,6 +69,7 @@ def load(
     if dtype not in {None, torch.float32, torch.float64}:
         raise ConfigError(f"dtype {dtype}: the geometry needs float32 or float64")
     keep_freed_memory()
+    path = located(path)
     ours = _is_safetensors(path)
     model = _read(path) if ours else read_jmp(path, weights=weights, alias=alias)
     if tasks is not None:
@@ -124,7 +128,7 @@ def _read(path: str | os.PathLike[str]) -> JMP:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = _metadata(file.metadata(), where)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dictionary
+            tensors = {name: _full(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - no dictionary
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cut off or damaged ({error}); copy or download it again") from error
     model = _empty(metadata, where)
@@ -135,6 +139,11 @@ def _read(path: str | os.PathLike[str]) -> JMP:
     model.load_state_dict(tensors, assign=True)
     model.block_ids, model.history = metadata.block_ids, metadata.history
     return model
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    """Give numbers that were stored in half precision in single."""
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
 
 
 def _metadata(entries: dict[str, str] | None, where: str) -> Metadata:

@@ -1,19 +1,23 @@
-"""Make the sample that comes with the package: what pre-training of atomslim-mini held out, and the dynamics.
+"""Make what comes with the package: the weights, in half precision, and the structures that pre-training held out.
 
 Run `atomslim data generate -o generated/ --domains dynamics --structures 300`, and from the repository's root
-`python studies/mini/sample.py generated/ runs/mini src/atomslim/data/mini`.
+`python studies/mini/embed.py generated/ runs/mini`.
 """
 
 import sys
 from pathlib import Path
 
+from atomslim import load, save
 from atomslim.data.container import SUFFIX, Container
+from atomslim.data.readers.mini import FOLDER
 from atomslim.data.splits import Split
 from atomslim.data.staging import write_container
+from atomslim.models.embedded import HERE
 
 
-def main(generated: Path, run: Path, output: Path) -> None:
-    """Write one container for each domain: validation and test groups, and all of the dynamics."""
+def main(generated: Path, run: Path) -> None:
+    """Write the best weights, validation and test groups of each domain, and all of the dynamics."""
+    save(load(run / "best.safetensors").half(), HERE / "mini.safetensors")
     for path in sorted(generated.glob(f"*{SUFFIX}")):
         whole = Container(path)
         numbers = range(len(whole))
@@ -21,7 +25,7 @@ def main(generated: Path, run: Path, output: Path) -> None:
             split = Split.load(noted)
             numbers = sorted([*split.validation, *split.test])
         metadata = {name: value for name, value in whole.metadata.items() if name not in {"made", "groups", "columns"}}
-        made = write_container(output / path.name, (whole[number] for number in numbers), metadata)
+        made = write_container(FOLDER / path.name, (whole[number] for number in numbers), metadata)
         print(f"{made.path}: {len(made)} of {len(whole)} structures, {made.path.stat().st_size / 2**20:.2f} MiB")
 
 
