@@ -1,6 +1,6 @@
 # make demo    a tour on a small model            make lint    ruff and mypy
 # make test    the whole test suite               make format  ruff's fixes and layout
-# make clean   remove the environment and caches
+# make docs    the documentation as a site        make clean   remove the environment and caches
 # On a fresh machine each of them first makes .venv (PYTHON=python3.12 chooses the interpreter).
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: $(READY)
 	$(BIN)/atomslim demo
@@ -27,6 +27,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Into site/; it needs nothing from the network. `.venv/bin/mkdocs serve` shows it while you write.
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 # The stamp is written last, so that an interrupted set-up is taken up again.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "atomslim needs Python 3.11 or newer: make PYTHON=python3.12 …")'
@@ -35,5 +39,5 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

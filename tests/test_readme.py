@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+from pages import ROOT, blocks, run_python
+
+README = ROOT / "README.md"
 
 
 def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) >= 3
-    namespace: dict[str, object] = {}
-    for block in BLOCKS:
-        exec(compile(block, str(README), "exec"), namespace)  # noqa: S102 - our own README
+    assert len(blocks(README, "python")) >= 2
+    run_python(README)
     assert "eV" in capsys.readouterr().out
     assert (tmp_path / "small.safetensors").is_file()
 

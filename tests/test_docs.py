@@ -1,0 +1,130 @@
+"""The documentation is true: its Python runs, its command lines make sense, its site builds."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ase.io import write
+from matplotlib.figure import Figure
+
+import atomslim
+from atomslim.cli.main import app
+from atomslim.data import registry
+from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS
+from atomslim.train.finetune import FinetuneOptions
+from atomslim.train.options import RunOptions, validated
+from atomslim.train.pretrain import PretrainOptions
+from pages import ROOT, blocks, command_lines, run_python
+from small_models import jmp
+from train.water import waters
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_COMMANDS = [page for page in (*PAGES, ROOT / "README.md") if list(command_lines(page))]
+YAML = [block for page in PAGES for block in blocks(page, "yaml")]
+OPTIONS: dict[str, type[RunOptions]] = {"atomslim finetune": FinetuneOptions, "atomslim pretrain": PretrainOptions}
+
+SLURM = {"--gpus-per-node", "--gpus-per-task", "--ntasks", "--ntasks-per-node", "--requeue", "--signal"}
+"""Options of srun and sbatch, which stand beside ours on the page about clusters."""
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what a page takes for granted: a checkpoint of JMP, and labelled structures."""
+    atomslim.export_jmp(jmp(*PRETRAINING_TASKS, num_blocks=5).float(), tmp_path / "jmp-l.pt")
+    for seed, name in enumerate(("frames", "oc20", "ani1x", "aspirin")):
+        write(tmp_path / f"{name}.xyz", [sample.to_ase() for sample in waters(12, seed=seed)])
+    monkeypatch.chdir(tmp_path)
+    drawn = Figure.savefig
+
+    def perhaps_drawn(figure: Figure, target: Any, **options: Any) -> None:
+        """Leave out the drawing into files: it takes as long as the rest, and is tested where figures are made."""
+        return target.touch() if isinstance(target, Path) else drawn(figure, target, **options)
+
+    monkeypatch.setattr(Figure, "savefig", perhaps_drawn)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_python(page: Path, reader: Path) -> None:
+    run_python(page, budget="steps=1")
+    assert page.name != "story.md" or {"compare", "jmp-l-4.pt", "runs"} <= {path.name for path in reader.iterdir()}
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
+def test_command_lines(page: Path) -> None:
+    for words in command_lines(page):
+        app.parse_args(words, print_error=False, exit_on_error=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_in_the_text_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    shown = [option for code in re.findall(r"`([^`\n]+)`", text) for option in re.findall(r"(?<!\S)--[a-z-]+", code)]
+    assert set(shown) <= all_options() | SLURM
+
+
+@cache
+def all_options() -> set[str]:
+    commands = [app[name] for name in app if not name.startswith("-")]
+    commands += [app["data"][name] for name in app["data"] if not name.startswith("-")]
+    collections = [command.assemble_argument_collection() for command in commands if command.default_command]
+    return {"--help", *(name for arguments in collections for argument in arguments for name in argument.names)}
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_options_in_yaml(block: str) -> None:
+    """A block of options begins with the command that it is for."""
+    kind = OPTIONS[block.partition("\n")[0].removeprefix("# ")]
+    validated(kind, yaml.safe_load(block))
+
+
+def test_every_command_has_its_section() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## ([a-z]+)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    assert sections.keys() == {name for name in app if not name.startswith("-")}
+    for name, section in sections.items():
+        assert f"atomslim {name} " in section, f"{name} has no example"
+    for name in app["data"]:
+        assert name.startswith("-") or f"atomslim data {name} " in sections["data"]
+
+
+def test_every_dataset_is_named() -> None:
+    table = (DOCS / "data.md").read_text(encoding="utf-8").partition("## Datasets by name")[2].partition("## Splits")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == registry.names()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    names = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    missing = [name for name in names if f": {name}\n" not in text]
+    assert not missing, f"name these pages in mkdocs.yml under nav: {missing}"
+
+
+def test_every_benchmark_is_on_the_page() -> None:
+    text = (DOCS / "performance.md").read_text(encoding="utf-8")
+    assert all(name_of(found) in text for found in (ROOT / "benchmarks" / "results").glob("*.md"))
+
+
+def test_the_site_builds_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
+        pytest.skip("needs mkdocs-material: pip install -c constraints.txt 'atomslim[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    elsewhere = r'(?:src=|<link[^>]+href=|url\()["\']?(?:https?:)?//[^"\'>)\s]+'
+    for built in (*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")):
+        assert not re.findall(elsewhere, built.read_text(encoding="utf-8")), f"{built.name} needs the network"
