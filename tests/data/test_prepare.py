@@ -19,8 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from atomslim.atoms import Sample
-from atomslim.data import prepare as prepares
-from atomslim.data import record, staging
+from atomslim.data import record, staging, workers
 from atomslim.data.container import Container
 from atomslim.data.prepare import count_edges, prepare
 from atomslim.data.registry import resolve
@@ -229,7 +228,7 @@ def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def broken(*_: object) -> None:
         raise BrokenProcessPool("a process ended abruptly")
 
-    monkeypatch.setattr(prepares, "as_completed", broken)
+    monkeypatch.setattr(workers, "as_completed", broken)
     monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *_: None)
     source = resolve(f"aselmdb:{shards(tmp_path / 'shards', 2, 2)}")
     with pytest.raises(Exception, match="fewer processes"):

@@ -30,6 +30,16 @@ def test_errors_are_gathered_over_batches_without_missing_labels() -> None:
     assert result["energy per atom"].mae == pytest.approx((1 + 2 + 3) / 27)
 
 
+def test_a_prediction_that_is_no_number_is_not_taken_for_a_missing_label() -> None:
+    accuracy = Accuracy()
+    predicted = {"energy": torch.tensor([torch.nan, 3.0]), "forces": torch.zeros(18, 3)}
+    labels = {"energy": torch.tensor([0.0, 1.0]), "forces": torch.ones(18, 3)}
+    accuracy.add(predicted, labels, from_ase([ethanol(), ethanol()]))
+    result = accuracy.result()
+    assert np.isnan(result["energy"].mae)
+    assert result["forces"].mae == 1.0
+
+
 def test_fixed_atoms_do_not_count() -> None:
     sample = Sample.create([1, 1], [[0, 0, 0], [0, 0, 1]], {}, fixed=[True, False])
     predicted, labels = torch.tensor([[9.0, 9, 9], [1, 2, 3]]), torch.zeros(2, 3)

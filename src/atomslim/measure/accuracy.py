@@ -74,26 +74,28 @@ class Accuracy:
     """Σ |error| and the number of errors of forces, by atomic number."""
 
     def add(self, predicted: Mapping[str, Tensor], labels: Mapping[str, Tensor], atoms: AtomsBatch) -> None:
-        """Compare the predictions of one batch, in physical units, with its labels: what both have, by name."""
+        """Compare the predictions of one batch, in physical units, with its labels: what both have, by name.
+
+        Labels that are missing (NaN) are left out; a prediction that is not finite makes the error so, too.
+        """
         for name in predicted.keys() & labels.keys():
+            known = torch.isfinite(labels[name])
             error = predicted[name].detach().double() - labels[name].double()
             if name == "forces":
-                counted = ~atoms.fixed if self.free_atoms_only else torch.ones_like(atoms.fixed)
-                error = error[counted]
-                self._add_elements(error, atoms.numbers[counted])
-            self._add(name, error)
+                known = known & (~atoms.fixed | (not self.free_atoms_only))[:, None]
+                whole = known.all(-1)
+                self._add_elements(error[whole], atoms.numbers[whole])
+            self._add(name, error[known])
             if name == "energy":
-                self._add(PER_ATOM, error / atoms.natoms)
+                self._add(PER_ATOM, (error / atoms.natoms)[known])
 
     def _add(self, name: str, error: Tensor) -> None:
-        error = error[torch.isfinite(error)]
         new = torch.stack([error.abs().sum(), error.square().sum(), error.new_tensor(float(error.numel()))]).cpu()
         self.sums[name] = self.sums[name] + new if name in self.sums else new
 
     def _add_elements(self, error: Float[Tensor, "n 3"], numbers: Int[Tensor, " n"]) -> None:
-        known = torch.isfinite(error).all(-1)
-        sums = torch.stack([error[known].abs().sum(-1), torch.full_like(error[known][:, 0], 3.0)], dim=-1)
-        self.elements.index_add_(0, numbers[known].cpu(), sums.cpu())
+        sums = torch.stack([error.abs().sum(-1), torch.full_like(error[:, 0], 3.0)], dim=-1)
+        self.elements.index_add_(0, numbers.cpu(), sums.cpu())
 
     def by_element(self) -> dict[str, float]:
         """Return the mean absolute error of forces in eV/Å by element, lightest first."""
