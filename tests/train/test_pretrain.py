@@ -94,3 +94,25 @@ def test_a_model_that_goes_on_learns_what_its_heads_give(targets: dict[str, Any]
     options = OPTIONS | {"sizes": None, "model": str(tmp_path / "model.safetensors"), "tasks": [asked]}
     with pytest.raises(ConfigError, match=match):
         atomslim.pretrain(options, output=tmp_path / "run", data={"direct": samples}, progress=False)
+
+
+def test_a_model_goes_on_with_new_tasks_whose_heads_start_from_its_own(tmp_path: Path) -> None:
+    model = jmp(DIRECT).float()
+    atomslim.save(model, tmp_path / "model.safetensors")
+    tasks = [task("water") | {"head": "direct"}, task("crystal") | {"head": "fresh"}]
+    options = OPTIONS | {"sizes": None, "model": str(tmp_path / "model.safetensors"), "tasks": tasks, "steps": 1}
+    learned = atomslim.pretrain(options, output=tmp_path / "run", data=DATA, progress=False)
+    assert list(learned.tasks) == ["water", "crystal"]
+    assert next(entry for entry in learned.history if entry["operation"] == "set heads")["from"] == {"water": "direct"}
+    old = model.state_dict()["heads.direct.forces.layers.4.weight"]
+    own, fresh = (learned.state_dict()[f"heads.{name}.forces.layers.4.weight"] for name in ("water", "crystal"))
+    assert (own - old).abs().max() < 0.01 < (fresh - old).abs().max()
+
+
+def test_a_new_task_without_a_head_is_named(tmp_path: Path) -> None:
+    atomslim.save(jmp(DIRECT).float(), tmp_path / "model.safetensors")
+    options = OPTIONS | {"sizes": None, "model": str(tmp_path / "model.safetensors")}
+    with pytest.raises(
+        ConfigError, match=r"has no task crystal, water: .* \(direct\), or .* \(head: TASK, or head: fresh\)"
+    ):
+        atomslim.pretrain(options, output=tmp_path / "run", data=DATA, progress=False)

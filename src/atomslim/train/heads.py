@@ -1,5 +1,6 @@
 """Gives a trained model the heads of a new task: fresh ones, or those of a task it has."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ def with_tasks(
     model: BlockModel,
     tasks: list[Task],
     *,
-    reuse: str | None = None,
+    reuse: Mapping[str, str] | str | None = None,
     seed: int = 0,
     dropout: float | None = None,
     edge_dropout: float | None = None,
@@ -24,8 +25,9 @@ def with_tasks(
     """Return an independent copy of a model that has these tasks, and no others.
 
     Heads start fresh (drawn with ``seed``), or are those of the task ``reuse``, target by target of the same kind;
-    these also keep their scale ``std``, so that what they learned keeps its size in eV. Where no task has direct
-    forces, the edge branch, which nothing would read, is left out. Changes outputs.
+    these also keep their scale ``std``, so that what they learned keeps its size in eV. A mapping says so for each new
+    task; those that are not in it start fresh. Where no task has direct forces, the edge branch, which nothing would
+    read, is left out. Changes outputs.
 
     Raises ConfigError for an architecture that cannot do this, an unknown task, or heads that are not there.
     """
@@ -34,14 +36,14 @@ def with_tasks(
     direct = any(task.direct for task in tasks)
     if direct and not model.config.direct_forces:
         raise ConfigError("the model has no edge branch to read direct forces from: choose conservative forces")
-    old = None if reuse is None else model.task(reuse)
-    kept = tasks if old is None else [_with_old_scales(task, old) for task in tasks]
+    sources = reuse if isinstance(reuse, Mapping) else dict.fromkeys((task.name for task in tasks), reuse)
+    olds = {name: model.task(source) for name, source in sources.items() if source is not None}
+    kept = [_with_old_scales(task, olds[task.name]) if task.name in olds else task for task in tasks]
     new = _rebuilt(model, kept, direct=direct, dropout=dropout, edge_dropout=edge_dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new.heads = nn.ModuleDict({task.name: _heads(model, task, old) for task in kept})
-    change = "reused" if reuse else "fresh"
-    new.history = [*model.history, _entry(kept, change, reuse)]
+        new.heads = nn.ModuleDict({task.name: _heads(model, task, olds.get(task.name)) for task in kept})
+    new.history = [*model.history, _entry(kept, {name: old.name for name, old in olds.items()})]
     return new.to(next(model.parameters()))
 
 
@@ -114,11 +116,11 @@ def _matching(target: Target, old: Task) -> Target:
     return (same or candidates)[0]
 
 
-def _entry(tasks: list[Task], change: str, reuse: str | None) -> dict[str, Any]:
+def _entry(tasks: list[Task], reused: dict[str, str]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "operation": "set heads",
         "changes outputs": True,
-        "heads": change,
+        "heads": "reused" if reused else "fresh",
         "tasks": [task.name for task in tasks],
     }
-    return entry if reuse is None else entry | {"from": reuse}
+    return entry | {"from": reused} if reused else entry

@@ -24,6 +24,7 @@ from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
+from atomslim.train.heads import with_tasks
 from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
 from atomslim.train.progress import announced
 from atomslim.train.run import train
@@ -31,6 +32,9 @@ from atomslim.train.tasks import LearningTask, prepare_task
 
 SCALE_EDGES = 50_000
 """Edges of the structures on which scale factors are fitted, at most: they are in memory together."""
+
+FRESH = "fresh"
+"""In place of a task's name: heads that have learned nothing."""
 
 _SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
 
@@ -115,13 +119,33 @@ def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return JMP(config.sizes.model_copy(update=changes), wanted)
+    return _going_on(config, wanted)
+
+
+def _going_on(config: PretrainOptions, wanted: list[Task]) -> JMP:
+    """Return the model of the file; where a task is to start with other heads than its own, with the wanted tasks only.
+
+    Tasks that keep their own heads keep their mean and references as well.
+    """
     model = load(config.model)
-    missing = [task.name for task in wanted if task.name not in model.tasks]
+    heads = {task.name: options.head or task.name for task, options in zip(wanted, config.tasks, strict=True)}
+    missing = sorted({head for head in heads.values() if head != FRESH and head not in model.tasks})
     if not isinstance(model, JMP) or missing:
-        raise ConfigError(f"{config.model}: has no task {', '.join(missing)}: name tasks as the model does")
+        raise ConfigError(
+            f"{config.model}: has no task {', '.join(missing)}: name tasks as the model does "
+            f"({', '.join(model.tasks)}), or say whose heads a new one starts with (head: TASK, or head: fresh)"
+        )
+    own = {name for name, head in heads.items() if name == head}
     for task in wanted:
-        _require_targets(config.model, task, model.task(task.name))
-    return model
+        if task.name in own:
+            _require_targets(config.model, task, model.task(task.name))
+    if len(own) == len(wanted):
+        return model
+    tasks = [model.task(task.name) if task.name in own else task for task in wanted]
+    reuse = {name: head for name, head in heads.items() if head != FRESH}
+    return with_tasks(
+        model, tasks, reuse=reuse, seed=config.seed, dropout=config.dropout, edge_dropout=config.edge_dropout
+    )
 
 
 def _require_targets(file: str, task: Task, known: Task) -> None:

@@ -20,8 +20,8 @@ class Domain:
     sample: Callable[[int, Generator, Labeller], Iterator[Sample]]
     """Gives labelled structures of group `number` without end; raises Dropped where the group cannot be made."""
     method: Method
-    share: float
-    """Part of a data set for pre-training, by the number of structures; cheap labels are the more numerous ones."""
+    share: int
+    """Parts of a data set for pre-training, by the number of structures; cheap labels are the more numerous ones."""
     size: int
     """Structures of a group."""
     place: int
@@ -33,11 +33,11 @@ _METALS = Method("GFN1-xTB", temperature=1500.0)
 _INSULATORS = Method("GFN1-xTB")
 
 _ALL = (
-    Domain("molecules", "molecules off equilibrium", molecules.sample, _MOLECULAR, 0.51, 20, 0),
-    Domain("reactions", "paths of reactions", reactions.sample, _MOLECULAR, 0.34, 20, 1),
-    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 0.09, 10, 2),
-    Domain("oxides", "oxides and other insulators", oxides.sample, _INSULATORS, 0.06, 10, 3),
-    Domain("dynamics", "dynamics of paracetamol", dynamics.sample, _MOLECULAR, 0.0, 50, 4),
+    Domain("molecules", "molecules off equilibrium", molecules.sample, _MOLECULAR, 51, 20, 0),
+    Domain("reactions", "paths of reactions", reactions.sample, _MOLECULAR, 34, 20, 1),
+    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 9, 10, 2),
+    Domain("oxides", "oxides and other insulators", oxides.sample, _INSULATORS, 16, 10, 3),
+    Domain("dynamics", "dynamics of paracetamol", dynamics.sample, _MOLECULAR, 0, 50, 4),
 )
 
 DOMAINS = {domain.name: domain for domain in _ALL}
@@ -57,7 +57,7 @@ def shares(total: int, names: Sequence[str] = FOUR) -> dict[str, int]:
     """
     if total < len(names):
         raise ConfigError(f"{total} structures for {len(names)} domains: ask for more structures")
-    parts = [domain_of(name).share or 1.0 for name in names]
+    parts = [domain_of(name).share or 1 for name in names]
     counts = {name: max(int(total * part / sum(parts)), 1) for name, part in zip(names, parts, strict=True)}
     counts[names[0]] += total - sum(counts.values())
     return counts
