@@ -105,7 +105,7 @@ def test_parquet_has_a_row_for_each_structure(model: Path, tmp_path: Path) -> No
     write(tmp_path / "all.xyz", [*frames(4), bulk("Cu")])
     predict_shards(model, tmp_path / "all.xyz", tmp_path / "out", form="parquet", shard_size=4, progress=False)
     predict_file(model, tmp_path / "all.xyz", tmp_path / "all.extxyz", progress=False)
-    table = parquet.read_table(sorted((tmp_path / "out").glob("*.parquet")))
+    table = parquet.read_table(tmp_path / "out")  # which leaves out what begins with _
     assert {field.name: str(field.type) for field in table.schema} == {
         "record": "int64",
         "source": "string",
@@ -224,11 +224,11 @@ def test_another_run_is_not_gone_on_with(model: Path, tmp_path: Path) -> None:
         resume()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     for text in ["", "[]", "nonsense"]:
-        (folder / "predict.json").write_text(text)
+        (folder / "_predict.json").write_text(text)
         with pytest.raises(ConfigError, match=r"predict\.json: cannot be read|another run"):
             resume()
-    (folder / "predict.json").unlink()
-    with pytest.raises(ConfigError, match=r"no predict\.json that says of which run"):
+    (folder / "_predict.json").unlink()
+    with pytest.raises(ConfigError, match=r"no _predict\.json that says of which run"):
         resume()
 
 
@@ -277,7 +277,7 @@ def test_shards_before_an_unreadable_record_stay(model: Path, tmp_path: Path) ->
     (tmp_path / "cut.xyz").write_text((tmp_path / "all.xyz").read_text()[:-40])
     with pytest.raises(StructureError, match=r"cut\.xyz: record 2 .* cannot be read"):
         predict_shards(model, tmp_path / "cut.xyz", tmp_path / "out", shard_size=2, progress=False)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["part-00000.extxyz", "predict.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_predict.json", "part-00000.extxyz"]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 | file | what |
 |---|---|
-| predict.json | model, inputs, task, size and format of the shards: what a resumed run must agree with |
+| _predict.json | model, inputs, task, size and format of the shards: what a resumed run must agree with |
 | part-00000.extxyz, … | structures and results of records 0 … size − 1, and so on; or part-00000.parquet |
 
 A shard is there whole or not at all, and record i is always in shard i // size: started again, a run writes what is
@@ -32,7 +32,7 @@ from atomslim.use.results import Prediction, parquet_package, write_extxyz, writ
 
 Format = Literal["extxyz", "parquet"]
 
-NOTE = "predict.json"
+NOTE = "_predict.json"
 """File that says which run a folder holds."""
 
 
