@@ -126,7 +126,13 @@ def test_the_report_stands_alone_and_names_what_failed(results: Results) -> None
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(link.startswith("#") for link in links)  # matplotlib's own marks inside the figures
     assert "@import" not in page
-    assert "| 2 blocks, sliced |" in (results.board.folder / "report.md").read_text()
+    text = (results.board.folder / "report.md").read_text()
+    assert "| 2 blocks, sliced |" in text
+    shown = re.findall(r"!\[[^]]+\]\((figures/[^)]+)\)", text)
+    assert "figures/relevance-the-mix.png" in shown
+    assert "figures/pretraining-a.png" in shown
+    assert "figures/downstream-water.png" in shown
+    assert {file.relative_to(path.parent).as_posix() for file in path.parent.glob("figures/*")} == set(shown)
 
 
 def test_the_summary_says_what_was_cut_and_what_it_cost(results: Results) -> None:

@@ -1,11 +1,13 @@
 """The report of a study: one HTML file that works offline, on a phone, in light and in dark; and its tables as text."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from ase import Atoms
+from matplotlib.figure import Figure
 
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
@@ -22,13 +24,17 @@ ABOUT = (
     "distilled into the cut one, as in arXiv 2504.19538, whose numbers stand beside ours."
 )
 
+Drawn = dict[str, list[Figure]]
+"""Panels of the figures, by the part of the report that they are in."""
+
 
 def write_report(results: Results, folder: Path) -> Path:
-    """Write report.html, report.md and results.json into a study's folder, and return the first."""
-    shown = all_tables(results)
+    """Write report.html, report.md with figures/, and results.json into a study's folder, and return the first."""
+    shown, drawn = all_tables(results), _drawn(results)
     lines = [f"# {results.options.title}", "", *(f"- {text}" for text in sentences(results)), ""]
-    _write(folder / "report.html", _page(results))
-    _write(folder / "report.md", "\n".join([*lines, *(table.markdown() for table in shown)]))
+    _write(folder / "report.html", _page(results, drawn))
+    pictures = [_saved(panel, folder, name) for name, panels in drawn.items() for panel in panels]
+    _write(folder / "report.md", "\n".join([*lines, *(table.markdown() for table in shown), *pictures, ""]))
     content = {table.title: [table.columns, *table.rows] for table in shown}
     _write(folder / "results.json", json.dumps(content, indent=1, ensure_ascii=False))
     return folder / "report.html"
@@ -48,54 +54,80 @@ def all_tables(results: Results) -> list[TextTable]:
     return [table for table in found if table is not None]
 
 
-def _page(results: Results) -> str:
+def _drawn(results: Results) -> Drawn:
+    """Draw every figure that there is something for."""
+    drawn: Drawn = {}
+    if results.relevance is not None:
+        drawn["relevance"] = figures.relevance(results.relevance)
+    if results.options.mix:
+        drawn["pretraining"] = figures.pretraining(results)
+    if any(results.unit(part) for part in results.options.downstream):
+        drawn["downstream"] = figures.downstream(results)
+        drawn["convergence"] = figures.convergence(results)
+    return drawn
+
+
+def _saved(panel: Figure, folder: Path, name: str) -> str:
+    """Save a panel as a file of its own, and return what Markdown shows it with."""
+    title = panel.axes[0].get_title()
+    words = re.findall(r"\w+", title)
+    path = folder / "figures" / f"{'-'.join([name, *words])}.png"
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as temporary:
+        panel.savefig(temporary, format="png", dpi=150)
+    return f"![{name}, {title}]({path.relative_to(folder).as_posix()})"
+
+
+def _page(results: Results, drawn: Drawn) -> str:
     versions = results.board.folder / "versions.json"
     texts = {"Configuration": _configuration(results)}
     if versions.is_file():
         texts["Versions"] = versions.read_text(encoding="utf-8")
-    return page.page(results.options.title, [page.summary(sentences(results)), *_sections(results), page.footer(texts)])
+    return page.page(
+        results.options.title, [page.summary(sentences(results)), *_sections(results, drawn), page.footer(texts)]
+    )
 
 
-def _sections(results: Results) -> Iterator[str]:
+def _sections(results: Results, drawn: Drawn) -> Iterator[str]:
     yield f"<p class=note>{ABOUT}</p>"
     yield from _sample(results)
-    yield from _relevance(results)
-    yield from _mix(results)
-    yield from _downstream(results)
+    yield from _relevance(drawn)
+    yield from _mix(results, drawn)
+    yield from _downstream(results, drawn)
     efficiency, missing = tables.efficiency(results), tables.failures(results)
     yield from (table.html() for table in (efficiency, missing) if table is not None)
 
 
-def _relevance(results: Results) -> Iterator[str]:
-    if results.relevance is not None:
+def _relevance(drawn: Drawn) -> Iterator[str]:
+    if "relevance" in drawn:
         yield page.heading("How much each block matters")
         yield page.pictures(
-            figures.relevance(results.relevance),
+            drawn["relevance"],
             "GradCAM scores of the blocks' features (node: of atoms, edge: of pairs), as shares of their sum; emb. is "
             "the embedding, which is never removed. Bars: standard error over batches. In the paper's Fig. 2, scores "
             "of JMP-L fall with depth: block 6 lowest, block 5 next.",
         )
 
 
-def _mix(results: Results) -> Iterator[str]:
-    if results.options.mix:
+def _mix(results: Results, drawn: Drawn) -> Iterator[str]:
+    if "pretraining" in drawn:
         pretraining = tables.pretraining(results)
         yield page.heading(pretraining.title, pretraining.note)
-        yield page.pictures(figures.pretraining(results), "Force error against the blocks that are kept.")
+        yield page.pictures(drawn["pretraining"], "Force error against the blocks that are kept.")
         yield pretraining.body()
         yield tables.growth(results).html()
         yield tables.published(results).folded()
 
 
-def _downstream(results: Results) -> Iterator[str]:
-    if any(results.unit(part) for part in results.options.downstream):
+def _downstream(results: Results, drawn: Drawn) -> Iterator[str]:
+    if "downstream" in drawn:
         tuned = tables.downstream(results)
         yield page.heading(tuned.title, tuned.note)
-        yield page.pictures(figures.downstream(results), "Test error against the blocks that are kept (Fig. 3).")
+        yield page.pictures(drawn["downstream"], "Test error against the blocks that are kept (Fig. 3).")
         yield tuned.body()
         yield page.heading("Convergence")
         yield page.pictures(
-            figures.convergence(results),
+            drawn["convergence"],
             "Validation error against seconds of training under the same budget, first seed (Fig. 4): cut models after "
             "distillation where there is one, sliced otherwise.",
         )
