@@ -133,7 +133,7 @@ def prepare(
 def generate(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    structures: Annotated[int, Parameter(validator=Number(gte=1))] = 22_000,
+    structures: Annotated[int, Parameter(validator=Number(gte=1))] = 23_600,
     domains: str = "molecules,reactions,adsorbates,oxides",
     seed: int = 0,
     processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
@@ -144,7 +144,7 @@ def generate(
     Needs tblite and RDKit (pip install 'atomslim[labels]'). The same arguments give the same structures, however many
     processes make them and however often they are stopped. About an hour of one core per 17 000 structures.
 
-    Example: atomslim data generate -o generated/ --structures 22000 --processes 8
+    Example: atomslim data generate -o generated/ --structures 23600 --processes 8
 
     Parameters
     ----------

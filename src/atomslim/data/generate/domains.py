@@ -35,7 +35,7 @@ _INSULATORS = Method("GFN1-xTB")
 _ALL = (
     Domain("molecules", "molecules off equilibrium", molecules.sample, _MOLECULAR, 51, 20, 0),
     Domain("reactions", "paths of reactions", reactions.sample, _MOLECULAR, 34, 20, 1),
-    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 9, 10, 2),
+    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 17, 10, 2),
     Domain("oxides", "oxides and other insulators", oxides.sample, _INSULATORS, 16, 10, 3),
     Domain("dynamics", "dynamics of paracetamol", dynamics.sample, _MOLECULAR, 0, 50, 4),
 )

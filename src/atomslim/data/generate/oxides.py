@@ -53,20 +53,21 @@ SOLIDS = (
 MATES = {
     "Li": "Na", "Na": "Li K", "K": "Na", "Be": "Mg", "Mg": "Ca Zn", "Ca": "Mg Sr", "Sr": "Ca Ba", "Ba": "Sr",
     "Zn": "Mg", "B": "Al", "Al": "Ga", "Ga": "Al", "Si": "Ge", "Ge": "Si", "Ti": "Sn", "Sn": "Ti",
-    "F": "Cl", "Cl": "F Br", "Br": "Cl", "O": "S", "S": "O", "N": "P", "C": "Si",
+    "F": "Cl", "Cl": "F Br", "Br": "Cl", "O": "S", "S": "O", "C": "Si",
 }  # fmt: skip
 """Elements that may stand in for each other, since they have as many electrons to give or take."""
 
 STRAIN = 0.03
 """Largest component of the strain; of layers, in the plane."""
 
-RATTLE = 0.08
+RATTLE = 0.12
 """Å: largest standard deviation of the noise."""
 
 STEPS = 2
 """Frames of each short relaxation."""
 
-_EXCHANGED, _GUESTS = 0.4, 0.4
+_EXCHANGED, _GUESTS = 0.75, 0.4
+_MOST_EXCHANGED = 4
 
 
 def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
@@ -84,7 +85,7 @@ def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
 
 
 def exchange(atoms: Atoms, random: Generator) -> str:
-    """Exchange one or two atoms of an element in some of the groups; say what was done: " 2Ca"."""
+    """Exchange up to four atoms of an element in most of the groups; say what was done: " 2Ca"."""
     if random.random() > _EXCHANGED:
         return ""
     places = [place for place, symbol in enumerate(atoms.symbols) if symbol in MATES]
@@ -92,7 +93,7 @@ def exchange(atoms: Atoms, random: Generator) -> str:
     mates = MATES[symbol].split()
     mate = mates[random.integers(len(mates))]
     same = np.flatnonzero(atoms.symbols == symbol)
-    count = int(random.integers(1, 3))
+    count = int(random.integers(1, min(_MOST_EXCHANGED, len(same)) + 1))
     atoms.symbols[random.choice(same, count, replace=False)] = mate
     return f" {count}{mate}"
 

@@ -1,6 +1,6 @@
 """The sample that comes with the package: structures that atomslim-mini was validated and tested on, labelled by xTB.
 
-Source: `atomslim data generate` (22 000 structures, seed 0), of which these are the groups that pre-training left out,
+Source: `atomslim data generate` (23 600 structures, seed 0), of which these are the groups that pre-training left out,
 and `atomslim data generate --domains dynamics --structures 300`. Levels of theory: GFN2-xTB (molecules, reactions,
 dynamics) and GFN1-xTB, Γ only (adsorbates, oxides); eV and eV/Å. See `atomslim.data.generate`.
 """
