@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ def _reproducible() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> None:
+    """Hear Ctrl-C, also in what a shell runs in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

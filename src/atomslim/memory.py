@@ -4,6 +4,12 @@ import ctypes
 import functools
 import os
 import sys
+from pathlib import Path
+
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -31,3 +37,21 @@ def give_back_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def free_memory() -> int | None:
+    """Return the bytes that this process can still take without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return min([available, *_left_in_cgroup()])
+
+
+def _left_in_cgroup() -> list[int]:
+    """Return what the limit of a container or of a job leaves, if there is one."""
+    for limit, usage in _CGROUP_FILES:
+        if Path(limit).is_file() and (text := Path(limit).read_text(encoding="ascii").strip()) != "max":
+            return [int(text) - int(Path(usage).read_text(encoding="ascii"))]
+    return []

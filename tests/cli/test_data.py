@@ -95,6 +95,16 @@ def test_check_exits_with_1_when_there_is_a_problem(
     assert "share no structure" in capsys.readouterr().out
 
 
+def test_check_believes_a_unit_that_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=-76.4, forces=np.full((3, 3), 0.1))
+    write(tmp_path / "water.extxyz", atoms)
+    assert run("check", tmp_path / "water.extxyz") == 1
+    assert 'energy_unit="Hartree"' in capsys.readouterr().err
+    assert run("check", tmp_path / "water.extxyz", "--option", "energy_unit=eV") == 0
+    assert "note     unit of the energy" in capsys.readouterr().out
+
+
 def test_show_prints_a_table_and_draws_a_figure(
     water: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,8 @@ import pytest
 from ase import units
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from numpy.typing import NDArray
 
 from atomslim.atoms import Sample
@@ -16,7 +18,9 @@ from atomslim.data import show as shows
 from atomslim.data import splits
 from atomslim.data.check import Report, check
 from atomslim.data.dataset import open_dataset
-from atomslim.data.registry import info
+from atomslim.data.in_memory import Samples
+from atomslim.data.prepare import prepare
+from atomslim.data.registry import info, resolve
 from atomslim.errors import AtomslimError, ConfigError, DataError
 from data.made_samples import molecule as made
 from data.made_samples import slab
@@ -101,6 +105,24 @@ def test_total_energies_in_another_unit_are_told_by_the_elements(factor: float, 
     total = 6 * -37.9 - 6 * 0.5
     report = check([made(numbers=[6] * 6 + [1] * 6, natoms=12, targets={"energy": total * factor})])
     assert unit in finding(report, "unit of the energy").text
+
+
+def test_a_unit_that_was_given_is_believed(tmp_path: Path) -> None:
+    total = 6 * -37.9 - 6 * 0.5
+    atoms = molecule("C6H6")
+    atoms.calc = SinglePointCalculator(atoms, energy=total)
+    write(tmp_path / "benzene.extxyz", atoms)
+    source = resolve(f"{tmp_path}/benzene.extxyz", options={"energy_unit": "eV"})
+    prepare(source, tmp_path / "benzene.samples")
+    for data in (
+        open_dataset(source.name, options={"energy_unit": "eV"}),
+        open_dataset(str(tmp_path / "benzene.samples")),
+    ):
+        found = finding(check(data), "unit of the energy")
+        assert (found.level, "as the option energy_unit says" in found.text) == ("note", True)
+        assert checks.unit_problems(data, [0]) == []
+    nobody_said = Samples([Sample.from_ase(atoms, {"energy": total})])
+    assert [found.what for found in checks.unit_problems(nobody_said, [0])] == ["unit of the energy"]
 
 
 def test_forces_beyond_reason_are_a_problem() -> None:

@@ -237,6 +237,13 @@ def test_workers_end_when_told() -> None:
     batches.close()
 
 
+def test_signals_to_all_of_a_group_do_not_reach_workers() -> None:
+    """A terminal's Ctrl-C or a cluster's SIGTERM, say: workers would end before the step that is still to be saved."""
+    groups = {batch.topology["group"] for batch in loader(workers=1, topology=lambda *_: {"group": os.getpgrp()})}
+    assert len(groups) == 1
+    assert os.getpgrp() not in groups
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_record_is_one_line_from_a_worker_too(workers: int) -> None:
     samples = [molecule(seed) for seed in range(6)]

@@ -20,12 +20,14 @@ from ase.io import write
 
 from atomslim.atoms import Sample
 from atomslim.data import record, staging, workers
-from atomslim.data.container import Container
 from atomslim.data.prepare import count_edges, prepare
 from atomslim.data.registry import resolve
 from atomslim.data.staging import rows_written, staging_folder
 from atomslim.errors import ConfigError, DataError
 from data.made_samples import assert_same
+
+SHARD = 4000
+"""Structures in each of the shards that are killed over: enough for several commits, half a second apart."""
 
 
 def frames(path: Path, count: int) -> Path:
@@ -192,36 +194,36 @@ def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_killed_again_and_again_ends_with_the_same_bytes(processes: int, tmp_path: Path) -> None:
-    """SIGKILL at random moments, sometimes while nothing is written yet, sometimes while the parts are joined."""
-    random.seed(processes)
-    source = shards(tmp_path / "shards", 2, 3000)
+@pytest.mark.parametrize(("processes", "kills"), [(1, 4), (2, 3)])
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(processes: int, kills: int, tmp_path: Path) -> None:
+    """SIGKILL at random moments after a commit, and once more where all is read and the parts are joined."""
+    moments = random.Random(processes)
+    source, output = shards(tmp_path / "shards", 2, SHARD), tmp_path / "killed.samples"
     whole = prepare(resolve(f"aselmdb:{source}"), tmp_path / "whole.samples").container.path.read_bytes()
-    output = tmp_path / "killed.samples"
-    folder = staging_folder(output)
-    kills, progress = 0, []
-    for _ in range(12 // processes):
-        process = run(source, output, "--processes", str(processes))
-        before = sum(rows_written(folder, part) for part in range(2))
-        while process.poll() is None and sum(rows_written(folder, part) for part in range(2)) <= before:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        progress.append(sum(rows_written(folder, part) for part in range(2)))
-        assert not output.exists() or Container(output)
-        if output.exists():
-            break
-    assert process.wait() in {0, -signal.SIGKILL}
-    process.communicate()
-    prepare(resolve(f"aselmdb:{source}"), output)
-    assert kills >= 2
+    folder, progress = staging_folder(output), [0]
+    for _ in range(kills):
+        killed_at(run(source, output, "--processes", str(processes)), folder, progress[-1] + 1, moments.uniform(0, 0.3))
+        progress.append(written(folder))
+    assert not output.exists(), "it has come to its end before it was killed often enough"
     assert progress == sorted(progress)
+    killed_at(run(source, output, "--processes", str(processes)), folder, 2 * SHARD, 0.0)
+    assert not output.exists() or output.read_bytes() == whole
+    prepare(resolve(f"aselmdb:{source}"), output)
     assert output.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.samples", "shards", "whole.samples"]
+
+
+def killed_at(process: "subprocess.Popen[bytes]", folder: Path, rows: int, delay: float) -> None:
+    """Kill a run a moment after so many rows are there."""
+    while process.poll() is None and written(folder) < rows:
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def written(folder: Path) -> int:
+    return sum(rows_written(folder, part) for part in range(2))
 
 
 def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,15 @@ import yaml
 
 import atomslim
 from atomslim.data.in_memory import Samples
+from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture, TaskData
 from atomslim.errors import ConfigError
 from atomslim.train import batch_size
 from atomslim.train.batch_size import DeviceMemory, Probe, largest_cost
+from atomslim.train.distill import Distillation
 from atomslim.train.options import RunOptions
-from samples import small_model
+from samples import DIRECT, small_model
+from small_models import jmp
 from train.water import waters
 
 QUICK: dict[str, Any] = {"split": {"train": 30, "validation": 3}, "steps": 1, "cutoff": 4.5, "progress": False}
@@ -60,22 +63,43 @@ def test_too_little_memory_for_one_structure_is_an_error(probe: Probe) -> None:
         largest_cost(probe, Memory(1100), share=0.5, kept=0)
 
 
+class Metered(DeviceMemory):
+    """Runs the probes; an edge takes 40 MB."""
+
+    def free(self) -> int:
+        return 10**9
+
+    def peak(self, probe: Probe, cost: int) -> tuple[int, int]:
+        found = probe(cost)
+        return found, 4 * 10**7 * found
+
+
 def test_a_resumed_run_keeps_the_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe itself runs here; an edge takes 40 MB, and the optimiser a little."""
-
-    class Metered(DeviceMemory):
-        def free(self) -> int:
-            return 10**9
-
-        def peak(self, probe: Probe, cost: int) -> tuple[int, int]:
-            found = probe(cost)
-            return found, 4 * 10**7 * found
-
     monkeypatch.setattr(batch_size, "DeviceMemory", Metered)
     for steps in (1, 2):
         run = {**QUICK, "batch_cost": "auto", "steps": steps, "memory_share": 1 / steps, "resume": steps == 2}
         atomslim.finetune(small_model().float(), waters(36), output=tmp_path / "run", **run)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batch_cost"] == 24
+
+
+def test_distillation_measures_its_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is asked in them; the narrower student's maps are trained along."""
+    monkeypatch.setattr(batch_size, "DeviceMemory", Metered)
+    losses, loss = list[int](), Distillation.loss
+
+    def counted(self: Distillation, model: Any, batch: Batch, summed: Any) -> Any:
+        losses.append(len(batch))
+        return loss(self, model, batch, summed)
+
+    monkeypatch.setattr(Distillation, "loss", counted)
+    teacher, narrow = jmp(DIRECT, num_blocks=1), jmp(DIRECT, num_blocks=1, emb_size_edge=16)
+    task = {"name": "direct", "split": QUICK["split"]}
+    for steps in (1, 2):
+        run: dict[str, Any] = {"steps": steps, "resume": steps == 2, "tasks": [task], "progress": False}
+        run |= {"batch_cost": "auto", "memory_share": 1 / steps}
+        atomslim.distill(narrow, teacher, waters(36), output=tmp_path / "run", **run)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batch_cost"] == 24
+    assert losses == [1, 1, 2, 4, 4, 4]  # four probes, and a step of each run
 
 
 def test_several_processes_are_told_to_measure_in_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`atomslim distill`: a cut model learns from the full one."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,21 +50,24 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     settings
         One option by its dotted name, as in --set weights.node=5; may be repeated.
     resume
-        Go on with the run in the folder; its options need not be given again.
+        Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import read_settings, tasked
-    from atomslim.errors import ConfigError
+    from atomslim.cli.settings import nothing_named, read_settings, tasked
+    from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.distill import distill as run
+    from atomslim.train.folder import begun
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs}
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
-    options = read_settings(config or (output / "config.yaml" if resume else None), settings, given)
+    options = read_settings(config or begun(output, resume=resume), settings, given)
     small, full = options.pop("student", ""), options.pop("teacher", "")
     if not small or not full:
-        raise ConfigError("name a student and a teacher: atomslim distill STUDENT TEACHER TASK=DATA -o FOLDER")
+        usage = "name a student and a teacher: atomslim distill STUDENT TEACHER TASK=DATA -o FOLDER"
+        raise nothing_named(usage, output, resume=resume)
     if data:
         options["tasks"] = named_tasks(tasked(data), options.get("tasks", ()))
+    require_as_many_processes(options, os.environ)
     run(small, full, output=output, resume=resume, **options)
     print(f"{output / 'best.safetensors'}: the best student")
 

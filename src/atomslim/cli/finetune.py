@@ -53,8 +53,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import read_settings
-    from atomslim.errors import ConfigError
+    from atomslim.cli.settings import nothing_named, read_settings
     from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.finetune import finetune as run
     from atomslim.train.folder import begun
@@ -64,7 +63,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     options = read_settings(config or begun(output, resume=resume), settings, given)
     start, dataset = options.pop("model", ""), options.pop("data", "")
     if not start or not dataset:
-        raise ConfigError("name a model and a dataset: atomslim finetune MODEL DATA -o FOLDER")
+        raise nothing_named("name a model and a dataset: atomslim finetune MODEL DATA -o FOLDER", output, resume=resume)
     require_as_many_processes(options, os.environ)
     run(start, dataset, output=output, resume=resume, **options)
     print(f"{output / 'best.safetensors'}: the best model")

@@ -33,15 +33,14 @@ def pretrain(
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import read_settings
-    from atomslim.errors import ConfigError
+    from atomslim.cli.settings import nothing_named, read_settings
     from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.folder import begun
     from atomslim.train.pretrain import pretrain as run
 
     chosen = config or begun(output, resume=resume)
     if chosen is None:
-        raise ConfigError("name a YAML file of options: atomslim pretrain CONFIG -o FOLDER")
+        raise nothing_named("name a YAML file of options: atomslim pretrain CONFIG -o FOLDER", output, resume=resume)
     options = read_settings(chosen, settings, {})
     require_as_many_processes(options, os.environ)
     run(options, output=output, resume=resume)

@@ -15,7 +15,7 @@
 is made for both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,18 +107,15 @@ def teach(teacher: BlockModel, batch: Batch, weights: Weights) -> Trace:
     return Trace(features, ReadoutFeatures(trace.readout.node.detach(), edge, context=None), outputs)
 
 
-def attend(student: BlockModel, batch: Batch) -> Trace:
-    """Return what the student makes of a batch, with the graph of its gradients.
+def attend(student: BlockModel, batch: Batch, tasks: Iterable[str] | None = None) -> Trace:
+    """Return what a model that learns makes of a batch for ``tasks`` (default: all), with the graph of its gradients.
 
     The heads of tasks that do not occur run, too, so that each weight has a gradient (zero there); derivatives of
-    their energies are not computed, and stand as zeros.
+    their energies are not computed: forces stand as zeros, and stress, like that of molecules, as NaN.
     """
     trace = student.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
-    outputs = {
-        name: trace.outputs[name] if name in trace.outputs else _absent(student, trace, task, batch)
-        for name, task in student.tasks.items()
-    }
-    return replace(trace, outputs=outputs)
+    names = student.tasks if tasks is None else tasks
+    return replace(trace, outputs={name: _complete(student, trace, student.task(name), batch) for name in names})
 
 
 def tasks_in(batch: Batch) -> list[str]:
@@ -194,12 +191,14 @@ def rattled(batch: Batch, student: BlockModel, *, displacement: float, strain: f
     return replace(batch, atoms=moved, topology=topology, targets=nothing, present=absent)
 
 
-def _absent(student: BlockModel, trace: Trace, task: Task, batch: Batch) -> dict[str, Tensor]:
-    raw = student.raw_outputs(trace.readout, task)
+def _complete(student: BlockModel, trace: Trace, task: Task, batch: Batch) -> dict[str, Tensor]:
+    found = trace.outputs.get(task.name) or student.raw_outputs(trace.readout, task)
     forces = task.of_kind("conservative_forces")
-    return (
-        raw if forces is None else {**raw, forces.name: torch.zeros_like(batch.atoms.positions).to(trace.readout.node)}
-    )
+    if forces is None:
+        return found
+    zeros = torch.zeros_like(batch.atoms.positions).to(trace.readout.node)
+    nothing = zeros.new_full((batch.atoms.num_structures, 3, 3), torch.nan)
+    return {forces.name: zeros, "stress": nothing, **found}
 
 
 def _output_parts(student: BlockModel, ours: Trace, theirs: Trace, batch: Batch, weights: Weights) -> Iterator[Part]:

@@ -10,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.batch import validate
 from atomslim.atoms.sample import Sample, to_batch
+from atomslim.data.dataset import Dataset, PreparedDataset, RawDataset
 from atomslim.data.readers._units import require_total
 from atomslim.data.splits import Split
 from atomslim.errors import AtomslimError, DataError, StructureError
@@ -103,7 +103,7 @@ def check(
 
     """
     report = Report()
-    seen = _Seen()
+    seen = _Seen(energy_unit_given=energy_unit_given(samples))
     try:
         for sample in samples:
             seen.look(sample)
@@ -124,14 +124,22 @@ def check(
     return report
 
 
-def unit_problems(samples: Iterable[Sample]) -> list[Finding]:
-    """Say what a few hundred structures, in their order, show of wrong units and signs; nothing if all seems well."""
-    report, seen = Report(), _Seen()
-    for sample in islice(samples, _FRAMES):
+def unit_problems(dataset: Dataset, numbers: Sequence[int]) -> list[Finding]:
+    """Say what the first few hundred of ``numbers`` show of wrong units and signs; nothing if all seems well."""
+    report, seen = Report(), _Seen(energy_unit_given=energy_unit_given(dataset))
+    for sample in map(dataset.__getitem__, numbers[:_FRAMES]):
         seen.look(sample)
     _report_units(report, seen)
     _report_consistency(report, seen)
     return report.problems
+
+
+def energy_unit_given(samples: Iterable[Sample]) -> bool:
+    """Whether somebody opened or prepared a dataset with the option energy_unit, and so knows better."""
+    options = samples.source.options if isinstance(samples, RawDataset) else {}
+    if isinstance(samples, PreparedDataset):
+        options = samples.container.metadata.get("options", {})
+    return bool(options.get("energy_unit"))
 
 
 def same_structure_key(sample: Sample) -> int:
@@ -163,7 +171,8 @@ def slope(pairs: Sequence[tuple[Sample, Sample]]) -> tuple[int, float, float]:
 class _Seen:
     """What one pass over a dataset collects."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, energy_unit_given: bool) -> None:
+        self.energy_unit_given = energy_unit_given
         self.count = 0
         self.keys: list[int] = []
         self.targets: Counter[str] = Counter()
@@ -248,7 +257,9 @@ def _report_targets(report: Report, seen: _Seen, expected: Sequence[str]) -> Non
 
 
 def _report_units(report: Report, seen: _Seen) -> None:
-    if seen.units:
+    if seen.units and seen.energy_unit_given:
+        report.add("note", "unit of the energy", "as the option energy_unit says, although another would fit better")
+    elif seen.units:
         report.add("problem", "unit of the energy", seen.units[0])
     bond = float(np.median(seen.bonds)) if seen.bonds else None
     for unit, (low, high) in _BONDS.items():

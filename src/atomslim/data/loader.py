@@ -9,6 +9,7 @@ batches handed out, not those the workers have read ahead, so that a run resumes
 """
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeAlias
@@ -119,6 +120,7 @@ class BatchLoader:
             persistent_workers=workers > 0,
             # A fork shares model and data; any other start would send them to every worker.
             multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_apart,
         )
 
     def __len__(self) -> int:
@@ -297,6 +299,11 @@ def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _apart(_worker: int) -> None:
+    """Leave the process group: what a terminal or a cluster sends to all of it would end the worker before the step."""
+    os.setpgid(0, 0)
 
 
 def _label(sample: Sample, name: str) -> NDArray[np.float64] | None:

@@ -11,7 +11,6 @@ f and what the optimiser will keep, k (two numbers for each weight, one more for
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
@@ -22,6 +21,7 @@ from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
 from atomslim.errors import ConfigError
 from atomslim.measure.speed import peak_memory
+from atomslim.memory import free_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.train.folder import RunFolder
 from atomslim.train.module import Labels, Objective
@@ -33,11 +33,6 @@ DOUBLINGS = 7
 
 SMALLEST_GROWTH = 1.1
 """Of a next probe, to be worth its time."""
-
-_CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 Options = TypeVar("Options", bound=RunOptions)
 
@@ -87,7 +82,10 @@ class DeviceMemory:
         if self.device.type == "cuda":
             kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
             return int(torch.cuda.mem_get_info(self.device)[0]) + kept
-        return min([_available(), *_left_in_cgroup()])
+        free = free_memory()
+        if free is None:
+            raise ConfigError("batch_cost auto: this system does not say how much memory is free: give a number")
+        return free
 
     def peak(self, probe: Probe, cost: int) -> tuple[int, int]:
         """Measure a probe; raises ConfigError where the system does not say what it took."""
@@ -119,9 +117,9 @@ def with_batch_cost(
 
 def largest_cost(probe: Probe, meter: Meter, share: float, kept: int) -> int:
     """Grow probes from the largest structure on, and return the cost that takes ``share`` of the free memory."""
-    allowed = share * meter.free() - kept
     costs = probe.mixture.costs
-    meter.peak(probe, int(costs.max()))  # what is taken only once is taken now
+    meter.peak(probe, int(costs.max()))  # what is taken only once, as a teacher on the device, is taken now
+    allowed = share * meter.free() - kept
     before, now = (0, 0), meter.peak(probe, int(costs.max()))
     if now[1] > allowed:
         raise ConfigError(
@@ -168,9 +166,12 @@ def _measured(
     mixture = Mixture([task.part("train") for task in tasks], options.temperature)
     (model.double() if options.precision == "64" else model).train().to(device)
     model.checkpoint_blocks = options.checkpoint_blocks
-    probe = Probe(model, mixture, objective or Labels(terms), options, device)
+    learning = objective or Labels(terms)
+    learning.learned.to(device)
+    probe = Probe(model, mixture, learning, options, device)
     cost = largest_cost(probe, meter or DeviceMemory(device), options.memory_share, _kept(model, options))
     model.to(home)
+    learning.learned.to(home)
     print(f"batch_cost: {cost} edges fill {options.memory_share:.0%} of the free memory", file=sys.stderr)  # noqa: T201
     return cost
 
@@ -179,20 +180,3 @@ def _kept(model: BlockModel, options: RunOptions) -> int:
     """Return the bytes of AdamW's two moments of every weight, and of its average."""
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     return weights * (2 if options.ema is None else 3)
-
-
-def _available() -> int:
-    """Return what Linux says a process can still take without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError as error:
-        raise ConfigError("batch_cost auto: this system does not say how much memory is free: give a number") from error
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-
-
-def _left_in_cgroup() -> list[int]:
-    """Return what the limit of a container or of a job leaves, if there is one."""
-    for limit, usage in _CGROUP_FILES:
-        if Path(limit).is_file() and (text := Path(limit).read_text(encoding="ascii").strip()) != "max":
-            return [int(text) - int(Path(usage).read_text(encoding="ascii"))]
-    return []

@@ -5,14 +5,13 @@ import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
-from warnings import warn
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from atomslim.data.loader import Batch
-from atomslim.errors import AtomslimError, AtomslimWarning
+from atomslim.errors import AtomslimError
 from atomslim.models.checkpoint import load
 from atomslim.train.averages import Averages
 from atomslim.train.budget import Budget
@@ -24,7 +23,7 @@ from atomslim.train.options import RunOptions
 from atomslim.train.progress import ProgressBar, announced
 from atomslim.train.schedule import Plateau, factor, plateau_rules
 from atomslim.train.standing import STATE_VERSION, Standing, parsed, plain
-from atomslim.train.stop import StopRequest
+from atomslim.train.stop import StopRequest, ending
 from atomslim.train.tasks import LearningTask
 from atomslim.train.validation import Processes, Results, columns, flat, mean_errors, model_errors, score
 
@@ -56,6 +55,7 @@ class Conductor(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take up a saved state, or show what there is to beat."""
+        self.stop.listen(signal.SIGTERM, signal.SIGUSR1)  # Lightning's own way with SIGTERM may wait for ever
         module = _ours(pl_module)
         self.history = list(module.model.history)
         if self.options.ema is not None:
@@ -69,8 +69,10 @@ class Conductor(Callback):
         if self.saved is None:
             with announced("measuring the errors to beat", shown=self.show and trainer.is_global_zero):
                 self._begin(trainer, module)
+        if signalled := trainer.strategy.broadcast(self.stop.number):
+            self._leave(trainer, signalled)
         self.bar.start(self.operation)
-        self.stop.listen()
+        self.stop.listen(signal.SIGINT)  # until here there is nothing to save
         trainer.should_stop = self.budget.spent(self.standing.clock) or self._patience_over()
         self._mark = time.perf_counter()
 
@@ -124,6 +126,7 @@ class Conductor(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last model, and test the best."""
+        self.stop.let_interrupts_through()
         self.bar.stop()
         module = _ours(pl_module)
         if trainer.is_global_zero:
@@ -188,11 +191,8 @@ class Conductor(Callback):
             )
 
     def _leave(self, trainer: lightning.Trainer, number: int) -> None:
-        if trainer.is_global_zero:
-            name, step = signal.Signals(number).name, self.standing.clock.steps
-            warn(f"{name}: stopped and saved after step {step}; resume to go on", AtomslimWarning, stacklevel=2)
         trainer.strategy.barrier("the state is saved")
-        raise SystemExit(StopRequest.status(number))
+        raise ending(number, self.folder.path, self.standing.clock.steps, first=trainer.is_global_zero)
 
     def _log(self, trainer: lightning.Trainer, values: dict[str, Any]) -> None:
         if not trainer.is_global_zero:

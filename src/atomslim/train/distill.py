@@ -33,6 +33,7 @@ from atomslim.models.checkpoint import load
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.tasks import Task
 from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
+from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
@@ -97,7 +98,7 @@ class Distillation:
         options: DistillOptions,
         answers: Answers | None = None,
     ) -> None:
-        self._teacher, self._answers = teacher.eval().requires_grad_(False), answers
+        self._teacher, self.answers = teacher.eval().requires_grad_(False), answers
         self.terms, self.options = terms, options
         self.learned: nn.Module = projections(student, teacher)
 
@@ -109,7 +110,8 @@ class Distillation:
         maps = cast("nn.ModuleDict", self.learned)
         parts = list(distillation_parts(model, self._teacher, ours, theirs, batch, self.options.weights, maps))
         if self.options.weights.hessian:
-            parts.append(hessian_part(model, self._teacher, batch, self.options.weights.hessian))
+            teacher = self._teacher.to(batch.atoms.device)  # where it has only kept answers, it is not there yet
+            parts.append(hessian_part(model, teacher, batch, self.options.weights.hessian))
         loss = _weighted(parts, summed)
         if self.options.labels:
             sums = loss_sums(self.terms, ours.outputs, batch)
@@ -119,7 +121,7 @@ class Distillation:
 
     def _answer(self, batch: Batch, *, kept: bool) -> Trace:
         """Return the teacher's answer, as it is kept if it may be."""
-        found = self._answers.trace(batch) if kept and self._answers is not None else None
+        found = self.answers.trace(batch) if kept and self.answers is not None else None
         return found or asked(self._teacher, batch, self.options.weights, self.options.teacher_precision)
 
     def _perhaps_rattled(self, model: BlockModel, batch: Batch) -> Batch:
@@ -163,7 +165,8 @@ def distill(
         CheckpointError: a model file that cannot be read.
 
     """
-    named = {"student": _name_of(student), "teacher": _name_of(teacher)}
+    models = {"student": student, "teacher": teacher}
+    named = {name: str(model) for name, model in models.items() if not isinstance(model, BlockModel)}
     config = validated(DistillOptions, named | options)
     small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
     full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
@@ -176,15 +179,17 @@ def distill(
             _learning_task(task, given, small, full, config, folder if resume else None)
             for task, given in _given(small, data, config)
         ]
+    small.requires_grad_(True)
+    terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        objective = Distillation(small, full, terms, config)
+    config = with_batch_cost(config, small, tasks, folder, objective)
     folder.create(config.model_dump(mode="json"), resume=resume)
     for task in tasks:
         note_task(folder, task)
-    for weight in small.parameters():
-        weight.requires_grad_(True)
-    terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
     with announced("asking the teacher", shown=progress):
-        answers = _answers(full, tasks, config, folder)
-    objective = Distillation(small, full, terms, config, answers)
+        objective.answers = _answers(full, tasks, config, folder)
     summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
     if progress:
         Console(stderr=True).print(summary)
@@ -244,11 +249,10 @@ def _learning_task(
     folder: RunFolder | None,
 ) -> LearningTask:
     task = student.task(options.name)
-    dataset = opened(data, options.options)
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
     graph = {"cutoff": task.graph.cutoff, "neighbours": task.graph.main}
     wanted = options.model_copy(update={"targets": own_targets(task, options.targets), **graph})
-    made = replace(prepare_task(dataset, wanted, split, own_scales(task)), graph=task.graph)
+    made = replace(prepare_task(opened(data, options.options), wanted, split, own_scales(task)), graph=task.graph)
     if config.validate_against == "labels":
         return made
     if config.labels:
@@ -281,9 +285,9 @@ def own_scales(task: Task) -> Normalisation:
 
 
 def _require_precision(teacher: BlockModel, config: DistillOptions) -> None:
-    conservative = [task.name for task in teacher.tasks.values() if task.conservative]
+    conservative = next((task.name for task in teacher.tasks.values() if task.conservative), None)
     if config.teacher_precision == "bf16" and conservative:
-        raise ConfigError(f"teacher_precision bf16: task {conservative[0]} has conservative forces: use 32")
+        raise ConfigError(f"teacher_precision bf16: task {conservative} has conservative forces: use 32")
 
 
 def _copied(model: BlockModel) -> BlockModel:
@@ -291,7 +295,3 @@ def _copied(model: BlockModel) -> BlockModel:
     copied = model.with_blocks(range(1, model.num_blocks + 1))
     copied.history = list(model.history)
     return copied
-
-
-def _name_of(model: BlockModel | str | os.PathLike[str]) -> str:
-    return str(model) if isinstance(model, str | os.PathLike) else ""

@@ -7,6 +7,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from atomslim.compress.distill import attend
 from atomslim.data.loader import Batch
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term, loss_sums, weighted_mean
@@ -34,7 +35,7 @@ class Labels:
     """Learning from labels.
 
     Every task's heads run on every batch, so that each weight has a gradient (zero where a task is absent) and all
-    processes agree on which weights take part.
+    processes agree on which weights take part; derivatives are those of the batch's tasks only.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -44,7 +45,7 @@ class Labels:
     def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
         """Return this process's part of the weighted mean error."""
         names = dict.fromkeys(term.task for term in self.terms)
-        outputs = model(batch.atoms, batch.topology, names, normalised=True)
+        outputs = attend(model, batch, names).outputs
         sums = loss_sums(self.terms, outputs, batch)
         return weighted_mean(self.terms, sums, summed(torch.stack([part.count for part in sums])))
 

@@ -23,6 +23,7 @@ from atomslim.train.folder import RunFolder
 from atomslim.train.module import Objective, TrainingModule
 from atomslim.train.options import RunOptions
 from atomslim.train.standing import require_version
+from atomslim.train.stop import interrupts_of
 from atomslim.train.summary import Summary
 from atomslim.train.tasks import LearningTask, loss_terms
 from atomslim.train.tensorboard import require_tensorboard
@@ -94,6 +95,7 @@ def train(
         ConfigError: options that contradict each other or the model, or no such device.
         DataError: structures or labels that cannot be learned from.
         AtomslimError: a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C, once the step that runs is saved; its message says so.
 
     """
     terms = [term for task in tasks for term in _terms(model, task, options)]
@@ -109,7 +111,7 @@ def train(
     model.checkpoint_blocks = options.checkpoint_blocks
     mixture = Mixture([task.part("train") for task in tasks], options.temperature)
     module = Feeding(model.train(), terms, options, mixture, conductor, objective)
-    with _quiet():
+    with _quiet(), interrupts_of(folder.path):
         trainer = _trainer(options, conductor)
         trainer.fit(module)
     summary = Summary.of(conductor, parameters=sum(weight.numel() for weight in model.parameters()))

@@ -205,7 +205,7 @@ def _named_split(dataset: Dataset, options: SplitOptions, others: Collection[Par
 
 
 def _warn_of_units(dataset: Dataset, split: Split) -> None:
-    for problem in unit_problems(dataset[number] for number in sorted(split.train)):
+    for problem in unit_problems(dataset, sorted(split.train)):
         text = f"{dataset.name}: {problem.what}: {problem.text}"
         warn(f"{text}; the model learns it so: mend the data, see `atomslim data check`", AtomslimWarning, stacklevel=2)
 
