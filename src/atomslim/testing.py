@@ -106,6 +106,9 @@ def check_features(model: BlockModel) -> None:
     topology = model.topology(batch, next(iter(model.tasks)))
     features = model.features(batch, topology)
     _require(len(features.node) == model.num_blocks + 1, f"{len(features.node)} node features")
+    without = model.features(batch, topology, edges=False)
+    for found, expected in zip(without.node, features.node, strict=True):
+        _require_close("features without edges", found, expected, "reorder")
     _require(len(features.edge) in {0, model.num_blocks + 1}, f"{len(features.edge)} edge features")
     _require({"node"} | ({"edge"} if features.edge else set()) == set(model.readout_first_layers()), "first layers")
     readout = model.read(features)

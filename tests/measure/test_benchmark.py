@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from ase.build import molecule
 import atomslim
 from atomslim.atoms import from_ase
 from atomslim.cli.main import main
-from atomslim.errors import ConfigError
-from atomslim.measure.benchmark import Benchmark, benchmark
+from atomslim.errors import AtomslimError, ConfigError
+from atomslim.measure.benchmark import benchmark
+from atomslim.measure.costs import Benchmark
 from atomslim.measure.page import number
-from atomslim.measure.passes import Job, Mode, Precision
+from atomslim.measure.passes import CLIP, Job, Mode
+from atomslim.measure.speed import count_flops
 from atomslim.measure.stages import REST, stage_seconds
+from atomslim.models import precision
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
 
@@ -22,16 +26,15 @@ WATER = {"water": molecule("H2O")}
 def test_every_cut_mode_and_precision_has_a_row() -> None:
     model = jmp(DIRECT, num_blocks=1).float()
     modes: tuple[Mode, ...] = ("energy", "train")
-    precisions: tuple[Precision, ...] = ("32", "bf16")
-    found = benchmark(model, WATER, blocks=(1, 0), modes=modes, precisions=precisions, repeats=1)
+    found = benchmark(model, WATER, blocks=(1, 0), modes=modes, precisions=("fp32", "bf16"), repeats=1)
     assert len(found.rows) == 8
     by = {(row.blocks, row.mode, row.precision): row for row in found.rows}
     for mode in modes:
-        assert by[0, mode, "32"].speed.flops < by[1, mode, "32"].speed.flops
-        assert by[1, mode, "32"].speed.flops == by[1, mode, "bf16"].speed.flops
-    assert by[1, "energy", "32"].parameters == sum(weight.numel() for weight in model.parameters())
+        assert by[0, mode, "fp32"].speed.flops < by[1, mode, "fp32"].speed.flops
+        assert by[1, mode, "fp32"].speed.flops == by[1, mode, "bf16"].speed.flops
+    assert by[1, "energy", "fp32"].parameters == sum(weight.numel() for weight in model.parameters())
     assert all(sum(row.stages.values()) == pytest.approx(1.0) for row in found.rows)
-    assert found.tables()[0].rows[0][7] == "1.00 ×"
+    assert dict(zip(found.tables()[0].columns, found.tables()[0].rows[0], strict=True))["speed-up"] == "1.00 ×"
 
 
 def test_batches_and_single_structures_are_measured_apart() -> None:
@@ -41,18 +44,82 @@ def test_batches_and_single_structures_are_measured_apart() -> None:
     assert row.speed.edges == 3 * row.step.edges
 
 
-def test_passes_that_a_task_forbids_are_noted() -> None:
+def test_passes_that_a_task_or_the_device_forbids_are_noted() -> None:
     model = jmp(CONSERVATIVE, num_blocks=0).float()
-    found = benchmark(model, WATER, modes=["energy", "forces"], precisions=["32", "bf16"], repeats=1)
-    assert [(row.mode, row.precision) for row in found.rows] == [("energy", "32"), ("energy", "bf16"), ("forces", "32")]
-    assert "forces in bf16 is left out" in found.notes[0]
+    found = benchmark(
+        model, WATER, modes=["train", "forces"], precisions=["highest", "high", "tf32", "fast"], repeats=1
+    )
+    assert [(row.mode, row.precision) for row in found.rows] == [
+        ("train", "fp32"),
+        ("forces", "fp32"),
+        ("forces", "bf16"),
+    ]
+    assert found.notes[0] == "train in tf32 is left out: this CPU has no tf32 arithmetic."
+    assert found.notes[1].startswith("train in fast is left out: derivatives need a wider format")
     assert found.notes[0] in list(found.words())
+
+
+def test_energies_cost_nothing_that_only_forces_need() -> None:
+    direct, plain = jmp(DIRECT, num_blocks=1), jmp(CONSERVATIVE, num_blocks=1, direct_forces=False)
+    batch = from_ase(molecule("CH3CH2OH"))
+    models = {"direct": direct, "conservative": plain}
+    runs = [Job(model, task, "energy").on(batch, model.topology(batch)) for task, model in models.items()]
+    assert count_flops(runs[0]) == count_flops(runs[1])
+    everything = Job(direct, "direct", "forces").on(batch, direct.topology(batch))
+    assert count_flops(everything) > 1.1 * count_flops(runs[0])
+
+
+def test_a_training_step_clips_and_has_an_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = jmp(DIRECT, num_blocks=1).float()
+    batch = from_ase(molecule("H2O"))
+    norms: list[float] = []
+
+    def step(optimiser: torch.optim.AdamW) -> None:
+        gradients = [weight.grad for group in optimiser.param_groups for weight in group["params"]]
+        norms.append(float(sum(grad.square().sum() for grad in gradients if grad is not None) ** 0.5))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    Job(model, "direct", "train").on(batch, model.topology(batch))()
+    assert norms == [pytest.approx(CLIP, rel=1e-3)]
+
+
+def test_a_training_step_in_fp16_scales_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_has_fp16", lambda: True)
+    model = jmp(DIRECT, num_blocks=0).float()
+    batch = from_ase(molecule("H2O"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scaled: list[torch.dtype] = []
+    scale = torch.amp.GradScaler.scale
+
+    def noted(scaler: torch.amp.GradScaler, loss: torch.Tensor) -> Any:
+        scaled.append(loss.dtype)
+        assert scaler.is_enabled()
+        return scale(scaler, loss)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "scale", noted)
+    run = Job(model, "direct", "train", "fp16").on(batch, model.topology(batch))
+    run()
+    run()
+    assert scaled == [torch.float32] * 2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_gradients_that_are_not_finite_are_said() -> None:
+    model = jmp(DIRECT, num_blocks=1)
+    batch = from_ase(molecule("H2O"))
+    run = Job(model, "direct", "train").on(batch, model.topology(batch))
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+    with pytest.raises(AtomslimError, match="not finite: check the model's weights"):
+        run()
 
 
 def test_a_task_without_forces_is_measured_by_its_numbers() -> None:
     model = jmp(DIRECT.model_copy(update={"targets": DIRECT.targets[:1]}), num_blocks=1)
     assert [row.mode for row in benchmark(model, WATER, repeats=1).rows] == ["energy"]
-    with pytest.raises(ConfigError, match="nothing to measure: forces in 32 is left out: task direct has no forces"):
+    with pytest.raises(
+        ConfigError, match="nothing to measure: forces in highest is left out: task direct has no forces"
+    ):
         benchmark(model, WATER, modes=["forces"], repeats=1)
 
 
@@ -110,7 +177,14 @@ def test_the_command_writes_tables_and_json(tmp_path: Path, capsys: pytest.Captu
         (["--blocks", "7"], "7 blocks: the model has 1"),
         (["--blocks", "six"], "write whole numbers with commas"),
         (["--mode", "fast"], "mode 'fast': choose from energy, forces, train"),
-        (["--precision", "8"], "precision '8': choose from 32, bf16"),
+        (["--precision", "8"], "precision '8': choose from highest, high, fast, fp32"),
+        (
+            ["--precision", "tf32"],
+            "nothing to measure: forces in tf32 is left out: the weights are float64, not float32",
+        ),
+        (["--largest", "much"], "--largest much: write an amount of memory, as in 16GiB"),
+        (["--largest", "0"], "largest 0 bytes: "),
+        (["--largest", "1e18"], "bytes are free: give no more than that"),
         (["--structures", "mof6"], "one of mof5, aspirin"),
         (["--structures", ","], "no structures to measure on"),
         (["--task", "other"], "unknown task 'other'"),

@@ -36,8 +36,8 @@ def test_the_kit_notices_a_model_that_depends_on_orientation(monkeypatch: pytest
     model = jmp(DIRECT)
     original = type(model).features
 
-    def tilted(self: JMP, batch: AtomsBatch, topology: Topology) -> BlockFeatures:
-        features = original(self, batch, topology)
+    def tilted(self: JMP, batch: AtomsBatch, topology: Topology, *, edges: bool = True) -> BlockFeatures:
+        features = original(self, batch, topology, edges=edges)
         first = features.node[0] + 1e-3 * batch.positions[:, :1]
         return type(features)((first, *features.node[1:]), features.edge, features.context)
 

@@ -65,7 +65,7 @@ class AtomsBatch:
     @property
     def natoms(self) -> Int[Tensor, " b"]:
         """Number of atoms of each structure."""
-        return torch.bincount(self.batch, minlength=self.num_structures)
+        return self.batch.new_zeros(self.num_structures).index_add(0, self.batch, torch.ones_like(self.batch))
 
     @property
     def device(self) -> torch.device:

@@ -14,11 +14,12 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     structures: str = "mof5",
     blocks: str | None = None,
     mode: str | None = None,
-    precision: str = "32",
+    precision: str | None = None,
     task: str | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
     repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
     growing: Annotated[int | None, Parameter(validator=Number(gte=128))] = None,
+    largest: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> None:
@@ -37,10 +38,11 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     blocks
         Numbers of blocks to keep from the first, as in 6,5,4; default: all.
     mode
-        One or more of energy, forces (everything the task has), train (without the optimiser); default: forces, or
-        energy for a task without forces.
+        One or more of energy, forces (everything the task has), train (a step with its optimiser); default: forces,
+        or energy for a task without forces.
     precision
-        One or more of 32, bf16.
+        One or more of the policies highest, high, fast, or of the number formats fp32, tf32, bf16, fp16; default:
+        highest.
     task
         The task head to use, by name; needed where the model has several.
     batch_size
@@ -49,6 +51,8 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         Of the times.
     growing
         Also measure cells of MgO, growing from 64 atoms up to so many.
+    largest
+        Also find the largest cell of MgO whose pass takes no more than this much memory, as in 16GiB.
     device
         Where the model runs.
     output
@@ -57,7 +61,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     """
     from rich.console import Console
 
-    from atomslim.cli.settings import on_device, parts, whole_numbers
+    from atomslim.cli.settings import byte_count, on_device, parts, whole_numbers
     from atomslim.measure.benchmark import benchmark as run
 
     found = run(
@@ -66,10 +70,11 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         task=task,
         blocks=None if blocks is None else whole_numbers("--blocks", blocks),
         modes=None if mode is None else parts(mode),
-        precisions=parts(precision),
+        precisions=None if precision is None else parts(precision),
         batch_size=batch_size,
         repeats=repeats,
         growing=growing,
+        largest=None if largest is None else byte_count("--largest", largest),
     )
     Console().print(found)
     for sentence in found.words():

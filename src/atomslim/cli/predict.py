@@ -19,6 +19,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     task: str | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 512,
     device: Literal["cpu", "cuda"] = "cpu",
+    precision: Literal["highest", "high", "fast"] | None = None,
     raw_weights: Flag = False,
     strict: Flag = False,
     form: Annotated[Literal["extxyz", "parquet"] | None, Parameter(name="--format")] = None,
@@ -48,6 +49,9 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
         At most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
     device
         Where the model runs.
+    precision
+        What is computed in: highest (float32, the default), high (TF32 where the device has it), fast (bfloat16 in
+        dense layers).
     raw_weights
         Use the weights of the last training step instead of their exponential averages.
     strict
@@ -67,7 +71,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     from atomslim.use.shards import predict_shards
 
     common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device, "strict": strict}
-    common["weights"] = "raw" if raw_weights else "ema"
+    common |= {"weights": "raw" if raw_weights else "ema", "precision": precision}
     for_folders = {"--format": form, "--shard-size": shard_size, "--process": process, "--resume": resume or None}
     if _is_file(output, [name for name, value in for_folders.items() if value is not None]):
         summary = predict_file(model, structures, output, **common)

@@ -1,5 +1,6 @@
 """Options of a run from a YAML file, with overrides by dotted name: `--set optimiser.learning_rate=1e-4`."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,11 @@ def read_settings(path: Path | None, overrides: Iterable[str], given: Mapping[st
             raise ConfigError(f"--set {override}: write NAME=VALUE, as in optimiser.learning_rate=1e-4")
         _put(settings, name.split("."), _value(text))
     return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def nothing_named(usage: str, output: Path, *, resume: bool) -> ConfigError:
+    """Return the error for a command line that says neither what to do nor, with --resume, in a folder that does."""
+    return ConfigError(f"{output}: holds no run to go on with: {usage}" if resume else usage)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -78,6 +84,15 @@ def whole_numbers(option: str, text: str) -> list[int]:
         return [int(part) for part in parts(text)]
     except ValueError as error:
         raise ConfigError(f"{option} {text}: write whole numbers with commas between them, as in 6,5,4") from error
+
+
+def byte_count(option: str, text: str) -> int:
+    """Understand an amount of memory, as in 16GiB, 500MB or 8e9; raises ConfigError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt]?)(i?)b)?", text.strip().lower())
+    if match is None:
+        raise ConfigError(f"{option} {text}: write an amount of memory, as in 16GiB or 500MB")
+    power = "kmgt".find(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def on_device(path: Path, device: str) -> "BlockModel":

@@ -2,28 +2,34 @@
 
 | mode | what runs |
 |---|---|
-| energy | a prediction without forces: no derivative, no head for forces |
+| energy | a prediction without forces: no derivative, nothing that only forces are read from |
 | forces | a prediction of everything that the task has |
-| train | a training step without the optimiser: prediction, loss against zeros, gradients of all weights |
+| train | a training step: prediction, loss against zeros, gradients of all weights, clipping, AdamW |
 
-Precision 32 leaves the model as it is; bf16 lets torch's autocast narrow the dense layers, as training does.
+What they compute in is one of the policies or number formats of `atomslim.models.precision`. A training step in a
+narrow format computes in it as Lightning's mixed precision does: the prediction and the loss, with scaled gradients in
+fp16.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimError, ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import loss_sums, task_terms, weighted_mean
+from atomslim.models.precision import NARROW, Format, Precision, computing, format_of, refusal
 from atomslim.models.tasks import Task
 
 Mode = Literal["energy", "forces", "train"]
-Precision = Literal["32", "bf16"]
+
+CLIP = 1.0
+"""Largest norm of the gradients of a training step."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,28 @@ class Job:
     model: BlockModel
     task: str
     mode: Mode = "forces"
-    precision: Precision = "32"
+    precision: Precision | None = None
+    """None: the model's."""
+
+    @property
+    def weight(self) -> Tensor:
+        """One of the model's weights: all are on one device, in one dtype."""
+        return next(self.model.parameters())
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return self.weight.device
+
+    @property
+    def format(self) -> Format:
+        """What is computed in; raises ConfigError where the weights or the device do not allow it."""
+        return format_of(self.precision or self.model.precision, self.weight)
 
     @property
     def dtype(self) -> torch.dtype:
         """What the dense layers compute in."""
-        return torch.bfloat16 if self.precision == "bf16" else next(self.model.parameters()).dtype
+        return NARROW.get(self.format, self.weight.dtype)
 
     def problem(self) -> str | None:
         """Say why there is no such pass, or None."""
@@ -52,20 +69,17 @@ class Job:
             return f"task {task.name} has no forces"
         if self.mode == "energy" and not _without_forces(task).targets:
             return f"task {task.name} has nothing but forces"
-        if self.precision == "bf16" and self.mode != "energy" and task.conservative:
-            return f"derivatives need full precision, and the forces of task {task.name} are conservative"
+        refused = refusal(self.precision or self.model.precision, self.weight)
+        if refused is not None or not task.conservative or self.mode == "energy":
+            return refused
+        if self.format == "fp16" or (self.format == "bf16" and self.mode == "train"):
+            return f"derivatives need a wider format, and the forces of task {task.name} are conservative"
         return None
 
     def on(self, batch: AtomsBatch, topology: Any) -> Callable[[], object]:
         """Return the pass over a batch with its graphs, as a function; the model's weights and gradients stay."""
         made = {"energy": _energy, "forces": _everything, "train": _training}[self.mode]
-        run = made(self.model, batch, topology, self.model.task(self.task))
-
-        def narrowed() -> object:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                return run()
-
-        return narrowed
+        return made(self, batch, topology)
 
 
 @dataclass(frozen=True)
@@ -77,45 +91,70 @@ class _Zeros:
     targets: dict[str, Tensor]
 
 
-def _energy(model: BlockModel, batch: AtomsBatch, topology: Any, task: Task) -> Callable[[], object]:
-    plain = _without_forces(task)
+def _energy(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], object]:
+    model, task = job.model, _without_forces(job.model.task(job.task))
 
     def run() -> object:
-        with torch.no_grad():
-            readout = model.read(model.features(batch, topology))
-            return model.physical_outputs(model.raw_outputs(readout, plain), plain, batch)
+        with torch.no_grad(), computing(job.format, job.device):
+            readout = model.read(model.features(batch, topology, edges=False))
+            return model.physical_outputs(model.raw_outputs(readout, task), task, batch)
 
     return run
 
 
-def _everything(model: BlockModel, batch: AtomsBatch, topology: Any, task: Task) -> Callable[[], object]:
-    return lambda: model.predict(batch, task.name, topology)
+def _everything(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], object]:
+    return lambda: job.model.predict(batch, job.task, topology, precision=job.precision)
 
 
-def _training(model: BlockModel, batch: AtomsBatch, topology: Any, task: Task) -> Callable[[], object]:
+def _training(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], object]:
+    """Return a training step whose learning rate is zero: it costs what any step costs, and weights stay."""
+    model, number_format = job.model, job.format
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise ConfigError("a training step: all weights of the model are frozen; let some be trained")
-    terms = task_terms(task)
-    shapes = {name: batch.positions.shape if name == "forces" else (batch.num_structures,) for name in _names(task)}
-    zeros = {name: batch.positions.new_zeros(shape) for name, shape in shapes.items()}
-    labelled = _Zeros(batch, (task.name,) * batch.num_structures, zeros)
+    optimiser = torch.optim.AdamW(weights, lr=0.0)
+    scaler = torch.amp.GradScaler(job.device.type, enabled=number_format == "fp16")
+    terms, labelled = task_terms(model.task(job.task)), _zeros(batch, model.task(job.task))
 
-    def run() -> object:
-        was_training = model.training
-        model.train()
-        try:
-            sums = loss_sums(terms, model(batch, topology, [task.name], normalised=True), labelled)
-            loss = weighted_mean(terms, sums, torch.stack([part.count for part in sums]))
-            return torch.autograd.grad(loss, weights, allow_unused=True)
-        finally:
-            model.train(was_training)
+    def run() -> None:
+        with _trained(model, weights):
+            optimiser.zero_grad()
+            with computing(number_format, job.device):
+                sums = loss_sums(terms, model(batch, topology, [job.task], normalised=True), labelled)
+                loss = weighted_mean(terms, sums, torch.stack([part.count for part in sums]))
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimiser)
+            norm = nn.utils.clip_grad_norm_(weights, CLIP)
+            if not scaler.is_enabled() and not bool(norm.isfinite()):
+                raise AtomslimError("a training step gives gradients that are not finite: check the model's weights")
+            scaler.step(optimiser)
+            scaler.update()
 
     return run
 
 
-def _names(task: Task) -> list[str]:
-    return [target.name for target in task.targets]
+@contextmanager
+def _trained(model: BlockModel, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Put the model into training, and afterwards give back its mode and its gradients."""
+    was_training, gradients = model.training, [weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+
+
+def _zeros(batch: AtomsBatch, task: Task) -> _Zeros:
+    shapes = {"forces": batch.positions.shape}
+    targets = {
+        target.name: batch.positions.new_zeros(shapes.get(target.name, (batch.num_structures,)))
+        for target in task.targets
+    }
+    return _Zeros(batch, (task.name,) * batch.num_structures, targets)
 
 
 def _without_forces(task: Task) -> Task:

@@ -29,6 +29,7 @@ from atomslim.errors import ConfigError
 from atomslim.measure.passes import Job
 from atomslim.memory import give_back_freed_memory
 from atomslim.models.block_model import BlockModel
+from atomslim.models.precision import computing
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -223,13 +224,15 @@ class _Case:
         if shape is not None:
             # processors are quicker for a moment than for as long as a pass takes
             at_least = min(max(elapsed[0] / 10, 1e-3), 1.0)
-            self.product = MatrixProduct(shape, self.device, self.job.dtype, at_least)
+            with computing(self.job.format, self.device):
+                self.product = MatrixProduct(shape, self.device, self.job.dtype, at_least)
 
     def repeat(self) -> None:
         self.graph_times.append(self._graphs(None))
         self.reuse_times.append(self._graphs(self.pairs))
         if self.product is not None:
-            self.floors.append(self.flops / self.product.rate())
+            with computing(self.job.format, self.device):
+                self.floors.append(self.flops / self.product.rate())
         with _clock(self.device) as elapsed:
             self.run()
         self.times.append(elapsed[0])
@@ -258,15 +261,21 @@ class _Case:
 
 @contextmanager
 def _clock(device: torch.device) -> Iterator[list[float]]:
-    """Give a list that holds the seconds of the block once it has ended."""
+    """Give a list that holds the seconds of the block once it has ended: on CUDA, by the device's own clock."""
     elapsed: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    yield elapsed
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elapsed.append(time.perf_counter() - start)
+    if device.type != "cuda":
+        start = time.perf_counter()
+        yield elapsed
+        elapsed.append(time.perf_counter() - start)
+        return
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        yield elapsed
+        end.record()
+        torch.cuda.synchronize()
+    elapsed.append(begin.elapsed_time(end) / 1e3)
 
 
 def _reset_peak() -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.errors import ConfigError
+from atomslim.models.precision import Precision, computing, format_of, without_autocast
 from atomslim.models.tasks import Task
 
 ReadoutKind = Literal["concat", "sum", "last"]
@@ -74,6 +75,8 @@ class BlockModel(nn.Module, ABC):
     history: list[dict[str, Any]]
     checkpoint_blocks: bool = False
     """Whether training recomputes each block in the backward pass instead of keeping what is inside it."""
+    precision: Precision | None = None
+    """What `predict` computes in, see `atomslim.models.precision`; None: the default. No model file holds it."""
 
     @property
     def num_blocks(self) -> int:
@@ -91,8 +94,11 @@ class BlockModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def features(self, batch: AtomsBatch, topology: Any) -> BlockFeatures:
-        """Return the features of the embedding and of every block."""
+    def features(self, batch: AtomsBatch, topology: Any, *, edges: bool = True) -> BlockFeatures:
+        """Return the features of the embedding and of every block.
+
+        Without ``edges`` those of edges may be left out: only direct forces are read from them.
+        """
 
     @abstractmethod
     def read(self, features: BlockFeatures) -> ReadoutFeatures:
@@ -138,7 +144,7 @@ class BlockModel(nn.Module, ABC):
         out mean, std and references. Without a topology, that of the first task is built. Raises ConfigError for an
         unknown task.
         """
-        return self.trace(batch, topology, tasks, normalised=normalised).outputs
+        return self._run(batch, topology, tasks, normalised=normalised, edges=False).outputs
 
     def trace(
         self,
@@ -148,7 +154,12 @@ class BlockModel(nn.Module, ABC):
         *,
         normalised: bool = False,
     ) -> Trace:
-        """Return the predictions that `forward` describes, with the features they were made from, in one pass."""
+        """Return the predictions that `forward` describes, with all features and readouts, in one pass."""
+        return self._run(batch, topology, tasks, normalised=normalised, edges=True)
+
+    def _run(
+        self, batch: AtomsBatch, topology: Any, tasks: Iterable[str] | None, *, normalised: bool, edges: bool
+    ) -> Trace:
         chosen = [self.task(name) for name in (self.tasks if tasks is None else tasks)]
         if topology is None:
             topology = self.topology(batch, chosen[0].name)
@@ -157,15 +168,26 @@ class BlockModel(nn.Module, ABC):
             strain = None
             if conservative:
                 batch, strain = _strained(batch)
-            features = self.features(batch, topology)
+            features = self.features(batch, topology, edges=edges or any(task.direct for task in chosen))
             readout = self.read(features)
             outputs = {task.name: self._outputs(readout, task, batch, strain, normalised=normalised) for task in chosen}
         return Trace(features, readout, outputs)
 
-    def predict(self, batch: AtomsBatch, task: str | None = None, topology: Any = None) -> dict[str, Tensor]:
-        """Return the detached predictions of one task (default: the only one) as `forward` describes them."""
-        name = self.task(task).name
-        with torch.no_grad(), _without_parameter_gradients(self):
+    def predict(
+        self,
+        batch: AtomsBatch,
+        task: str | None = None,
+        topology: Any = None,
+        *,
+        precision: Precision | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the detached predictions of one task (default: the only one) as `forward` describes them.
+
+        ``precision`` says what is computed in (default: the model's); raises ConfigError where the device lacks it.
+        """
+        name, weight = self.task(task).name, next(self.parameters())
+        arithmetic = computing(format_of(precision or self.precision, weight), weight.device)
+        with torch.no_grad(), without_parameter_gradients(self), arithmetic:
             outputs = self(batch, topology, [name])[name]
         return {key: value.detach() for key, value in outputs.items()}
 
@@ -197,13 +219,14 @@ class BlockModel(nn.Module, ABC):
     def _derivatives(self, energy: Tensor, batch: AtomsBatch, strain: Tensor | None) -> dict[str, Tensor]:
         """Return −∂E/∂r and, for periodic structures, (1/V) ∂E/∂ε."""
         wanted = [batch.positions] if strain is None else [batch.positions, strain]
-        grads = torch.autograd.grad(
-            energy.sum(),
-            wanted,
-            create_graph=self.training,
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        with without_autocast(energy.device):
+            grads = torch.autograd.grad(
+                energy.sum(),
+                wanted,
+                create_graph=self.training,
+                retain_graph=True,
+                materialize_grads=True,
+            )
         dtype = next(self.parameters()).dtype
         outputs = {"forces": -grads[0].to(dtype)}
         if strain is not None:
@@ -238,7 +261,7 @@ def _strained(batch: AtomsBatch) -> tuple[AtomsBatch, Tensor | None]:
 
 
 @contextmanager
-def _without_parameter_gradients(module: nn.Module) -> Iterator[None]:
+def without_parameter_gradients(module: nn.Module) -> Iterator[None]:
     """Let only positions be differentiated, so that nothing is saved for the gradients of weights."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:

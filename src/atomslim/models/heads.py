@@ -6,7 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
+from atomslim.atoms.batch import LAST_ELEMENT
 from atomslim.models.gemnet_oc.layers import scaled_silu, standardised_orthogonal_
+from atomslim.models.precision import full_precision
 from atomslim.models.tasks import Target
 
 
@@ -24,11 +26,12 @@ class Head(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"]:
-        """Return one number for each row."""
+        """Return one number for each row, in the weights' dtype under any precision, since sums are made of them."""
         *hidden, last = self.layers
         for layer in hidden:
             x = scaled_silu(layer(x))
-        return last(x).squeeze(-1)
+        with full_precision(x.device):
+            return last(x.to(next(last.parameters()).dtype)).squeeze(-1)
 
 
 def reduce_over_atoms(values: Float[Tensor, " n"], target: Target, batch: AtomsBatch) -> Float[Tensor, " b"]:
@@ -66,8 +69,5 @@ def physical(raw: Tensor, target: Target, batch: AtomsBatch) -> Tensor:
     value = raw.double() * target.std + target.mean
     if not target.references:
         return value
-    table = value.new_zeros(int(batch.numbers.max()) + 1)
-    for number, energy in target.references.items():
-        if number < len(table):
-            table[number] = energy
+    table = value.new_tensor([target.references.get(number, 0.0) for number in range(LAST_ELEMENT + 1)])
     return value.index_add(0, batch.batch, table[batch.numbers])

@@ -82,10 +82,11 @@ class JMP(BlockModel):
             settings = [self.task(name).graph for name in tasks]
         return build_topology(batch, settings, pairs=pairs, basis_cutoff=self.config.basis_cutoff)
 
-    def features(self, batch: AtomsBatch, topology: Topology) -> BlockFeatures:
-        """Return the features of the embedding and of every block."""
+    def features(self, batch: AtomsBatch, topology: Topology, *, edges: bool = True) -> BlockFeatures:
+        """Return the features of the embedding and of every block; those of edges only with the direct-force branch."""
         checkpoint = self.checkpoint_blocks and torch.is_grad_enabled()
-        output = self.backbone(self.embedding(batch.numbers - 1), batch, topology, checkpoint=checkpoint)
+        h = self.embedding(batch.numbers - 1)
+        output = self.backbone(h, batch, topology, edges=edges and self.config.direct_forces, checkpoint=checkpoint)
         return BlockFeatures(output.node, output.edge, _Context(batch, topology, output.direction))
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:

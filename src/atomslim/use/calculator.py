@@ -19,6 +19,7 @@ from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
+from atomslim.models.precision import Policy, format_of
 from atomslim.models.tasks import Target, Task
 
 SKIN_SLACK = 1e-9
@@ -59,6 +60,7 @@ class Calculator(AseCalculator):
         task: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        precision: Policy | None = None,
         skin: float = 0.5,
         strict: bool = False,
     ) -> None:
@@ -69,20 +71,23 @@ class Calculator(AseCalculator):
                 or dtype than asked for, a copy is made.
             task: name of the task head; needed where the model has several.
             device: where the model runs; by default where it is.
-            dtype: what the model computes in; by default what its parameters are.
+            dtype: of the model's parameters; by default what they are.
+            precision: what is computed in, as for `atomslim.load`; by default the model's.
             skin: how much farther than the cutoff (Å) pairs are searched, to be reused until an atom has moved by half
                 of it; 0 searches at every step.
             strict: refuse structures with more neighbours than the model takes.
 
         Raises:
             ConfigError: an unknown task (the message lists those there are) or one without energies in eV, a negative
-                skin, or a device that is not there.
+                skin, a device that is not there, or a precision that it lacks.
             CheckpointError: a model file that cannot be read.
 
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.model = _ready(model, device, dtype)
+        self.model = ready(model, device, dtype)
         self.task = self.model.task(task)
+        self.precision = precision or self.model.precision
+        format_of(self.precision, next(self.model.parameters()))  # refuses what there is not
         self.strict = strict
         self.implemented_properties = _properties(self.task)
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
@@ -113,10 +118,10 @@ class Calculator(AseCalculator):
         batch = from_ase(self.atoms)
         pairs = self._candidates.of(batch)
         batch = batch.to(next(self.model.parameters()).device)
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             topology = self.model.topology(batch, self.task.name, pairs=pairs)
             self._report_trimming(float(topology.trimmed.max()))
-            outputs = self.model.predict(batch, self.task.name, topology)
+            outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
         self.results = _results(outputs, self.task, self.atoms)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -204,7 +209,7 @@ def _deformation(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArr
     return np.eye(3) + np.linalg.pinv(before) @ (now - before)
 
 
-def _ready(
+def ready(
     model: BlockModel | str | os.PathLike[str], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> BlockModel:
     """Load the model, or return a given one: itself if it is on ``device`` in ``dtype`` already, otherwise a copy."""
@@ -222,7 +227,7 @@ def _ready(
 
 
 @contextmanager
-def _evaluation_mode(model: BlockModel) -> Iterator[None]:
+def evaluation_mode(model: BlockModel) -> Iterator[None]:
     """Switch dropout off, and back on where the model is in training (a callback of a trainer, say)."""
     training = [module for module in model.modules() if module.training] if model.training else []
     for module in training:
@@ -236,13 +241,14 @@ def _evaluation_mode(model: BlockModel) -> Iterator[None]:
 
 def _properties(task: Task) -> list[str]:
     """Return the names of what ASE can ask for; raises ConfigError for a task without energies in eV."""
-    _energy(task)
+    energy_target(task)
     forces = ["forces"] if task.conservative or task.direct else []
     stress = ["stress"] if task.conservative else []
     return ["energy", "free_energy", *forces, *stress, *_scalars(task)]
 
 
-def _energy(task: Task) -> Target:
+def energy_target(task: Task) -> Target:
+    """Return the task's energy; raises ConfigError where there is none in eV."""
     energy = task.of_kind("energy")
     if energy is None or energy.unit != "eV":
         what = "no energy" if energy is None else f"energies in {energy.unit}, not eV"
@@ -260,7 +266,7 @@ def _scalars(task: Task) -> list[str]:
 def _results(outputs: dict[str, Tensor], task: Task, atoms: Atoms) -> dict[str, float | NDArray[np.float64]]:
     arrays = {name: values.double().cpu().numpy() for name, values in outputs.items()}
     results: dict[str, float | NDArray[np.float64]] = {name: float(arrays[name][0]) for name in _scalars(task)}
-    results["energy"] = results["free_energy"] = float(arrays[_energy(task).name][0])
+    results["energy"] = results["free_energy"] = float(arrays[energy_target(task).name][0])
     forces = task.of_kind("conservative_forces") or task.of_kind("direct_forces")
     if forces is not None:
         results["forces"] = arrays[forces.name]

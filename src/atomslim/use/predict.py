@@ -21,6 +21,7 @@ from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, Structu
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import Weights, load
+from atomslim.models.precision import Policy
 from atomslim.use.inputs import Frame, naming_structure, open_inputs, read_inputs
 from atomslim.use.results import Prediction, Results, write_frame
 
@@ -130,6 +131,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
     batch_size: int = 512,
     device: Device = "cpu",
     weights: Weights = "ema",
+    precision: Policy | None = None,
     strict: bool = False,
     progress: bool = True,
 ) -> PredictionSummary:
@@ -148,6 +150,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: of a JMP checkpoint, the averaged ones or the last raw ones.
+        precision: what is computed in, as for `load`.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
         progress: show it on stderr, where that is a terminal.
 
@@ -155,7 +158,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         StructureError: a structure that cannot be read or predicted; names the file and the record.
         DataError: a dataset that is not there or broken.
         CheckpointError: a model file that cannot be read.
-        ConfigError: an unknown task or dataset, an unusable output name, or no such device.
+        ConfigError: an unknown task or dataset, an unusable output name, no such device, or a precision it lacks.
         AtomslimError: a structure that does not fit into memory, or a result that is not finite.
         OSError: a file that is not there or cannot be written.
 
@@ -164,7 +167,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
     sources = listed(structures)
     _require_output(Path(output), sources)
     require_runnable(batch_size, device)
-    model = load(model_path, weights=weights).to(device).eval()
+    model = load(model_path, weights=weights, device=device, precision=precision)
     inputs = open_inputs(sources)
     with shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, device, batch_size, strict, PredictionSummary(device), advance)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write, leftovers
 from atomslim.models.checkpoint import Weights, load
+from atomslim.models.precision import DEFAULT, Policy
 from atomslim.models.tasks import Task
 from atomslim.use.inputs import Frame, Input, open_inputs, read_inputs
 from atomslim.use.predict import Device, PredictionSummary, Predictor, listed, require_runnable, shown_progress
@@ -49,6 +50,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     batch_size: int = 512,
     device: Device = "cpu",
     weights: Weights = "ema",
+    precision: Policy | None = None,
     strict: bool = False,
     progress: bool = True,
 ) -> PredictionSummary:
@@ -67,6 +69,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: of a JMP checkpoint, the averaged ones or the last raw ones.
+        precision: what is computed in, as for `load`.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
         progress: show it on stderr, where that is a terminal.
 
@@ -87,10 +90,11 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     shards = Shards(Path(folder), form, shard_size, share)
     _require_apart(shards.folder, sources)
     place = own_device(device, os.environ)
-    model = load(model_path, weights=weights).to(place).eval()
+    model = load(model_path, weights=weights, device=place, precision=precision)
     chosen = model.task(task)
     inputs = open_inputs(sources)
     identity = _identity(model_path, weights, inputs, chosen.name, shards)
+    identity |= {"precision": precision or DEFAULT}
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
         for shard, frames in _in_shards(read_inputs(inputs, shards.wanted), shard_size):

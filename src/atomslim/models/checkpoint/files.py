@@ -24,6 +24,7 @@ from atomslim.models.checkpoint.retask import replace_tasks
 from atomslim.models.checkpoint.tensors import is_finite, listed, require_fit
 from atomslim.models.embedded import located
 from atomslim.models.jmp import JMP
+from atomslim.models.precision import Policy, format_of
 from atomslim.models.tasks import Task
 
 __all__ = ["Weights", "checksum", "export_jmp", "load", "save"]
@@ -40,6 +41,7 @@ def load(
     tasks: Sequence[Task] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    precision: Policy | None = None,
 ) -> BlockModel:
     """Return the model of a file, ready to predict: a JMP checkpoint, whatever its sizes, or a file of `save`.
 
@@ -56,6 +58,8 @@ def load(
             fine-tuning checkpoints hold none of these. Tasks are found by name, or by place if all are given.
         dtype: float32 or float64; default: as in the file, but at least float32.
         device: where the model goes; default: the CPU.
+        precision: what predictions are computed in: ``highest`` (float32, the default), ``high`` (TF32 where the device
+            has it), ``fast`` (bfloat16 in dense layers); see `atomslim.models.precision`.
 
     Energies of JMP's pre-training checkpoints are relative to linear per-element references of each data set, which
     these files do not hold.
@@ -63,7 +67,7 @@ def load(
     Raises:
         CheckpointError: a file that is not there, cannot be read, is damaged, is no model, or was written by a newer
             version; missing, unknown, misshapen or non-finite tensors.
-        ConfigError: tasks that do not fit the model's heads, or a dtype below float32.
+        ConfigError: tasks that do not fit the model's heads, a dtype below float32, or a precision that there is not.
 
     """
     if dtype not in {None, torch.float32, torch.float64}:
@@ -75,7 +79,10 @@ def load(
     if tasks is not None:
         replace_tasks(model, tasks)
         model.history.append({"operation": "set tasks", "tasks": list(model.tasks)})
-    return model.to(device=device, dtype=dtype).eval()
+    model.to(device=device, dtype=dtype).eval()
+    format_of(precision, next(model.parameters()))  # refuses what there is not
+    model.precision = precision
+    return model
 
 
 def save(model: BlockModel, path: str | os.PathLike[str]) -> None:

@@ -58,8 +58,7 @@ def spherical_harmonics(v: Float[Tensor, "*shape 3"], num: int) -> Float[Tensor,
 
 def degree_of_harmonic(num: int) -> Int[Tensor, " num*num"]:
     """Return l of every flat index l² + l + m."""
-    degrees = torch.arange(num)
-    return degrees.repeat_interleave(2 * degrees + 1)
+    return torch.tensor([degree for degree in range(num) for _ in range(2 * degree + 1)])
 
 
 def addition_weights(num: int) -> Float[Tensor, " num*num"]:

@@ -22,7 +22,7 @@ class BackboneOutput:
 
     node: tuple[Float[Tensor, "n emb_atom"], ...]
     edge: tuple[Float[Tensor, "E emb_edge"], ...]
-    """Empty without the direct-force branch."""
+    """Empty where they are not wanted."""
     direction: Float[Tensor, "E 3"]
     """Unit vectors of the main edges, from source to target."""
 
@@ -36,10 +36,11 @@ class _Step:
     bases: Bases
     topology: Topology
     index: InteractionIndex
+    edges: bool
 
     def __call__(self, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         h, m = self.block(h, m, self.bases, self.topology, self.index)
-        node, edge = self.output(h, m, self.bases, self.index)
+        node, edge = self.output(h, m, self.bases, self.index, edges=self.edges)
         return h, m, node, edge
 
 
@@ -53,19 +54,25 @@ class GemNetOC(nn.Module):
         self.outputs = nn.ModuleList(OutputBlock(config) for _ in range(config.num_blocks + 1))
 
     def forward(
-        self, h: Float[Tensor, "n emb_atom"], batch: AtomsBatch, topology: Topology, *, checkpoint: bool = False
+        self,
+        h: Float[Tensor, "n emb_atom"],
+        batch: AtomsBatch,
+        topology: Topology,
+        *,
+        edges: bool,
+        checkpoint: bool = False,
     ) -> BackboneOutput:
         """Return the features of every block for atoms embedded as ``h``.
 
-        With ``checkpoint``, what is inside a block is not kept for the backward pass but computed again there: less
-        memory, more time, the same gradients (arXiv 1604.06174).
+        Those of edges only with ``edges``. With ``checkpoint``, what is inside a block is not kept for the backward
+        pass but computed again there: less memory, more time, the same gradients (arXiv 1604.06174).
         """
-        index = InteractionIndex.of(topology, num_atoms=len(h))
+        index = InteractionIndex.of(topology, num_atoms=h.shape[0])
         bases = self.bases(batch, topology, index)
         m = scaled_silu(self.bases.edge_embedding(h, bases.rbf, topology.main.source, topology.main.target))
-        features = [self.outputs[0](h, m, bases, index)]
+        features = [self.outputs[0](h, m, bases, index, edges=edges)]
         for block, output in zip(self.blocks, self.outputs[1:], strict=True):
-            step = _Step(block, output, bases, topology, index)
+            step = _Step(block, output, bases, topology, index, edges)
             h, m, node, edge = recomputed(step, h, m, use_reentrant=False) if checkpoint else step(h, m)
             features.append((node, edge))
         return BackboneOutput(

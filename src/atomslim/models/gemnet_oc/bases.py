@@ -37,6 +37,7 @@ from atomslim.models.gemnet_oc.graphs import Topology
 from atomslim.models.gemnet_oc.indices import InteractionIndex, QuadIndex
 from atomslim.models.gemnet_oc.layers import INV_SQRT_2, Linear, PairLinear, scale_gradient, standardised_orthogonal_
 from atomslim.models.gemnet_oc.segments import segment_apply
+from atomslim.models.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,18 @@ class BasisLayer(nn.Module):
         return envelope(x) * torch.exp(-exponent)
 
     def forward(self, batch: AtomsBatch, topology: Topology, index: InteractionIndex) -> Bases:
-        """Return all bases."""
+        """Return all bases, in the weights' dtype under any precision."""
+        with full_precision(batch.device):
+            return self._bases(batch, topology, index)
+
+    def _bases(self, batch: AtomsBatch, topology: Topology, index: InteractionIndex) -> Bases:
         distance, direction = lengths_and_directions(edge_vectors(batch, topology.main))
         ae_distance, ae_direction = lengths_and_directions(edge_vectors(batch, topology.atom_edge))
         dtype = self.offset.dtype
         rbf, ae_rbf = self.rbf(distance), self.rbf(ae_distance)
         harmonics = spherical_harmonics(direction.to(dtype), self.config.num_spherical)
         ae_harmonics = spherical_harmonics(ae_direction.to(dtype), self.config.num_spherical)
-        shared = index.same_atom_edge < len(topology.atom_edge)
+        shared = index.same_atom_edge < topology.atom_edge.count
         return Bases(
             rbf=rbf,
             direction=direction,
@@ -193,7 +198,7 @@ class BasisLayer(nn.Module):
     def _atom_to_atom(self, batch: AtomsBatch, topology: Topology, index: InteractionIndex) -> Tensor:
         distance = torch.linalg.vector_norm(edge_vectors(batch, topology.atom), dim=-1)
         weights = self._radial("atom_to_atom", self.rbf(distance))
-        return weights.new_zeros(len(index.pair_source), weights.shape[1]).index_add(0, index.pair_of_edge, weights)
+        return weights.new_zeros(index.pair_source.shape[0], weights.shape[1]).index_add(0, index.pair_of_edge, weights)
 
     def _quadruplets(
         self, batch: AtomsBatch, topology: Topology, index: QuadIndex, rbf: Tensor, direction: Tensor

@@ -1,11 +1,23 @@
 """Distances and directions of edges, differentiable with respect to positions and cells."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.models.gemnet_oc.graphs import Edges
+
+FAR = 1000.0
+"""Å: every component of the vectors of edges that only fill up a table, beyond where every radial basis ends."""
+
+
+@dataclass(frozen=True)
+class PaddedEdges(Edges):
+    """Edges of which some only fill up a table: these contribute exactly nothing to any sum weighted by distance."""
+
+    real: Bool[Tensor, " e"]
 
 
 def edge_vectors(batch: AtomsBatch, edges: Edges) -> Float[Tensor, "e 3"]:
@@ -16,7 +28,8 @@ def edge_vectors(batch: AtomsBatch, edges: Edges) -> Float[Tensor, "e 3"]:
     """
     cell = batch.cell[batch.batch[edges.target]]
     image = torch.einsum("ei,eij->ej", edges.offset.to(cell), cell)
-    return batch.positions[edges.target] - (batch.positions[edges.source] + image)
+    vectors = batch.positions[edges.target] - (batch.positions[edges.source] + image)
+    return torch.where(edges.real[:, None], vectors, FAR) if isinstance(edges, PaddedEdges) else vectors
 
 
 def lengths_and_directions(vectors: Float[Tensor, "e 3"]) -> tuple[Float[Tensor, " e"], Float[Tensor, "e 3"]]:

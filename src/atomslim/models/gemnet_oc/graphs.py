@@ -79,6 +79,11 @@ class Edges:
         """Return the number of edges."""
         return self.source.shape[0]
 
+    @property
+    def count(self) -> int:
+        """The number of edges, which `len` would make a constant where a program is traced."""
+        return self.source.shape[0]
+
     def to(self, device: torch.device | str) -> "Edges":
         """Move to `device`."""
         return Edges(self.source.to(device), self.target.to(device), self.offset.to(device))

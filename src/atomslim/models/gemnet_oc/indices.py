@@ -55,8 +55,10 @@ class InteractionIndex:
 
     @classmethod
     def of(cls, topology: Topology, num_atoms: int) -> "InteractionIndex":
-        """Make the tables on the topology's device."""
-        atom = topology.atom
+        """Make the tables on the topology's device, unless the topology brings them along."""
+        if isinstance(topology, IndexedTopology):
+            return topology.index
+        main, atom, quad = topology.main, topology.atom, topology.quad
         keys, pair_of_edge = torch.unique(atom.target * num_atoms + atom.source, return_inverse=True)
         order = order_by_size(keys // num_atoms)
         keys, pair_of_edge = keys[order], torch.argsort(order)[pair_of_edge]
@@ -66,30 +68,40 @@ class InteractionIndex:
             pairs=Segments.of(keys // num_atoms, num_atoms),
             pair_of_edge=pair_of_edge,
             pair_source=keys % num_atoms,
-            same_atom_edge=_EdgeFinder(topology.atom_edge, num_atoms).find(topology.main),
-            quad=_quad_index(topology, num_atoms) if len(topology.quad) and len(topology.main) else None,
+            same_atom_edge=EdgeFinder(topology.atom_edge, num_atoms).find(main),
+            quad=quad_index(main, quad, _rows_of(main.target, num_atoms), _rows_of(quad.target, num_atoms))
+            if len(quad) and len(main)
+            else None,
         )
 
 
-def _quad_index(topology: Topology, num_atoms: int) -> QuadIndex:
-    main, quad = topology.main, topology.quad
-    incoming = _rows_of(main.target, num_atoms)[quad.source]
-    middle = _rows_of(quad.target, num_atoms)
+@dataclass(frozen=True)
+class IndexedTopology(Topology):
+    """A topology that comes with its tables."""
+
+    index: InteractionIndex
+
+
+def quad_index(main: Edges, quad: Edges, main_rows: Int[Tensor, "n D"], middle: Int[Tensor, "n Q"]) -> QuadIndex:
+    """Make the tables of quadruplets; ``main_rows`` and ``middle`` hold the rows of each atom's main and quad edges.
+
+    The rows of one atom are neighbours; a place that is not filled holds the number of edges.
+    """
+    incoming = main_rows[quad.source]
     outgoing = middle[main.target]
 
-    last = len(main) - 1
-    edge = incoming.clamp(max=last)
+    edge = incoming.clamp(max=main.count - 1)
     from_target = main.source[edge] == quad.target[:, None]
     from_target &= (main.offset[edge] + quad.offset[:, None] == 0).all(-1)
-    incoming_kept = (incoming < len(main)) & ~from_target
+    incoming_kept = (incoming < main.count) & ~from_target
 
-    q = outgoing.clamp(max=len(quad) - 1)
+    q = outgoing.clamp(max=quad.count - 1)
     is_middle = main.source[:, None] == quad.source[q]
     is_middle &= (main.offset[:, None] == quad.offset[q]).all(-1)
-    outgoing_kept = (outgoing < len(quad)) & ~is_middle
+    outgoing_kept = (outgoing < quad.count) & ~is_middle
 
     closing_edge = (
-        _EdgeFinder(main, num_atoms)
+        EdgeFinder(main, main_rows.shape[0])
         .find(
             Edges(
                 source=main.source[:, None].expand_as(q).flatten(),
@@ -100,7 +112,7 @@ def _quad_index(topology: Topology, num_atoms: int) -> QuadIndex:
         .view_as(q)
     )
     place = q * incoming.shape[1] + closing_edge - incoming[q, 0]
-    closed = outgoing_kept & (closing_edge < len(main))
+    closed = outgoing_kept & (closing_edge < main.count)
     return QuadIndex(
         incoming=incoming,
         incoming_kept=incoming_kept,
@@ -120,22 +132,22 @@ def _rows_of(segment: Int[Tensor, " rows"], num_segments: int) -> Int[Tensor, "s
     return torch.where(place < sizes[:, None], first[:, None] + place, len(segment))
 
 
-class _EdgeFinder:
+class EdgeFinder:
     """Finds edges by (source, target, offset)."""
 
     def __init__(self, edges: Edges, num_atoms: int) -> None:
         self.edges, self.num_atoms = edges, num_atoms
-        self.reach = int(edges.offset.abs().max()) if len(edges) else 0
+        self.reach = edges.offset.abs().amax() if edges.count else edges.source.new_zeros(())
         self.keys, self.order = torch.sort(self._pack(edges))
 
     def find(self, wanted: Edges) -> Int[Tensor, " wanted"]:
         """Index of each wanted edge, or the number of edges where there is none."""
-        if not len(self.edges):
+        if not self.edges.count:
             return torch.zeros_like(wanted.source)
         keys = self._pack(wanted)
-        place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        place = torch.searchsorted(self.keys, keys).clamp(max=self.edges.count - 1)
         found = (self.keys[place] == keys) & (wanted.offset.abs() <= self.reach).all(-1)
-        return torch.where(found, self.order[place], len(self.edges))
+        return torch.where(found, self.order[place], self.edges.count)
 
     def _pack(self, edges: Edges) -> Int[Tensor, " edges"]:
         key = edges.target * self.num_atoms + edges.source

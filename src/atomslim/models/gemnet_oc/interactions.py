@@ -13,6 +13,7 @@ from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.indices import QuadIndex
 from atomslim.models.gemnet_oc.layers import Linear, ScaleFactor, average, scaled_silu
 from atomslim.models.gemnet_oc.segments import Segments, segment_apply, segment_outer
+from atomslim.models.precision import full_precision
 
 
 class GatedDown(nn.Module):
@@ -119,6 +120,13 @@ class QuadrupletInteraction(_UpBothWays):
     ) -> Float[Tensor, "E emb_edge"]:
         """Return the update of main edges."""
         y = with_zero_row(self.gated_down(m, basis.radial))[index.incoming]
+        with full_precision(m.device):
+            z = self._angular_sum(y, basis, index, main)
+        summed = self.bilinear(z.flatten(1)) * self.scale_sum()
+        self.scale_sum.observe(y, summed, index.incoming_kept)
+        return self.up_both_ways(summed, reverse)
+
+    def _angular_sum(self, y: Tensor, basis: QuadBasis, index: QuadIndex, main: Segments) -> Tensor:
         weights = torch.einsum("ik,mkl->mli", self.circular.weight * self.scale_circular(), basis.circular)
         incoming = y * (basis.incoming_legendre @ weights)
         self.scale_circular.observe(y, incoming, index.incoming_kept, index.incoming_kept)
@@ -126,10 +134,7 @@ class QuadrupletInteraction(_UpBothWays):
         moments = with_zero_row(basis.incoming_azimuth.transpose(1, 2) @ incoming)[index.middle]
         z = segment_apply(basis.outgoing, moments.transpose(1, 2).flatten(1, 2), main)
         closing = with_zero_row(incoming.flatten(0, 1))[index.closing]
-        z = torch.baddbmm(z, basis.closing, closing, alpha=-1)
-        summed = self.bilinear(z.flatten(1)) * self.scale_sum()
-        self.scale_sum.observe(y, summed, index.incoming_kept)
-        return self.up_both_ways(summed, reverse)
+        return torch.baddbmm(z, basis.closing, closing, alpha=-1)
 
 
 class EdgeToAtomInteraction(GatedDown):

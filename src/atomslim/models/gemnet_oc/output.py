@@ -17,18 +17,23 @@ class OutputBlock(nn.Module):
         super().__init__()
         self.atom_update = AtomUpdate(config)
         self.atom_layers = residuals(config.num_output_afteratom, config.emb_size_atom, config.dropout)
-        self.direct_forces = config.direct_forces
         if config.direct_forces:
             self.edge_layers = residuals(config.num_atom, config.emb_size_edge, config.dropout)
             self.edge_radial = Linear(config.emb_size_rbf, config.emb_size_edge)
             self.edge_scale = ScaleFactor()
 
     def forward(
-        self, h: Float[Tensor, "n emb_atom"], m: Float[Tensor, "E emb_edge"], bases: Bases, index: InteractionIndex
+        self,
+        h: Float[Tensor, "n emb_atom"],
+        m: Float[Tensor, "E emb_edge"],
+        bases: Bases,
+        index: InteractionIndex,
+        *,
+        edges: bool,
     ) -> tuple[Float[Tensor, "n emb_atom"], Float[Tensor, "E emb_edge"] | None]:
-        """Return the node feature and the edge feature (None without the direct-force branch)."""
+        """Return the node feature and, with ``edges``, the edge feature, for which there must be the branch."""
         node = average(self.atom_update(m, bases.output, index.main), h)
-        return self.atom_layers(node), self._edge_feature(m, bases) if self.direct_forces else None
+        return self.atom_layers(node), self._edge_feature(m, bases) if edges else None
 
     def _edge_feature(self, m: Tensor, bases: Bases) -> Tensor:
         before = self.edge_layers(m)

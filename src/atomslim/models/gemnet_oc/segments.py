@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
+from atomslim.models.precision import full_precision
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,6 +55,25 @@ class Segments:
                 first_row += size * count
         return cls(num_rows=len(segment), num_segments=num_segments, groups=tuple(groups))
 
+    def outer(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sums of `segment_outer`."""
+        (_, r, p), q = x.shape, y.shape[2]
+        out = x.new_zeros(self.num_segments, p, q)
+        for group in self.groups:
+            x_rows = x[group.rows].reshape(-1, group.size * r, p)
+            y_rows = y[group.rows].reshape(-1, group.size * r, q)
+            out[group.segments] = torch.bmm(x_rows.transpose(1, 2), y_rows)
+        return out
+
+    def apply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the products of `segment_apply`."""
+        (_, r, p), q = x.shape, matrices.shape[2]
+        out = x.new_empty(self.num_rows, r, q)
+        for group in self.groups:
+            x_rows = x[group.rows].reshape(-1, group.size * r, p)
+            torch.bmm(x_rows, matrices[group.segments], out=out[group.rows].view(-1, group.size * r, q))
+        return out
+
 
 def order_by_size(segment: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """Return the order of rows that puts small segments first and keeps each segment together, in its own order."""
@@ -82,33 +103,13 @@ def _same_dtype(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype), y.to(dtype)
 
 
-def _outer(x: Tensor, y: Tensor, segments: Segments) -> Tensor:
-    (_, r, p), q = x.shape, y.shape[2]
-    out = x.new_zeros(segments.num_segments, p, q)
-    with torch.autocast(x.device.type, enabled=False):
-        for group in segments.groups:
-            x_rows = x[group.rows].reshape(-1, group.size * r, p)
-            y_rows = y[group.rows].reshape(-1, group.size * r, q)
-            out[group.segments] = torch.bmm(x_rows.transpose(1, 2), y_rows)
-    return out
-
-
-def _apply(x: Tensor, matrices: Tensor, segments: Segments) -> Tensor:
-    (_, r, p), q = x.shape, matrices.shape[2]
-    out = x.new_empty(segments.num_rows, r, q)
-    with torch.autocast(x.device.type, enabled=False):
-        for group in segments.groups:
-            x_rows = x[group.rows].reshape(-1, group.size * r, p)
-            torch.bmm(x_rows, matrices[group.segments], out=out[group.rows].view(-1, group.size * r, q))
-    return out
-
-
 class _Outer(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, segments: Segments) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.segments = segments
-        return _outer(x, y, segments)
+        with full_precision(x.device):
+            return segments.outer(x, y)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -123,7 +124,8 @@ class _Apply(Function):
     def forward(ctx: Any, x: Tensor, matrices: Tensor, segments: Segments) -> Tensor:
         ctx.save_for_backward(x, matrices)
         ctx.segments = segments
-        return _apply(x, matrices, segments)
+        with full_precision(x.device):
+            return segments.apply(x, matrices)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
