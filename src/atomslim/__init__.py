@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from atomslim.train.finetune import finetune
     from atomslim.train.pretrain import pretrain
     from atomslim.use.calculator import Calculator
+    from atomslim.use.package import package
+    from atomslim.use.packaged import PackagedCalculator
 
 __version__ = version("atomslim")
 
@@ -32,6 +34,7 @@ __all__ = [
     "AtomsBatch",
     "Calculator",
     "GraphSettings",
+    "PackagedCalculator",
     "__version__",
     "block_relevance",
     "compare",
@@ -42,6 +45,7 @@ __all__ = [
     "from_ase",
     "keep_blocks",
     "load",
+    "package",
     "pretrain",
     "save",
     "to_ase",
@@ -53,6 +57,7 @@ _HOMES = {
     "Calculator": "atomslim.use.calculator",
     "GraphSettings": "atomslim.models.gemnet_oc",
     "JMP": "atomslim.models.jmp",
+    "PackagedCalculator": "atomslim.use.packaged",
     "block_relevance": "atomslim.compress.relevance",
     "compare": "atomslim.measure.compare",
     "distill": "atomslim.train.distill",
@@ -62,6 +67,7 @@ _HOMES = {
     "from_ase": "atomslim.atoms",
     "keep_blocks": "atomslim.compress.prune",
     "load": "atomslim.models.checkpoint",
+    "package": "atomslim.use.package",
     "pretrain": "atomslim.train.pretrain",
     "save": "atomslim.models.checkpoint",
     "to_ase": "atomslim.atoms",

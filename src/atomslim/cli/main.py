@@ -5,7 +5,7 @@
 | 0 | done |
 | 1 | bad input, or a file that cannot be read or written: one line on stderr |
 | 2 | a command line that makes no sense |
-| 130 | interrupted |
+| 130 | interrupted; a training has saved the step that ran |
 
 `ATOMSLIM_DEBUG=1` shows the traceback behind the line.
 """
@@ -29,6 +29,7 @@ from atomslim.cli.distill import distill
 from atomslim.cli.evaluate import evaluate
 from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
+from atomslim.cli.package import package
 from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
@@ -58,6 +59,7 @@ app.command(evaluate)
 app.command(compare)
 app.command(benchmark)
 app.command(predict)
+app.command(package)
 app.command(pretrain)
 app.command(study)
 app.command(demo)
@@ -86,8 +88,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
         if os.environ.get("ATOMSLIM_DEBUG") == "1":
             raise
         return _fail(_system_line(error) if isinstance(error, OSError) else str(error), status=1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", status=130)
     return 0
 
 

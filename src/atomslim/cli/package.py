@@ -1,0 +1,39 @@
+"""`atomslim package`: one task of a model, compiled for programs without this one."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def package(
+    model: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    task: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+) -> None:
+    """Compile energy and forces of one task into a package (.pt2) for C++ and for ASE; takes minutes and needs g++.
+
+    The package takes any number of atoms. It is compared with the model, and written only if they agree.
+
+    Example: atomslim package aspirin.safetensors -o aspirin.pt2
+
+    Parameters
+    ----------
+    model
+        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+    output
+        The package to write (.pt2).
+    task
+        The task head to use, by name; needed where the model has several.
+    device
+        What the package runs on; default: the CPU.
+
+    """
+    from atomslim.use.package import package as run
+
+    found = run(model, output, task=task, device=device)
+    close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"
+    print(f"{output}: {close}, for {found.structures} structures")
