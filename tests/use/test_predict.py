@@ -54,7 +54,7 @@ class SumModel(torch.nn.Module):
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> SumModel:
-    made = SumModel()
+    made = SumModel().eval()
     monkeypatch.setattr(predict, "load", lambda _path, **_options: made)
     return made
 
