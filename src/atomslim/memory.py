@@ -39,6 +39,13 @@ def give_back_freed_memory() -> None:
             trim(0)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out: torch's allocator on the CPU raises a plain RuntimeError."""
+    import torch  # noqa: PLC0415 - `import atomslim` does without
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def free_memory() -> int | None:
     """Return the bytes that this process can still take without swapping; None where the system does not say."""
     try:

@@ -6,7 +6,6 @@ from torch import nn
 
 from atomslim.compress.distill import (
     Weights,
-    attend,
     distillation_parts,
     hessian_part,
     hessian_rows,
@@ -21,6 +20,7 @@ from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError
 from atomslim.measure.batches import batches
 from atomslim.models import JMP
+from atomslim.train.module import attend
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
 from train.water import waters

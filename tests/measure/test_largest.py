@@ -1,12 +1,18 @@
 """The largest cell that fits: the search for it, the limit it is found under, and amounts of memory as texts."""
 
+import io
+import pickle
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from atomslim.cli.settings import byte_count
 from atomslim.errors import AtomslimError, ConfigError
-from atomslim.measure.largest import Cell, _tried, largest_cell, require_free, search
+from atomslim.measure.largest import TOO_LARGE, Cell, _run, _tried, largest_cell, require_free, search
 from atomslim.measure.passes import Job
+from atomslim.measure.structures import oxide
 from samples import DIRECT
 from small_models import jmp
 
@@ -46,6 +52,32 @@ def test_a_pass_gets_no_more_than_the_limit() -> None:
 def test_another_failure_is_said() -> None:
     with pytest.raises(AtomslimError, match=r"largest, 64 atoms: .*unknown task 'other'"):
         largest_cell(Job(jmp(DIRECT, num_blocks=0), "other", "energy"), 10**8)
+
+
+@pytest.mark.parametrize(
+    ("error", "too_large"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("the sizes of tensors do not match"), False),
+    ],
+)
+def test_only_memory_makes_a_cell_too_large(error: Exception, too_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> int:
+        raise error
+
+    job = Job(jmp(DIRECT, num_blocks=0), "direct", "energy")
+    given = SimpleNamespace(buffer=io.BytesIO(pickle.dumps((job, oxide(8), 10**9, torch.get_num_threads()))))
+    monkeypatch.setattr(sys, "stdin", given)
+    monkeypatch.setattr("atomslim.measure.largest.limit_memory", lambda *_: None)
+    monkeypatch.setattr("atomslim.measure.largest.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("atomslim.measure.largest.peak_memory", failing)
+    if too_large:
+        assert _run() == TOO_LARGE
+    else:
+        with pytest.raises(RuntimeError, match="do not match"):
+            _run()
 
 
 def test_limits_that_cannot_be_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from atomslim.errors import ConfigError, DataError
+from atomslim.study import study
 from atomslim.study.cells import Cell, cells_of
 from atomslim.study.options import StudyOptions, read_study
 from atomslim.study.runner import Board, locked, run_cells
-from atomslim.study.study import begin
+from atomslim.study.study import begin, run_study
 
 OPTIONS = StudyOptions.model_validate(
     {
@@ -183,3 +184,12 @@ def test_a_folder_goes_on_with_its_own_study_only(tmp_path: Path) -> None:
     for changes, name in (({"calibration": 7}, "calibration"), ({"downstream": (part,)}, "downstream water")):
         with pytest.raises(ConfigError, match=name):
             begin(OPTIONS.model_copy(update=changes), tmp_path)
+
+
+def test_ctrl_c_says_how_a_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt("run: stopped: go on with --resume")  # an option that a study does not have
+
+    monkeypatch.setattr(study, "_work", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="study: interrupted: start the study again"):
+        run_study(OPTIONS.model_copy(update={"model": "mini"}), tmp_path / "study")

@@ -73,6 +73,7 @@ def test_several_datasets_are_learned_at_once_from_fitted_scales(tmp_path: Path)
         ({"sizes": None}, "either the sizes of a new model"),
         ({"tasks": []}, "tasks"),
         ({"tasks": [{"name": "nothing"}]}, "names no data"),
+        ({"tasks": [task("water") | {"head": "water"}]}, "head: a new model has no heads"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], match: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@
 is made for both.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +28,6 @@ from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
 from atomslim.models.losses import LossSum
-from atomslim.models.tasks import Task
 
 
 class Weights(BaseModel):
@@ -107,17 +106,6 @@ def teach(teacher: BlockModel, batch: Batch, weights: Weights) -> Trace:
     return Trace(features, ReadoutFeatures(trace.readout.node.detach(), edge, context=None), outputs)
 
 
-def attend(student: BlockModel, batch: Batch, tasks: Iterable[str] | None = None) -> Trace:
-    """Return what a model that learns makes of a batch for ``tasks`` (default: all), with the graph of its gradients.
-
-    The heads of tasks that do not occur run, too, so that each weight has a gradient (zero there); derivatives of
-    their energies are not computed: forces stand as zeros, and stress, like that of molecules, as NaN.
-    """
-    trace = student.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
-    names = student.tasks if tasks is None else tasks
-    return replace(trace, outputs={name: _complete(student, trace, student.task(name), batch) for name in names})
-
-
 def tasks_in(batch: Batch) -> list[str]:
     """Return the tasks that occur in a batch, each once."""
     return list(dict.fromkeys(batch.tasks))
@@ -189,16 +177,6 @@ def rattled(batch: Batch, student: BlockModel, *, displacement: float, strain: f
     absent = {name: torch.zeros_like(there) for name, there in batch.present.items()}
     topology = student.topology(moved, batch.tasks)
     return replace(batch, atoms=moved, topology=topology, targets=nothing, present=absent)
-
-
-def _complete(student: BlockModel, trace: Trace, task: Task, batch: Batch) -> dict[str, Tensor]:
-    found = trace.outputs.get(task.name) or student.raw_outputs(trace.readout, task)
-    forces = task.of_kind("conservative_forces")
-    if forces is None:
-        return found
-    zeros = torch.zeros_like(batch.atoms.positions).to(trace.readout.node)
-    nothing = zeros.new_full((batch.atoms.num_structures, 3, 3), torch.nan)
-    return {forces.name: zeros, "stress": nothing, **found}
 
 
 def _output_parts(student: BlockModel, ours: Trace, theirs: Trace, batch: Batch, weights: Weights) -> Iterator[Part]:

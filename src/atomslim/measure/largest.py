@@ -22,7 +22,7 @@ from atomslim.errors import AtomslimError, ConfigError
 from atomslim.measure.passes import Job, Mode
 from atomslim.measure.speed import peak_memory
 from atomslim.measure.structures import oxide
-from atomslim.memory import free_memory, give_back_freed_memory, keep_freed_memory
+from atomslim.memory import free_memory, give_back_freed_memory, is_out_of_memory, keep_freed_memory
 from atomslim.models.precision import Format
 
 START, STEP = 64, 8
@@ -116,7 +116,9 @@ def _run() -> int:
     limit_memory(limit, job.device)
     try:
         memory = peak_memory(_pass(job, atoms), job.device)
-    except (MemoryError, RuntimeError):  # torch's own error for memory is a RuntimeError
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         return TOO_LARGE
     edges = getattr(job.model.topology(from_ase(atoms), job.task), "main", ())
     print(len(atoms), len(edges), -1 if memory is None else memory)  # noqa: T201 - the answer

@@ -36,6 +36,7 @@ def run_study(
 
     Raises:
         ConfigError: the folder holds another study, or there is no model file.
+        KeyboardInterrupt: Ctrl-C; what is finished, and a run's last step, are kept.
 
     """
     board = Board(Path(output), cells_of(options))
@@ -44,8 +45,11 @@ def run_study(
             raise ConfigError(f"{options.model_path}: there is no such model file: check the option model")
         begin(options, board.folder)
         board.forget_errors()
-        with _helpers(options, board, processes - 1):
-            _work(options, board, wait=wait, say=say)
+        try:
+            with _helpers(options, board, processes - 1):
+                _work(options, board, wait=wait, say=say)
+        except KeyboardInterrupt:  # whose text is of the run in a cell
+            raise KeyboardInterrupt(f"{output}: interrupted: start the study again, and it goes on") from None
     results = Results(board, options)
     write_report(results, board.folder)
     return results

@@ -16,7 +16,6 @@ from atomslim.compress.answers import Layout
 from atomslim.compress.distill import (
     Part,
     Weights,
-    attend,
     distillation_parts,
     hessian_part,
     projections,
@@ -37,7 +36,7 @@ from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
-from atomslim.train.module import Summed
+from atomslim.train.module import Summed, attend
 from atomslim.train.options import (
     OptimiserOptions,
     RunOptions,

@@ -1,21 +1,44 @@
 """The Lightning module: a block model, what it is to learn, its optimiser."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import lightning
 import torch
 from torch import Tensor, nn
 
-from atomslim.compress.distill import attend
+from atomslim.compress.distill import tasks_in
 from atomslim.data.loader import Batch
-from atomslim.models.block_model import BlockModel
+from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.losses import Term, loss_sums, weighted_mean
+from atomslim.models.tasks import Task
 from atomslim.train.optimiser import make_optimiser
 from atomslim.train.options import OptimiserOptions
 
 Summed = Callable[[Tensor], Tensor]
 """Adds numbers up over all processes."""
+
+
+def attend(model: BlockModel, batch: Batch, tasks: Iterable[str] | None = None) -> Trace:
+    """Return what a model that learns makes of a batch for ``tasks`` (default: all), with the graph of its gradients.
+
+    The heads of tasks that do not occur run, too, so that each weight has a gradient (zero there); derivatives of
+    their energies are not computed: forces stand as zeros, and stress, like that of molecules, as NaN.
+    """
+    trace = model.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
+    names = model.tasks if tasks is None else tasks
+    return replace(trace, outputs={name: _complete(model, trace, model.task(name), batch) for name in names})
+
+
+def _complete(model: BlockModel, trace: Trace, task: Task, batch: Batch) -> dict[str, Tensor]:
+    found = trace.outputs.get(task.name) or model.raw_outputs(trace.readout, task)
+    forces = task.of_kind("conservative_forces")
+    if forces is None:
+        return found
+    zeros = torch.zeros_like(batch.atoms.positions).to(trace.readout.node)
+    nothing = zeros.new_full((batch.atoms.num_structures, 3, 3), torch.nan)
+    return {forces.name: zeros, "stress": nothing, **found}
 
 
 class Objective(Protocol):

@@ -101,11 +101,6 @@ class TaskOptions(_Options):
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(default=None, gt=0, description="Å; none: the dataset's")
     neighbours: int | None = Field(default=None, ge=1, description="base number k; none: the dataset's")
-    head: str = Field(
-        default="",
-        description="where pre-training goes on with a model: its task whose heads this one starts with, or `fresh`; "
-        "empty: the task of this name",
-    )
 
 
 class RunOptions(_Options):

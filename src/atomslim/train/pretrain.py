@@ -39,12 +39,22 @@ FRESH = "fresh"
 _SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
 
 
+class PretrainTask(TaskOptions):
+    """A dataset, what is learned from it, and where its heads come from."""
+
+    head: str = Field(
+        default="",
+        description="going on with a model: its task whose heads this one starts with, or `fresh`; empty: the task of "
+        "this name",
+    )
+
+
 class PretrainOptions(RunOptions):
     """Options of pre-training, those of the run included; defaults are JMP's recipe (arXiv 2310.16802)."""
 
     sizes: GemNetOCConfig | None = Field(default=None, description="sizes of a model with random weights")
     model: str = Field(default="", description="instead of sizes: a model file whose weights and tasks go on")
-    tasks: tuple[TaskOptions, ...] = Field(min_length=1, description="datasets, and what is learned from each")
+    tasks: tuple[PretrainTask, ...] = Field(min_length=1, description="datasets, and what is learned from each")
     scale_batches: int = Field(
         default=16, ge=1, description="batches on which scale factors are fitted first; of their edges at most 50000"
     )
@@ -114,6 +124,8 @@ def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:
     if (config.sizes is None) == (not config.model):
         raise ConfigError("say either the sizes of a new model, or the file of one to go on with")
     if config.sizes is not None:
+        if any(task.head for task in config.tasks):
+            raise ConfigError("head: a new model has no heads to start with: leave it out, or name a model")
         changes: dict[str, Any] = {"direct_forces": any(task.direct for task in wanted)}
         changes |= {name: value for name in ("dropout", "edge_dropout") if (value := getattr(config, name)) is not None}
         with torch.random.fork_rng(devices=[]):

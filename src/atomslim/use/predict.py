@@ -19,6 +19,7 @@ from torch import Tensor
 from atomslim.atoms import concatenate
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.files import atomic_write
+from atomslim.memory import is_out_of_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import Weights, load
 from atomslim.models.precision import Policy
@@ -228,11 +229,11 @@ class _OutOfMemory(AtomslimError):  # noqa: N818 - named as torch's
 
 @contextmanager
 def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
-    """Say what to do when a batch does not fit into memory: the CPU allocator raises a plain RuntimeError."""
+    """Say what to do when a batch does not fit into memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         atoms = sum(len(frame.atoms) for frame in frames)
         raise _OutOfMemory(
