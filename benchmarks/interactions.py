@@ -8,7 +8,8 @@ Three parts, each in a process of its own per row, so that peak memory is that r
 
 model       JMP-L, energy of MOF-5 (106 atoms): forward and forward + backward against the floor, which is the
             multiply-adds of its dense layers (2 FLOP each) at the matmul rate measured in the same process
-growth      the interaction part alone (JMP-L's narrow widths, one block, edges of width 32), growing cells
+growth      the interaction part alone (JMP-L's narrow widths, one block, edges of width 32), growing cells; with
+            --figure FILE, drawn, too
 neighbours  the same for a growing number of neighbours
 
 The enumerating form is the tests' reference. Where it would list more than 5·10⁶ quadruplets it is left out ("–").
@@ -29,6 +30,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 from atomslim.atoms import AtomsBatch, from_ase
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--figure", type=Path, help="file for time and memory of growing cells")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
@@ -98,9 +101,11 @@ def model_table(options: argparse.Namespace) -> None:
 
 def growth_table(options: argparse.Namespace) -> None:
     """Print the interaction part for growing cells."""
-    sizes = [64, 216] if options.quick else [100, 300, 1000, 2500, 5000]
+    sizes = [64, 216] if options.quick else [100, 300, 1000, 2500, 5000, 10000, 20000]
     print("\n## Interaction part, growing cells, k = 30, cutoff 12 Å\n")
-    rows_of(options, [(atoms, 30) for atoms in sizes])
+    measured = rows_of(options, [(atoms, 30) for atoms in sizes])
+    if options.figure:
+        draw(measured, options.figure)
 
 
 def neighbours_table(options: argparse.Namespace) -> None:
@@ -110,8 +115,26 @@ def neighbours_table(options: argparse.Namespace) -> None:
     rows_of(options, [(216, k) for k in counts])
 
 
-def rows_of(options: argparse.Namespace, cases: list[tuple[int, int]]) -> None:
-    """Print forward and forward + backward of both forms for (atoms, k)."""
+def draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw the forward pass's time and peak memory against the number of atoms."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for place, name, unit in ((1, "forward", "s"), (2, "peak", "GB")):
+        axes = figure.add_subplot(1, 2, place, xscale="log", yscale="log", xlabel="atoms")
+        axes.set_ylabel(f"{'forward pass' if name == 'forward' else 'peak memory'}, {unit}")
+        for form, rows in measured.items():
+            points = [(row["atoms"], row[name]) for row in rows if "forward" in row]
+            axes.plot(*zip(*points, strict=True), marker="o", label=form)
+        atoms, values = zip(*((row["atoms"], row[name]) for row in measured["factorised"]), strict=True)
+        if name == "forward":
+            linear = [values[-1] * number / atoms[-1] for number in atoms]
+            axes.plot(atoms, linear, color="0.6", linestyle="--", zorder=0, label="proportional to the atoms")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def rows_of(options: argparse.Namespace, cases: list[tuple[int, int]]) -> dict[str, list[dict[str, Any]]]:
+    """Print forward and forward + backward of both forms for (atoms, k), and return them by form."""
+    measured: dict[str, list[dict[str, Any]]] = {"factorised": [], "enumerating": []}
     times = ("forward ms", "+ backward ms", "peak GB")
     header("atoms", "k", "main edges", *times, "ms per atom", *(f"enumerating {name}" for name in times))
     for atoms, k in cases:
@@ -119,6 +142,7 @@ def rows_of(options: argparse.Namespace, cases: list[tuple[int, int]]) -> None:
         for form in ("factorised", "enumerating"):
             backward = atoms <= MOST_ATOMS_BACKWARD
             row = run(options, form=form, widths=NARROW, atoms=atoms, k=k, cutoff=12.0, backward=backward)
+            measured[form].append(row)
             cells.append(f"{1000 * row['forward']:.0f}" if "forward" in row else "–")
             cells.append(f"{1000 * row['backward']:.0f}" if "backward" in row else "–")
             cells.append(f"{row['peak']:.2f}" if "forward" in row else "–")
@@ -126,6 +150,7 @@ def rows_of(options: argparse.Namespace, cases: list[tuple[int, int]]) -> None:
                 count, edges = row["atoms"], row["edges"]
                 cells.append(f"{1000 * row['forward'] / count:.2f}")
         line(count, k, edges, *cells)
+    return measured
 
 
 def run(options: argparse.Namespace, **row: Any) -> dict[str, Any]:

@@ -1,3 +1,6 @@
+import itertools
+
+import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -51,3 +54,25 @@ def test_rows_are_put_in_order_of_size_with_segments_kept_together() -> None:
     assert of_row[order_by_size(of_row)].tolist() == [1, 2, 2, 0, 0, 0, 4, 4, 4]
     groups = Segments.of(of_row[order_by_size(of_row)], 5).groups
     assert [(g.segments.tolist(), g.first_row, g.size) for g in groups] == [([1], 0, 1), ([2], 1, 2), ([0, 4], 3, 3)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4, 5, 8])
+def test_parts_are_of_whole_segments(at_once: int) -> None:
+    of_row = torch.tensor([3, 2, 0, 0, 4, 4, 5, 5, 5])  # sizes 1, 1, 2, 2, 3
+    segments = Segments.of(of_row, 7)
+    parts = segments.parts(0, at_once)
+    assert [row for part in parts for row in range(9)[part.rows]] == list(range(9))
+    for part in parts:
+        inside = of_row[part.rows].unique()
+        assert part.segments.num_rows <= max(at_once, int((of_row == inside[0]).sum()))
+        assert not set(inside.tolist()) & set(of_row.tolist()[: part.rows.start] + of_row.tolist()[part.rows.stop :])
+    x, _, matrices = operands()
+    found = torch.cat([segment_apply(x[part.rows], matrices, part.segments) for part in parts])
+    assert torch.equal(found, segment_apply(x, matrices, segments))
+    assert all(a.segments.num_rows + b.segments.num_rows > at_once for a, b in itertools.pairwise(parts))
+
+
+def test_few_rows_stay_together() -> None:
+    (part,) = SEGMENTS.parts(9, 1)
+    assert part.segments is SEGMENTS
+    assert torch.equal(OF_ROW[part.rows], OF_ROW)

@@ -12,13 +12,15 @@ The factorised sums (fast form of GemNet-OC, arXiv 2204.02782): an angular messa
 depends on positions alone and is computed here, once for all blocks.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from atomslim.atoms import AtomsBatch
 from atomslim.models.gemnet_oc.angular import (
@@ -32,23 +34,62 @@ from atomslim.models.gemnet_oc.angular import (
     spherical_harmonics,
 )
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
-from atomslim.models.gemnet_oc.geometry import edge_vectors, lengths_and_directions
-from atomslim.models.gemnet_oc.graphs import Topology
+from atomslim.models.gemnet_oc.geometry import PaddedEdges, edge_vectors, lengths_and_directions
+from atomslim.models.gemnet_oc.graphs import Edges, Topology
 from atomslim.models.gemnet_oc.indices import InteractionIndex, QuadIndex
 from atomslim.models.gemnet_oc.layers import INV_SQRT_2, Linear, PairLinear, scale_gradient, standardised_orthogonal_
-from atomslim.models.gemnet_oc.segments import segment_apply
+from atomslim.models.gemnet_oc.segments import Part, Segments, segment_apply
 from atomslim.models.precision import full_precision
+
+KEPT_EDGES = {"cpu": 2**15, "cuda": 2**18}
+"""Up to so many main edges the coefficients of all of them are kept for all blocks: 25 kB for an edge of JMP-L, and
+three times that while they are computed. A GPU computes dense layers so fast that computing them again would show."""
+
+EDGES_AT_ONCE = 2**13
+"""For more, outside training, they are computed in each block anew for so many edges at a time."""
+
+PAIRS_AT_ONCE = 2**16
+"""Of so many edges of the atom graph the radial basis is computed at a time: 0.5 kB for one of JMP-L."""
+
+Made = TypeVar("Made")
+Given = TypeVar("Given")
+
+
+@dataclass(frozen=True)
+class OutgoingEdges(Generic[Made]):
+    """The coefficients of main edges as those that go out: kept, or computed for a part of them at a time."""
+
+    parts: tuple[Part, ...]
+    make: Callable[[slice], Made]
+    kept: Made | None
+
+    def each(self, function: Callable[[Made, Part], Tensor]) -> Tensor:
+        """Return what a function of the coefficients gives for the edges of each part, one part after the other."""
+        if self.kept is not None:
+            return function(self.kept, self.parts[0])
+
+        def of_part(part: Part) -> Tensor:
+            return function(self.make(part.rows), part)
+
+        return torch.cat([not_kept(of_part, part) for part in self.parts])
+
+
+@dataclass(frozen=True)
+class TripletCoefficients:
+    """Those of main edges going out: z[o] = coefficient[o]·A[target] − own[o] y[own edge]."""
+
+    coefficient: Float[Tensor, "e K L*L"]
+    own: Float[Tensor, "e K"]
+    """Weight of the edge itself, which is no triplet; zero where it is not among the edges coming in."""
 
 
 @dataclass(frozen=True)
 class TripletBasis:
-    """Coefficients of a triplet sum with main edges going out: z[o] = coefficient[o]·A[target] − own[o] y[own edge]."""
+    """What a triplet sum with main edges going out reads besides features."""
 
     radial: Float[Tensor, "in emb_rbf"]
     """Projected radial basis of the edges coming in."""
-    coefficient: Float[Tensor, "E K L*L"]
-    own: Float[Tensor, "E K"]
-    """Weight of the edge itself, which is no triplet; zero where it is not among the edges coming in."""
+    outgoing: OutgoingEdges[TripletCoefficients]
 
 
 @dataclass(frozen=True)
@@ -57,6 +98,16 @@ class EdgeToAtomBasis:
 
     radial: Float[Tensor, "E emb_rbf"]
     coefficient: Float[Tensor, "E K"]
+
+
+@dataclass(frozen=True)
+class QuadCoefficients:
+    """Those of main edges going out, for every middle edge into their target."""
+
+    azimuth: Float[Tensor, "e S Q*2L"]
+    """Coefficient of each middle edge's azimuthal moments."""
+    closing: Float[Tensor, "e S Q"]
+    """Coefficient of the closed triangle d = c, to be taken off."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +120,7 @@ class QuadBasis:
     incoming_legendre: Float[Tensor, "M D L"]
     """Y_l(cos φ_abd), zero where there is no edge d→b."""
     incoming_azimuth: Float[Tensor, "M D 2L"]
-    outgoing: Float[Tensor, "E S Q*2L"]
-    """Coefficient of each middle edge's azimuthal moments."""
-    closing: Float[Tensor, "E S Q"]
-    """Coefficient of the closed triangle d = c, to be taken off."""
+    outgoing: OutgoingEdges[QuadCoefficients]
 
 
 @dataclass(frozen=True)
@@ -159,23 +207,43 @@ class BasisLayer(nn.Module):
             direction=direction,
             harmonics=harmonics,
             atom_edge_harmonics=ae_harmonics,
-            edge_to_edge=self._triplets("edge_to_edge", rbf, rbf, harmonics, torch.ones_like(shared)),
-            atom_to_edge=self._triplets("atom_to_edge", ae_rbf, rbf, harmonics, shared),
+            edge_to_edge=self._triplets("edge_to_edge", rbf, rbf, harmonics, torch.ones_like(shared), index.main),
+            atom_to_edge=self._triplets("atom_to_edge", ae_rbf, rbf, harmonics, shared, index.main),
             edge_to_atom=self._edge_to_atom(rbf, ae_rbf, harmonics, ae_harmonics, topology, index),
             atom_to_atom=self._atom_to_atom(batch, topology, index),
-            quad=None if index.quad is None else self._quadruplets(batch, topology, index.quad, rbf, direction),
+            quad=None
+            if index.quad is None
+            else self._quadruplets(batch, topology, index.quad, rbf, direction, index.main),
             atom_update=self._radial("atom_update", rbf),
             output=self._radial("output", rbf),
         )
 
-    def _triplets(self, name: str, rbf_in: Tensor, rbf_out: Tensor, harmonics: Tensor, has_own: Tensor) -> TripletBasis:
-        projected = self._angular(name, rbf_out)
-        at_one = legendre_at(1.0, self.config.num_spherical).to(projected)
-        return TripletBasis(
-            radial=self._radial(name, rbf_in),
-            coefficient=self._by_harmonic(projected) * harmonics[:, None],
-            own=(projected @ at_one) * has_own[:, None],
-        )
+    def _outgoing(self, main: Segments, make: Callable[[slice], Made]) -> OutgoingEdges[Made]:
+        """Return the coefficients of all main edges, or what makes those of a part of them."""
+        most = KEPT_EDGES.get(self.offset.device.type, KEPT_EDGES["cpu"])
+        parts = (Part(slice(None), main),) if self.training else main.parts(most, EDGES_AT_ONCE)
+        if len(parts) == 1:
+            return OutgoingEdges(parts, make, kept=make(slice(None)))
+
+        def made(rows: slice) -> Made:
+            with full_precision(self.offset.device):
+                return make(rows)
+
+        return OutgoingEdges(parts, made, kept=None)
+
+    def _triplets(
+        self, name: str, rbf_in: Tensor, rbf_out: Tensor, harmonics: Tensor, has_own: Tensor, main: Segments
+    ) -> TripletBasis:
+        at_one = legendre_at(1.0, self.config.num_spherical).to(rbf_out)
+
+        def coefficients(rows: slice) -> TripletCoefficients:
+            projected = self._angular(name, rbf_out[rows])
+            return TripletCoefficients(
+                coefficient=self._by_harmonic(projected) * harmonics[rows, None],
+                own=(projected @ at_one) * has_own[rows, None],
+            )
+
+        return TripletBasis(self._radial(name, rbf_in), self._outgoing(main, coefficients))
 
     def _edge_to_atom(
         self,
@@ -186,42 +254,59 @@ class BasisLayer(nn.Module):
         topology: Topology,
         index: InteractionIndex,
     ) -> EdgeToAtomBasis:
-        projected = self._angular("edge_to_atom", ae_rbf)
-        out = (self._by_harmonic(projected) * ae_harmonics[:, None]).transpose(1, 2)
-        num_atoms = index.main.num_segments
-        per_atom = out.new_zeros(num_atoms, *out.shape[1:]).index_add(0, topology.atom_edge.target, out)
-        at_one = legendre_at(1.0, self.config.num_spherical).to(projected)
-        own = with_zero_row(projected @ at_one)[index.same_atom_edge]
+        def outgoing(rows: slice) -> Tensor:
+            with full_precision(rbf.device):
+                by_harmonic = self._by_harmonic(self._angular("edge_to_atom", ae_rbf[rows]))
+                return (by_harmonic * ae_harmonics[rows, None]).transpose(1, 2)
+
+        per_atom = rbf.new_zeros(index.main.num_segments, ae_harmonics.shape[1], self.config.emb_size_cbf)
+        for rows, out in _in_slices(outgoing, topology.atom_edge, PAIRS_AT_ONCE if self.training else EDGES_AT_ONCE):
+            per_atom = per_atom.index_add(0, topology.atom_edge.target[rows], out)
+        at_one = legendre_at(1.0, self.config.num_spherical).to(rbf)
+        own = with_zero_row(self._angular("edge_to_atom", ae_rbf) @ at_one)[index.same_atom_edge]
         coefficient = segment_apply(harmonics[:, None], per_atom, index.main).squeeze(1) - own
         return EdgeToAtomBasis(radial=self._radial("edge_to_atom", rbf), coefficient=coefficient)
 
     def _atom_to_atom(self, batch: AtomsBatch, topology: Topology, index: InteractionIndex) -> Tensor:
-        distance = torch.linalg.vector_norm(edge_vectors(batch, topology.atom), dim=-1)
-        weights = self._radial("atom_to_atom", self.rbf(distance))
+        def weights_of(rows: slice) -> Tensor:
+            with full_precision(batch.device):
+                distance = torch.linalg.vector_norm(edge_vectors(batch, topology.atom[rows]), dim=-1)
+                return self._radial("atom_to_atom", self.rbf(distance))
+
+        weights = torch.cat([part for _, part in _in_slices(weights_of, topology.atom, PAIRS_AT_ONCE)])
         return weights.new_zeros(index.pair_source.shape[0], weights.shape[1]).index_add(0, index.pair_of_edge, weights)
 
     def _quadruplets(
-        self, batch: AtomsBatch, topology: Topology, index: QuadIndex, rbf: Tensor, direction: Tensor
+        self,
+        batch: AtomsBatch,
+        topology: Topology,
+        index: QuadIndex,
+        rbf: Tensor,
+        direction: Tensor,
+        main: Segments,
     ) -> QuadBasis:
         num, dtype = self.config.num_spherical, self.offset.dtype
         distance, axis = lengths_and_directions(edge_vectors(batch, topology.quad))
         frame = frames(axis)
         incoming = torch.einsum("mij,mdj->mdi", frame, with_zero_row(direction)[index.incoming]).to(dtype)
-        outgoing = torch.einsum("eqij,ej->eqi", with_zero_row(frame)[index.outgoing], direction).to(dtype)
         incoming_azimuth, incoming_straight = azimuth_harmonics(incoming, num)
-        coefficient, closing = self._outgoing_coefficients(rbf, outgoing, incoming_straight, index)
+
+        def coefficients(rows: slice) -> QuadCoefficients:
+            frame_of = with_zero_row(frame)[index.outgoing[rows]]
+            outgoing = torch.einsum("eqij,ej->eqi", frame_of, direction[rows]).to(dtype)
+            return self._outgoing_coefficients(rbf[rows], outgoing, incoming_straight, index, rows)
+
         return QuadBasis(
             radial=self._radial("quadruplet", rbf),
             circular=self._angular("quadruplet_circular", self.rbf(distance)),
             incoming_legendre=legendre(incoming[..., 2], num) * index.incoming_kept[..., None],
             incoming_azimuth=incoming_azimuth,
-            outgoing=coefficient,
-            closing=closing,
+            outgoing=self._outgoing(main, coefficients),
         )
 
     def _outgoing_coefficients(
-        self, rbf: Tensor, outgoing: Tensor, incoming_straight: Tensor, index: QuadIndex
-    ) -> tuple[Tensor, Tensor]:
+        self, rbf: Tensor, outgoing: Tensor, incoming_straight: Tensor, index: QuadIndex, rows: slice
+    ) -> QuadCoefficients:
         """Split Σ_ll' W[l, l'] Y_l(cos φ_cab) Y_l'(cos ϑ), ϑ = φ_c − φ_d, into a part of c and a part of d.
 
         Y_l'(cos ϑ) = Σ_κ c[l', κ] (cos κφ_c cos κφ_d + sin κφ_c sin κφ_d), and Y_l'(0) where c or d lies on the line
@@ -229,7 +314,7 @@ class BasisLayer(nn.Module):
         """
         num = self.config.num_spherical
         azimuth, straight = azimuth_harmonics(outgoing, num)
-        angular = legendre(outgoing[..., 2], num) * index.outgoing_kept[..., None]
+        angular = legendre(outgoing[..., 2], num) * index.outgoing_kept[rows, :, None]
         weights = torch.einsum("er,rknl->eknl", rbf, self._spherical_by_order())
         weights = torch.einsum("eknl,eql->eknq", weights, angular)
         by_order, at_zero, at_one = weights.split([num, 1, 1], dim=2)
@@ -242,11 +327,11 @@ class BasisLayer(nn.Module):
         coefficient = torch.cat(
             [constant, higher * factors[:, :, 1:num], higher * factors[:, :, num:-1], at_zero], dim=2
         )
-        incoming_bent = with_zero_row((~incoming_straight).to(rbf).flatten())[index.closing][:, None, None]
-        closed = (index.closing < incoming_straight.numel()).to(rbf)[:, None, None]
+        incoming_bent = with_zero_row((~incoming_straight).to(rbf).flatten())[index.closing[rows]][:, None, None]
+        closed = (index.closing[rows] < incoming_straight.numel()).to(rbf)[:, None, None]
         both_bent = bent * incoming_bent
         closing = closed * (both_bent * at_one + (1 - both_bent) * at_zero)
-        return coefficient.flatten(2), closing.squeeze(2)
+        return QuadCoefficients(coefficient.flatten(2), closing.squeeze(2))
 
     def _spherical_by_order(self) -> Float[Tensor, "R S L+2 L"]:
         """Weights of the spherical basis with Y_l' replaced by cos κϑ, by its value at 0, and by its value at 1."""
@@ -273,6 +358,21 @@ class BasisLayer(nn.Module):
         num = self.config.num_spherical
         degree = degree_of_harmonic(num).to(projected.device)
         return projected[..., degree] * addition_weights(num).to(projected)
+
+
+def not_kept(function: Callable[[Given], Tensor], given: Given) -> Tensor:
+    """Return what a function gives; nothing of it is kept for derivatives, it is computed again there."""
+    return recomputed(function, given, use_reentrant=False) if torch.is_grad_enabled() else function(given)
+
+
+def _in_slices(function: Callable[[slice], Tensor], edges: Edges, at_once: int) -> Iterator[tuple[slice, Tensor]]:
+    """Compute something of edges, so many at a time where they are more than that and no program is traced."""
+    if isinstance(edges, PaddedEdges) or len(edges) <= at_once:
+        yield slice(None), function(slice(None))
+        return
+    for first in range(0, len(edges), at_once):
+        rows = slice(first, first + at_once)
+        yield rows, not_kept(function, rows)
 
 
 def envelope(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -102,12 +102,11 @@ class InteractionBlock(nn.Module):
             bases.atom_edge_harmonics,
             topology.atom_edge.source,
             index.atom_edge,
-            index.main,
             index.same_atom_edge,
             reverse,
         )
         if bases.quad is not None and index.quad is not None:
-            x = x + self.quadruplet(m, bases.quad, index.quad, index.main, reverse)
+            x = x + self.quadruplet(m, bases.quad, index.quad, reverse)
         return x.div_(2)
 
     def _atom_messages(self, h: Tensor, m: Tensor, bases: Bases, index: InteractionIndex) -> Tensor:

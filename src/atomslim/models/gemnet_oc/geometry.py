@@ -19,6 +19,10 @@ class PaddedEdges(Edges):
 
     real: Bool[Tensor, " e"]
 
+    def __getitem__(self, rows: slice) -> "PaddedEdges":
+        """Return some of the edges."""
+        return PaddedEdges(self.source[rows], self.target[rows], self.offset[rows], self.real[rows])
+
 
 def edge_vectors(batch: AtomsBatch, edges: Edges) -> Float[Tensor, "e 3"]:
     """Return r_st = r_t − (r_s + o·cell) in Å: from the source's periodic image to the target.

@@ -84,6 +84,10 @@ class Edges:
         """The number of edges, which `len` would make a constant where a program is traced."""
         return self.source.shape[0]
 
+    def __getitem__(self, rows: slice) -> "Edges":
+        """Return some of the edges."""
+        return Edges(self.source[rows], self.target[rows], self.offset[rows])
+
     def to(self, device: torch.device | str) -> "Edges":
         """Move to `device`."""
         return Edges(self.source.to(device), self.target.to(device), self.offset.to(device))

@@ -8,11 +8,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from atomslim.models.gemnet_oc.bases import EdgeToAtomBasis, QuadBasis, TripletBasis, with_zero_row
+from atomslim.models.gemnet_oc.bases import (
+    EdgeToAtomBasis,
+    QuadBasis,
+    QuadCoefficients,
+    TripletBasis,
+    TripletCoefficients,
+    with_zero_row,
+)
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.indices import QuadIndex
 from atomslim.models.gemnet_oc.layers import Linear, ScaleFactor, average, scaled_silu
-from atomslim.models.gemnet_oc.segments import Segments, segment_apply, segment_outer
+from atomslim.models.gemnet_oc.segments import Part, Segments, segment_apply, segment_outer
 from atomslim.models.precision import full_precision
 
 
@@ -71,7 +78,7 @@ class TripletInteraction(_UpBothWays):
         """Return the update of main edges by the main edges into the same atom."""
         y = self.gated_down(m, basis.radial)
         moments = segment_outer(harmonics[:, None], y[:, None], main)
-        return self._finish(y, moments, y, basis, main, reverse)
+        return self._finish(y, moments, y, basis, reverse)
 
     def atom_to_edge(
         self,
@@ -80,21 +87,23 @@ class TripletInteraction(_UpBothWays):
         harmonics: Float[Tensor, "ae L*L"],
         source: Int[Tensor, " ae"],
         atom_edge: Segments,
-        main: Segments,
         same_atom_edge: Int[Tensor, " E"],
         reverse: Int[Tensor, " E"],
     ) -> Float[Tensor, "E emb_edge"]:
         """Return the update of main edges by the neighbours of their target."""
         y = self.gated_down(h, basis.radial, rows=source)
         moments = segment_outer(harmonics[:, None], y[:, None], atom_edge)
-        return self._finish(y, moments, with_zero_row(y)[same_atom_edge], basis, main, reverse)
+        return self._finish(y, moments, with_zero_row(y)[same_atom_edge], basis, reverse)
 
     def _finish(
-        self, y: Tensor, moments: Tensor, own: Tensor, basis: TripletBasis, main: Segments, reverse: Tensor
-    ) -> Tensor:
-        z = segment_apply(basis.coefficient, moments, main)
-        z = torch.addcmul(z, basis.own[:, :, None], own[:, None], value=-1)
-        summed = self.bilinear(z.flatten(1)) * self.scale_sum()
+        self, y: Tensor, moments: Tensor, own: Tensor, basis: TripletBasis, reverse: Tensor
+    ) -> Float[Tensor, "E emb_edge"]:
+        def summed_of(edges: TripletCoefficients, part: Part) -> Tensor:
+            z = segment_apply(edges.coefficient, moments, part.segments)
+            z = torch.addcmul(z, edges.own[:, :, None], own[part.rows, None], value=-1)
+            return self.bilinear(z.flatten(1))
+
+        summed = basis.outgoing.each(summed_of) * self.scale_sum()
         self.scale_sum.observe(y, summed)
         return self.up_both_ways(summed, reverse)
 
@@ -111,30 +120,30 @@ class QuadrupletInteraction(_UpBothWays):
         self.scale_sum = ScaleFactor()
 
     def forward(
-        self,
-        m: Float[Tensor, "E emb_edge"],
-        basis: QuadBasis,
-        index: QuadIndex,
-        main: Segments,
-        reverse: Int[Tensor, " E"],
+        self, m: Float[Tensor, "E emb_edge"], basis: QuadBasis, index: QuadIndex, reverse: Int[Tensor, " E"]
     ) -> Float[Tensor, "E emb_edge"]:
         """Return the update of main edges."""
         y = with_zero_row(self.gated_down(m, basis.radial))[index.incoming]
         with full_precision(m.device):
-            z = self._angular_sum(y, basis, index, main)
-        summed = self.bilinear(z.flatten(1)) * self.scale_sum()
+            incoming, moments = self._incoming(y, basis, index)
+
+        def summed_of(edges: QuadCoefficients, part: Part) -> Tensor:
+            with full_precision(m.device):
+                z = segment_apply(edges.azimuth, moments, part.segments)
+                z = torch.baddbmm(z, edges.closing, incoming[index.closing[part.rows]], alpha=-1)
+            return self.bilinear(z.flatten(1))
+
+        summed = basis.outgoing.each(summed_of) * self.scale_sum()
         self.scale_sum.observe(y, summed, index.incoming_kept)
         return self.up_both_ways(summed, reverse)
 
-    def _angular_sum(self, y: Tensor, basis: QuadBasis, index: QuadIndex, main: Segments) -> Tensor:
+    def _incoming(self, y: Tensor, basis: QuadBasis, index: QuadIndex) -> tuple[Tensor, Tensor]:
+        """Return the messages of d→b→a, a zero row after them, and their azimuthal moments for each atom a."""
         weights = torch.einsum("ik,mkl->mli", self.circular.weight * self.scale_circular(), basis.circular)
         incoming = y * (basis.incoming_legendre @ weights)
         self.scale_circular.observe(y, incoming, index.incoming_kept, index.incoming_kept)
-
         moments = with_zero_row(basis.incoming_azimuth.transpose(1, 2) @ incoming)[index.middle]
-        z = segment_apply(basis.outgoing, moments.transpose(1, 2).flatten(1, 2), main)
-        closing = with_zero_row(incoming.flatten(0, 1))[index.closing]
-        return torch.baddbmm(z, basis.closing, closing, alpha=-1)
+        return with_zero_row(incoming.flatten(0, 1)), moments.transpose(1, 2).flatten(1, 2)
 
 
 class EdgeToAtomInteraction(GatedDown):

@@ -17,7 +17,7 @@ from atomslim.atoms.neighbours import CUTOFF_SLACK, TIE_TOLERANCE
 from atomslim.models.gemnet_oc.geometry import PaddedEdges, edge_vectors
 from atomslim.models.gemnet_oc.graphs import Edges, GraphSettings
 from atomslim.models.gemnet_oc.indices import EdgeFinder, IndexedTopology, InteractionIndex, quad_index
-from atomslim.models.gemnet_oc.segments import Segments
+from atomslim.models.gemnet_oc.segments import Part, Segments
 
 NEVER = 1e9
 """Å: the distance of a place that holds no neighbour."""
@@ -102,6 +102,10 @@ class TableSegments(Segments):
         segments, width = self.table.shape
         products = self._padded(x) @ matrices
         return products.view(segments * width, x.shape[1], matrices.shape[2])[self.place]
+
+    def parts(self, together: int, at_once: int) -> tuple[Part, ...]:  # noqa: ARG002 - for any number of rows
+        """Return all rows as one part."""
+        return (Part(slice(None), self),)
 
     def _padded(self, x: Tensor) -> Tensor:
         segments, width = self.table.shape

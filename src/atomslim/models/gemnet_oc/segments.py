@@ -74,6 +74,36 @@ class Segments:
             torch.bmm(x_rows, matrices[group.segments], out=out[group.rows].view(-1, group.size * r, q))
         return out
 
+    def parts(self, together: int, at_once: int) -> "tuple[Part, ...]":
+        """Leave up to ``together`` rows in one part; split more into whole segments, of ``at_once`` or one."""
+        if self.num_rows <= together:
+            return (Part(slice(None), self),)
+        cut = [
+            Group(group.segments[first : first + count], group.first_row + first * group.size, group.size)
+            for group in self.groups
+            for count in [max(at_once // group.size, 1)]
+            for first in range(0, len(group.segments), count)
+        ]
+        parts: list[list[Group]] = []
+        for group in cut:
+            if not parts or group.rows.stop - parts[-1][0].first_row > at_once:
+                parts.append([])
+            parts[-1].append(group)
+        return tuple(self._part(groups) for groups in parts)
+
+    def _part(self, groups: list[Group]) -> "Part":
+        first, stop = groups[0].first_row, groups[-1].rows.stop
+        moved = tuple(Group(group.segments, group.first_row - first, group.size) for group in groups)
+        return Part(slice(first, stop), Segments(stop - first, self.num_segments, moved))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows, those of whole segments, and the same numbers for them alone."""
+
+    rows: slice
+    segments: Segments
+
 
 def order_by_size(segment: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """Return the order of rows that puts small segments first and keeps each segment together, in its own order."""
