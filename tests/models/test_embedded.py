@@ -31,7 +31,9 @@ def test_its_sample_is_small_too() -> None:
 
 def test_a_file_of_the_same_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("mini").mkdir()
     assert located("mini").parent == HERE
+    Path("mini").rmdir()
     Path("mini").write_bytes(b"no model")
     with pytest.raises(CheckpointError, match="mini: is no model file"):
         load("mini")
@@ -43,7 +45,7 @@ def test_the_card_says_what_it_is_and_is_not() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "times"), [("molecules", 9), ("reactions", 5), ("adsorbates", 4.5), ("oxides", 1.5)])
+@pytest.mark.parametrize(("task", "times"), [("molecules", 9), ("reactions", 5), ("adsorbates", 5), ("oxides", 4)])
 def test_forces_are_far_better_than_none(task: str, times: float) -> None:
     chosen = spread_out(open_dataset(f"mini:{task}"), 60)
     nothing = np.abs(np.concatenate([sample.targets["forces"][~sample.fixed] for sample in chosen])).mean()

@@ -4,15 +4,13 @@ Our own file is a `.safetensors` file: the tensors of the model's state dict, an
 with everything else in JSON (see `Metadata`), so that nothing but the file is needed to use the model.
 """
 
-import errno
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.files import atomic_write
@@ -94,10 +92,7 @@ def save(model: BlockModel, path: str | os.PathLike[str]) -> None:
     entry = Metadata.of(model).model_dump_json()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path) as temporary:
-        try:
-            save_file(tensors, temporary, {ENTRY: entry})
-        except SafetensorError as error:
-            raise OSError(*_system_error(error), str(temporary)) from error
+        temporary.write_bytes(serialised(tensors, {ENTRY: entry}))  # its own file only its owner could read
 
 
 def export_jmp(model: BlockModel, path: str | os.PathLike[str]) -> None:
@@ -173,10 +168,3 @@ def _empty(metadata: Metadata, where: str) -> JMP:
             return JMP(metadata.config, metadata.tasks)
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
-
-
-def _system_error(error: SafetensorError) -> tuple[int, str]:
-    """Return number and text of the operating system's error that is behind one of safetensors."""
-    number = re.search(r"os error (\d+)", str(error))
-    code = int(number[1]) if number else errno.EIO
-    return code, os.strerror(code)

@@ -11,7 +11,7 @@ NAMES = ("mini",)
 
 def located(path: str | os.PathLike[str]) -> Path:
     """Give the file of a model: of the embedded one of this name, unless there is a file that is called so."""
-    if str(path) in NAMES and not Path(path).exists():
+    if str(path) in NAMES and not Path(path).is_file():
         return HERE / f"{path}.safetensors"
     return Path(path)
 

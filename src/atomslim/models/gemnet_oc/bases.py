@@ -362,7 +362,9 @@ class BasisLayer(nn.Module):
 
 def not_kept(function: Callable[[Given], Tensor], given: Given) -> Tensor:
     """Return what a function gives; nothing of it is kept for derivatives, it is computed again there."""
-    return recomputed(function, given, use_reentrant=False) if torch.is_grad_enabled() else function(given)
+    if not torch.is_grad_enabled():
+        return function(given)
+    return recomputed(function, given, use_reentrant=False, preserve_rng_state=False)
 
 
 def _in_slices(function: Callable[[slice], Tensor], edges: Edges, at_once: int) -> Iterator[tuple[slice, Tensor]]:
