@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from atomslim.measure.page import number
 from atomslim.study.names import COLOURS, STRATEGIES, blocks
@@ -18,8 +18,11 @@ PANEL = (3.7, 3.1)
 
 BRANCHES = {"node": "#1f8ad0", "edge": "#e69f00"}
 
-_WIDEST = 0.3
-"""Decades: where errors are nearer to each other, the axis has numbers between powers of ten, too."""
+_NEAR = 4.0
+"""Quotient of the ends of an axis up to which its numbers are evenly spaced ones."""
+
+_LONGEST = 32
+"""Letters of the longest name of which a legend has two in a row."""
 
 
 def relevance(found: Mapping[str, Any]) -> list[Figure]:
@@ -64,10 +67,12 @@ def convergence(results: Results) -> list[Figure]:
     figures = []
     for part in results.options.downstream:
         figure, axes = _panel(part.name, "seconds of training", f"validation MAE, {part.target} ({results.unit(part)})")
-        for curve in shown_curves(results.curves(part)):
-            _curve(axes, curve, results.options.blocks)
+        curves = shown_curves(results.curves(part))
+        cuts = list(dict.fromkeys(STRATEGIES[curve.variant.strategy] for curve in curves if curve.variant.blocks))
+        for curve in curves:
+            _curve(axes, curve, results.options.blocks, named=len(cuts) > 1)
         _errors_axis(axes)
-        _legend(figure)
+        _legend(figure, title=f"cut ones: {cuts[0]}" if len(cuts) == 1 else "")
         figures.append(figure)
     return figures
 
@@ -129,11 +134,12 @@ def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | N
         )
 
 
-def _curve(axes: Axes, curve: Curve, counts: Sequence[int]) -> None:
+def _curve(axes: Axes, curve: Curve, counts: Sequence[int], *, named: bool) -> None:
+    """Draw one model's errors, ``named`` by what it was cut with, too."""
     kept = curve.variant.blocks
     colours = ["#1f8ad0", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9"]
     colour = COLOURS["full"] if kept is None else colours[sorted(counts, reverse=True).index(kept) % len(colours)]
-    name = "full" if kept is None else f"{blocks(kept)}, {STRATEGIES[curve.variant.strategy]}"
+    name = "full" if kept is None else blocks(kept) + (f", {STRATEGIES[curve.variant.strategy]}" if named else "")
     axes.plot(curve.seconds, curve.errors, "o-", color=colour, markersize=3, linewidth=1.3, label=name)
 
 
@@ -148,16 +154,18 @@ def _panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, title: str = "") -> None:
     """Name the lines below the panel, where they are in nobody's way."""
-    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
-        figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
+    if labels := [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]:
+        columns = 2 if max(map(len, labels)) <= _LONGEST else 1
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=7.5, frameon=False, title=title or None)
+        figure.legends[0].get_title().set_fontsize(7.5)
 
 
 def _errors_axis(axes: Axes) -> None:
-    """Give errors a logarithmic axis with plain numbers; between powers of ten, too, where it spans few of them."""
+    """Give errors a logarithmic axis with a handful of plain numbers, however near to each other they are."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    plain = FuncFormatter(lambda value, _: number(value, 1))
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain if high / low < 10 ** (1 + _WIDEST) else NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(5) if high / low < _NEAR else LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
