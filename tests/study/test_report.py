@@ -79,7 +79,8 @@ def results(tmp_path: Path) -> Results:
 
 def tuned(mae: float) -> dict[str, Any]:
     curve = [{"seconds": 0.0, "forces": 1.0}, {"seconds": 5.0, "forces": mae}]
-    return {"errors": {"forces": {"mae": mae, "unit": "eV/Å", "set": "test"}}, "curve": curve}
+    error = {"mae": mae, "unit": "eV/Å", "set": "test", "validation": mae, "mean": 0.5}
+    return {"errors": {"forces": error}, "curve": curve}
 
 
 def test_errors_are_means_over_seeds_in_milli_units(results: Results) -> None:
@@ -114,6 +115,20 @@ def test_fine_tuned_errors_and_curves_come_from_the_runs(results: Results) -> No
         [0.0, 5.0],
         [1000.0, pytest.approx(300.0)],
     )
+
+
+def test_nothing_is_learned_where_the_mean_is_as_good(results: Results) -> None:
+    part, board = OPTIONS.downstream[0], results.board
+    assert results.mean_baseline(part) == pytest.approx(500.0)
+    assert ("predicting the mean, validation", "500") in tables.downstream(results).rows
+    assert not any("Nothing was learned" in text for text in summary.sentences(results))
+    for cell in board.cells:
+        if cell.kind == "tune":
+            (board.place(cell) / "result.json").write_text(json.dumps(tuned(0.495)))
+    said = [text for text in summary.sentences(Results(board, OPTIONS)) if "Nothing was learned" in text]
+    assert len(said) == 1
+    assert said[0].startswith("Fine-tuned on water")
+    assert "predicting the mean errs 500" in said[0]
 
 
 def test_the_report_stands_alone_and_names_what_failed(results: Results) -> None:

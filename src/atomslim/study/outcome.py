@@ -30,7 +30,8 @@ def _column(row: dict[str, Any]) -> str:
 
 
 def _errors(row: dict[str, Any], validation: float) -> dict[str, Any]:
-    """Return the errors of a target; ``validation`` is the best model's."""
-    unit = (row["test"] or row["mean_baseline"])["unit"]
+    """Return the errors of a target; ``validation`` is the best model's, ``mean`` that of predicting it."""
+    mean = row["mean_baseline"]
+    unit = (row["test"] or mean)["unit"]
     value, where = (row["test"]["mae"], "test") if row["test"] else (validation, "validation")
-    return {"mae": value, "unit": unit, "set": where, "validation": validation}
+    return {"mae": value, "unit": unit, "set": where, "validation": validation, "mean": mean and mean["mae"]}

@@ -18,6 +18,9 @@ FULL = "full"
 _LOST = 1.01
 """Where slicing adds less than a hundredth to the error, there is nothing to win back."""
 
+_NO_BETTER = 0.98
+"""Share of the error of predicting the mean from which on a model is no better than that."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -122,11 +125,17 @@ class Results:
 
     def unit(self, downstream: DownstreamOptions) -> str:
         """Return the unit of a dataset's errors as they are shown; empty while nothing is finished."""
-        found = self._found(
-            cell for one in self.tuned_variants(downstream) for cell in self._tune_cells(downstream, one)
-        )
-        units = [error["unit"] for result in found if (error := result["errors"].get(downstream.target))]
-        return _shown_unit(units[0]) if units else ""
+        return next((_shown_unit(error["unit"]) for error in self._tuned_errors(downstream)), "")
+
+    def mean_baseline(self, downstream: DownstreamOptions) -> float | None:
+        """Return the validation error of predicting the mean; None while nothing is finished."""
+        known = (error for error in self._tuned_errors(downstream) if error.get("mean") is not None)
+        return next((float(error["mean"] * _factor(error["unit"])) for error in known), None)
+
+    def nothing_learned(self, downstream: DownstreamOptions) -> bool:
+        """Say whether not one model is clearly better than predicting the mean, both on the validation set."""
+        known = [error for error in self._tuned_errors(downstream) if error.get("mean") is not None]
+        return bool(known) and all(error["validation"] > _NO_BETTER * error["mean"] for error in known)
 
     def curves(self, downstream: DownstreamOptions) -> list[Curve]:
         """Return validation error against training time of every fine-tuning of the first seed."""
@@ -171,6 +180,11 @@ class Results:
     def _reduced(self, variant: Variant) -> list[dict[str, Any]]:
         kind: Kind = "distill" if variant.strategy in DISTILLED.values() else "reduce"
         return self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
+
+    def _tuned_errors(self, downstream: DownstreamOptions) -> list[dict[str, Any]]:
+        variants = self.tuned_variants(downstream)
+        found = self._found(cell for one in variants for cell in self._tune_cells(downstream, one))
+        return [error for result in found if (error := result["errors"].get(downstream.target))]
 
     def _tune_cells(self, downstream: DownstreamOptions, variant: Variant) -> Sequence[Cell]:
         return [Cell("tune", variant.strategy, variant.blocks, seed, downstream.name) for seed in self.options.seeds]

@@ -57,7 +57,11 @@ def _tuned(results: Results, part: DownstreamOptions) -> str:
     if not best:
         return ""
     parts = [_reached(variant, value) for variant, value in best.values()]
-    return f"Fine-tuned on {part.name} with equal budgets, {part.target} err {', '.join(parts)} ({results.unit(part)})."
+    said = f"Fine-tuned on {part.name} with equal budgets, {part.target} err {', '.join(parts)} ({results.unit(part)})."
+    mean = results.mean_baseline(part)
+    if mean is None or not results.nothing_learned(part):
+        return said
+    return f"{said} Nothing was learned: predicting the mean errs {number(mean)} on validation, no model clearly less."
 
 
 def _reached(variant: Variant, error: float) -> str:

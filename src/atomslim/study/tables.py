@@ -73,6 +73,9 @@ def downstream(results: Results) -> TextTable:
     parts = results.options.downstream
     variants = dict.fromkeys(variant for part in parts for variant in results.tuned_variants(part))
     rows = [(label(variant), *(_text(results.tuned(part, variant)) for part in parts)) for variant in variants]
+    means = [results.mean_baseline(part) for part in parts]
+    if any(means):
+        rows.append(("predicting the mean, validation", *("" if mean is None else number(mean) for mean in means)))
     known = [_long_recipe(part, results.unit(part)) for part in parts]
     if any(known):
         rows.append(("the whole JMP-L, its own long recipe", *known))
