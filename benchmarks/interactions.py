@@ -118,9 +118,10 @@ def neighbours_table(options: argparse.Namespace) -> None:
 def draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draw the forward pass's time and peak memory against the number of atoms."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for place, name, unit in ((1, "forward", "s"), (2, "peak", "GB")):
+    memory = f"peak memory (to {MOST_ATOMS_BACKWARD} atoms with the backward pass)"
+    for place, name, label, unit in ((1, "forward", "forward pass", "s"), (2, "peak", memory, "GB")):
         axes = figure.add_subplot(1, 2, place, xscale="log", yscale="log", xlabel="atoms")
-        axes.set_ylabel(f"{'forward pass' if name == 'forward' else 'peak memory'}, {unit}")
+        axes.set_ylabel(f"{label}, {unit}")
         for form, rows in measured.items():
             points = [(row["atoms"], row[name]) for row in rows if "forward" in row]
             axes.plot(*zip(*points, strict=True), marker="o", label=form)
