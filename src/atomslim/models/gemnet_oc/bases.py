@@ -49,7 +49,7 @@ EDGES_AT_ONCE = 2**13
 """For more, outside training, they are computed in each block anew for so many edges at a time."""
 
 PAIRS_AT_ONCE = 2**16
-"""Of so many edges of the atom graph the radial basis is computed at a time: 0.5 kB for one of JMP-L."""
+"""Of so many edges of the other graphs is computed at a time what is summed up for atoms or pairs of them."""
 
 Made = TypeVar("Made")
 Given = TypeVar("Given")
@@ -254,16 +254,16 @@ class BasisLayer(nn.Module):
         topology: Topology,
         index: InteractionIndex,
     ) -> EdgeToAtomBasis:
+        projected = self._angular("edge_to_atom", ae_rbf)
+
         def outgoing(rows: slice) -> Tensor:
-            with full_precision(rbf.device):
-                by_harmonic = self._by_harmonic(self._angular("edge_to_atom", ae_rbf[rows]))
-                return (by_harmonic * ae_harmonics[rows, None]).transpose(1, 2)
+            return (self._by_harmonic(projected[rows]) * ae_harmonics[rows, None]).transpose(1, 2)
 
         per_atom = rbf.new_zeros(index.main.num_segments, ae_harmonics.shape[1], self.config.emb_size_cbf)
-        for rows, out in _in_slices(outgoing, topology.atom_edge, PAIRS_AT_ONCE if self.training else EDGES_AT_ONCE):
+        for rows, out in _in_slices(outgoing, topology.atom_edge, PAIRS_AT_ONCE):
             per_atom = per_atom.index_add(0, topology.atom_edge.target[rows], out)
         at_one = legendre_at(1.0, self.config.num_spherical).to(rbf)
-        own = with_zero_row(self._angular("edge_to_atom", ae_rbf) @ at_one)[index.same_atom_edge]
+        own = with_zero_row(projected @ at_one)[index.same_atom_edge]
         coefficient = segment_apply(harmonics[:, None], per_atom, index.main).squeeze(1) - own
         return EdgeToAtomBasis(radial=self._radial("edge_to_atom", rbf), coefficient=coefficient)
 
@@ -290,11 +290,11 @@ class BasisLayer(nn.Module):
         frame = frames(axis)
         incoming = torch.einsum("mij,mdj->mdi", frame, with_zero_row(direction)[index.incoming]).to(dtype)
         incoming_azimuth, incoming_straight = azimuth_harmonics(incoming, num)
+        padded_frame, incoming_bent = with_zero_row(frame), with_zero_row((~incoming_straight).to(rbf).flatten())
 
         def coefficients(rows: slice) -> QuadCoefficients:
-            frame_of = with_zero_row(frame)[index.outgoing[rows]]
-            outgoing = torch.einsum("eqij,ej->eqi", frame_of, direction[rows]).to(dtype)
-            return self._outgoing_coefficients(rbf[rows], outgoing, incoming_straight, index, rows)
+            outgoing = torch.einsum("eqij,ej->eqi", padded_frame[index.outgoing[rows]], direction[rows]).to(dtype)
+            return self._outgoing_coefficients(rbf[rows], outgoing, incoming_bent, index, rows)
 
         return QuadBasis(
             radial=self._radial("quadruplet", rbf),
@@ -305,7 +305,7 @@ class BasisLayer(nn.Module):
         )
 
     def _outgoing_coefficients(
-        self, rbf: Tensor, outgoing: Tensor, incoming_straight: Tensor, index: QuadIndex, rows: slice
+        self, rbf: Tensor, outgoing: Tensor, incoming_bent: Tensor, index: QuadIndex, rows: slice
     ) -> QuadCoefficients:
         """Split Σ_ll' W[l, l'] Y_l(cos φ_cab) Y_l'(cos ϑ), ϑ = φ_c − φ_d, into a part of c and a part of d.
 
@@ -327,9 +327,8 @@ class BasisLayer(nn.Module):
         coefficient = torch.cat(
             [constant, higher * factors[:, :, 1:num], higher * factors[:, :, num:-1], at_zero], dim=2
         )
-        incoming_bent = with_zero_row((~incoming_straight).to(rbf).flatten())[index.closing[rows]][:, None, None]
-        closed = (index.closing[rows] < incoming_straight.numel()).to(rbf)[:, None, None]
-        both_bent = bent * incoming_bent
+        closed = (index.closing[rows] < index.incoming.numel()).to(rbf)[:, None, None]
+        both_bent = bent * incoming_bent[index.closing[rows]][:, None, None]
         closing = closed * (both_bent * at_one + (1 - both_bent) * at_zero)
         return QuadCoefficients(coefficient.flatten(2), closing.squeeze(2))
 
