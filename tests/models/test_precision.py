@@ -108,16 +108,16 @@ def test_fast_is_narrow_in_dense_layers_only(model: JMP, monkeypatch: pytest.Mon
 
 
 def test_angular_sums_of_quadruplets_are_wide(model: JMP, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.dtype] = []
-    added = torch.baddbmm
+    seen: list[set[torch.dtype]] = []
+    added = Tensor.baddbmm_
 
-    def noted(*inputs: Any, **options: Any) -> Tensor:
-        seen.append(added(*inputs, **options).dtype)
+    def noted(*inputs: Tensor, **options: Any) -> Tensor:
+        seen.append({tensor.dtype for tensor in inputs})
         return added(*inputs, **options)
 
-    monkeypatch.setattr(torch, "baddbmm", noted)
+    monkeypatch.setattr(Tensor, "baddbmm_", noted)
     model.predict(ethanol(), "direct", precision="fast")
-    assert seen == [torch.float32] * model.num_blocks
+    assert seen == [{torch.float32}] * model.num_blocks
 
 
 def test_tf32_is_on_where_dense_layers_are_and_put_back() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from ase.build import bulk
 
 import atomslim
 from atomslim.atoms import Sample
-from atomslim.errors import ConfigError
+from atomslim.data.normalise import Normalisation
+from atomslim.errors import AtomslimError, ConfigError
 from atomslim.models import JMP
 from atomslim.models.gemnet_oc.scaling import unfitted_scale_factors
 from small_models import DIRECT, SIZES, jmp
@@ -65,6 +67,40 @@ def test_several_datasets_are_learned_at_once_from_fitted_scales(tmp_path: Path)
     assert len(scores) == 11  # before the first step, and after every tenth of the run
     assert scores[-1] < 0.6 * scores[0]
     assert (tmp_path / "run" / "split.crystal.json").is_file()
+
+
+def test_a_small_dataset_takes_references_of_another(tmp_path: Path) -> None:
+    small = task("small") | {"split": {"train": 2, "validation": 2, "test": 0}}
+    small["targets"] = small["targets"] | {"energy": {"kind": "energy", "references": "crystal"}}
+    options = OPTIONS | {"tasks": [small, task("crystal")], "steps": 1}  # the one that takes may come first
+    shifted = [
+        replace(sample, targets=sample.targets | {"energy": sample.targets["energy"] + 1}) for sample in crystals(4)
+    ]
+    atomslim.pretrain(options, output=tmp_path / "run", data=DATA | {"small": shifted}, progress=False)
+    scales = {
+        name: Normalisation.load(tmp_path / "run" / f"normalisation.{name}.json").targets["energy"]
+        for name in ("small", "crystal")
+    }
+    assert scales["small"].references == scales["crystal"].references
+    assert scales["small"].mean == pytest.approx(1 + scales["crystal"].mean, abs=0.1)
+    assert scales["small"].std < 0.1
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("crystl", r"references of 'crystl': no other task of this name has some of its own \(there are: crystal\)"),
+        ("water", r"references of 'water': no other task"),
+        ("crystal", "the references to be taken have none for H, O"),
+    ],
+)
+def test_references_that_cannot_be_taken(tmp_path: Path, other: str, words: str) -> None:
+    taker = task("taker")
+    taker["targets"] = taker["targets"] | {"energy": {"kind": "energy", "references": other}}
+    options = OPTIONS | {"tasks": [task("water"), task("crystal"), taker]}
+    with pytest.raises(AtomslimError, match=words):
+        atomslim.pretrain(options, output=tmp_path / "run", data=DATA | {"taker": waters(16)}, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,30 +80,41 @@ class Normalisation(_Frozen):
             raise DataError(f"{path}: holds no normalisation: {reason}; make it again") from error
 
 
-def fit(samples: Iterable[Sample], targets: Sequence[str], references: Sequence[str] = ()) -> Normalisation:
+def fit(
+    samples: Iterable[Sample],
+    targets: Sequence[str],
+    references: Sequence[str] = (),
+    given: Mapping[str, Mapping[int, float]] | None = None,
+) -> Normalisation:
     """Compute the scales of some targets from the training structures, in one pass.
 
     Args:
         samples: the training structures only.
         targets: names of the targets, such as ("energy", "forces").
         references: those of them that get per-element references (sums over atoms: energies).
+        given: references of targets that were fitted elsewhere, by atomic number.
 
     Raises:
-        DataError: there are no structures; a target is missing in one of them, not finite, or the same everywhere.
+        DataError: there are no structures; a target is missing in one of them, not finite, or the same everywhere; an
+            element has no given reference.
 
     """
+    given = given or {}
     moments = {name: Moments() for name in targets if name not in references}
     compositions = {name: Compositions() for name in references}
     count = 0
     for sample in samples:
         for name, moment in moments.items():
-            moment.add(_values(sample, name))
+            moment.add(_values(sample, name) - _sum_of(given.get(name, {}), sample, name))
         for name, composition in compositions.items():
             composition.add(sample.numbers, float(_values(sample, name)))
         count += 1
     if not count:
         raise DataError("there are no structures to compute mean and spread from: check the training split")
-    scales = {name: moment.scale(name) for name, moment in moments.items()}
+    scales = {
+        name: moment.scale(name).model_copy(update={"references": dict(given.get(name, {}))})
+        for name, moment in moments.items()
+    }
     scales |= {name: composition.scale(name) for name, composition in compositions.items()}
     return Normalisation(targets={name: scales[name] for name in targets})
 
@@ -220,6 +232,19 @@ def _values(sample: Sample, name: str) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise DataError(f"{sample.name or 'structure'}: {name} is not finite: remove the record")
     return values[~sample.fixed] if name == "forces" else values
+
+
+def _sum_of(references: Mapping[int, float], sample: Sample, name: str) -> float:
+    if not references:
+        return 0.0
+    missing = sorted(set(sample.numbers.tolist()) - references.keys())
+    if missing:
+        elements = ", ".join(chemical_symbols[number] for number in missing)
+        raise DataError(
+            f"{sample.name or 'structure'}: {name}: the references to be taken have none for {elements}: take those of "
+            "a dataset that has these elements, or fit this one's own"
+        )
+    return sum(references[number] for number in sample.numbers.tolist())
 
 
 def _require_spread(std: float, mean: float, name: str) -> float:

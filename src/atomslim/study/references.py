@@ -47,6 +47,8 @@ def _target(task: str, target: Target, wanted: TargetOptions | None, options: Ta
         raise ConfigError(f"mix, task {task}: std {wanted.std:g} of {target.name} is not the model's {target.std:g}")
     if not wanted.references or target.references:
         return target
+    if isinstance(wanted.references, str):
+        raise ConfigError(f"mix, task {task}: references of {target.name}: say true; others' are for pre-training")
     data = opened(options.data, options.options)
     places = np.linspace(0, len(data) - 1, min(STRUCTURES, len(data))).round().astype(int)
     samples = TaskData(task, data, (target.name,), places)

@@ -53,7 +53,10 @@ class TargetOptions(_Options):
     weight: float = Field(default=1.0, ge=0, description="factor on its loss")
     loss: Loss = Field(default="l1", description="l2: Euclidean norm per atom, averaged by structure (forces)")
     reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up a structure's number")
-    references: bool = Field(default=False, description="subtract a per-element linear fit first")
+    references: bool | str = Field(
+        default=False,
+        description="subtract a per-element linear fit first; the name of another task of the run: that one's fit",
+    )
     mean: float | None = Field(default=None, description="none: fitted on the training set")
     std: float | None = Field(default=None, gt=0, description="none: fitted on the training set")
 

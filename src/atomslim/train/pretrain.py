@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
+from atomslim.data.normalise import Normalisation
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.checkpoint import load
@@ -96,7 +97,7 @@ def pretrain(
     config = options if isinstance(options, PretrainOptions) else validated(PretrainOptions, options)
     folder = RunFolder(output or Path("runs") / time.strftime("pretrain-%Y%m%d-%H%M%S"))
     with announced("reading the data", shown=progress):
-        tasks = [_learning_task(task, (data or {}).get(task.name, task.data), folder, resume) for task in config.tasks]
+        tasks = _learning_tasks(config.tasks, data or {}, folder, resume)
     model = _model(config, tasks)
     config = with_batch_cost(config, model, tasks, folder)
     folder.create(config.model_dump(mode="json"), resume=resume)
@@ -111,12 +112,36 @@ def pretrain(
     return load(folder.path / "best.safetensors")
 
 
-def _learning_task(options: TaskOptions, data: Data, folder: RunFolder, resume: bool) -> LearningTask:  # noqa: FBT001
+def _learning_tasks(
+    options: Sequence[TaskOptions],
+    data: Mapping[str, Data],
+    folder: RunFolder,
+    resume: bool,  # noqa: FBT001
+) -> list[LearningTask]:
+    """Prepare all tasks, last those that take references from others."""
+    done: dict[int, LearningTask] = {}
+    for place in sorted(range(len(options)), key=lambda place: _borrows(options[place])):
+        task, others = options[place], {task.name: task.normalisation for task in done.values()}
+        done[place] = _learning_task(task, data.get(task.name, task.data), folder, resume, others)
+    return [done[place] for place in range(len(options))]
+
+
+def _borrows(task: TaskOptions) -> bool:
+    return any(isinstance(target.references, str) for target in task.targets.values())
+
+
+def _learning_task(
+    options: TaskOptions,
+    data: Data,
+    folder: RunFolder,
+    resume: bool,  # noqa: FBT001
+    others: Mapping[str, Normalisation],
+) -> LearningTask:
     if isinstance(data, str) and not data:
         raise ConfigError(f"task {options.name or '?'}: names no data: say data: NAME")
     dataset = opened(data, options.options)
     name = options.name or LearningTask.name_for(dataset)
-    return prepare_task(dataset, options, *(noted(folder, name) if resume else (None, None)))
+    return prepare_task(dataset, options, *(noted(folder, name) if resume else (None, None)), others)
 
 
 def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:

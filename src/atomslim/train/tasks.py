@@ -94,14 +94,20 @@ class LearningTask:
 
 
 def prepare_task(
-    dataset: Dataset, options: TaskOptions, split: Split | None = None, normalisation: Normalisation | None = None
+    dataset: Dataset,
+    options: TaskOptions,
+    split: Split | None = None,
+    normalisation: Normalisation | None = None,
+    known: Mapping[str, Normalisation] | None = None,
 ) -> LearningTask:
     """Split a dataset, choose its targets and fit their normalisation on the training set.
 
-    ``split`` and ``normalisation`` are those of an earlier run that is continued.
+    ``split`` and ``normalisation`` are those of an earlier run that is continued, ``known`` those of tasks whose
+    references this one may take.
 
     Raises:
-        ConfigError: targets that contradict each other, or a split that the data cannot give.
+        ConfigError: targets that contradict each other, a split that the data cannot give, or references of a task
+            that has none.
         DataError: a target that no training structure has, or that is the same (zero, say) in all of them.
 
     """
@@ -119,7 +125,7 @@ def prepare_task(
     _require_energy(targets, first)
     name = options.name or LearningTask.name_for(dataset)
     train = TaskData(name, dataset, tuple(targets), np.array(chosen.train, dtype=np.int64))
-    scales = normalisation or normalise(train, targets)
+    scales = normalisation or normalise(train, targets, known or {})
     if normalisation is None:
         _warn_of_units(dataset, chosen)
     info = dataset.info
@@ -168,12 +174,15 @@ def default_targets(sample: Sample, forces: Literal["direct", "conservative"]) -
     return {name: TargetOptions(kind="energy" if name == "energy" else "scalar") for name in names if name != "forces"}
 
 
-def normalise(train: TaskData, targets: Mapping[str, TargetOptions]) -> Normalisation:
+def normalise(
+    train: TaskData, targets: Mapping[str, TargetOptions], known: Mapping[str, Normalisation]
+) -> Normalisation:
     """Fit each target's mean, spread and references on the training structures that have it.
 
-    Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing.
+    Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing;
+    ConfigError for references of a task that is not among ``known`` or has none.
     """
-    return Normalisation(targets={name: _scale(train, name, options) for name, options in targets.items()})
+    return Normalisation(targets={name: _scale(train, name, options, known) for name, options in targets.items()})
 
 
 def loss_terms(data: LearningTask, task: Task, *, free_atoms_only: bool = True) -> list[Term]:
@@ -210,13 +219,27 @@ def _warn_of_units(dataset: Dataset, split: Split) -> None:
         warn(f"{text}; the model learns it so: mend the data, see `atomslim data check`", AtomslimWarning, stacklevel=2)
 
 
-def _scale(train: TaskData, name: str, options: TargetOptions) -> TargetScale:
+def _scale(train: TaskData, name: str, options: TargetOptions, known: Mapping[str, Normalisation]) -> TargetScale:
     replace(train, targets=(name,)).require_targets()
     samples = (train[place] for place in range(len(train)))
     labelled = (sample for sample in samples if name in sample.targets)
-    found = fit(labelled, [name], [name] if options.references else []).targets[name]
+    if isinstance(options.references, str):
+        found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, known)})
+    else:
+        found = fit(labelled, [name], [name] if options.references else [])
     changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
-    return found.model_copy(update=changes)
+    return found.targets[name].model_copy(update=changes)
+
+
+def _references_of(other: str, task: str, name: str, known: Mapping[str, Normalisation]) -> dict[int, float]:
+    there = {task: scales.targets[name] for task, scales in known.items() if name in scales.targets}
+    if other in there and there[other].references:
+        return there[other].references
+    names = ", ".join(task for task, scale in there.items() if scale.references) or "none"
+    raise ConfigError(
+        f"task {task}: {name}: references of {other!r}: no other task of this name has some of its own "
+        f"(there are: {names}); fit them with references: true"
+    )
 
 
 def _require_energy(targets: dict[str, TargetOptions], sample: Sample) -> None:

@@ -355,8 +355,8 @@ class BasisLayer(nn.Module):
     def _by_harmonic(self, projected: Float[Tensor, "e K L"]) -> Float[Tensor, "e K L*L"]:
         """Spread the weight of Y_l over its harmonics Y_lm, by the addition theorem."""
         num = self.config.num_spherical
-        degree = degree_of_harmonic(num).to(projected.device)
-        return projected[..., degree] * addition_weights(num).to(projected)
+        spread = nn.functional.one_hot(degree_of_harmonic(num), num).T * addition_weights(num)
+        return projected @ spread.to(projected)
 
 
 def not_kept(function: Callable[[Given], Tensor], given: Given) -> Tensor:

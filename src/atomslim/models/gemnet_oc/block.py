@@ -95,8 +95,8 @@ class InteractionBlock(nn.Module):
     def _edge_messages(self, h: Tensor, m: Tensor, bases: Bases, topology: Topology, index: InteractionIndex) -> Tensor:
         reverse = topology.reverse
         x = scaled_silu(self.skip(m))
-        x = x + self.edge_to_edge.edge_to_edge(m, bases.edge_to_edge, bases.harmonics, index.main, reverse)
-        x = x + self.atom_to_edge.atom_to_edge(
+        x += self.edge_to_edge.edge_to_edge(m, bases.edge_to_edge, bases.harmonics, index.main, reverse)
+        x += self.atom_to_edge.atom_to_edge(
             h,
             bases.atom_to_edge,
             bases.atom_edge_harmonics,
@@ -106,7 +106,7 @@ class InteractionBlock(nn.Module):
             reverse,
         )
         if bases.quad is not None and index.quad is not None:
-            x = x + self.quadruplet(m, bases.quad, index.quad, reverse)
+            x += self.quadruplet(m, bases.quad, index.quad, reverse)
         return x.div_(2)
 
     def _atom_messages(self, h: Tensor, m: Tensor, bases: Bases, index: InteractionIndex) -> Tensor:

@@ -40,7 +40,8 @@ class GatedDown(nn.Module):
         before = scaled_silu(self.input(x))
         if rows is not None:
             before = before[rows]
-        gated = before * self.radial(radial * self.scale_radial())
+        gate = self.radial(radial * self.scale_radial())
+        gated = before * gate if torch.is_grad_enabled() else gate.mul_(before)
         self.scale_radial.observe(before, gated)
         return scaled_silu(self.down(gated))
 
@@ -100,7 +101,7 @@ class TripletInteraction(_UpBothWays):
     ) -> Float[Tensor, "E emb_edge"]:
         def summed_of(edges: TripletCoefficients, part: Part) -> Tensor:
             z = segment_apply(edges.coefficient, moments, part.segments)
-            z = torch.addcmul(z, edges.own[:, :, None], own[part.rows, None], value=-1)
+            z = z.addcmul_(edges.own[:, :, None], own[part.rows, None], value=-1)
             return self.bilinear(z.flatten(1))
 
         summed = basis.outgoing.each(summed_of) * self.scale_sum()
@@ -130,7 +131,7 @@ class QuadrupletInteraction(_UpBothWays):
         def summed_of(edges: QuadCoefficients, part: Part) -> Tensor:
             with full_precision(m.device):
                 z = segment_apply(edges.azimuth, moments, part.segments)
-                z = torch.baddbmm(z, edges.closing, incoming[index.closing[part.rows]], alpha=-1)
+                z = z.baddbmm_(edges.closing, incoming[index.closing[part.rows]], alpha=-1)
             return self.bilinear(z.flatten(1))
 
         summed = basis.outgoing.each(summed_of) * self.scale_sum()

@@ -23,8 +23,12 @@ def scaled_silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def average(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return (x + y)/√2, which keeps the variance of two independent inputs."""
-    return (x + y).mul_(INV_SQRT_2)
+    """Return (x + y)/√2, which keeps the variance of two independent inputs.
+
+    ``y`` is the result of a layer that nobody else needs: it is overwritten, unless the sum takes a wider dtype.
+    """
+    total = y.add_(x) if x.dtype == y.dtype else x + y
+    return total.mul_(INV_SQRT_2)
 
 
 class Linear(nn.Linear):
@@ -79,7 +83,8 @@ class PairLinear(nn.Module):
     ) -> Float[Tensor, "e out_features"]:
         """Return one row for each edge."""
         from_source, from_target, from_edge = self.weight.split(self.splits, dim=1)
-        ends = (h @ from_source.T)[source] + (h @ from_target.T)[target]
+        ends = (h @ from_source.T)[source]
+        ends += (h @ from_target.T)[target]
         return torch.addmm(ends, x, from_edge.T)
 
 

@@ -32,7 +32,7 @@ class OutputBlock(nn.Module):
         edges: bool,
     ) -> tuple[Float[Tensor, "n emb_atom"], Float[Tensor, "E emb_edge"] | None]:
         """Return the node feature and, with ``edges``, the edge feature, for which there must be the branch."""
-        node = average(self.atom_update(m, bases.output, index.main), h)
+        node = average(h, self.atom_update(m, bases.output, index.main))
         return self.atom_layers(node), self._edge_feature(m, bases) if edges else None
 
     def _edge_feature(self, m: Tensor, bases: Bases) -> Tensor:
