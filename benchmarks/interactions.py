@@ -7,7 +7,8 @@
 Three parts, each in a process of its own per row, so that peak memory is that row's:
 
 model       JMP-L, energy of MOF-5 (106 atoms): forward and forward + backward against the floor, which is the
-            multiply-adds of its dense layers (2 FLOP each) at the matmul rate measured in the same process
+            multiply-adds of its dense layers (2 FLOP each) at the matmul rate measured in the same process; memory
+            against the enumerating form, with and without blocks computed again in the backward pass
 growth      the interaction part alone (JMP-L's narrow widths, one block, edges of width 32), growing cells; with
             --figure FILE, drawn, too
 neighbours  the same for a growing number of neighbours
@@ -84,17 +85,16 @@ def model_table(options: argparse.Namespace) -> None:
     widths = {"num_blocks": blocks} | ({"emb_size_edge": 128, "emb_size_atom": 64} if options.quick else {})
     print(f"\n## JMP-L, {blocks} blocks, MOF-5, energy\n")
     header("form", "main edges", "matmul GFLOP/s", "dense TFLOP", "floor s", "forward s", "× floor", "peak GB")
-    trained = {}
+    case: dict[str, Any] = {"widths": widths, "atoms": 0, "k": 30, "cutoff": 19.0}
     for form in ("factorised", "enumerating"):
-        case: dict[str, Any] = {"form": form, "widths": widths, "atoms": 0, "k": 30, "cutoff": 19.0}
-        row = run(options, **case, backward=False)
-        trained[form] = run(options, **case, backward=True)
+        row = run(options, **case, form=form, backward=False)
         floor = row["dense"] / row["rate"]
         numbers = (f"{row['rate'] / 1e9:.0f}", f"{row['dense'] / 1e12:.3f}", f"{floor:.2f}", f"{row['forward']:.2f}")
         line(form, row["edges"], *numbers, f"{row['over floor']:.2f}", f"{row['peak']:.1f}")
     print()
     header("form", "forward s", "forward + backward s", "× forward", "peak GB")
-    for form, row in trained.items():
+    for form in ("factorised", "checkpointed", "enumerating"):
+        row = run(options, **case, form=form, backward=True)
         numbers = (f"{row['forward']:.2f}", f"{row['backward']:.2f}", f"{row['over forward']:.2f}")
         line(form, *numbers, f"{row['peak']:.1f}")
 
@@ -167,7 +167,10 @@ def run(options: argparse.Namespace, **row: Any) -> dict[str, Any]:
 def measure(
     *, form: str, widths: dict[str, Any], atoms: int, k: int, cutoff: float, backward: bool, repeats: int
 ) -> dict[str, Any]:
-    """Return seconds, dense FLOPs, matmul rate and peak memory of one form on one structure."""
+    """Return seconds, dense FLOPs, matmul rate and peak memory of one form on one structure.
+
+    ``checkpointed`` is the factorised form with its blocks computed again in the backward pass.
+    """
     keep_freed_memory()
     batch = from_ase(oxide(atoms) if atoms else mof5())
     task = Task(
@@ -185,7 +188,8 @@ def measure(
     }
     if form == "enumerating" and count_quadruplets(topology) > MOST_QUADRUPLETS:
         return result
-    energy = factorised(model, batch, topology) if form == "factorised" else enumerating(model, batch, topology)
+    model.checkpoint_blocks = form == "checkpointed"
+    energy = (enumerating if form == "enumerating" else factorised)(model, batch, topology)
     product = matrix_product(len(topology.main), model.config.emb_size_edge)
     forward, rates, ratios = [], [], []
     for _ in range(repeats + 1):  # in turn, because the speed of a shared machine drifts

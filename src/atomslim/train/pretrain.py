@@ -165,9 +165,11 @@ def _going_on(config: PretrainOptions, wanted: list[Task]) -> JMP:
     Tasks that keep their own heads keep their mean and references as well.
     """
     model = load(config.model)
+    if not isinstance(model, JMP):
+        raise ConfigError(f"{config.model}: pre-training goes on with JMP models, not with {type(model).__name__}")
     heads = {task.name: options.head or task.name for task, options in zip(wanted, config.tasks, strict=True)}
     missing = sorted({head for head in heads.values() if head != FRESH and head not in model.tasks})
-    if not isinstance(model, JMP) or missing:
+    if missing:
         raise ConfigError(
             f"{config.model}: has no task {', '.join(missing)}: name tasks as the model does "
             f"({', '.join(model.tasks)}), or say whose heads a new one starts with (head: TASK, or head: fresh)"

@@ -46,13 +46,13 @@ UNITS = {
 
 _FACTORS = {"jdft2d": 1e-3}
 
-_FILES: dict[str, tuple[int, str | None]] = {
+_FILES: dict[str, tuple[int, str]] = {
     "jdft2d": (636, "26057dc4524e193e32abffb296ce819b58b6e11d1278cae329a2f97817a4eddf"),
     "phonons": (1265, "4db551f21ec5f577e6202725f10e34dfc509aa7df3a6bdaac497da7f6dbbb9b3"),
     "dielectric": (4764, "83befa09bc2ec2f4b6143afc413157827a90e5e2e42c1eb507ccfa01bf26a1d6"),
     "log_gvrh": (10_987, "098af941f4c663270f1fe21abf20ffad6fb85ecbfcba5786ceac03983ac29da7"),
     "log_kvrh": (10_987, "44b113ddb7e23aa18731a62c74afa7e5aa654199e0db5f951c8248a00955c9cd"),
-    "perovskites": (18_928, None),
+    "perovskites": (18_928, "4641e2417f8ec8b50096d2230864468dfa08278dc9d257c327f65d0305278483"),
     "mp_gap": (106_113, "58b65746bd88329986ed66031a2ac1369c7c522f7bc9f9081528e07097c2c057"),
     "mp_e_form": (132_752, "dedcb1d4ba2e3e50dbdd45ba5bc647a00e9c2bcf8f8bf556dc8e92caa39eb21f"),
     "mp_is_metal": (106_113, "9a028ed5750a4c76ca36e9f3c8d48fe0bf3fb21b76ec2289e58ae7048d527919"),
