@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from atomslim.files import atomic_write
 
@@ -24,14 +25,18 @@ def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
     rows = _validations(place / "metrics.csv")
     results = json.loads((place / "summary.json").read_text(encoding="utf-8"))["rows"]
     targets = list(dict.fromkeys(row["target"] for row in results if row["target"] != "energy"))
-    figure = Figure(figsize=(9.0, 2.9 * len(targets)), layout="constrained")
+    tasks = dict.fromkeys(row["task"] for row in results)
+    colours = {task: _COLOURS[number % len(_COLOURS)] for number, task in enumerate(tasks)}
+    figure = Figure(figsize=(9.0, 2.9 * len(targets) + 0.4), layout="constrained")
     panels = figure.subplots(len(targets), 2, squeeze=False, sharey="row")
     for target, (steps, seconds) in zip(targets, panels, strict=True):
         chosen = [row for row in results if row["target"] == target]
-        _panel(steps, rows, chosen, "step", "steps")
-        _panel(seconds, rows, chosen, "seconds", "seconds of training")
+        _panel(steps, rows, chosen, colours, "step", "steps")
+        _panel(seconds, rows, chosen, colours, "seconds", "seconds of training")
         steps.set_ylabel(f"validation MAE, {target} ({_unit(chosen)})", fontsize=8)
-        steps.legend(fontsize=7, frameon=False)
+    lines = [Line2D([], [], color=colour, marker="o", markersize=3, label=task) for task, colour in colours.items()]
+    lines.append(Line2D([], [], color="0.4", linestyle="--", linewidth=0.8, label="predicting the mean"))
+    figure.legend(handles=lines, loc="outside upper center", ncols=5, fontsize=7, frameon=False)
     path = place / "learning_curve.png"
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
@@ -43,12 +48,19 @@ def _validations(path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["score"]]
 
 
-def _panel(axes: Axes, rows: list[dict[str, str]], results: list[dict[str, Any]], column: str, label: str) -> None:
-    for number, result in enumerate(results):
-        colour = _COLOURS[number % len(_COLOURS)]
+def _panel(
+    axes: Axes,
+    rows: list[dict[str, str]],
+    results: list[dict[str, Any]],
+    colours: dict[str, str],
+    column: str,
+    label: str,
+) -> None:
+    for result in results:
+        colour = colours[result["task"]]
         name = f"{result['task']}/{result['target']}/mae"
         points = [(float(row[column]), float(row[name])) for row in rows if row.get(name)]
-        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, linewidth=1.2, label=result["task"])
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, linewidth=1.2)
         if result["mean_baseline"]:
             axes.axhline(result["mean_baseline"]["mae"], color=colour, linestyle="--", linewidth=0.8)
         if result["test"]:
