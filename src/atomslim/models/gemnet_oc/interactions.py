@@ -18,7 +18,7 @@ from atomslim.models.gemnet_oc.bases import (
 )
 from atomslim.models.gemnet_oc.config import GemNetOCConfig
 from atomslim.models.gemnet_oc.indices import QuadIndex
-from atomslim.models.gemnet_oc.layers import INV_SQRT_2, SILU_GAIN, Linear, ScaleFactor, scaled_silu, silu
+from atomslim.models.gemnet_oc.layers import Linear, ScaleFactor, average, scaled_silu
 from atomslim.models.gemnet_oc.segments import Part, Segments, segment_apply, segment_outer
 from atomslim.models.precision import full_precision
 
@@ -56,7 +56,7 @@ class _UpBothWays(GatedDown):
 
     def up_both_ways(self, z: Float[Tensor, "E summed"], reverse: Int[Tensor, " E"]) -> Float[Tensor, "E emb_edge"]:
         """Return the pass's output; the narrow z is permuted rather than the wide result."""
-        return silu(self.up_reverse(z[reverse])).add_(silu(self.up(z))).mul_(SILU_GAIN * INV_SQRT_2)
+        return average(scaled_silu(self.up(z)), scaled_silu(self.up_reverse(z[reverse])))
 
 
 class TripletInteraction(_UpBothWays):

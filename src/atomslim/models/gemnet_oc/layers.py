@@ -13,18 +13,13 @@ INV_SQRT_3 = 1 / math.sqrt(3)
 SILU_GAIN = 1 / 0.6
 
 
-def silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return x/(1 + e⁻ˣ).
+def scaled_silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return silu(x)/0.6, which keeps the variance of a standard normal input near one.
 
     ``x`` is the output of a linear layer that nobody else needs: without gradients it is overwritten. Work in place
     here and below saves fresh memory, which costs more than the arithmetic.
     """
-    return functional.silu(x, inplace=not x.requires_grad)
-
-
-def scaled_silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return silu(x)/0.6, which keeps the variance of a standard normal input near one; ``x`` may be overwritten."""
-    return silu(x).mul_(SILU_GAIN)
+    return functional.silu(x, inplace=not x.requires_grad).mul_(SILU_GAIN)
 
 
 def average(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -46,15 +41,9 @@ class Linear(nn.Linear):
         """Initialise with standardised orthogonal rows (GemNet-OC)."""
         standardised_orthogonal_(self.weight, summed=(1,))
 
-    def forward(self, x: Float[Tensor, "rows in_features"], scale: float = 1.0) -> Float[Tensor, "rows out_features"]:
-        """Return ``scale`` · W x: a factor on a product costs nothing, on its result it would be one more pass."""
-        if scale == 1.0:
-            return functional.linear(x, self.weight)
-        return torch.addmm(x.new_zeros(1), x, self.weight.T, beta=0, alpha=scale)
 
-
-class ResidualBranch(nn.Module):
-    """act(W₂ act(W₁ x)), without the last activation's gain."""
+class Residual(nn.Module):
+    """x ← (x + act(W₂ act(W₁ x)))/√2."""
 
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -62,32 +51,15 @@ class ResidualBranch(nn.Module):
         self.second = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "rows width"], scale: float) -> Float[Tensor, "rows width"]:
-        """Return the branch for ``scale`` · x."""
-        return self.dropout(silu(self.second(silu(self.first(x, scale)), SILU_GAIN)))
-
-
-class Residuals(nn.Sequential):
-    """Residual layers in a row, each x ← (x + act(W₂ act(W₁ x)))/√2.
-
-    The factors 1/√2 are collected: what is held is x divided by those of the layers so far, and wide features are
-    multiplied once at the end.
-    """
-
     def forward(self, x: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """Return the updated features."""
-        scale = 1.0
-        for layer in self:
-            branch = layer(x, scale)
-            reused = branch if x.dtype == branch.dtype and not torch.is_grad_enabled() else None
-            x = torch.add(x, branch, alpha=SILU_GAIN / scale, out=reused)
-            scale *= INV_SQRT_2
-        return x.mul_(scale) if len(self) else x
+        branch = scaled_silu(self.second(scaled_silu(self.first(x))))
+        return average(x, self.dropout(branch))
 
 
-def residuals(num: int, width: int, dropout: float = 0.0) -> Residuals:
+def residuals(num: int, width: int, dropout: float = 0.0) -> nn.Sequential:
     """Return ``num`` residual layers in a row."""
-    return Residuals(*(ResidualBranch(width, dropout) for _ in range(num)))
+    return nn.Sequential(*(Residual(width, dropout) for _ in range(num)))
 
 
 class PairLinear(nn.Module):
