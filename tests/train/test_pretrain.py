@@ -91,7 +91,7 @@ def test_a_small_dataset_takes_references_of_another(tmp_path: Path) -> None:
     [
         ("crystl", r"references of 'crystl': no other task of this name has some of its own \(there are: crystal\)"),
         ("water", r"references of 'water': no other task"),
-        ("crystal", "the references to be taken have none for H, O"),
+        ("crystal", "there is no reference for H, O"),
     ],
 )
 def test_references_that_cannot_be_taken(tmp_path: Path, other: str, words: str) -> None:

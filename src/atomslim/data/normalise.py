@@ -52,12 +52,14 @@ class TargetScale(_Frozen):
         """Sum of the references of a structure's atoms; raises DataError for an element that has none."""
         if not self.references:
             return 0.0
-        try:
-            return float(sum(self.references[number] for number in numbers.tolist()))
-        except KeyError as error:
+        missing = sorted(set(numbers.tolist()) - self.references.keys())
+        if missing:
+            elements = ", ".join(chemical_symbols[number] for number in missing)
             raise DataError(
-                f"element {error} has no reference: it does not occur in the training set; choose another split"
-            ) from error
+                f"there is no reference for {elements}: not in the training set that references were fitted on; choose "
+                "another split, or the references of a dataset that has it"
+            )
+        return float(sum(self.references[number] for number in numbers.tolist()))
 
 
 class Normalisation(_Frozen):
@@ -84,7 +86,7 @@ def fit(
     samples: Iterable[Sample],
     targets: Sequence[str],
     references: Sequence[str] = (),
-    given: Mapping[str, Mapping[int, float]] | None = None,
+    given: Mapping[str, TargetScale] | None = None,
 ) -> Normalisation:
     """Compute the scales of some targets from the training structures, in one pass.
 
@@ -92,7 +94,7 @@ def fit(
         samples: the training structures only.
         targets: names of the targets, such as ("energy", "forces").
         references: those of them that get per-element references (sums over atoms: energies).
-        given: references of targets that were fitted elsewhere, by atomic number.
+        given: scales fitted elsewhere whose references these targets take.
 
     Raises:
         DataError: there are no structures; a target is missing in one of them, not finite, or the same everywhere; an
@@ -105,16 +107,16 @@ def fit(
     count = 0
     for sample in samples:
         for name, moment in moments.items():
-            moment.add(_values(sample, name) - _sum_of(given.get(name, {}), sample, name))
+            values = _values(sample, name)
+            moment.add(values - given[name].reference(sample.numbers) if name in given else values)
         for name, composition in compositions.items():
             composition.add(sample.numbers, float(_values(sample, name)))
         count += 1
     if not count:
         raise DataError("there are no structures to compute mean and spread from: check the training split")
-    scales = {
-        name: moment.scale(name).model_copy(update={"references": dict(given.get(name, {}))})
-        for name, moment in moments.items()
-    }
+    scales = {name: moment.scale(name) for name, moment in moments.items()}
+    for name, other in given.items():
+        scales[name] = scales[name].model_copy(update={"references": other.references})
     scales |= {name: composition.scale(name) for name, composition in compositions.items()}
     return Normalisation(targets={name: scales[name] for name in targets})
 
@@ -232,19 +234,6 @@ def _values(sample: Sample, name: str) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise DataError(f"{sample.name or 'structure'}: {name} is not finite: remove the record")
     return values[~sample.fixed] if name == "forces" else values
-
-
-def _sum_of(references: Mapping[int, float], sample: Sample, name: str) -> float:
-    if not references:
-        return 0.0
-    missing = sorted(set(sample.numbers.tolist()) - references.keys())
-    if missing:
-        elements = ", ".join(chemical_symbols[number] for number in missing)
-        raise DataError(
-            f"{sample.name or 'structure'}: {name}: the references to be taken have none for {elements}: take those of "
-            "a dataset that has these elements, or fit this one's own"
-        )
-    return sum(references[number] for number in sample.numbers.tolist())
 
 
 def _require_spread(std: float, mean: float, name: str) -> float:

@@ -36,6 +36,8 @@ def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
         steps.set_ylabel(f"validation MAE, {target} ({_unit(chosen)})", fontsize=8)
     lines = [Line2D([], [], color=colour, marker="o", markersize=3, label=task) for task, colour in colours.items()]
     lines.append(Line2D([], [], color="0.4", linestyle="--", linewidth=0.8, label="predicting the mean"))
+    if any(row["test"] for row in results):
+        lines.append(Line2D([], [], color="0.4", marker="*", markersize=9, linestyle="", label="best model, test set"))
     figure.legend(handles=lines, loc="outside upper center", ncols=5, fontsize=7, frameon=False)
     path = place / "learning_curve.png"
     with atomic_write(path) as temporary:

@@ -231,10 +231,10 @@ def _scale(train: TaskData, name: str, options: TargetOptions, known: Mapping[st
     return found.targets[name].model_copy(update=changes)
 
 
-def _references_of(other: str, task: str, name: str, known: Mapping[str, Normalisation]) -> dict[int, float]:
+def _references_of(other: str, task: str, name: str, known: Mapping[str, Normalisation]) -> TargetScale:
     there = {task: scales.targets[name] for task, scales in known.items() if name in scales.targets}
     if other in there and there[other].references:
-        return there[other].references
+        return there[other]
     names = ", ".join(task for task, scale in there.items() if scale.references) or "none"
     raise ConfigError(
         f"task {task}: {name}: references of {other!r}: no other task of this name has some of its own "
