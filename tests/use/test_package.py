@@ -238,12 +238,22 @@ def test_description_says_what_goes_in_and_out() -> None:
     assert (found["forces"], found["cutoff"], found["device"]) == ("direct", 4.5, "cpu")
 
 
-# compiled: takes minutes, so that one test looks at everything
+# compiled: takes minutes, so that one test looks at everything, another at what only direct forces in float32 show
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.filterwarnings("ignore")  # torch's own, of what it compiles with
+def compiling(test: Callable[..., None]) -> Callable[..., None]:
+    with_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")(test)
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(with_compiler))  # warnings of what torch compiles with
+
+
+@compiling
+def test_compiled_direct_forces_add_up(tmp_path: Path) -> None:
+    found = package(tiny(DIRECT).float(), tmp_path / "small.pt2")
+    assert max(found.energy, found.forces) < 1e-5
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@compiling
 def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save(tiny(BOTH).float(), Path("aspirin.safetensors"))

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,13 +99,35 @@ def package(
 
 def compiled(program: Program, path: Path) -> Path:
     """Compile a program into a package at ``path``, unchecked."""
-    with without_parameter_gradients(program.model):
-        exported = traced(program)
+    on_cpu = next(program.model.parameters()).device.type == "cpu"
     options = {"aot_inductor.metadata": {ENTRY: json.dumps(description(program))}}
-    torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
-        exported, package_path=str(path), inductor_configs=options
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
+        with without_parameter_gradients(program.model):
+            exported = traced(program)
+        with _plain_scatters() if on_cpu else nullcontext():
+            torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
+                exported, package_path=str(path), inductor_configs=options
+            )
     return path
+
+
+@contextmanager
+def _plain_scatters() -> Iterator[None]:
+    """Let compiled programs call torch's own kernels for sums at indices, as they do where results must repeat.
+
+    Inductor's C++ for them (torch 2.13) adds numbers at wrong places where it transposes on the way, and does not
+    compile for a single structure.
+    """
+    before, only_warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warn)
 
 
 def description(program: Program) -> dict[str, Any]:
