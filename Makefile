@@ -14,9 +14,10 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/atomslim demo
 
-# Two workers with one thread each: torch's own threads would only fight over the cores.
+# Two workers with one thread each: torch's own threads would only fight over the cores. Compiling takes minutes: whoever
+# is done takes over what waits behind it.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
