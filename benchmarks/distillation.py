@@ -36,14 +36,16 @@ import torch
 import yaml
 
 from atomslim.atoms import Sample
+from atomslim.benchmarking.machine import machine
+from atomslim.benchmarking.speed import peak_memory
+from atomslim.benchmarking.structures import aspirin
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture
-from atomslim.measure.machine import machine
-from atomslim.measure.speed import peak_memory
-from atomslim.measure.structures import aspirin
-from atomslim.models import JMP, GemNetOCConfig, GraphSettings, Task, energy_and_forces
+from atomslim.families.jmp import JMP, GemNetOCConfig
+from atomslim.models import Task, energy_and_forces
+from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import task_terms
 from atomslim.train.answers import Answers, kept_answers
 from atomslim.train.distill import Distillation, DistillOptions, own_scales, own_targets

@@ -35,13 +35,15 @@ from matplotlib.figure import Figure
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 from atomslim.atoms import AtomsBatch, from_ase
-from atomslim.measure.machine import processor
-from atomslim.measure.structures import mof5, oxide
+from atomslim.benchmarking.machine import processor
+from atomslim.benchmarking.structures import mof5, oxide
+from atomslim.families.jmp import JMP, jmp_l
+from atomslim.families.jmp.gemnet_oc import Topology
+from atomslim.families.jmp.gemnet_oc.layers import PairLinear
+from atomslim.families.jmp.layout import Layout
 from atomslim.memory import keep_freed_memory
-from atomslim.models import JMP, GraphSettings, Target, Task, jmp_l
-from atomslim.models.checkpoint.jmp_layout import Layout
-from atomslim.models.gemnet_oc import Topology
-from atomslim.models.gemnet_oc.layers import PairLinear
+from atomslim.models import Target, Task
+from atomslim.models.graph_settings import GraphSettings
 from reference import Graph, Inputs, forward
 
 MOST_QUADRUPLETS = 5e6

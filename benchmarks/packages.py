@@ -22,8 +22,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 
 import atomslim
-from atomslim.measure.machine import machine
-from atomslim.measure.structures import structure
+from atomslim.benchmarking.machine import machine
+from atomslim.benchmarking.structures import structure
 from atomslim.models import Target
 
 

@@ -36,13 +36,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atomslim.atoms import AtomsBatch
+from atomslim.benchmarking.machine import machine
 from atomslim.data.in_memory import opened
 from atomslim.data.loader import collate
+from atomslim.evaluation.batches import spread_out
+from atomslim.families.jmp import JMP
 from atomslim.files import atomic_write
-from atomslim.measure.batches import spread_out
-from atomslim.measure.machine import machine
-from atomslim.models import JMP, Target
-from atomslim.models.checkpoint import load
+from atomslim.models import Target
+from atomslim.models.model_file import load
 from atomslim.models.precision import Format, computing
 
 RESULT = Path(__file__).parent / "results" / "precision.md"

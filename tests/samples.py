@@ -8,7 +8,9 @@ from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from numpy.typing import NDArray
 
-from atomslim.models import JMP, GraphSettings, Task, energy_and_forces
+from atomslim.families.jmp import JMP
+from atomslim.models import Task, energy_and_forces
+from atomslim.models.graph_settings import GraphSettings
 from small_models import jmp
 
 CUTOFF = 4.5

@@ -2,8 +2,10 @@
 
 import torch
 
-from atomslim.models import JMP, GemNetOCConfig, GraphSettings, Task, energy_and_forces
-from atomslim.models.gemnet_oc.layers import ScaleFactor
+from atomslim.families.jmp import JMP, GemNetOCConfig
+from atomslim.families.jmp.gemnet_oc.layers import ScaleFactor
+from atomslim.models import Task, energy_and_forces
+from atomslim.models.graph_settings import GraphSettings
 
 SIZES: dict[str, object] = {
     "num_blocks": 2,

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import atomslim
 from atomslim.cli.main import app
 from atomslim.data import registry
-from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS
+from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, validated
 from atomslim.train.pretrain import PretrainOptions

@@ -12,8 +12,9 @@ import yaml
 from atomslim.data.container import SUFFIX
 from atomslim.data.registry import resolve
 from atomslim.errors import ConfigError
-from atomslim.models import JMP, Task, jmp_l
-from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS
+from atomslim.families.jmp import JMP, jmp_l
+from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
+from atomslim.models import Task
 from atomslim.models.tasks import Target
 from atomslim.study import paper
 from atomslim.study.cells import cells_of

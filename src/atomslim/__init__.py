@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from atomslim.atoms import AtomsBatch, from_ase, to_ase
     from atomslim.compress.prune import keep_blocks
     from atomslim.compress.relevance import block_relevance
-    from atomslim.measure.compare import compare
-    from atomslim.measure.evaluate import evaluate
-    from atomslim.models.checkpoint import export_jmp, load, save
-    from atomslim.models.gemnet_oc import GraphSettings
-    from atomslim.models.jmp import JMP
+    from atomslim.evaluation.compare import compare
+    from atomslim.evaluation.evaluate import evaluate
+    from atomslim.families.jmp.model import JMP
+    from atomslim.inference.calculator import Calculator
+    from atomslim.inference.package import package
+    from atomslim.inference.packaged import PackagedCalculator
+    from atomslim.models.graph_settings import GraphSettings
+    from atomslim.models.model_file import export_jmp, load, save
     from atomslim.train.distill import distill
     from atomslim.train.finetune import finetune
     from atomslim.train.pretrain import pretrain
-    from atomslim.use.calculator import Calculator
-    from atomslim.use.package import package
-    from atomslim.use.packaged import PackagedCalculator
 
 __version__ = version("atomslim")
 
@@ -54,22 +54,22 @@ __all__ = [
 # public name -> the module that defines it (the imports above say the same to type checkers; a test compares the two)
 _HOMES = {
     "AtomsBatch": "atomslim.atoms",
-    "Calculator": "atomslim.use.calculator",
-    "GraphSettings": "atomslim.models.gemnet_oc",
-    "JMP": "atomslim.models.jmp",
-    "PackagedCalculator": "atomslim.use.packaged",
+    "Calculator": "atomslim.inference.calculator",
+    "GraphSettings": "atomslim.models.graph_settings",
+    "JMP": "atomslim.families.jmp.model",
+    "PackagedCalculator": "atomslim.inference.packaged",
     "block_relevance": "atomslim.compress.relevance",
-    "compare": "atomslim.measure.compare",
+    "compare": "atomslim.evaluation.compare",
     "distill": "atomslim.train.distill",
-    "evaluate": "atomslim.measure.evaluate",
-    "export_jmp": "atomslim.models.checkpoint",
+    "evaluate": "atomslim.evaluation.evaluate",
+    "export_jmp": "atomslim.models.model_file",
     "finetune": "atomslim.train.finetune",
     "from_ase": "atomslim.atoms",
     "keep_blocks": "atomslim.compress.prune",
-    "load": "atomslim.models.checkpoint",
-    "package": "atomslim.use.package",
+    "load": "atomslim.models.model_file",
+    "package": "atomslim.inference.package",
     "pretrain": "atomslim.train.pretrain",
-    "save": "atomslim.models.checkpoint",
+    "save": "atomslim.models.model_file",
     "to_ase": "atomslim.atoms",
 }
 

@@ -138,7 +138,7 @@ def check_blocks(model: BlockModel) -> None:
 
 def check_round_trip(model: BlockModel) -> None:
     """Require that saving and loading changes no bit of the outputs."""
-    from atomslim.models.checkpoint import load, save  # noqa: PLC0415 - not needed by the other checks
+    from atomslim.models.model_file import load, save  # noqa: PLC0415 - not needed by the other checks
 
     model = _double(model)
     batch = from_ase(sample_structures()[2])

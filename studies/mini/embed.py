@@ -12,7 +12,7 @@ from atomslim.data.container import SUFFIX, Container
 from atomslim.data.readers.mini import FOLDER
 from atomslim.data.splits import Split
 from atomslim.data.staging import write_container
-from atomslim.models.embedded import HERE
+from atomslim.families.jmp.embedded import HERE
 
 
 def main(generated: Path, run: Path) -> None:

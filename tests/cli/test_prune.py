@@ -9,7 +9,7 @@ from ase.io import write
 
 from atomslim.cli import main as cli
 from atomslim.compress.prune import keep_blocks
-from atomslim.models.checkpoint import checksum, load, save
+from atomslim.models.model_file import checksum, load, save
 from small_models import DIRECT, jmp
 from train.water import waters
 

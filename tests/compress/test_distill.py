@@ -18,8 +18,8 @@ from atomslim.compress.neighbours import with_neighbours
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError
-from atomslim.measure.batches import batches
-from atomslim.models import JMP
+from atomslim.evaluation.batches import batches
+from atomslim.families.jmp import JMP
 from atomslim.train.module import attend
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp

@@ -9,8 +9,9 @@ from atomslim.atoms import from_ase
 from atomslim.compress.choose import parameters
 from atomslim.compress.neighbours import neighbour_scan, with_neighbours
 from atomslim.errors import ConfigError, DataError
-from atomslim.measure.evaluate import evaluate
-from atomslim.models import GraphSettings, energy_and_forces
+from atomslim.evaluation.evaluate import evaluate
+from atomslim.models import energy_and_forces
+from atomslim.models.graph_settings import GraphSettings
 from small_models import CONSERVATIVE, DIRECT, jmp
 from train.water import waters
 

@@ -9,8 +9,8 @@ from ase.build import bulk, molecule
 from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.compress.prune import keep_blocks, places_of
 from atomslim.errors import ConfigError
-from atomslim.models import JMP
-from atomslim.models.checkpoint import export_jmp, load
+from atomslim.families.jmp import JMP
+from atomslim.models.model_file import export_jmp, load
 from small_models import CONSERVATIVE, DIRECT, jmp
 from train.water import waters
 

@@ -9,8 +9,8 @@ from atomslim.atoms import AtomsBatch, Sample
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.realign import RIDGES, NormalEquations, realign
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
-from atomslim.measure.batches import batches
-from atomslim.models import JMP
+from atomslim.evaluation.batches import batches
+from atomslim.families.jmp import JMP
 from samples import DIRECT
 from small_models import jmp
 from train.water import waters

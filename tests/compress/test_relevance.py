@@ -18,9 +18,10 @@ from atomslim.compress.relevance import batch_scores, block_relevance
 from atomslim.compress.relevance_report import Score
 from atomslim.compress.scores import gradcam, influence, taylor
 from atomslim.errors import ConfigError, DataError
-from atomslim.measure.batches import batches
-from atomslim.measure.evaluate import evaluate
-from atomslim.models import JMP, Target, Task
+from atomslim.evaluation.batches import batches
+from atomslim.evaluation.evaluate import evaluate
+from atomslim.families.jmp import JMP
+from atomslim.models import Target, Task
 from atomslim.models.losses import task_terms
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from atomslim.atoms import AtomsBatch
-from atomslim.models.gemnet_oc.graphs import Edges, GraphSettings, Topology, build_topology
+from atomslim.families.jmp.gemnet_oc.graphs import Edges, Topology, build_topology
+from atomslim.models.graph_settings import GraphSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("ATOMSLIM_GOLDEN", REPOSITORY.parent / "shared" / "golden"))

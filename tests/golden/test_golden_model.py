@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 
 from atomslim import load
 from atomslim.atoms import AtomsBatch
-from atomslim.models import (
-    JMP,
-    GemNetOCConfig,
-    GraphSettings,
-    Target,
-    Task,
-    energy_and_forces,
-    jmp_l,
-    jmp_s,
-)
-from atomslim.models.checkpoint import export_jmp
-from atomslim.models.checkpoint.jmp import PRETRAINING_TASKS, read_jmp
-from atomslim.models.gemnet_oc.graphs import Topology, build_topology
+from atomslim.families.jmp import JMP, GemNetOCConfig, jmp_l, jmp_s
+from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS, read_jmp
+from atomslim.families.jmp.gemnet_oc.graphs import Topology, build_topology
+from atomslim.models import Target, Task, energy_and_forces
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.model_file import export_jmp
 from reference import GOLDEN, golden_state
 
 FLOAT64 = 1e-9  # of max|.|: the golden data's own promise

@@ -3,8 +3,9 @@ import torch
 
 from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.errors import ConfigError
-from atomslim.models import JMP, BlockFeatures, Target, Task, energy_and_forces, jmp_l
-from atomslim.models.gemnet_oc import Topology
+from atomslim.families.jmp import JMP, jmp_l
+from atomslim.families.jmp.gemnet_oc import Topology
+from atomslim.models import BlockFeatures, Target, Task, energy_and_forces
 from atomslim.testing import check_block_model, sample_structures
 from small_models import CONSERVATIVE, DIRECT, jmp
 

@@ -14,9 +14,10 @@ import atomslim
 from atomslim.atoms import from_ase
 from atomslim.cli.main import main
 from atomslim.errors import ConfigError
-from atomslim.models import JMP, precision
+from atomslim.families.jmp import JMP
+from atomslim.families.jmp.heads import Head
+from atomslim.models import precision
 from atomslim.models.block_model import BlockFeatures
-from atomslim.models.heads import Head
 from atomslim.models.precision import Policy, computing, format_of, full_precision
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp

@@ -14,7 +14,7 @@ from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture
 from atomslim.errors import ConfigError
-from atomslim.models import JMP
+from atomslim.families.jmp import JMP
 from atomslim.models.block_model import Trace
 from atomslim.train import answers as module
 from atomslim.train.answers import Answers, kept_answers

@@ -11,8 +11,8 @@ import torch
 import atomslim
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import ConfigError
-from atomslim.measure.evaluate import evaluate
-from atomslim.models import JMP
+from atomslim.evaluation.evaluate import evaluate
+from atomslim.families.jmp import JMP
 from samples import DIRECT
 from small_models import jmp
 from train.test_processes import environment, losses

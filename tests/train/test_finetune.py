@@ -10,7 +10,7 @@ import yaml
 
 import atomslim
 from atomslim.errors import ConfigError, DataError
-from atomslim.models import JMP
+from atomslim.families.jmp import JMP
 from atomslim.train.conductor import Conductor
 from samples import DIRECT, small_model
 from train.water import waters

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atomslim.atoms import Sample
 from atomslim.data.loader import Batch, collate
-from atomslim.models import JMP
+from atomslim.families.jmp import JMP
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
 from atomslim.train.module import Labels
 from samples import CONSERVATIVE, DIRECT

@@ -11,8 +11,8 @@ import atomslim
 from atomslim.atoms import Sample
 from atomslim.data.normalise import Normalisation
 from atomslim.errors import AtomslimError, ConfigError
-from atomslim.models import JMP
-from atomslim.models.gemnet_oc.scaling import unfitted_scale_factors
+from atomslim.families.jmp import JMP
+from atomslim.families.jmp.gemnet_oc.scaling import unfitted_scale_factors
 from small_models import DIRECT, SIZES, jmp
 from train.water import waters
 

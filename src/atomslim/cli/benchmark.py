@@ -61,8 +61,8 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     """
     from rich.console import Console
 
+    from atomslim.benchmarking.benchmark import benchmark as run
     from atomslim.cli.settings import byte_count, on_device, parts, whole_numbers
-    from atomslim.measure.benchmark import benchmark as run
 
     found = run(
         on_device(model, device),

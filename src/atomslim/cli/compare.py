@@ -51,8 +51,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     from rich.console import Console
 
     from atomslim.cli.settings import on_device, tasked
-    from atomslim.measure.compare import compare as run
-    from atomslim.measure.compare import named
+    from atomslim.evaluation.compare import compare as run
+    from atomslim.evaluation.compare import named
 
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
     found = run(loaded, tasked(data), split=split, limit=limit, batch_size=batch_size, repeats=repeats, speed=speed)

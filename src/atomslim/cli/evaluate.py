@@ -45,7 +45,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from atomslim.measure.evaluate import evaluate as measure
+    from atomslim.evaluation.evaluate import evaluate as measure
 
     found = measure(model, data, task=task, part=part, split=split, batch_size=batch_size)
     if json:

@@ -28,7 +28,7 @@ def info(
         Describe the weights of the last training step instead of their exponential averages.
 
     """
-    from atomslim.measure.describe import describe
+    from atomslim.evaluation.describe import describe
 
     description = describe(file, raw_weights=raw_weights)
     if json:

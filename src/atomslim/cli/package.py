@@ -32,7 +32,7 @@ def package(
         What the package runs on; default: the CPU.
 
     """
-    from atomslim.use.package import package as run
+    from atomslim.inference.package import package as run
 
     found = run(model, output, task=task, device=device)
     close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"

@@ -66,9 +66,9 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
         Go on with the folder: shards that are there are not written again.
 
     """
-    from atomslim.use.predict import predict_file
-    from atomslim.use.process import parse_process
-    from atomslim.use.shards import predict_shards
+    from atomslim.inference.predict import predict_file
+    from atomslim.inference.process import parse_process
+    from atomslim.inference.shards import predict_shards
 
     common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device, "strict": strict}
     common |= {"weights": "raw" if raw_weights else "ema", "precision": precision}
@@ -92,7 +92,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
 def _is_file(output: Path, for_folders: list[str]) -> bool:
     """Say whether predictions go to one file; raises ConfigError where that does not fit what else is asked for."""
     from atomslim.errors import ConfigError
-    from atomslim.use.process import process_of
+    from atomslim.inference.process import process_of
 
     if not output.suffix or output.is_dir():
         return False

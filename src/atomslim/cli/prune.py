@@ -79,9 +79,9 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     """
     from atomslim.cli.settings import tasked
     from atomslim.errors import ConfigError
-    from atomslim.models.checkpoint import checksum, load, save
-    from atomslim.models.checkpoint import export_jmp as write_jmp
-    from atomslim.models.embedded import located
+    from atomslim.families.jmp.embedded import located
+    from atomslim.models.model_file import checksum, load, save
+    from atomslim.models.model_file import export_jmp as write_jmp
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
     cuts = neighbours is not None or any(value is not None for value in ways.values())

@@ -47,7 +47,7 @@ def relevance(
 
     from atomslim.cli.settings import tasked
     from atomslim.compress.relevance import block_relevance
-    from atomslim.models.checkpoint import load
+    from atomslim.models.model_file import load
 
     found = block_relevance(
         load(model),

@@ -99,7 +99,7 @@ def on_device(path: Path, device: str) -> "BlockModel":
     """Read a model file onto a device; raises ConfigError for cuda where there is none."""
     import torch
 
-    from atomslim.models.checkpoint import load
+    from atomslim.models.model_file import load
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")

@@ -15,10 +15,10 @@ from ase import Atoms
 from ase.build import molecule
 
 from atomslim.atoms import from_ase
+from atomslim.benchmarking.speed import count_flops
 from atomslim.compress.prune import first_blocks, places_of
 from atomslim.compress.relevance_report import Relevance
 from atomslim.errors import ConfigError, DataError
-from atomslim.measure.speed import count_flops
 from atomslim.models.block_model import BlockModel
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}

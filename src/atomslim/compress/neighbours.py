@@ -19,11 +19,11 @@ from rich.table import Table
 from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
+from atomslim.evaluation.accuracy import Accuracy, Errors
+from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.files import atomic_write
-from atomslim.measure.accuracy import Accuracy, Errors
-from atomslim.measure.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
-from atomslim.models.gemnet_oc.graphs import GraphSettings
+from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 
 Model = TypeVar("Model", bound=BlockModel)
@@ -104,7 +104,8 @@ def neighbour_scan(
     """Measure errors and speed of a model as it is and with fewer neighbours, the repeats taken in turn.
 
     ``neighbours`` are what `with_neighbours` takes; those that leave a task as it is give no row. At most `limit`
-    structures of each task, evenly over its data. Raises as `atomslim.measure.batches.datasets` and `with_neighbours`.
+    structures of each task, evenly over its data. Raises as `atomslim.evaluation.batches.datasets` and
+    `with_neighbours` do.
     """
     reduced = [_reduced(model.tasks, count) for count in neighbours]
     rows: list[NeighbourRow] = []

@@ -13,7 +13,7 @@ from atomslim.compress.realign import HELD_OUT
 from atomslim.compress.realign import realign as fit_readout
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
-from atomslim.measure.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
 
 Realign = Literal["sliced", "random", "least-squares"]

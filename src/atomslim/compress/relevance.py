@@ -27,9 +27,9 @@ from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance_report import Relevance, Score, TaskRelevance
 from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError, DataError
-from atomslim.measure.accuracy import Errors
-from atomslim.measure.batches import TaskedData, batches, datasets, spread_out
-from atomslim.measure.evaluate import evaluate
+from atomslim.evaluation.accuracy import Errors
+from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.evaluate import evaluate
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
 

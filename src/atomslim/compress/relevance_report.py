@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from atomslim.evaluation.accuracy import PER_ATOM, Errors
 from atomslim.files import atomic_write
-from atomslim.measure.accuracy import PER_ATOM, Errors
 
 Numbers = NDArray[np.float64]
 

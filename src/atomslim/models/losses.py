@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from atomslim.atoms import AtomsBatch
 from atomslim.models.block_model import Predictions
-from atomslim.models.heads import physical
+from atomslim.models.outputs import physical
 from atomslim.models.tasks import Target, Task
 
 Loss = Literal["l1", "mse", "huber", "l2"]

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
 
-from atomslim.models.gemnet_oc.graphs import GraphSettings
+from atomslim.models.graph_settings import GraphSettings
 
 TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2"]
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from atomslim.measure.page import number
+from atomslim.report.page import number
 from atomslim.study.names import COLOURS, STRATEGIES, blocks
 from atomslim.study.options import DISTILLED, Strategy
 from atomslim.study.results import FULL_MODEL, Curve, Results, Spread, Variant

@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atomslim.errors import ConfigError
-from atomslim.models.checkpoint.metadata import first_problem
-from atomslim.models.embedded import located
+from atomslim.families.jmp.embedded import located
+from atomslim.models.metadata import first_problem
 from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, TaskOptions, validated

@@ -8,9 +8,9 @@ from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import fit
 from atomslim.errors import ConfigError
+from atomslim.families.jmp.model import JMP
+from atomslim.families.jmp.retask import replace_tasks
 from atomslim.models.block_model import BlockModel
-from atomslim.models.checkpoint.retask import replace_tasks
-from atomslim.models.jmp import JMP
 from atomslim.models.tasks import Target, Task
 from atomslim.train.options import TargetOptions, TaskOptions
 

@@ -9,12 +9,12 @@ import yaml
 from ase import Atoms
 from matplotlib.figure import Figure
 
+from atomslim.benchmarking.structures import structure
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
-from atomslim.measure import page
-from atomslim.measure.page import TextTable
-from atomslim.measure.structure_view import structure_view
-from atomslim.measure.structures import structure
+from atomslim.report import page
+from atomslim.report.page import TextTable
+from atomslim.report.structure_view import structure_view
 from atomslim.study import figures, tables
 from atomslim.study.results import Results
 from atomslim.study.summary import sentences

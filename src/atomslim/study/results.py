@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean, mean, stdev
 from typing import Any
 
-from atomslim.measure.page import number
+from atomslim.report.page import number
 from atomslim.study.cells import Cell, Kind
 from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
 from atomslim.study.runner import Board

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from atomslim.measure.page import number
+from atomslim.report.page import number
 from atomslim.study.names import STRATEGIES, blocks, spelled
 from atomslim.study.options import DownstreamOptions
 from atomslim.study.results import FULL_MODEL, Results, Variant

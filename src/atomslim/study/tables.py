@@ -1,6 +1,6 @@
 """Tables of a study, as rows of texts: the report writes them as HTML, `report.md` as Markdown."""
 
-from atomslim.measure.page import TextTable, number
+from atomslim.report.page import TextTable, number
 from atomslim.study import paper
 from atomslim.study.names import PAPER, label
 from atomslim.study.options import DownstreamOptions

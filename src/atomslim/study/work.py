@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from atomslim.atoms import Sample
+from atomslim.benchmarking.machine import machine
+from atomslim.benchmarking.passes import Job
+from atomslim.benchmarking.speed import measure_jobs
+from atomslim.benchmarking.structures import structure
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.errors import ConfigError
-from atomslim.measure.accuracy import Errors
-from atomslim.measure.machine import machine
-from atomslim.measure.passes import Job
-from atomslim.measure.speed import measure_jobs
-from atomslim.measure.structures import structure
+from atomslim.evaluation.accuracy import Errors
 from atomslim.models.block_model import BlockModel
-from atomslim.models.checkpoint import load
+from atomslim.models.model_file import load
 from atomslim.study.cells import Cell
 from atomslim.study.options import DownstreamOptions, Start, StudyOptions
 from atomslim.study.outcome import outcome

@@ -37,8 +37,8 @@ from atomslim.data import Dataset
 from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture, TaskData
+from atomslim.evaluation.batches import batches
 from atomslim.files import atomic_write
-from atomslim.measure.batches import batches
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.train.feed import ordered_batches
 from atomslim.train.options import RunOptions

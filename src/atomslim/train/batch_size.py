@@ -17,10 +17,10 @@ import torch
 import yaml
 from torch import Tensor
 
+from atomslim.benchmarking.speed import peak_memory
 from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
 from atomslim.errors import ConfigError
-from atomslim.measure.speed import peak_memory
 from atomslim.memory import free_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.train.folder import RunFolder

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimError
-from atomslim.models.checkpoint import load
+from atomslim.models.model_file import load
 from atomslim.train.averages import Averages
 from atomslim.train.budget import Budget
 from atomslim.train.feed import Endless

@@ -28,8 +28,8 @@ from atomslim.data.normalise import Normalisation, TargetScale
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, StructureError
 from atomslim.models.block_model import BlockModel, Trace
-from atomslim.models.checkpoint import load
 from atomslim.models.losses import Term, loss_sums, weighted_mean
+from atomslim.models.model_file import load
 from atomslim.models.tasks import Task
 from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
 from atomslim.train.batch_size import with_batch_cost

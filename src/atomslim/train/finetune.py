@@ -12,7 +12,7 @@ from atomslim.data.in_memory import Data, opened
 from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
 from atomslim.models.block_model import BlockModel
-from atomslim.models.checkpoint import load
+from atomslim.models.model_file import load
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.folder import RunFolder
 from atomslim.train.heads import with_tasks

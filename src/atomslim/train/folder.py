@@ -29,8 +29,8 @@ import yaml
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.files import atomic_write, naming
 from atomslim.models.block_model import BlockModel
-from atomslim.models.checkpoint import save
-from atomslim.models.checkpoint.tensors import save_archive
+from atomslim.models.model_file import save
+from atomslim.models.tensors import save_archive
 from atomslim.train.tensorboard import Board
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from atomslim.errors import ConfigError
+from atomslim.families.jmp.heads import Head
+from atomslim.families.jmp.model import JMP
 from atomslim.models.block_model import BlockModel
-from atomslim.models.heads import Head
-from atomslim.models.jmp import JMP
 from atomslim.models.tasks import Target, Task
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atomslim.errors import ConfigError
-from atomslim.models.checkpoint.metadata import first_problem
 from atomslim.models.losses import Loss
+from atomslim.models.metadata import first_problem
 from atomslim.train.durations import Duration, parse_duration
 
 Precision = Literal["32", "64", "bf16", "fp16"]

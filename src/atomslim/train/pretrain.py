@@ -15,11 +15,11 @@ from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
 from atomslim.data.normalise import Normalisation
 from atomslim.errors import ConfigError
+from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
+from atomslim.families.jmp.gemnet_oc.scaling import fit_scale_factors, unfitted_scale_factors
+from atomslim.families.jmp.model import JMP
 from atomslim.models.block_model import BlockModel
-from atomslim.models.checkpoint import load
-from atomslim.models.gemnet_oc.config import GemNetOCConfig
-from atomslim.models.gemnet_oc.scaling import fit_scale_factors, unfitted_scale_factors
-from atomslim.models.jmp import JMP
+from atomslim.models.model_file import load
 from atomslim.models.tasks import Task
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.durations import Duration, parse_duration

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atomslim.errors import ConfigError
-from atomslim.measure.accuracy import Errors
+from atomslim.evaluation.accuracy import Errors
 from atomslim.train.budget import Clock
 from atomslim.train.validation import Results
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from atomslim.measure.accuracy import Errors, own_unit
+from atomslim.evaluation.accuracy import Errors, own_unit
 
 if TYPE_CHECKING:
     from atomslim.train.conductor import Conductor

@@ -16,7 +16,7 @@ from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, TargetScale, fit
 from atomslim.data.splits import Split
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
-from atomslim.models.gemnet_oc import GraphSettings
+from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
 from atomslim.train.options import SplitOptions, TargetOptions, TaskOptions

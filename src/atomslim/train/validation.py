@@ -11,10 +11,10 @@ from torch import Tensor
 
 from atomslim.data.loader import Batch
 from atomslim.errors import DataError
-from atomslim.measure.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.models.block_model import BlockModel
-from atomslim.models.heads import physical
 from atomslim.models.losses import Term
+from atomslim.models.outputs import physical
 from atomslim.train.feed import ordered_batches
 from atomslim.train.options import RunOptions
 from atomslim.train.tasks import LearningTask, Part

@@ -1,0 +1,1 @@
+"""What a model is and how accurate it is: descriptions, errors against labels, comparisons."""

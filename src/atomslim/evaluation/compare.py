@@ -1,0 +1,388 @@
+"""Models side by side on one dataset: what each gets wrong, and what it costs."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from matplotlib.figure import Figure
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from atomslim.atoms import Sample, to_batch
+from atomslim.benchmarking.machine import machine
+from atomslim.benchmarking.speed import Speed, measure_speed
+from atomslim.data.splits import Split
+from atomslim.errors import ConfigError, DataError
+from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.files import atomic_write
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import load
+from atomslim.report import page
+from atomslim.report.page import TextTable, number
+
+AnyModel: TypeAlias = BlockModel | str | os.PathLike[str]
+"""A model or its file."""
+
+Named = TypeVar("Named", bound=AnyModel)
+
+Models: TypeAlias = Mapping[str, AnyModel] | Sequence[AnyModel]
+"""Models or their files, by name or in a row; the first is what the others are compared with."""
+
+CONVENTION = (
+    "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are medians over "
+    "repeats in which the models take turns, ± half their interquartile range; throughput includes building the "
+    "graphs, latency is one structure on graphs that are there. × floor compares a batch's time with its FLOPs at "
+    "the measured rate of the model's largest dense layer."
+)
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One model's errors and costs."""
+
+    name: str
+    blocks: int
+    parameters: int
+    errors: dict[str, dict[str, Errors]]
+    """Task → target → errors."""
+    by_element: dict[str, dict[str, float]]
+    """Task → element → force MAE in eV/Å."""
+    speed: Speed | None
+    """Of a batch."""
+    single: Speed | None
+    """Of one structure."""
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds for one structure."""
+        return None if self.single is None else self.single.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers."""
+        speeds = {"speed": self.speed, "single": self.single}
+        plain = {name: None if speed is None else speed.as_dict() for name, speed in speeds.items()}
+        return {**asdict(self), **plain, "latency": self.latency}
+
+    def row(self) -> dict[str, str | float | None]:
+        """Everything but the errors by element in one line: names of columns with their units → numbers."""
+        cells: dict[str, str | float | None] = {
+            "model": self.name,
+            "blocks": self.blocks,
+            "parameters": self.parameters,
+        }
+        for task, found in self.errors.items():
+            cells |= {f"MAE {name}, {task} ({error.unit})": error.mae for name, error in found.items()}
+        if self.speed is not None:
+            cells |= {"FLOPs": self.speed.flops, "latency (s)": self.latency, "× floor": self.speed.over_floor}
+            cells |= {"structures/s": self.speed.throughput, "peak memory (bytes)": self.speed.memory}
+        return cells
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models side by side, the first of them the one that the others are compared with."""
+
+    data: dict[str, str]
+    """Task → dataset."""
+    structures: int
+    machine: str
+    """What times and memory were measured on."""
+    models: tuple[ComparedModel, ...]
+
+    @property
+    def main_target(self) -> tuple[str, str]:
+        """The task and target that figures show: forces where all models have them, else the first that all have."""
+        return main_target([model.errors for model in self.models])
+
+    def tables(self) -> list[TextTable]:
+        """Return errors, costs, both relative to the first model, and force errors by element as tables of texts."""
+        made = [self._errors(), self._costs()]
+        made += [self._relative()] if len(self.models) > 1 else []
+        return [*made, *(self._elements(task) for task in self.data if self.models[0].by_element.get(task))]
+
+    def plot(self) -> Figure:
+        """Draw error against time (or parameters, where no time was measured) with the Pareto front."""
+        from atomslim.evaluation.compare_figure import draw  # noqa: PLC0415 - matplotlib takes half a second
+
+        return draw(self)
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write compare.json, compare.csv, compare.md, compare.html and compare.png into a folder."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        tables = self.tables()
+        content: dict[str, Any] = {"data": self.data, "structures": self.structures, "machine": self.machine}
+        content |= {"conventions": CONVENTION, "main target": list(self.main_target)}
+        content |= {"models": [model.as_dict() for model in self.models]}
+        _write(place / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        _write(place / "compare.md", "\n".join([*(table.markdown() for table in tables), CONVENTION, ""]))
+        body = [
+            page.summary(self.words()),
+            page.picture(
+                self.plot(), "Error against cost; blue: the Pareto front, orange: beaten in both by another model."
+            ),
+        ]
+        body += [table.html() for table in tables]
+        _write(place / "compare.html", page.page("Models side by side", [*body, f"<p class=note>{CONVENTION}</p>"]))
+        _write(place / "compare.csv", self.csv())
+        with atomic_write(place / "compare.png") as temporary:
+            self.plot().savefig(temporary, format="png", dpi=150)
+
+    def csv(self) -> str:
+        """Write one line of plain numbers per model, in SI units, eV and Å as the heads of the columns say."""
+        rows = [model.row() for model in self.models]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def words(self) -> list[str]:
+        """Say in plain sentences what the smaller models cost and gain."""
+        first, (task, target) = self.models[0], self.main_target
+        count = f"{len(self.models)} models" if len(self.models) > 1 else "1 model"
+        sentences = [f"{count} on {self.structures} structures of {', '.join(dict.fromkeys(self.data.values()))}."]
+        for model in self.models[1:]:
+            parts = [f"{model.parameters / first.parameters:.0%} of the parameters"]
+            if model.latency and first.latency:
+                parts.append(f"{first.latency / model.latency:.2f} × the speed")
+            before, now = (one.errors[task][target].mae for one in (first, model))
+            if before:
+                parts.append(f"{now / before:.2f} × the error of {target}")
+            sentences.append(f"{model.name}, against {first.name}: {', '.join(parts)}.")
+        if first.speed is not None:
+            sentences.append(f"Measured on {self.machine}.")
+        return sentences
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Show errors and costs as tables."""
+        del console, options
+        yield from (table.rich() for table in self.tables())
+
+    def _targets(self) -> list[tuple[str, str]]:
+        found = ((task, name) for model in self.models for task in model.errors for name in model.errors[task])
+        return list(dict.fromkeys(found))
+
+    def _heads(self) -> list[str]:
+        return [f"{task}, {name}" if len(self.data) > 1 else name for task, name in self._targets()]
+
+    def _errors(self) -> TextTable:
+        rows = [
+            (model.name, *(_error(model.errors.get(task, {}).get(name)) for task, name in self._targets()))
+            for model in self.models
+        ]
+        note = "Mean absolute errors on the same structures."
+        return TextTable("Errors", note, ("model", *self._heads()), tuple(rows))
+
+    def _costs(self) -> TextTable:
+        rows = []
+        for model in self.models:
+            cells = [model.name, str(model.blocks), number(model.parameters / 1e6)]
+            if model.speed is not None and model.single is not None:
+                cells += [number(model.speed.flops / 1e9), _spread(model.single), number(model.speed.throughput)]
+                cells += ["" if model.speed.memory is None else number(model.speed.memory / 2**20)]
+                cells += ["" if model.speed.over_floor is None else number(model.speed.over_floor)]
+            rows.append(tuple(cells))
+        first = self.models[0].speed
+        columns: tuple[str, ...] = ("model", "blocks", "M parameters")
+        if first is None:
+            return TextTable("Costs", "Speed was not measured.", columns, tuple(rows))
+        columns += ("GFLOPs", "latency / ms", "structures/s", "peak / MiB", "× floor")
+        note = f"structures/s, peak memory and × floor: batches of {first.structures} ({first.atoms} atoms)."
+        return TextTable("Costs", note, columns, tuple(rows))
+
+    def _relative(self) -> TextTable:
+        first = self.models[0]
+        measured = first.speed is not None
+        rows = []
+        for model in self.models[1:]:
+            cells = [f"{model.parameters / first.parameters:.3f}"]
+            if model.speed is not None and first.speed is not None:
+                cells.append(_ratio(model.speed.flops, first.speed.flops))
+                cells.append(_ratio(first.latency, model.latency))
+                cells.append(_ratio(model.speed.throughput, first.speed.throughput))
+            for task, name in self._targets():
+                now, before = (one.errors.get(task, {}).get(name) for one in (model, first))
+                cells.append(_ratio(_mae(now), _mae(before)))
+            rows.append((model.name, *cells))
+        columns = ("model", "parameters", *(("FLOPs", "speed-up, one", "speed-up, batch") if measured else ()))
+        columns += tuple(f"error, {head}" for head in self._heads())
+        note = "Ratios; a speed-up above 1 is faster, an error above 1 is larger."
+        return TextTable(f"Relative to {first.name}", note, columns, tuple(rows))
+
+    def _elements(self, task: str) -> TextTable:
+        elements = list(self.models[0].by_element[task])
+        rows = []
+        for model in self.models:
+            found = model.by_element.get(task, {})
+            rows.append((model.name, *(number(1e3 * found[one]) if one in found else "" for one in elements)))
+        title = f"Force error by element, {task}"
+        return TextTable(title, "Mean absolute error in meV/Å.", ("model", *elements), tuple(rows))
+
+
+def compare(
+    models: Models,
+    data: TaskedData,
+    *,
+    split: Split | str | os.PathLike[str] | None = None,
+    limit: int | None = 256,
+    batch_size: int = 8,
+    speed: bool = True,
+    repeats: int = 5,
+    options: dict[str, str] | None = None,
+) -> Comparison:
+    """Measure errors and costs of several models on the same structures.
+
+        report = atomslim.compare({"full": model, "4 blocks": small}, "rmd17:aspirin")
+
+    Args:
+        models: models or their files; the first is what the others are compared with.
+        data: labelled structures, by task where the models have several.
+        split: only the test set of this split (`split.TASK.json` in a run's folder), for data of one task.
+        limit: at most so many structures of each task, evenly over its data.
+        batch_size: structures at once, also for throughput.
+        speed: also measure FLOPs, times and memory, on the first structures.
+        repeats: of the times.
+        options: options of the datasets' readers.
+
+    Raises:
+        ConfigError: no models, a task that one of them does not have, targets in different units, or none in common.
+        CheckpointError: a model file that cannot be read.
+        DataError: a dataset that is not there or has no labels to compare with.
+
+    """
+    loaded = _loaded(models)
+    first = next(iter(loaded.values()))
+    sets = datasets(first, data, options)
+    _require_same(loaded, list(sets))
+    samples = {task: _chosen(dataset, split, limit) for task, dataset in sets.items()}
+    found = {
+        name: {task: _accuracy(model, task, samples[task], batch_size, sets[task].info.units) for task in sets}
+        for name, model in loaded.items()
+    }
+    errors = {name: {task: accuracy.result() for task, accuracy in by_task.items()} for name, by_task in found.items()}
+    main_target(list(errors.values()))
+    speeds: dict[str, Speed] = {}
+    single: dict[str, Speed] = {}
+    if speed:
+        task, chosen = next(iter(samples.items()))
+        speeds = measure_speed(loaded, to_batch(chosen[:batch_size]), task=task, repeats=repeats)
+        single = measure_speed(loaded, to_batch(chosen[:1]), task=task, repeats=repeats)
+    rows = tuple(
+        ComparedModel(
+            name=name,
+            blocks=model.num_blocks,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            errors=errors[name],
+            by_element={task: accuracy.by_element() for task, accuracy in found[name].items()},
+            speed=speeds.get(name),
+            single=single.get(name),
+        )
+        for name, model in loaded.items()
+    )
+    names = {task: dataset.name for task, dataset in sets.items()}
+    return Comparison(names, sum(map(len, samples.values())), machine(next(first.parameters()).device), rows)
+
+
+def main_target(models: Sequence[Mapping[str, Mapping[str, Errors]]]) -> tuple[str, str]:
+    """Return the task and target to compare models' errors by: forces, energy per atom, or what else all have.
+
+    Raises ConfigError if there is none.
+    """
+    shared = [
+        (task, name)
+        for task, errors in models[0].items()
+        for name in sorted(errors, key=lambda name: {"forces": 0, PER_ATOM: 1}.get(name, 2))
+        if all(name in model[task] for model in models)
+    ]
+    if not shared:
+        raise ConfigError("the models have no target in common that the data labels: compare each on its own data")
+    return shared[0]
+
+
+def _loaded(models: Models) -> dict[str, BlockModel]:
+    if not models:
+        raise ConfigError("no models to compare: name one or more")
+    if isinstance(models, Mapping):
+        return {name: _open(model) for name, model in models.items()}
+    return {name: _open(model) for name, model in named(models).items()}
+
+
+def named(models: Sequence[Named]) -> dict[str, Named]:
+    """Name models by their files: best, or kd/best where several are called best, or best (2) for the very same."""
+    paths = [None if isinstance(model, BlockModel) else Path(model).absolute() for model in models]
+    stems = [f"model {place}" if path is None else path.stem for place, path in enumerate(paths, start=1)]
+    found: dict[str, Named] = {}
+    for place, (model, path, stem) in enumerate(zip(models, paths, stems, strict=True), start=1):
+        homes = {other.parent for other in paths if other is not None and other.stem == stem}
+        name = f"{path.parent.name}/{stem}" if path is not None and len(homes) > 1 else stem
+        found[f"{name} ({place})" if name in found else name] = model
+    return found
+
+
+def _open(model: AnyModel) -> BlockModel:
+    return model if isinstance(model, BlockModel) else load(model)
+
+
+def _require_same(models: Mapping[str, BlockModel], tasks: Iterable[str]) -> None:
+    """Require that all models have the tasks, with the same units."""
+    first = next(iter(models))
+    for task in tasks:
+        units = {target.name: target.unit for target in models[first].task(task).targets}
+        for name, model in models.items():
+            if task not in model.tasks:
+                raise ConfigError(f"{name}: has no task {task}, which {first} has: it has {', '.join(model.tasks)}")
+            for target in model.task(task).targets:
+                if units.get(target.name, target.unit) != target.unit:
+                    raise ConfigError(
+                        f"{name}: gives {target.name} in {target.unit}, {first} in {units[target.name]}: compare "
+                        "models of the same units"
+                    )
+
+
+def _chosen(dataset: Any, split: Split | str | os.PathLike[str] | None, limit: int | None) -> list[Sample]:
+    if split is None:
+        return spread_out(dataset, limit)
+    read = split if isinstance(split, Split) else Split.load(split)
+    read.require(len(dataset), dataset.name)
+    if not read.test:
+        raise DataError(f"{dataset.name}: the split has no test set: compare on all structures, or split anew")
+    return [dataset[number] for number in read.test[:limit]]
+
+
+def _accuracy(
+    model: BlockModel, task: str, samples: list[Sample], batch_size: int, units: Mapping[str, str]
+) -> Accuracy:
+    accuracy = Accuracy(units)
+    for batch in batches(model.eval(), task, samples, batch_size):
+        accuracy.add(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
+    return accuracy
+
+
+def _mae(errors: Errors | None) -> float | None:
+    return None if errors is None else errors.mae
+
+
+def _ratio(above: float | None, below: float | None) -> str:
+    return "" if above is None or not below else f"{above / below:.2f}"
+
+
+def _spread(single: Speed) -> str:
+    return f"{number(1e3 * single.seconds)} ± {number(1e3 * single.spread, 2)}"
+
+
+def _error(errors: Errors | None) -> str:
+    if errors is None:
+        return ""
+    shown = errors.milli or errors
+    return f"{number(shown.mae, 4)} {shown.unit}"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

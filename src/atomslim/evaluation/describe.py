@@ -1,0 +1,168 @@
+"""What a model is: sizes, blocks, tasks, parameters, origin."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+from torch import nn
+
+from atomslim.families.jmp.gemnet_oc.layers import ScaleFactor
+from atomslim.models.block_model import BlockModel
+from atomslim.models.metadata import Metadata
+from atomslim.models.model_file import load
+
+CONVENTION = "Parameters are the weights that training changes; scale factors and other buffers are not counted."
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `atomslim info` shows of a model; `as_dict` gives it as plain data, printing it with rich as tables."""
+
+    architecture: str
+    file: str | None
+    dtype: str
+    sizes: dict[str, Any]
+    blocks: tuple[int, ...]
+    """Which blocks of the original model it has, counted from 1."""
+    tasks: tuple[dict[str, Any], ...]
+    units: dict[str, str]
+    parameters: int
+    parameters_by_part: dict[str, int]
+    scale_factors: int
+    unfitted_scale_factors: int
+    notes: tuple[str, ...]
+    history: tuple[dict[str, Any], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as dictionaries, lists, strings and numbers."""
+        return {"conventions": CONVENTION, **asdict(self)}
+
+    def __rich__(self) -> RenderableType:
+        return Group(*self._parts())
+
+    def render(self, width: int = 100) -> str:
+        """Return the tables as plain text."""
+        console = Console(width=width, no_color=True)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def _parts(self) -> Iterator[RenderableType]:
+        blocks = ", ".join(map(str, self.blocks)) or "none"
+        yield Text(f"{self.file or 'model in memory'}: architecture {self.architecture}, {self.dtype}")
+        yield Text(f"Interaction blocks: {len(self.blocks)} (of the original: {blocks})")
+        yield Text(f"Scale factors: {self.scale_factors}, of which {self.unfitted_scale_factors} are not fitted\n")
+        yield _targets_table(self.tasks)
+        yield _graphs_table(self.tasks)
+        yield _parameters_table(self.parameters, self.parameters_by_part)
+        yield Text(CONVENTION + "\n")
+        yield _sizes_table(self.sizes)
+        for note in self.notes:
+            yield Text(f"Note: {note}.")
+        for number, entry in enumerate(self.history, start=1):
+            yield Text(f"History {number}: {_one_line(entry)}")
+
+
+def describe(model: BlockModel | str | os.PathLike[str], *, raw_weights: bool = False) -> Description:
+    """Describe a model, or the model of a file.
+
+    ``raw_weights`` looks at the last weights of a JMP checkpoint instead of their averages. Raises CheckpointError for
+    a file that cannot be read.
+    """
+    file = None if isinstance(model, BlockModel) else Path(model).name
+    loaded = model if isinstance(model, BlockModel) else load(model, weights="raw" if raw_weights else "ema")
+    metadata = Metadata.of(loaded)
+    factors = [module.factor for module in loaded.modules() if isinstance(module, ScaleFactor)]
+    unfitted = sum(not factor for factor in factors)
+    return Description(
+        architecture=metadata.architecture,
+        file=file,
+        dtype=str(next(loaded.parameters()).dtype).removeprefix("torch."),
+        sizes=metadata.config.model_dump(mode="json"),
+        blocks=metadata.block_ids,
+        tasks=tuple(task.model_dump(mode="json") for task in metadata.tasks),
+        units=metadata.units,
+        parameters=count_parameters([loaded]),
+        parameters_by_part={name: count_parameters(modules) for name, modules in loaded.parts().items()},
+        scale_factors=len(factors),
+        unfitted_scale_factors=unfitted,
+        notes=tuple(_notes(metadata, unfitted)),
+        history=tuple(metadata.history),
+    )
+
+
+def count_parameters(modules: Iterable[nn.Module]) -> int:
+    """Return the number of trainable weights, each counted once; scale factors and buffers are none."""
+    parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}
+    return sum(parameter.numel() for parameter in parameters.values())
+
+
+def _notes(metadata: Metadata, unfitted: int) -> Iterator[str]:
+    if not metadata.history:
+        yield "untrained, as far as its history tells: the weights may be random"
+    if unfitted:
+        yield f"{unfitted} of the scale factors are not fitted and act as 1"
+    notes: list[str] = []
+    for entry in metadata.history:
+        notes = [] if entry.get("operation") == "set tasks" else notes + entry.get("notes", [])
+    yield from notes
+    bare = [task.name for task in metadata.tasks if (energy := task.of_kind("energy")) and not energy.references]
+    if bare and not notes:
+        yield f"energies of {', '.join(bare)} have no per-element references: they are relative to those of training"
+
+
+def _targets_table(tasks: Iterable[dict[str, Any]]) -> Table:
+    columns = ("task", "target", "kind", "atoms", "unit", "mean", "std", "references")
+    table = Table(*columns, title="Targets", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for task in tasks:
+        for target in task["targets"]:
+            kind, references = target["kind"].removesuffix("_forces"), len(target["references"]) or "none"
+            shown = [target["name"], kind, target["reduction"], target["unit"]]
+            table.add_row(task["name"], *shown, f"{target['mean']:.6g}", f"{target['std']:.6g}", f"{references}")
+    return table
+
+
+def _graphs_table(tasks: Iterable[dict[str, Any]]) -> Table:
+    graphs = {task["name"]: task["graph"] for task in tasks}
+    keys = next(iter(graphs.values())).keys()
+    table = Table("task", *keys, title="Graphs: cutoff in Å, neighbours kept, symmetrisation", box=SIMPLE_HEAD)
+    for name, graph in graphs.items():
+        table.add_row(name, *(str(graph[key]) for key in keys))
+    return table
+
+
+def _parameters_table(total: int, parts: dict[str, int]) -> Table:
+    table = Table(
+        "part",
+        Column("parameters", justify="right"),
+        Column("share", justify="right"),
+        title="Parameters",
+        box=SIMPLE_HEAD,
+    )
+    for name, count in parts.items():
+        table.add_row(name, f"{count:,}", f"{count / max(total, 1):.1%}")
+    table.add_section()
+    table.add_row("all", f"{total:,}", "")
+    return table
+
+
+def _sizes_table(sizes: dict[str, Any]) -> Table:
+    """Put two sizes in a row."""
+    table = Table("size", "value", "size", "value", title="Sizes", box=SIMPLE_HEAD)
+    items = [(name, str(value)) for name, value in sizes.items()]
+    half = (len(items) + 1) // 2
+    for left, right in zip_longest(items[:half], items[half:], fillvalue=("", "")):
+        table.add_row(*left, *right)
+    return table
+
+
+def _one_line(entry: dict[str, Any]) -> str:
+    shown = {key: value for key, value in entry.items() if key != "notes" and value not in (None, [], {})}
+    return ", ".join(_one_line(value) if isinstance(value, dict) else f"{key} {value}" for key, value in shown.items())

@@ -1,0 +1,103 @@
+"""Errors of a model on a labelled dataset."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from atomslim.atoms import Sample
+from atomslim.data import Dataset
+from atomslim.data.in_memory import Data, opened
+from atomslim.data.splits import Split
+from atomslim.errors import ConfigError, DataError
+from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
+from atomslim.evaluation.batches import batches
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import load
+
+Part = Literal["all", "train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors by target; `units_in_file` are the dataset's own."""
+
+    data: str
+    task: str
+    part: Part
+    structures: int
+    errors: dict[str, Errors]
+    units_in_file: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and texts."""
+        return {**vars(self), "errors": {name: vars(value) for name, value in self.errors.items()}}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Show it as a table."""
+        del console, options
+        table = Table("target", "MAE", "RMSE", "MAE, dataset's unit", "numbers")
+        for name, value in self.errors.items():
+            shown, own = value.milli or value, own_unit(value, self.units_in_file)
+            cells = f"{shown.mae:.4g} {shown.unit}", f"{shown.rmse:.4g} {shown.unit}", f"{own.mae:.4g} {own.unit}"
+            table.add_row(name, *cells, str(value.count))
+        yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
+        yield table
+
+
+def evaluate(
+    model: BlockModel | str | os.PathLike[str],
+    data: Data,
+    *,
+    task: str | None = None,
+    part: Part = "all",
+    split: Split | str | os.PathLike[str] | None = None,
+    batch_size: int = 16,
+    free_atoms_only: bool = True,
+    options: dict[str, str] | None = None,
+) -> Evaluation:
+    """Compare a model's predictions with the labels of a dataset.
+
+    Args:
+        model: the model, or its file.
+        data: name of a dataset, an open one, or labelled structures.
+        task: the model's task; default: its only one.
+        part: all structures, or one set of ``split``.
+        split: a split, or the file of one (`split.TASK.json` in a run's folder).
+        batch_size: structures at once.
+        free_atoms_only: leave out the forces on fixed atoms.
+        options: options of the dataset's reader.
+
+    Raises:
+        ConfigError: an unknown task, or a part without a split.
+        DataError: a dataset that is not there or broken, or has no label that the task predicts.
+        StructureError: a structure that no model can take.
+
+    """
+    loaded = load(model) if isinstance(model, str | os.PathLike) else model
+    name = loaded.task(task).name
+    dataset = opened(data, options)
+    accuracy = Accuracy(dataset.info.units, free_atoms_only=free_atoms_only)
+    structures = 0
+    was_training = loaded.training
+    loaded.eval()
+    for batch in batches(loaded, name, _chosen(dataset, part, split), batch_size):
+        accuracy.add(loaded.predict(batch.atoms, name, batch.topology), batch.targets, batch.atoms)
+        structures += len(batch)
+    loaded.train(was_training)
+    if not structures:
+        raise DataError(f"{dataset.name}: there are no structures to compare with: check the file and the split")
+    return Evaluation(dataset.name, name, part, structures, accuracy.result(), dataset.info.units_in_file)
+
+
+def _chosen(dataset: Dataset, part: Part, split: Split | str | os.PathLike[str] | None) -> Iterator[Sample]:
+    if part == "all":
+        return iter(dataset)
+    if split is None:
+        raise ConfigError(f"part {part}: say of which split (split.TASK.json in a run's folder)")
+    read = split if isinstance(split, Split) else Split.load(split)
+    read.require(len(dataset), dataset.name)
+    return (dataset[number] for number in getattr(read, part))

@@ -1,0 +1,1 @@
+"""Families of models: each in one folder or file of its own."""

@@ -1,0 +1,236 @@
+"""The graphs of one structure made from a matrix of neighbours by tensor operations alone.
+
+`build_topology` chooses edges with numpy on the CPU. What is here chooses the same ones inside a program that
+`torch.export` traces, whose only sizes that depend on numbers are those of the main graph: its edges E, and the most of
+them into one atom W. The other graphs stay matrices (n, neighbours), their empty places padded.
+"""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch
+from atomslim.atoms.neighbours import CUTOFF_SLACK, TIE_TOLERANCE
+from atomslim.families.jmp.gemnet_oc.geometry import PaddedEdges, edge_vectors
+from atomslim.families.jmp.gemnet_oc.graphs import Edges
+from atomslim.families.jmp.gemnet_oc.indices import EdgeFinder, IndexedTopology, InteractionIndex, quad_index
+from atomslim.families.jmp.gemnet_oc.segments import Part, Segments
+from atomslim.models.graph_settings import GraphSettings
+
+NEVER = 1e9
+"""Å: the distance of a place that holds no neighbour."""
+
+WIDEST_SLICE = 64
+"""Caps on neighbours up to here cut columns off the matrix; higher ones only mark what is beyond them."""
+
+
+@dataclass(frozen=True)
+class NeighbourMatrix:
+    """Neighbours of each of n atoms, nearest first.
+
+    ``source`` is an atom, ``offset`` the integer cell offset o of its image, which is at r_source + o · cell, as in
+    `Edges`. A place without a neighbour is not ``real`` and holds the atom itself with a zero offset.
+    """
+
+    source: Int[Tensor, "n k"]
+    offset: Int[Tensor, "n k 3"]
+    real: Bool[Tensor, "n k"]
+
+    @property
+    def target(self) -> Int[Tensor, "n k"]:
+        """The atom itself, at every place."""
+        return torch.arange(self.source.shape[0], device=self.source.device)[:, None].expand_as(self.source)
+
+    def nearest(self, neighbours: int) -> "NeighbourMatrix":
+        """Keep so many neighbours of each atom."""
+        if neighbours <= WIDEST_SLICE:
+            return self.columns(neighbours)
+        place = torch.arange(self.source.shape[1], device=self.source.device)
+        return self.only(place < neighbours)
+
+    def columns(self, number: int) -> "NeighbourMatrix":
+        """Return the first columns."""
+        return NeighbourMatrix(self.source[:, :number], self.offset[:, :number], self.real[:, :number])
+
+    def only(self, wanted: Bool[Tensor, "n k"]) -> "NeighbourMatrix":
+        """Empty the places that are not wanted."""
+        real = self.real & wanted
+        source = torch.where(real, self.source, self.target)
+        return NeighbourMatrix(source, self.offset * real[..., None], real)
+
+    def edges(self) -> PaddedEdges:
+        """All places as edges, those of one atom after the other."""
+        return PaddedEdges(
+            self.source.flatten(), self.target.flatten(), self.offset.flatten(0, 1), real=self.real.flatten()
+        )
+
+
+@dataclass(frozen=True)
+class MatrixSegments(Segments):
+    """Rows of a matrix (segments, width), one segment after the other."""
+
+    width: int
+
+    def outer(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sums of `segment_outer`."""
+        return self._matrix(x).transpose(1, 2) @ self._matrix(y)
+
+    def apply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the products of `segment_apply`."""
+        return (self._matrix(x) @ matrices).view(x.shape[0], x.shape[1], matrices.shape[2])
+
+    def _matrix(self, x: Tensor) -> Tensor:
+        return x.reshape(self.num_segments, self.width * x.shape[1], x.shape[2])
+
+
+@dataclass(frozen=True)
+class TableSegments(Segments):
+    """Rows looked up in a table (segments, width) that holds the number of rows where a place is empty."""
+
+    table: Int[Tensor, "segments width"]
+    place: Int[Tensor, " rows"]
+    """Where in the flattened table each row is."""
+
+    def outer(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sums of `segment_outer`."""
+        return self._padded(x).transpose(1, 2) @ self._padded(y)
+
+    def apply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the products of `segment_apply`."""
+        segments, width = self.table.shape
+        products = self._padded(x) @ matrices
+        return products.view(segments * width, x.shape[1], matrices.shape[2])[self.place]
+
+    def parts(self, together: int, at_once: int) -> tuple[Part, ...]:  # noqa: ARG002 - for any number of rows
+        """Return all rows as one part."""
+        return (Part(slice(None), self),)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        segments, width = self.table.shape
+        filled = (self.table < self.num_rows)[..., None, None]
+        rows = torch.where(filled, x[self.table.clamp(max=self.num_rows - 1)], 0)
+        return rows.view(segments, width * x.shape[1], x.shape[2])
+
+
+def matrix_topology(
+    batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: GraphSettings
+) -> IndexedTopology:
+    """Build the four graphs of one structure, and their tables, as `build_topology` does.
+
+    ``neighbours`` and ``offsets`` hold, in any order, at least all neighbours within the cutoff, and may hold others;
+    a place without one holds the atom itself with a zero offset. There must be at least one pair within the cutoff.
+    Nothing here is differentiated, and ``trimmed`` is not computed but zero.
+    """
+    batch = replace(batch, positions=batch.positions.detach(), cell=batch.cell.detach())
+    known = _nearest_first(batch, neighbours, offsets, settings)
+    atom = known.columns(neighbours.shape[1]).nearest(settings.atom)
+    atom_edge, quad, kept = (
+        known.nearest(min(cap, settings.atom)) for cap in (settings.atom_edge, settings.quad, settings.main)
+    )
+    main, reverse = _symmetrised(kept, original=settings.symmetrise == "original")
+    quad = quad.only((batch.tags > 0)[quad.source] | (batch.tags > 0)[:, None])
+    edges = {"atom": atom.edges(), "atom_edge": atom_edge.edges(), "quad": quad.edges()}
+    index = _index(main, atom, edges["atom_edge"], edges["quad"] if settings.quad else None)
+    return IndexedTopology(
+        main=main, reverse=reverse, trimmed=batch.positions.new_zeros(batch.num_structures), index=index, **edges
+    )
+
+
+def _nearest_first(
+    batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: GraphSettings
+) -> NeighbourMatrix:
+    """Sort the neighbours within the cutoff; empty places are added, so that there are columns for every cap."""
+    caps = (settings.atom, settings.main, settings.atom_edge, settings.quad)
+    empty = max((cap for cap in caps if cap <= WIDEST_SLICE), default=0)
+    atom = torch.arange(batch.num_atoms, device=batch.device)[:, None].expand(-1, empty)
+    source, offset = torch.cat([neighbours, atom], 1), torch.cat([offsets, offsets.new_zeros(*atom.shape, 3)], 1)
+    whole = NeighbourMatrix(source, offset, torch.ones_like(source, dtype=torch.bool))
+    whole = whole.only((source != whole.target) | (offset != 0).any(-1))
+    distance = torch.linalg.vector_norm(edge_vectors(batch, whole.edges()), dim=-1).view_as(source)
+    near = whole.only(distance < settings.cutoff + CUTOFF_SLACK)
+    order = _order(near, torch.where(near.real, distance, NEVER))
+    return NeighbourMatrix(
+        near.source.gather(1, order),
+        near.offset.gather(1, order[..., None].expand_as(near.offset)),
+        near.real.gather(1, order),
+    )
+
+
+def _order(matrix: NeighbourMatrix, distance: Float[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    """Return the order of each atom's places by distance, where distances tie by source, then by offset.
+
+    A distance ties with the next lower one if it is larger by no more than 1e-6 Å, as in `find_pairs`.
+    """
+    distance, order = torch.sort(distance, dim=1, stable=True)
+    begins = distance[:, 1:] - distance[:, :-1] > TIE_TOLERANCE
+    rank = torch.cat([torch.zeros_like(order[:, :1]), begins.cumsum(1)], 1)
+    reach = matrix.offset.abs().amax()
+    span = 2 * reach + 1
+    first, second, third = (matrix.offset + reach).unbind(-1)
+    key = ((matrix.source * span + first) * span + second) * span + third
+    key = rank * (matrix.source.shape[0] * span**3) + key.gather(1, order)
+    return order.gather(1, torch.sort(key, dim=1, stable=True)[1])
+
+
+def _symmetrised(kept: NeighbourMatrix, *, original: bool) -> tuple[Edges, Int[Tensor, " E"]]:
+    """Return the main graph's edges, by target, and their reverse ones; see `graphs.symmetrised` for the rules."""
+    edges = kept.edges()
+    first, second, third = edges.offset.unbind(-1)
+    leading = torch.where(first != 0, first, torch.where(second != 0, second, third))
+    forward = (edges.source < edges.target) | ((edges.source == edges.target) & (leading < 0))
+    chosen = edges.real & forward
+    if not original:
+        others = kept.only(forward.view_as(kept.real)).edges()
+        reverse = Edges(edges.target, edges.source, -edges.offset)
+        chosen = chosen | (edges.real & (EdgeFinder(others, kept.source.shape[0]).find(reverse) == others.count))
+    slots = torch.nonzero(chosen).squeeze(1)
+    _at_least(1, slots.shape[0])
+    return _both_ways(Edges(edges.source[slots], edges.target[slots], edges.offset[slots]))
+
+
+def _both_ways(edges: Edges) -> tuple[Edges, Int[Tensor, " E"]]:
+    """Add the reverse of every edge, and sort by target."""
+    source, target = torch.cat([edges.source, edges.target]), torch.cat([edges.target, edges.source])
+    offset = torch.cat([edges.offset, -edges.offset])
+    number = torch.arange(source.shape[0], device=source.device)
+    reverse = torch.cat([number[edges.count :], number[: edges.count]])
+    order = torch.sort(target, stable=True)[1]
+    place = torch.zeros_like(order).scatter(0, order, number)
+    return Edges(source[order], target[order], offset[order]), place[reverse[order]]
+
+
+def _index(main: Edges, atom: NeighbourMatrix, atom_edge: Edges, quad: Edges | None) -> InteractionIndex:
+    num_atoms, width = atom.source.shape
+    segments = _by_target(main.target, num_atoms)
+    pairs = torch.arange(num_atoms * width, device=main.target.device)
+    middle = None if quad is None else torch.arange(quad.count, device=main.target.device).view(num_atoms, -1)
+    return InteractionIndex(
+        main=segments,
+        atom_edge=MatrixSegments(atom_edge.count, num_atoms, (), atom_edge.count // num_atoms),
+        pairs=MatrixSegments(num_atoms * width, num_atoms, (), width),
+        pair_of_edge=pairs,
+        pair_source=atom.source.flatten(),
+        same_atom_edge=EdgeFinder(atom_edge, num_atoms).find(main),
+        quad=None if quad is None or middle is None else quad_index(main, quad, segments.table, middle),
+    )
+
+
+def _by_target(target: Int[Tensor, " rows"], num_atoms: int) -> TableSegments:
+    """Make the table of rows that are sorted by ``target``."""
+    sizes = target.new_zeros(num_atoms).index_add(0, target, torch.ones_like(target))
+    first = sizes.cumsum(0) - sizes
+    width = cast("int", sizes.max().clamp(min=2).item())
+    _at_least(2, width)  # one column would be a case of its own to the compiler
+    column = torch.arange(width, device=target.device)
+    rows = target.shape[0]
+    table = torch.where(column < sizes[:, None], first[:, None] + column, rows)
+    place = target * width + torch.arange(rows, device=target.device) - first[target]
+    return TableSegments(rows, num_atoms, (), table, place)
+
+
+def _at_least(least: int, size: int) -> None:
+    """Tell whoever traces the program what a size that depends on numbers is at least; the program checks it."""
+    torch.ops.aten.sym_constrain_range_for_size(size, min=least)

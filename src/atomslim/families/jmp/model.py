@@ -1,0 +1,169 @@
+"""JMP: a GemNet-OC backbone whose features after every block, side by side, feed the heads of many data sets."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atomslim.atoms import AtomsBatch, Pairs
+from atomslim.errors import ConfigError
+from atomslim.families.jmp.gemnet_oc.backbone import GemNetOC
+from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
+from atomslim.families.jmp.gemnet_oc.graphs import Topology, build_topology
+from atomslim.families.jmp.gemnet_oc.layers import Linear, residuals, scaled_silu
+from atomslim.families.jmp.heads import Head, forces_on_atoms
+from atomslim.models.block_model import (
+    BlockFeatures,
+    BlockModel,
+    ReadoutFeatures,
+    ReadoutKind,
+    check_block_indices,
+)
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.outputs import physical, reduce_over_atoms
+from atomslim.models.tasks import Target, Task
+
+
+class FinalMLP(nn.Module):
+    """The readout g: act(W₁ [f_0 ; … ; f_b]) from (b+1)·width to width, then residual layers."""
+
+    def __init__(self, num_features: int, width: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        self.first = Linear(num_features * width, width)
+        self.layers = residuals(num_layers, width, dropout)
+
+    def forward(self, features: Sequence[Float[Tensor, "rows width"]]) -> Float[Tensor, "rows width"]:
+        """Return the readout of the features of all blocks."""
+        return self.layers(scaled_silu(self.first(torch.cat(tuple(features), dim=-1))))
+
+
+@dataclass(frozen=True)
+class _Context:
+    batch: AtomsBatch
+    topology: Topology
+    direction: Float[Tensor, "E 3"]
+
+
+class JMP(BlockModel):
+    """Joint multi-domain pre-training (arXiv 2310.16802) on GemNet-OC (arXiv 2204.02782)."""
+
+    readout_kind: ClassVar[ReadoutKind] = "concat"
+
+    def __init__(self, config: GemNetOCConfig, tasks: Sequence[Task]) -> None:
+        """Make a model with fresh weights; raises ConfigError if a task needs a branch that ``config`` leaves out."""
+        super().__init__()
+        self.config = config
+        self.tasks = {task.name: task for task in tasks}
+        self.block_ids = tuple(range(1, config.num_blocks + 1))
+        self.history: list[dict[str, Any]] = []
+        elements = torch.empty(config.num_elements, config.emb_size_atom).uniform_(-(3**0.5), 3**0.5)
+        self.embedding = nn.Embedding.from_pretrained(elements, freeze=False)
+        self.backbone = GemNetOC(config)
+        widths = {"node": config.emb_size_atom}
+        if config.direct_forces:
+            widths["edge"] = config.emb_size_edge
+        self.readout = nn.ModuleDict(
+            {
+                name: FinalMLP(config.num_blocks + 1, width, config.num_global_out_layers, config.dropout)
+                for name, width in widths.items()
+            }
+        )
+        self.heads = nn.ModuleDict({task.name: self._heads_of(task) for task in tasks})
+
+    def topology(
+        self, batch: AtomsBatch, tasks: str | Sequence[str] | None = None, *, pairs: Pairs | None = None
+    ) -> Topology:
+        """Return the four graphs of a batch as its task defines them: one task for all, or one per structure."""
+        if tasks is None or isinstance(tasks, str):
+            settings: GraphSettings | list[GraphSettings] = self.task(tasks).graph
+        else:
+            settings = [self.task(name).graph for name in tasks]
+        return build_topology(batch, settings, pairs=pairs, basis_cutoff=self.config.basis_cutoff)
+
+    def features(self, batch: AtomsBatch, topology: Topology, *, edges: bool = True) -> BlockFeatures:
+        """Return the features of the embedding and of every block; those of edges only with the direct-force branch."""
+        checkpoint = self.checkpoint_blocks and torch.is_grad_enabled()
+        h = self.embedding(batch.numbers - 1)
+        output = self.backbone(h, batch, topology, edges=edges and self.config.direct_forces, checkpoint=checkpoint)
+        return BlockFeatures(output.node, output.edge, _Context(batch, topology, output.direction))
+
+    def read(self, features: BlockFeatures) -> ReadoutFeatures:
+        """Apply FinalMLP to the features of atoms and, with the direct-force branch, of edges."""
+        edge = self.readout["edge"](features.edge) if features.edge else None
+        return ReadoutFeatures(self.readout["node"](features.node), edge, features.context)
+
+    def raw_outputs(self, readout: ReadoutFeatures, task: Task) -> dict[str, Tensor]:
+        """Return the raw numbers of a task's heads."""
+        heads = cast("nn.ModuleDict", self.heads[task.name])
+        return {
+            target.name: self._raw_output(heads[target.name], target, readout)
+            for target in task.targets
+            if target.kind != "conservative_forces"
+        }
+
+    def physical_outputs(self, raw: dict[str, Tensor], task: Task, batch: AtomsBatch) -> dict[str, Tensor]:
+        """Turn raw numbers into physical ones by mean, std and references of each target."""
+        return {target.name: physical(raw[target.name], target, batch) for target in task.targets if target.name in raw}
+
+    def readout_first_layers(self) -> dict[str, nn.Linear]:
+        """Return FinalMLP's first layer for node and, with the direct-force branch, edge features."""
+        return {name: mlp.first for name, mlp in self._mlps().items()}
+
+    def with_blocks(self, indices: Sequence[int]) -> Self:
+        """Return an independent copy with only these blocks (1 … b), the readout's first layers sliced to match."""
+        kept = check_block_indices(indices, self.num_blocks)
+        model = copy.deepcopy(self)
+        places = (0, *kept)
+        model.config = self.config.model_copy(update={"num_blocks": len(kept)})
+        model.block_ids = tuple(self.block_ids[index - 1] for index in kept)
+        model.backbone.bases.config = model.config
+        model.backbone.blocks = nn.ModuleList(model.backbone.blocks[index - 1] for index in kept)
+        model.backbone.outputs = nn.ModuleList(model.backbone.outputs[place] for place in places)
+        for mlp in model._mlps().values():  # noqa: SLF001 - the copy is one of our own
+            columns = mlp.first.weight.detach().chunk(self.num_blocks + 1, dim=1)
+            mlp.first = _linear(torch.cat([columns[place] for place in places], dim=1))
+        return model
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Split all parameters by part; a block comes with its output block."""
+        backbone = self.backbone
+        parts = {"embedding": [self.embedding, backbone.bases, backbone.outputs[0]]}
+        for place, (block, output) in enumerate(zip(backbone.blocks, backbone.outputs[1:], strict=True), start=1):
+            parts[f"block {place}"] = [block, output]
+        parts["readout"] = [self.readout]
+        return parts | {f"head {name}": [head] for name, head in self.heads.items()}
+
+    def _mlps(self) -> dict[str, FinalMLP]:
+        return cast("dict[str, FinalMLP]", dict(self.readout.items()))
+
+    def _heads_of(self, task: Task) -> nn.ModuleDict:
+        if task.direct and not self.config.direct_forces:
+            raise ConfigError(f"task {task.name}: direct forces need a model with direct_forces=True")
+        width = {"direct_forces": self.config.emb_size_edge}
+        return nn.ModuleDict(
+            {
+                target.name: Head(width.get(target.kind, self.config.emb_size_atom), bias=target.bias)
+                for target in task.targets
+                if target.kind != "conservative_forces"
+            }
+        )
+
+    @staticmethod
+    def _raw_output(head: nn.Module, target: Target, readout: ReadoutFeatures) -> Tensor:
+        context: _Context = readout.context
+        if target.kind != "direct_forces":
+            return reduce_over_atoms(head(readout.node), target, context.batch)
+        return forces_on_atoms(
+            head(readout.edge), context.direction, context.topology.main.target, context.batch.num_atoms
+        )
+
+
+def _linear(weight: Tensor) -> Linear:
+    with torch.device("meta"):
+        layer = Linear(weight.shape[1], weight.shape[0])
+    layer.weight = nn.Parameter(weight.clone())
+    return layer

@@ -1,0 +1,278 @@
+"""The ASE calculator: energy, forces and stress of one structure at a time, with neighbours reused between steps."""
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes, all_properties
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
+from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import load
+from atomslim.models.precision import Policy, format_of
+from atomslim.models.tasks import Target, Task
+
+SKIN_SLACK = 1e-9
+"""Å: margin that keeps rounding from ever losing a pair."""
+
+
+class Calculator(AseCalculator):
+    """Lets ASE run a model: single points, relaxations, molecular dynamics.
+
+        atoms.calc = atomslim.Calculator("aspirin.safetensors")
+        atoms.get_potential_energy()
+
+    Results: ``energy`` and ``free_energy`` (the same, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³ in ASE's sign and
+    Voigt order; only where forces are conservative, and only for periodic structures whose cell has a volume), and the
+    task's other numbers under their own names and in their own units. Numbers are float64, whatever the model computes
+    in; positions are float64 throughout.
+
+    Two things make an energy unfit for dynamics, and each is said once per calculator, as an `AtomslimWarning`:
+
+    - The forces come from a head of their own ("direct") and are not the gradient of the energy, while the atoms have
+      velocities, which means that somebody runs molecular dynamics (relaxations give atoms none). Such forces do not
+      conserve energy: NVE runs drift, and heat up or cool down. Use a task with conservative forces.
+    - The model keeps only so many neighbours of an atom, and there are more within the cutoff. The energy jumps when
+      two of them change ranks. With ``strict`` this raises StructureError, at the first structure where it is the case.
+
+    More is up to the model, and not checked: energies jump, too, when atoms cross a cutoff of the task that is shorter
+    than the distance at which the model's radial basis ends (12 Å for JMP), and a little when JMP's smaller graphs,
+    which keep fewer neighbours still, swap two of them.
+
+    The search for pairs is repeated only when it must be (`CandidatePairs`); the nearest neighbours are chosen anew at
+    every step, so that results do not depend on the skin, not even in the last bit.
+    """
+
+    def __init__(
+        self,
+        model: BlockModel | str | os.PathLike[str],
+        *,
+        task: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        precision: Policy | None = None,
+        skin: float = 0.5,
+        strict: bool = False,
+    ) -> None:
+        """Make a calculator.
+
+        Args:
+            model: a model, or what `atomslim.load` takes. A given model is never changed; where it has another device
+                or dtype than asked for, a copy is made.
+            task: name of the task head; needed where the model has several.
+            device: where the model runs; by default where it is.
+            dtype: of the model's parameters; by default what they are.
+            precision: what is computed in, as for `atomslim.load`; by default the model's.
+            skin: how much farther than the cutoff (Å) pairs are searched, to be reused until an atom has moved by half
+                of it; 0 searches at every step.
+            strict: refuse structures with more neighbours than the model takes.
+
+        Raises:
+            ConfigError: an unknown task (the message lists those there are) or one without energies in eV, a negative
+                skin, a device that is not there, or a precision that it lacks.
+            CheckpointError: a model file that cannot be read.
+
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model = ready(model, device, dtype)
+        self.task = self.model.task(task)
+        self.precision = precision or self.model.precision
+        format_of(self.precision, next(self.model.parameters()))  # refuses what there is not
+        self.strict = strict
+        self.implemented_properties = _properties(self.task)
+        self.ignored_changes = {"initial_charges", "initial_magmoms"}
+        self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
+        self._said: set[str] = set()
+
+    @property
+    def neighbour_searches(self) -> int:
+        """How often pairs were searched, rather than reused, so far."""
+        return self._candidates.searches
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = None,
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute everything the task predicts for ``atoms`` (default: the last ones), whatever is asked for.
+
+        Raises StructureError for what no model can take (a position that is not finite, atoms on top of each other, an
+        unknown element, a flat cell), AtomslimError when the model gives numbers that are not finite.
+        """
+        self.results = {}
+        super().calculate(atoms, properties or ["energy"], system_changes)  # type: ignore[no-untyped-call]
+        if self.atoms is None:
+            raise StructureError("the calculator has no atoms yet: give calculate() some")
+        self._warn_of_direct_forces(self.atoms)
+        batch = from_ase(self.atoms)
+        pairs = self._candidates.of(batch)
+        batch = batch.to(next(self.model.parameters()).device)
+        with evaluation_mode(self.model):
+            topology = self.model.topology(batch, self.task.name, pairs=pairs)
+            self._report_trimming(float(topology.trimmed.max()))
+            outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
+        self.results = _results(outputs, self.task, self.atoms)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the last calculation; tags count, as they decide which atoms are a surface."""
+        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
+        if self.atoms is not None and "numbers" not in changes and (atoms.get_tags() != self.atoms.get_tags()).any():
+            changes.append("tags")
+        return changes
+
+    def _get_name(self) -> str:
+        return "atomslim"
+
+    def _warn_of_direct_forces(self, atoms: Atoms) -> None:
+        direct = self.task.direct and not self.task.conservative
+        if direct and atoms.has("momenta") and atoms.get_momenta().any():
+            self._warn_once(
+                "direct forces",
+                f"the atoms have velocities, but the forces of task {self.task.name} are direct, not the gradient of "
+                "its energy: molecular dynamics with them conserves no energy (NVE drifts): use a task with "
+                "conservative forces",
+            )
+
+    def _report_trimming(self, trimmed: float) -> None:
+        if trimmed <= 0:
+            return
+        graph = self.task.graph
+        problem = (
+            f"task {self.task.name} keeps the {graph.main} nearest neighbours of an atom, which leaves out "
+            f"{trimmed:.1%} of the pairs within {graph.cutoff:g} Å, and the energy can jump when atoms change ranks"
+        )
+        if self.strict:
+            raise StructureError(f"{problem}: use a task that keeps more neighbours, or strict=False")
+        self._warn_once("trimming", f"{problem}: use a task that keeps more, or strict=True to refuse such structures")
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._said:
+            self._said.add(subject)
+            warnings.warn(message, AtomslimWarning, stacklevel=2)
+
+
+class CandidatePairs:
+    """Pairs of one structure within cutoff + skin, searched again only when one within the cutoff could be missing.
+
+    Let F deform the periodic lattice vectors of the time of the search into today's, C₀ F = C, and w = r − r₀ F be what
+    an atom moved beyond that. A pair that is not listed was farther apart than cutoff + skin; it is now farther apart
+    than σ_min(F) (cutoff + skin) − 2 max|w|. As long as that is no less than the cutoff, nothing is missing. With the
+    cell at rest F = 1: the usual rule that no atom has moved by more than skin/2.
+    """
+
+    def __init__(self, cutoff: float, skin: float) -> None:
+        """Search within cutoff + skin (Å); raises ConfigError for a negative skin."""
+        if not 0 <= skin < np.inf:
+            raise ConfigError(f"skin {skin}: give a length in Å, 0 or more")
+        self.cutoff, self.skin = cutoff, skin
+        self.searches = 0
+        self._searched: tuple[AtomsBatch, Pairs] | None = None
+
+    def of(self, batch: AtomsBatch) -> Pairs:
+        """Return pairs that include all within the cutoff; raises StructureError as `find_pairs` does."""
+        if self._searched is not None and self._covers(self._searched[0], batch):
+            return self._searched[1]
+        pairs = find_pairs(batch, self.cutoff + self.skin)
+        self._searched = batch, pairs
+        self.searches += 1
+        return pairs
+
+    def _covers(self, before: AtomsBatch, now: AtomsBatch) -> bool:
+        """Say whether the pairs found in ``before`` suffice; positions that are not finite never do."""
+        if not (torch.equal(before.numbers, now.numbers) and torch.equal(before.pbc, now.pbc)):
+            return False
+        carried, shrinking = before.positions.numpy(), 1.0
+        if not torch.equal(before.cell, now.cell):
+            periodic = now.pbc[0].numpy()
+            deformation = _deformation(before.cell[0].numpy()[periodic], now.cell[0].numpy()[periodic])
+            if not np.isfinite(deformation).all():
+                return False
+            carried = carried @ deformation
+            shrinking = float(np.linalg.svd(deformation, compute_uv=False)[-1])
+        moved = float(np.linalg.norm(now.positions.numpy() - carried, axis=1).max())
+        return shrinking * (self.cutoff + self.skin) - 2 * moved >= self.cutoff + SKIN_SLACK
+
+
+def _deformation(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return F (3, 3) with before · F = now for linearly independent rows; the identity at right angles to them."""
+    return np.eye(3) + np.linalg.pinv(before) @ (now - before)
+
+
+def ready(
+    model: BlockModel | str | os.PathLike[str], device: torch.device | str | None, dtype: torch.dtype | None
+) -> BlockModel:
+    """Load the model, or return a given one: itself if it is on ``device`` in ``dtype`` already, otherwise a copy."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
+        raise ConfigError(f"device {device}: torch cannot use it here: use cpu") from error
+    if not isinstance(model, BlockModel):
+        return load(model, device=device, dtype=dtype)
+    parameter = next(model.parameters())
+    wanted = parameter.detach().flatten()[:1].to(device=device, dtype=dtype)
+    if (wanted.device, wanted.dtype) == (parameter.device, parameter.dtype):
+        return model
+    return copy.deepcopy(model).to(device=device, dtype=dtype)
+
+
+@contextmanager
+def evaluation_mode(model: BlockModel) -> Iterator[None]:
+    """Switch dropout off, and back on where the model is in training (a callback of a trainer, say)."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _properties(task: Task) -> list[str]:
+    """Return the names of what ASE can ask for; raises ConfigError for a task without energies in eV."""
+    energy_target(task)
+    forces = ["forces"] if task.conservative or task.direct else []
+    stress = ["stress"] if task.conservative else []
+    return ["energy", "free_energy", *forces, *stress, *_scalars(task)]
+
+
+def energy_target(task: Task) -> Target:
+    """Return the task's energy; raises ConfigError where there is none in eV."""
+    energy = task.of_kind("energy")
+    if energy is None or energy.unit != "eV":
+        what = "no energy" if energy is None else f"energies in {energy.unit}, not eV"
+        raise ConfigError(f"task {task.name} has {what}: the calculator needs another task")
+    return energy
+
+
+def _scalars(task: Task) -> list[str]:
+    """Names of the task's other numbers, unless ASE takes the name for something else (dipole is a vector there)."""
+    return [
+        target.name for target in task.targets if target.kind in {"scalar", "r2"} and target.name not in all_properties
+    ]
+
+
+def _results(outputs: dict[str, Tensor], task: Task, atoms: Atoms) -> dict[str, float | NDArray[np.float64]]:
+    arrays = {name: values.double().cpu().numpy() for name, values in outputs.items()}
+    results: dict[str, float | NDArray[np.float64]] = {name: float(arrays[name][0]) for name in _scalars(task)}
+    results["energy"] = results["free_energy"] = float(arrays[energy_target(task).name][0])
+    forces = task.of_kind("conservative_forces") or task.of_kind("direct_forces")
+    if forces is not None:
+        results["forces"] = arrays[forces.name]
+    if "stress" in arrays and atoms.pbc.any() and atoms.cell.rank == 3:
+        results["stress"] = full_3x3_to_voigt_6_stress(arrays["stress"][0])
+    for name, value in results.items():
+        if not np.isfinite(value).all():
+            raise AtomslimError(f"the model's {name} is not finite: check the structure and the model's history")
+    return results

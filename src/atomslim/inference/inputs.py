@@ -1,0 +1,239 @@
+"""What predictions are made for, as one long row of structures: files, folders of files, containers, datasets.
+
+| name | means |
+|---|---|
+| `water.xyz`, `xyz:water.xyz` | a file in any format that ASE reads, or an `.aselmdb` file; labels are not needed |
+| `frames/` | the files in a folder, in the order of their names, hidden ones left out |
+| `water.samples` | a container: records that are not wanted are not even looked at |
+| `rmd17:aspirin` | a dataset as `atomslim data list` names it: its container if it is prepared, else its files |
+
+Every structure has a number, from 0 at the first of the first to the last of the last.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from ase import Atoms
+
+from atomslim.atoms import AtomsBatch, Sample, from_ase, to_batch, validate
+from atomslim.data.container import Container, is_container
+from atomslim.data.readers import ase_files
+from atomslim.data.registry import FILE_PREFIXES, Source, names, require_files, resolve
+from atomslim.errors import ConfigError, StructureError
+from atomslim.inference.frames import place, read_numbered, require_format
+
+Wanted = Callable[[int], bool]
+"""Says of a number whether its structure is to be read."""
+
+
+def _all(_: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One checked structure; `number` is its place among all, `name` says which file and record it is."""
+
+    number: int
+    name: str
+    atoms: Atoms
+    batch: AtomsBatch
+
+
+@dataclass(frozen=True)
+class Found:
+    """A structure as it was read; labels are left behind where they are no part of it."""
+
+    name: str
+    atoms: Atoms
+    batch: AtomsBatch | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, name: str) -> "Found":
+        """Take the structure of a sample, with its own name if it has one."""
+        bare = replace(sample, targets={})
+        return cls(sample.name or name, bare.to_ase(), to_batch([bare]))
+
+    def checked(self, number: int) -> Frame:
+        """Check it; raises StructureError that names file and record."""
+        batch = from_ase(self.atoms) if self.batch is None else self.batch
+        with naming_structure(self.name):
+            validate(batch)
+        return Frame(number, self.name, self.atoms, batch)
+
+
+class Input(Protocol):
+    """A part of the row."""
+
+    def read(self, wanted: Wanted) -> Iterator[Found | None]:
+        """Read its structures in order; None stands for each that is not wanted."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Say what would be different if its structures were others."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """A file of structures."""
+
+    path: Path
+
+    def read(self, wanted: Wanted) -> Iterator[Found | None]:
+        """Read as `Input` says; raises StructureError or DataError that names the record."""
+        if self.path.suffix == ".aselmdb":
+            for number, (name, frame) in enumerate(ase_files.frames(self.path)):
+                yield Found(name, frame.atoms) if wanted(number) else None
+        else:
+            for number, atoms in read_numbered(self.path, wanted):
+                yield None if atoms is None else Found(place(self.path, number), atoms)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, size and time of change."""
+        return _stamp(self.path)
+
+
+@dataclass(frozen=True)
+class FolderInput:
+    """The files of a folder."""
+
+    path: Path
+    files: tuple[Path, ...]
+
+    @classmethod
+    def at(cls, path: Path) -> "FolderInput":
+        """List the files; raises StructureError where there are none, or one of no format that ASE knows."""
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise StructureError(f"{path}: the folder holds no files of structures: check the path")
+        for file in files:
+            if not is_container(file) and file.suffix != ".aselmdb":
+                require_format(file)
+        return cls(path, tuple(files))
+
+    def read(self, wanted: Wanted) -> Iterator[Found | None]:
+        """Read as `Input` says."""
+        return _joined(map(_file, self.files), wanted)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, number of files, and a checksum of their names, sizes and times of change."""
+        name = self.path.resolve().name
+        return {"name": name, "files": len(self.files), "listing sha256": _checksum(self.files)}
+
+
+@dataclass(frozen=True)
+class ContainerInput:
+    """A container of samples."""
+
+    container: Container
+
+    def read(self, wanted: Wanted) -> Iterator[Found | None]:
+        """Read as `Input` says; raises DataError for a broken record."""
+        for number in range(len(self.container)):
+            yield Found.of(self.container[number], place(self.container.path, number)) if wanted(number) else None
+
+    def identity(self) -> dict[str, Any]:
+        """Name and checksum."""
+        return {"name": self.container.path.name, "sha256": self.container.checksum}
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """A dataset that is not prepared: its files are read from the start."""
+
+    source: Source
+
+    def read(self, wanted: Wanted) -> Iterator[Found | None]:
+        """Read as `Input` says; raises DataError for a broken file."""
+        for number, sample in enumerate(self.source.read()):
+            yield Found.of(sample, place(self.source.name, number)) if wanted(number) else None
+
+    def identity(self) -> dict[str, Any]:
+        """Name, and a checksum of its files' names, sizes and times of change."""
+        path = self.source.path
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        return {"name": self.source.name, "files": len(files), "listing sha256": _checksum(files)}
+
+
+def open_inputs(sources: Iterable[str | os.PathLike[str]]) -> list[Input]:
+    """Find what the names mean.
+
+    Raises:
+        ConfigError: no name, or an unknown dataset.
+        StructureError, DataError: a folder without structures, a broken container, a dataset that is not there.
+        OSError: there is no such file.
+
+    """
+    inputs = [_input(os.fspath(source)) for source in sources]
+    if not inputs:
+        raise ConfigError("no structures: name one or more files, folders or datasets")
+    return inputs
+
+
+def read_inputs(inputs: Sequence[Input], wanted: Wanted = _all) -> Iterator[Frame]:
+    """Give the wanted structures of all inputs, checked and numbered; raises as they do."""
+    for number, found in enumerate(_joined(inputs, wanted)):
+        if found is not None:
+            yield found.checked(number)
+
+
+@contextmanager
+def naming_structure(name: str) -> Iterator[None]:
+    """Put the file and record in place of "structure 0" in an error about a batch of one structure."""
+    try:
+        yield
+    except StructureError as error:
+        detail = str(error).removeprefix("structure 0").lstrip(",: ")
+        raise StructureError(f"{name}: {detail}") from error
+
+
+def _joined(inputs: Iterable[Input], wanted: Wanted) -> Iterator[Found | None]:
+    """Read one after the other; `wanted` is asked about numbers that count on."""
+    before = 0
+    for one in inputs:
+        first = before
+        for found in one.read(partial(_counted_on, wanted, first)):
+            before += 1
+            yield found
+
+
+def _counted_on(wanted: Wanted, first: int, number: int) -> bool:
+    return wanted(first + number)
+
+
+def _input(name: str) -> Input:
+    path = Path(name).expanduser()
+    prefix, _, rest = name.partition(":")
+    if path.exists() and name not in names():
+        return FolderInput.at(path) if path.is_dir() else _file(path)
+    if prefix in FILE_PREFIXES and rest:
+        return _input(rest)
+    dataset = name.partition("@")[0].partition(":")[0]
+    if dataset not in names() and (os.sep in name or path.suffix):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    source = resolve(name)
+    if source.container is not None:
+        return ContainerInput(Container(source.container))
+    require_files(source)
+    return DatasetInput(source)
+
+
+def _file(path: Path) -> Input:
+    return ContainerInput(Container(path)) if is_container(path) else FileInput(path)
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {"name": path.name, "bytes": status.st_size, "changed": status.st_mtime_ns}
+
+
+def _checksum(files: Iterable[Path]) -> str:
+    return hashlib.sha256("\n".join(str(_stamp(file)) for file in files).encode()).hexdigest()

@@ -1,0 +1,130 @@
+"""The ASE calculator of packages, see `atomslim.inference.package`."""
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from atomslim.atoms import Pairs, from_ase
+from atomslim.atoms.neighbours import update_distances, within
+from atomslim.errors import AtomslimError, CheckpointError, StructureError
+from atomslim.inference.calculator import Calculator, CandidatePairs
+from atomslim.inference.package import ENTRY, FORMAT
+from atomslim.inference.program import inputs_of
+from atomslim.models.tasks import Task
+
+ANEW = "make it anew with atomslim package"
+
+
+class PackagedCalculator(Calculator):
+    """Lets ASE run a package of `atomslim package`: energy, forces and, of conservative forces, stress.
+
+        atoms.calc = atomslim.PackagedCalculator("aspirin.pt2")
+
+    Warns as `Calculator` does, and reuses pairs in the same way. A package is a program: **load only files that you
+    trust**. It runs on the kind of processor, and with the version of torch, that it was made for.
+    """
+
+    def __init__(self, package: str | os.PathLike[str], *, skin: float = 0.5, strict: bool = False) -> None:
+        """Load a package.
+
+        Args:
+            package: the ``.pt2`` file.
+            skin: how much farther than the cutoff (Å) pairs are searched, to be reused, as for `Calculator`.
+            strict: refuse structures with more neighbours than the model takes.
+
+        Raises:
+            CheckpointError: a file that is not there, or is no package of this program.
+            ConfigError: a negative skin.
+
+        """
+        AseCalculator.__init__(self)
+        self._run, self.description = load_package(package)
+        self.task = Task.model_validate(self.description["task"])
+        self.strict = strict
+        stress = ["stress"] if self.task.conservative else []
+        self.implemented_properties = ["energy", "free_energy", "forces", *stress]
+        self.ignored_changes = {"initial_charges", "initial_magmoms"}
+        self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
+        self._said: set[str] = set()
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = None,
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute everything for ``atoms`` (default: the last ones), whatever is asked for.
+
+        Raises StructureError for what no model can take, and where no two atoms are within the cutoff; AtomslimError
+        when the package gives numbers that are not finite.
+        """
+        self.results = {}
+        AseCalculator.calculate(self, atoms, properties or ["energy"], system_changes)
+        if self.atoms is None:
+            raise StructureError("the calculator has no atoms yet: give calculate() some")
+        self._warn_of_direct_forces(self.atoms)
+        batch = from_ase(self.atoms)
+        pairs = update_distances(self._candidates.of(batch), batch)
+        pairs = within(pairs, batch, self.task.graph.cutoff)
+        if not len(pairs):
+            raise StructureError(f"no two atoms are within {self.task.graph.cutoff:g} Å: a package needs a pair")
+        self._report_trimming(_trimmed(pairs, min(self.task.graph.main, self.task.graph.atom)))
+        inputs = inputs_of(batch, pairs)
+        outputs = self._run(*(tensor.to(self.description["device"]) for tensor in inputs))
+        self._keep([tensor.cpu() for tensor in outputs], self.atoms)
+
+    def _keep(self, outputs: Sequence[Tensor], atoms: Atoms) -> None:
+        energy, forces, *derivative = outputs
+        results: dict[str, Any] = {"energy": float(energy), "free_energy": float(energy), "forces": forces.numpy()}
+        if derivative and atoms.pbc.any() and atoms.cell.rank == 3:
+            results["stress"] = full_3x3_to_voigt_6_stress(derivative[0].numpy() / atoms.cell.volume)
+        for name, value in results.items():
+            if not np.isfinite(value).all():
+                raise AtomslimError(f"the package's {name} is not finite: check the structure and the model's history")
+        self.results = results
+
+
+def load_package(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """Return what runs a package, to be called with its inputs, and its description.
+
+    Runs code of the file. Raises CheckpointError for a file that is not there, is no package of atomslim, or was made
+    for another machine or version.
+    """
+    found = describe_package(path)
+    if found["format"] != FORMAT:
+        raise CheckpointError(f"{path}: a package of another version of atomslim: {ANEW}")
+    try:
+        return torch._inductor.aoti_load_package(os.fspath(path)), found  # noqa: SLF001 - its documented name
+    except RuntimeError as error:
+        made = f"it was made with torch {found['versions']['torch']} for {found['device']}"
+        raise CheckpointError(f"{path}: does not run here ({made}): {ANEW}") from error
+
+
+def describe_package(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a package says of itself, without running code of the file; raises CheckpointError as above."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith(".wrapper_metadata.json"))
+            found: dict[str, Any] = json.loads(json.loads(archive.read(name))[ENTRY])
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no package of atomslim: {ANEW}") from error
+    return found
+
+
+def _trimmed(pairs: Pairs, neighbours: int) -> float:
+    """Return the share of the pairs that a cap on each atom's neighbours leaves out."""
+    counts = torch.bincount(pairs.target)
+    return 1.0 - float(counts.clamp(max=neighbours).sum()) / len(pairs)

@@ -1,0 +1,280 @@
+"""Predictions for every structure of some files, in a stream: memory does not grow with their length."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from atomslim.atoms import concatenate
+from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
+from atomslim.families.jmp.checkpoint import Weights
+from atomslim.files import atomic_write
+from atomslim.inference.inputs import Frame, naming_structure, open_inputs, read_inputs
+from atomslim.inference.results import Prediction, Results, write_frame
+from atomslim.memory import is_out_of_memory
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import load
+from atomslim.models.precision import Policy
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass
+class PredictionSummary:
+    """What a run did; `trimmed` structures have more neighbours within the cutoff than the model takes."""
+
+    device: str
+    structures: int = 0
+    atoms: int = 0
+    trimmed: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What else there is to say."""
+
+    def add(self, frame: Frame, trimmed: float) -> None:
+        """Count one structure, of whose pairs within the cutoff a share `trimmed` was left out."""
+        self.structures += 1
+        self.atoms += len(frame.atoms)
+        self.trimmed += trimmed > 0
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        text = f"{self.structures} structures, {self.atoms} atoms in {self.seconds:.1f} s on {self.device}"
+        if self.trimmed:
+            text += (
+                f"; the cap on neighbours left out atoms within the cutoff in {self.trimmed} (--strict refuses these)"
+            )
+        return "; ".join([text, *self.notes])
+
+
+@dataclass
+class Predictor:
+    """Predicts structures in a stream, in batches; in smaller ones once memory has run out.
+
+    Raises, while it predicts:
+        StructureError: a structure that cannot be predicted, or with neighbours left out if `strict`; names it.
+        AtomslimError: a structure that does not fit into memory, or a result that is not finite.
+
+    """
+
+    model: BlockModel
+    task: str | None
+    device: str
+    batch_size: int
+    """At most this many atoms at once; a larger structure goes alone."""
+    strict: bool
+    summary: PredictionSummary
+    advance: Callable[[int], None]
+    """Told how many structures are done."""
+    _warned: bool = False
+
+    def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        """Predict structures, in their order."""
+        for batch in self._batches(frames):
+            for frame, prediction in zip(batch, self._fitting(batch), strict=True):
+                require_sound(frame, prediction, strict=self.strict)
+                self.summary.add(frame, prediction.trimmed)
+                yield frame, prediction
+            self.advance(len(batch))
+
+    def _batches(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+        """Collect consecutive structures as long as together they have at most `batch_size` atoms."""
+        waiting: list[Frame] = []
+        atoms = 0
+        for frame in frames:
+            if waiting and atoms + len(frame.atoms) > self.batch_size:
+                yield waiting
+                waiting, atoms = [], 0
+            waiting.append(frame)
+            atoms += len(frame.atoms)
+        if waiting:
+            yield waiting
+
+    def _fitting(self, frames: list[Frame]) -> list[Prediction]:
+        """Predict a batch, in halves if memory runs out."""
+        try:
+            return predict_frames(self.model, frames, self.task, self.device)
+        except _OutOfMemory:
+            if len(frames) == 1:
+                raise
+        self._lower(sum(len(frame.atoms) for frame in frames))  # here, where the failed batch is given up
+        middle = len(frames) // 2
+        return self._fitting(frames[:middle]) + self._fitting(frames[middle:])
+
+    def _lower(self, atoms: int) -> None:
+        self.batch_size = min(self.batch_size, max(atoms // 2, 1))
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"out of memory with {atoms} atoms at once: going on with at most {self.batch_size}, or fewer if need "
+                "be; a lower batch size from the start saves the attempts",
+                AtomslimWarning,
+                stacklevel=2,
+            )
+
+
+def predict_file(  # noqa: PLR0913 - the options of a command
+    model_path: str | os.PathLike[str],
+    structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    task: str | None = None,
+    *,
+    batch_size: int = 512,
+    device: Device = "cpu",
+    weights: Weights = "ema",
+    precision: Policy | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> PredictionSummary:
+    """Predict every structure of one or more files and write them, with the results, as extended XYZ.
+
+    Energy (eV), forces (eV/Å) and, for structures with a periodic cell, stress (eV/Å³, ASE's sign and order) are
+    written where ASE reads them back as calculator results, and replace results that came with the structures; scalar
+    targets go to `atoms.info` by name. The output appears when all is done, or not at all.
+
+    Args:
+        model_path: model file, as `load` takes it.
+        structures: any file that ASE reads, compressed or not; a folder, a container or the name of a dataset, as
+            `atomslim.inference.inputs` says; or several of these.
+        output: the .extxyz or .xyz file to write.
+        task: name of the task head; needed where the model has several.
+        batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
+        device: where the model runs.
+        weights: of a JMP checkpoint, the averaged ones or the last raw ones.
+        precision: what is computed in, as for `load`.
+        strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
+        progress: show it on stderr, where that is a terminal.
+
+    Raises:
+        StructureError: a structure that cannot be read or predicted; names the file and the record.
+        DataError: a dataset that is not there or broken.
+        CheckpointError: a model file that cannot be read.
+        ConfigError: an unknown task or dataset, an unusable output name, no such device, or a precision it lacks.
+        AtomslimError: a structure that does not fit into memory, or a result that is not finite.
+        OSError: a file that is not there or cannot be written.
+
+    """
+    start = time.perf_counter()
+    sources = listed(structures)
+    _require_output(Path(output), sources)
+    require_runnable(batch_size, device)
+    model = load(model_path, weights=weights, device=device, precision=precision)
+    inputs = open_inputs(sources)
+    with shown_progress(shown=progress) as advance:
+        predictor = Predictor(model, task, device, batch_size, strict, PredictionSummary(device), advance)
+        with atomic_write(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for frame, prediction in predictor(read_inputs(inputs)):
+                write_frame(file, frame.atoms, prediction.results)
+    predictor.summary.seconds = time.perf_counter() - start
+    return predictor.summary
+
+
+def listed(structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Make a list of one name or several."""
+    several = [structures] if isinstance(structures, str | os.PathLike) else structures
+    return [os.fspath(one) for one in several]
+
+
+def require_runnable(batch_size: int, device: str) -> None:
+    """Raise ConfigError for a batch size or device that cannot be."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: give the number of atoms to take at once, 1 or more")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
+
+
+def _require_output(target: Path, sources: Sequence[str]) -> None:
+    if target.suffix not in {".extxyz", ".xyz"}:
+        raise ConfigError(f"{target}: predictions are written as extended XYZ: name the output .extxyz or .xyz")
+    for source in map(Path, sources):
+        if target.exists() and source.exists() and target.samefile(source):
+            raise ConfigError(f"{target}: the output would replace the structures it is made from: name another file")
+        if source.is_dir() and source.samefile(target.parent):
+            raise ConfigError(
+                f"{target}: the output would lie among the structures it is made from: name another place"
+            )
+
+
+def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None, device: str) -> list[Prediction]:
+    """Predict a batch; where a structure turns out to be impossible, find out which."""
+    batch = concatenate([frame.batch for frame in frames]).to(device)
+    try:
+        with _memory_hint(frames), naming_structure(frames[0].name):
+            topology = model.topology(batch, task)
+            outputs = model.predict(batch, task, topology)
+    except StructureError:
+        if len(frames) == 1:
+            raise
+        return [predict_frames(model, [frame], task, device)[0] for frame in frames]
+    results = _split(outputs, batch.natoms.tolist())
+    return [
+        Prediction(_meaningful(frame.atoms, result), trimmed)
+        for frame, result, trimmed in zip(frames, results, topology.trimmed.tolist(), strict=True)
+    ]
+
+
+class _OutOfMemory(AtomslimError):  # noqa: N818 - named as torch's
+    pass
+
+
+@contextmanager
+def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
+    """Say what to do when a batch does not fit into memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        atoms = sum(len(frame.atoms) for frame in frames)
+        raise _OutOfMemory(
+            f"{frames[0].name}: out of memory with {atoms} atoms: use a device with more memory"
+        ) from error
+
+
+def _split(outputs: dict[str, Tensor], natoms: Sequence[int]) -> list[Results]:
+    """Deal out the results of a batch to its structures: forces by atom, everything else by structure."""
+    arrays = {name: values.detach().double().cpu().numpy() for name, values in outputs.items()}
+    dealt = {
+        name: np.split(values, np.cumsum(natoms)[:-1]) if name == "forces" else list(values)
+        for name, values in arrays.items()
+    }
+    return [{name: values[index] for name, values in dealt.items()} for index in range(len(natoms))]
+
+
+def _meaningful(atoms: Atoms, results: Results) -> Results:
+    """Leave out the stress of a structure without a volume; the model's is not a number there."""
+    has_volume = bool(atoms.pbc.any()) and atoms.cell.rank == 3
+    return {name: values for name, values in results.items() if name != "stress" or has_volume}
+
+
+def require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None:
+    """Raise AtomslimError for results that are not finite, StructureError for left-out neighbours if ``strict``."""
+    for name, values in prediction.results.items():
+        if not np.isfinite(values).all():
+            raise AtomslimError(f"{frame.name}: the predicted {name} is not finite: check the structure and the model")
+    if strict and prediction.trimmed > 0:
+        raise StructureError(
+            f"{frame.name}: the cap on neighbours leaves out {prediction.trimmed:.1%} of the pairs within the cutoff: "
+            "use a model with more neighbours, or leave out --strict"
+        )
+
+
+@contextmanager
+def shown_progress(*, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Give a function that counts predicted structures on stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} structures"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        task: TaskID = bar.add_task("predict", total=None)
+        yield lambda structures: bar.advance(task, structures)

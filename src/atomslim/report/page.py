@@ -1,0 +1,128 @@
+"""Tables and self-contained HTML pages that work offline, on a phone, in light and in dark.
+
+Parts of a page are texts that are put together:
+
+    body = [summary(["It is faster."]), heading("How much"), pictures(figures, "Times."), table.html()]
+    text = page("Report", [*body, structure_view(atoms, "Drag to turn."), footer({"config.yaml": "a: 1"})])
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from rich.table import Table
+
+_LONG = 30
+"""Letters of a cell that is no number."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts with a title and a sentence that says how to read it."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Write it as Markdown."""
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"### {self.title}\n\n{self.note}\n\n{body}\n"
+
+    def rich(self) -> Table:
+        """Give it to the terminal."""
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def html(self) -> str:
+        """Write it as a part of a page."""
+        return heading(self.title, self.note) + self.body()
+
+    def folded(self) -> str:
+        """Write it as a part of a page that is opened by a click on its title."""
+        note = f"<p class=note>{html.escape(self.note)}</p>"
+        return f"<details><summary>{html.escape(self.title)}</summary>{note}{self.body()}</details>"
+
+    def body(self) -> str:
+        """Write it without title and note."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        rows = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in self.rows)
+        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """Write a cell; long texts are set as text, not as numbers."""
+    kind = ' class="text"' if len(text) > _LONG else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with at least so many significant digits and never an exponent: 0.0123, 4.57, 14,000."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """Put parts together as one HTML page that needs nothing else."""
+    content = "\n".join(body)
+    script = f"<script>{_resource('structure_view.js')}</script>" if '<canvas class="structure"' in content else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_resource('page.css')}</style></head><body>\n"
+        f"<h1>{html.escape(title)}</h1>\n{content}\n{script}</body></html>\n"
+    )
+
+
+def summary(sentences: Iterable[str]) -> str:
+    """Write sentences as the box at the top of a page."""
+    return '<div class="summary">' + "".join(f"<p>{html.escape(text)}</p>" for text in sentences) + "</div>"
+
+
+def heading(title: str, note: str = "") -> str:
+    """Begin a section, with a sentence that says how to read it."""
+    return f"<h2>{html.escape(title)}</h2>" + (f"<p class=note>{html.escape(note)}</p>" if note else "")
+
+
+def picture(figure: Figure, caption: str) -> str:
+    """Write a figure as a part of a page; the same figure always gives the same text."""
+    return f"<figure>{_svg(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def pictures(figures: Sequence[Figure], caption: str) -> str:
+    """Write panels side by side where there is room, and below each other on a phone."""
+    panels = "".join(f"<div>{_svg(figure)}</div>" for figure in figures)
+    return f'<figure><div class="panels">{panels}</div><figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def footer(texts: Mapping[str, str]) -> str:
+    """End a page with texts that few will read, such as its configuration, folded up under their names."""
+    return "".join(
+        f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
+        for name, text in texts.items()
+    )
+
+
+def _svg(figure: Figure) -> str:
+    """Draw a figure without background; what is black takes the colour of the page's text."""
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "atomslim", "font.family": "sans-serif"}):
+        figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
+
+
+def _resource(name: str) -> str:
+    return files("atomslim.report").joinpath(name).read_text(encoding="utf-8")

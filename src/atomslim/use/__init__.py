@@ -1,1 +1,0 @@
-"""A model at work: predictions for files, and the ASE calculator."""

@@ -1,0 +1,134 @@
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atomslim
+from atomslim.compress.prune import keep_blocks
+from atomslim.data.splits import Split
+from atomslim.errors import ConfigError, DataError
+from atomslim.evaluation.compare import AnyModel, ComparedModel, compare, named
+from atomslim.evaluation.compare_figure import pareto
+from atomslim.evaluation.evaluate import evaluate
+from samples import CONSERVATIVE, DIRECT
+from small_models import jmp
+from train.water import waters
+
+
+def test_errors_are_those_of_evaluation_and_elements_add_up() -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    samples = waters(6)
+    found = compare({"full": model, "cut": keep_blocks(model, 1)}, samples, speed=False)
+    for row, blocks in zip(found.models, (2, 1), strict=True):
+        alone = evaluate(keep_blocks(model, blocks), samples).errors
+        assert row.errors["direct"]["forces"].mae == pytest.approx(alone["forces"].mae, rel=1e-12)
+        elements = row.by_element["direct"]
+        assert list(elements) == ["H", "O"]
+        assert (2 * elements["H"] + elements["O"]) / 3 == pytest.approx(alone["forces"].mae, rel=1e-9)
+        assert row.blocks == blocks
+        assert row.speed is None
+
+
+def test_files_are_complete_and_stand_alone(tmp_path: Path) -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    for name, one in (("full", model), ("cut", keep_blocks(model, 1))):
+        atomslim.save(one, tmp_path / f"{name}.safetensors")
+    paths = [tmp_path / "full.safetensors", tmp_path / "cut.safetensors", tmp_path / "cut.safetensors"]
+    found = compare(paths, waters(3), repeats=1, batch_size=2)
+    found.write(tmp_path / "out")
+    assert [row.name for row in found.models] == ["full", "cut", "cut (3)"]
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert content["models"][1]["speed"]["flops"] < content["models"][0]["speed"]["flops"]
+    assert "multiply and add" in content["conventions"]
+    text = (tmp_path / "out" / "compare.html").read_text()
+    assert "http" not in re.sub(r'xmlns[:\w]*="[^"]*"', "", text)
+    assert (tmp_path / "out" / "compare.md").read_text().count("| full |") == 3
+    with (tmp_path / "out" / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["full", "cut", "cut (3)"]
+    assert float(rows[1]["MAE forces, direct (eV/Å)"]) == found.models[1].errors["direct"]["forces"].mae
+    assert float(rows[1]["latency (s)"]) == found.models[1].latency
+    assert (tmp_path / "out" / "compare.png").stat().st_size > 5000
+    assert found.words()[1].startswith("cut, against full: ")
+    assert content["machine"] in found.words()[-1]
+    relative = found.tables()[2]
+    assert relative.title == "Relative to full"
+    assert relative.rows[0][:3] == ("cut", *_ratios(found.models[1], found.models[0]))
+
+
+def _ratios(model: ComparedModel, first: ComparedModel) -> tuple[str, str]:
+    assert model.speed is not None
+    assert first.speed is not None
+    return f"{model.parameters / first.parameters:.3f}", f"{model.speed.flops / first.speed.flops:.2f}"
+
+
+def test_names_tell_files_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "best.pt", tmp_path / "b" / "best.pt", tmp_path / "b" / "best.pt", tmp_path / "other.pt"]
+    assert list(named(paths)) == ["a/best", "b/best", "b/best (3)", "other"]
+    model = jmp(DIRECT, num_blocks=1)
+    mixed: list[AnyModel] = [model, tmp_path / "model 1.pt"]
+    assert list(named(mixed)) == ["model 1", "model 1 (2)"]
+
+
+def test_models_are_compared_by_what_all_of_them_predict() -> None:
+    energy_only = DIRECT.model_copy(update={"targets": DIRECT.targets[:1]})
+    models = {"both": jmp(DIRECT, num_blocks=1), "energy": jmp(energy_only, num_blocks=1)}
+    found = compare(models, waters(3), speed=False)
+    assert found.main_target == ("direct", "energy per atom")
+    errors, elements = found.tables()[0], found.tables()[-1]
+    assert errors.rows[1][-1] == ""
+    assert elements.rows[1] == ("energy", "", "")
+    assert "energy per atom (meV)" in found.plot().axes[0].get_ylabel()
+
+
+def test_several_tasks_have_columns_of_their_own() -> None:
+    model = jmp(DIRECT, CONSERVATIVE, num_blocks=1)
+    found = compare([model], {"direct": waters(2), "conservative": waters(3)}, speed=False)
+    assert found.structures == 5
+    assert "direct, forces" in found.tables()[0].columns
+    assert "conservative, forces" in found.tables()[0].columns
+
+
+def test_a_split_leaves_the_test_set() -> None:
+    model = jmp(DIRECT, num_blocks=1)
+    samples = waters(5)
+    split = Split(recipe="by hand", count=5, train=(0, 1), validation=(2,), test=(3, 4))
+    found = compare([model], samples, split=split, speed=False)
+    expected = evaluate(model, samples[3:]).errors["forces"].mae
+    assert found.models[0].errors["direct"]["forces"].mae == pytest.approx(expected)
+
+
+def test_the_front_has_what_no_other_beats() -> None:
+    points = [(3.0, 1.0), (1.0, 3.0), (2.0, 3.5), (2.0, 2.0), (4.0, 1.0)]
+    assert pareto(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+    random = np.random.default_rng(0).random((50, 2)).tolist()
+    front = pareto([tuple(point) for point in random])
+    for cost, error in front:
+        assert not any(a <= cost and b <= error and (a, b) != (cost, error) for a, b in random)
+
+
+def test_wrong_use_is_said() -> None:
+    model = jmp(DIRECT, num_blocks=1)
+    with pytest.raises(ConfigError, match="no models"):
+        compare([], waters(2))
+    with pytest.raises(ConfigError, match="model 2: has no task direct"):
+        compare([model, jmp(CONSERVATIVE, num_blocks=1)], {"direct": waters(2)}, speed=False)
+    unlabelled = [replace(sample, targets={"charge": np.array(0.0)}) for sample in waters(2)]
+    with pytest.raises(DataError, match="no prediction has a label"):
+        compare([model], unlabelled, speed=False)
+    forces_only = DIRECT.model_copy(update={"targets": DIRECT.targets[1:]})
+    energy_only = DIRECT.model_copy(update={"targets": DIRECT.targets[:1]})
+    with pytest.raises(ConfigError, match="no target in common"):
+        compare([jmp(one, num_blocks=1) for one in (forces_only, energy_only)], waters(2), speed=False)
+    empty = Split(recipe="by hand", count=2, train=(0, 1), validation=(), test=())
+    with pytest.raises(DataError, match="no test set"):
+        compare([model], waters(2), split=empty, speed=False)
+    other = jmp(DIRECT, num_blocks=1)
+    energy = DIRECT.targets[0].model_copy(update={"unit": "kcal/mol"})
+    other.tasks = {"direct": DIRECT.model_copy(update={"targets": (energy, *DIRECT.targets[1:])})}
+    with pytest.raises(ConfigError, match="gives energy in kcal/mol, model 1 in eV"):
+        compare([model, other], waters(2), speed=False)

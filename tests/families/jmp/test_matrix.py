@@ -1,0 +1,83 @@
+"""The graphs made by tensor operations are those that numpy makes, and give the same numbers."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch, find_pairs, from_ase
+from atomslim.families.jmp import JMP
+from atomslim.families.jmp.gemnet_oc.graphs import Edges
+from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
+from atomslim.inference.program import neighbour_matrix
+from atomslim.models import energy_and_forces
+from atomslim.models.graph_settings import GraphSettings
+from samples import ethanol, sheared_crystal, slab
+from small_models import jmp
+
+GRAPHS = {
+    "trimmed": GraphSettings(cutoff=5.0, main=10, atom=333, atom_edge=6, quad=3),
+    "invariant": GraphSettings(cutoff=5.0, main=7, atom=70, atom_edge=6, quad=3, symmetrise="invariant"),
+    "whole": GraphSettings(cutoff=4.0, main=1000, atom=1000, atom_edge=1000, quad=1000),
+    "few atoms": GraphSettings(cutoff=5.0, main=12, atom=9, atom_edge=8, quad=3),
+    "main alone": GraphSettings(cutoff=5.0, main=12, atom=40, atom_edge=0, quad=0),
+}
+
+
+def copper() -> Atoms:
+    """One atom that neighbours only its own images, many of them equally far away."""
+    return bulk("Cu")
+
+
+def tagged_slab() -> Atoms:
+    atoms = fcc111("Pt", (2, 2, 3), vacuum=4.0)
+    atoms.rattle(0.05, seed=1)
+    atoms.set_tags([0] * 8 + [1] * 4)
+    return atoms
+
+
+STRUCTURES = [ethanol, copper, sheared_crystal, slab, tagged_slab]
+
+
+def model(settings: GraphSettings) -> JMP:
+    tasks = [energy_and_forces(forces, forces=forces, graph=settings) for forces in ("direct", "conservative")]
+    return jmp(*tasks, num_blocks=1, num_spherical=3)
+
+
+def shuffled(batch: AtomsBatch, cutoff: float) -> tuple[Tensor, Tensor]:
+    """A matrix in no order, with some neighbours from beyond the cutoff."""
+    neighbours, offsets = neighbour_matrix(find_pairs(batch, cutoff + 0.6), batch.num_atoms)
+    columns = torch.randperm(neighbours.shape[1])
+    return neighbours[:, columns], offsets[:, columns]
+
+
+def rows(edges: Edges) -> list[list[int]]:
+    return torch.column_stack([edges.target, edges.source, edges.offset]).tolist()
+
+
+@pytest.mark.parametrize("settings", GRAPHS.values(), ids=GRAPHS.keys())
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_main_edges_are_the_same(structure: Callable[[], Atoms], settings: GraphSettings) -> None:
+    batch = from_ase(structure())
+    expected = model(settings).topology(batch, "direct").main
+    found = matrix_topology(batch, *shuffled(batch, settings.cutoff), settings)
+    assert sorted(rows(found.main)) == sorted(rows(expected))
+    assert torch.equal(found.main.target, found.main.target.sort().values)
+    assert torch.equal(found.main.source[found.reverse], found.main.target)
+    assert torch.equal(found.main.offset[found.reverse], -found.main.offset)
+    assert torch.equal(found.reverse[found.reverse], torch.arange(len(found.main)))
+
+
+@pytest.mark.parametrize("settings", GRAPHS.values(), ids=GRAPHS.keys())
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: GraphSettings) -> None:
+    batch, given = from_ase(structure()), model(settings)
+    topology = matrix_topology(batch, *shuffled(batch, settings.cutoff), settings)
+    for task in ("direct", "conservative"):
+        expected, found = given.predict(batch, task), given.predict(batch, task, topology)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-12, equal_nan=True)

@@ -1,0 +1,67 @@
+import html
+import json
+import re
+from typing import Any
+
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from matplotlib.figure import Figure
+
+from atomslim.report import page
+from atomslim.report.page import TextTable
+from atomslim.report.structure_view import structure_view
+
+
+def drawn() -> Figure:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#ff0000")
+    axes.set_title("growth")
+    return figure
+
+
+def content(atoms: Atoms) -> Any:
+    found = re.search(r'data-structure="([^"]*)"', structure_view(atoms, ""))
+    assert found
+    return json.loads(html.unescape(found[1]))
+
+
+def test_a_page_is_one_file_with_its_parts_in_order() -> None:
+    table = TextTable("Errors <&", "A note.", ("model", "error"), (("full", "1.0"),))
+    body = [page.summary(["Fast."]), page.pictures([drawn(), drawn()], "Two."), table.html(), table.folded()]
+    text = page.page("Title", [*body, structure_view(molecule("H2O"), "Water."), page.footer({"Versions": "a < b"})])
+    places = [text.index(part) for part in ("Fast.", "Two.", "Errors &lt;&amp;", "Water.", "a &lt; b", "<script>")]
+    assert places == sorted(places)
+    assert not re.findall(r'(?:src|href)="(?!#)', text)  # nothing is fetched
+    assert "prefers-color-scheme: dark" in text
+    assert "<script" not in page.page("Title", body)
+
+
+def test_figures_have_the_colours_of_the_page_and_are_reproducible() -> None:
+    text = page.picture(drawn(), "Growth.")
+    assert text == page.picture(drawn(), "Growth.")
+    assert "#000000" not in text
+    assert "currentColor" in text
+    assert "#ff0000" in text
+    assert ">growth</text>" in text  # letters, not outlines
+    assert not re.search(r"fill: #ffffff", text)
+
+
+def test_water_has_two_bonds_and_no_cell() -> None:
+    found = content(molecule("H2O"))
+    assert found["bonds"] == [[0, 1], [0, 2]]
+    assert found["edges"] == []
+    assert found["colours"] == ["#ff0d0d", "#ffffff", "#ffffff"]
+    assert len(found["points"]) == len(found["radii"]) == 3
+
+
+def test_a_crystal_has_its_cell() -> None:
+    copper = bulk("Cu", cubic=True)
+    found = content(copper)
+    assert len(found["points"]) == 4 + 8
+    assert len(found["edges"]) == 12
+    points = found["points"]
+    for first, second in found["edges"]:
+        length = sum((a - b) ** 2 for a, b in zip(points[first], points[second], strict=True)) ** 0.5
+        assert length == pytest.approx(copper.cell.lengths()[0], abs=2e-3)
