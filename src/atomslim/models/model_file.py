@@ -148,7 +148,7 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
     A file's mapped memory is aligned otherwise, and some processors' products round differently there.
     """
-    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor.clone()
 
 
 def _metadata(entries: dict[str, str] | None, where: str) -> Metadata:
