@@ -18,7 +18,7 @@ LINES = [
     {"families"},
     {"models", "data", "report"},
     {"atoms"},
-    {"errors", "files", "memory"},
+    {"errors", "files", "memory", "threads"},
 ]
 LINE = {room: depth for depth, rooms in enumerate(LINES) for room in rooms}
 

@@ -25,6 +25,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import loss_sums, task_terms, weighted_mean
 from atomslim.models.precision import NARROW, Format, Precision, computing, format_of, refusal
 from atomslim.models.tasks import Task
+from atomslim.threads import fitting_threads
 
 Mode = Literal["energy", "forces", "train"]
 
@@ -79,7 +80,13 @@ class Job:
     def on(self, batch: AtomsBatch, topology: Any) -> Callable[[], object]:
         """Return the pass over a batch with its graphs, as a function; the model's weights and gradients stay."""
         made = {"energy": _energy, "forces": _everything, "train": _training}[self.mode]
-        return made(self, batch, topology)
+        run = made(self, batch, topology)
+
+        def fitting() -> object:
+            with fitting_threads(self.model, batch.num_atoms):
+                return run()
+
+        return fitting
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.errors import ConfigError
 from atomslim.models.precision import Precision, computing, format_of, without_autocast
 from atomslim.models.tasks import Task
+from atomslim.threads import fitting_threads
 
 ReadoutKind = Literal["concat", "sum", "last"]
 """How the readout takes the features of all blocks.
@@ -187,7 +188,8 @@ class BlockModel(nn.Module, ABC):
         """
         name, weight = self.task(task).name, next(self.parameters())
         arithmetic = computing(format_of(precision or self.precision, weight), weight.device)
-        with torch.no_grad(), without_parameter_gradients(self), arithmetic:
+        threads = fitting_threads(self, batch.num_atoms)
+        with torch.no_grad(), without_parameter_gradients(self), arithmetic, threads:
             outputs = self(batch, topology, [name])[name]
         return {key: value.detach() for key, value in outputs.items()}
 

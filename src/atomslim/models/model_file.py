@@ -24,6 +24,7 @@ from atomslim.models.metadata import ARCHITECTURE, Metadata, checksum
 from atomslim.models.precision import Policy, format_of
 from atomslim.models.tasks import Task
 from atomslim.models.tensors import is_finite, listed, require_fit
+from atomslim.threads import limit_threads
 
 __all__ = ["Weights", "checksum", "export_jmp", "load", "save"]
 
@@ -71,6 +72,7 @@ def load(
     if dtype not in {None, torch.float32, torch.float64}:
         raise ConfigError(f"dtype {dtype}: the geometry needs float32 or float64")
     keep_freed_memory()
+    limit_threads()
     path = located(path)
     ours = _is_safetensors(path)
     model = _read(path) if ours else read_jmp(path, weights=weights, alias=alias)

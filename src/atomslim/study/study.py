@@ -14,6 +14,7 @@ from atomslim.study.report import write_report
 from atomslim.study.results import Results
 from atomslim.study.runner import Board, run_cells
 from atomslim.study.work import Workshop
+from atomslim.threads import shared_among
 from atomslim.train.folder import RunFolder
 
 _ADDED = ("title", "blocks", "seeds", "realign", "speed", "accelerator")
@@ -83,7 +84,8 @@ def _fixed(options: dict[str, Any]) -> dict[str, Any]:
 def _helpers(options: StudyOptions, board: Board, count: int) -> Iterator[None]:
     """Let other processes of this machine work on cells, too, and wait for them at the end."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    helpers = [context.Process(target=_work, args=(options, board)) for _ in range(count)]
+    helpers = [context.Process(target=_help, args=(options, board, count + 1)) for _ in range(count)]
+    shared_among(count + 1)
     for helper in helpers:
         helper.start()
     try:
@@ -91,6 +93,11 @@ def _helpers(options: StudyOptions, board: Board, count: int) -> Iterator[None]:
     finally:
         for helper in helpers:
             helper.join()
+
+
+def _help(options: StudyOptions, board: Board, processes: int) -> None:
+    shared_among(processes)
+    _work(options, board)
 
 
 def _work(options: StudyOptions, board: Board, *, wait: bool = True, say: Callable[[str], None] = print) -> None:

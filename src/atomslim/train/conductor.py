@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimError
 from atomslim.models.model_file import load
+from atomslim.threads import fitting
 from atomslim.train.averages import Averages
 from atomslim.train.budget import Budget
 from atomslim.train.feed import Endless
@@ -52,6 +53,7 @@ class Conductor(Callback):
         self.show = show
         self.bar = ProgressBar(shown=show)
         self._mark = self._batch_mark = 0.0
+        self._threads = torch.get_num_threads()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take up a saved state, or show what there is to beat."""
@@ -79,8 +81,9 @@ class Conductor(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the rates; draw this step's random numbers from a seed of its own, as a resumed run will."""
-        del pl_module, batch, batch_idx
+        """Set rates and threads; draw this step's random numbers from a seed of its own, as a resumed run will."""
+        del batch_idx
+        torch.set_num_threads(fitting(_ours(pl_module).model, batch.atoms.num_atoms, self._threads))
         self._batch_mark = time.perf_counter()
         step = self.standing.clock.steps
         torch.manual_seed((self.options.seed * 1_000_003 + step) * 4099 + trainer.global_rank)
@@ -127,6 +130,7 @@ class Conductor(Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last model, and test the best."""
         self.stop.let_interrupts_through()
+        torch.set_num_threads(self._threads)
         self.bar.stop()
         module = _ours(pl_module)
         if trainer.is_global_zero:
@@ -140,8 +144,9 @@ class Conductor(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the terminal in order."""
+        """Leave the terminal, and torch's threads, in order."""
         del trainer, pl_module, exception
+        torch.set_num_threads(self._threads)
         self.bar.stop()
 
     @property

@@ -15,6 +15,7 @@ from atomslim.data.mixing import Mixture
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
+from atomslim.threads import limit_threads
 from atomslim.train.cluster import cluster_environment
 from atomslim.train.conductor import Conductor
 from atomslim.train.feed import Endless, training_feed
@@ -98,6 +99,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, once the step that runs is saved; its message says so.
 
     """
+    limit_threads()
     terms = [term for task in tasks for term in _terms(model, task, options)]
     _require_precision(model, options)
     if options.tensorboard:
