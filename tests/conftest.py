@@ -19,6 +19,12 @@ def _reproducible() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes as often as asked, not until they fill a second."""
+    monkeypatch.setattr("atomslim.benchmarking.turns.FILL_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
 def _interruptible() -> None:
     """Hear Ctrl-C, also in what a shell runs in the background, which ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from atomslim.atoms import from_ase
 from atomslim.benchmarking.benchmark import benchmark
 from atomslim.benchmarking.costs import Benchmark
 from atomslim.benchmarking.passes import CLIP, Job, Mode
-from atomslim.benchmarking.speed import count_flops
+from atomslim.benchmarking.speed import Speed, count_flops, measure_jobs
 from atomslim.benchmarking.stages import REST, stage_seconds
+from atomslim.benchmarking.turns import Gain, half_range
 from atomslim.cli.main import main
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.models import precision
@@ -152,11 +154,45 @@ def test_stages_add_up_and_leave_no_hooks() -> None:
 def test_growing_cells_give_the_power_of_growth() -> None:
     found = benchmark(jmp(DIRECT, num_blocks=0), WATER, repeats=1, growing=128)
     assert [cell.atoms for cell in found.growth] == [64, 144]
-    ratio = [(cell.seconds + cell.graph_seconds) for cell in found.growth]
-    assert found.exponent is not None
-    assert (144 / 64) ** found.exponent == pytest.approx(ratio[1] / ratio[0])
-    assert "1 is linear" in list(found.words())[-1]
+    assert found.exponent is None  # one repeat shows no spread
+    assert "not claimed: the machine was busy" in list(found.words())[-1]
+    growth = [timed(cell, [scale] * 5) for cell, scale in zip(found.growth, (1.0, (144 / 64) ** 1.5), strict=True)]
+    steady = replace(found, growth=tuple(growth))
+    assert steady.exponent == pytest.approx(1.5)
+    assert "the power 1.50 of the number of atoms (1 is linear)" in list(steady.words())[-1]
     assert Benchmark("a", "b", (), (), ()).exponent is None
+
+
+def timed(speed: Speed, times: list[float]) -> Speed:
+    """The same with made-up times of a pass whose graphs take as long again."""
+    same = {"times": tuple(times), "graph_times": tuple(times)}
+    return replace(speed, seconds=min(times), graph_seconds=min(times), spread=half_range(times), **same)
+
+
+def test_a_speed_up_is_claimed_only_of_steady_times() -> None:
+    found = benchmark(jmp(DIRECT, num_blocks=1), WATER, blocks=(1, 0), repeats=1)
+    whole, cut = found.rows
+    times = {True: [1.0, 1.01, 1.0, 1.02, 1.0], False: [1.0, 9.0, 1.2, 7.0, 3.0]}
+    for steady, after in times.items():
+        rows = (replace(whole, speed=timed(whole.speed, [2.0] * 5)), replace(cut, speed=timed(cut.speed, after)))
+        made = replace(found, rows=rows)
+        shown = [row[-5] for row in made.tables()[0].rows]
+        assert shown[0] == "1.00 ×"
+        assert shown[1].startswith("2.00 ×" if steady else "unclear (±")
+        said = " ".join(made.words())
+        assert ("1 of 2 speed-ups are not claimed: the machine was busy" in said) is not steady
+        flops = whole.speed.flops / cut.speed.flops
+        assert (f"FLOPs suggest {flops:.2f} ×." in said) is not steady
+
+
+def test_models_of_one_architecture_share_one_time() -> None:
+    first, second, cut = (jmp(DIRECT, num_blocks=count, seed=seed) for count, seed in ((1, 0), (1, 1), (0, 0)))
+    found = measure_jobs(
+        {"a": Job(first, "direct"), "b": Job(second, "direct"), "c": Job(cut, "direct")}, [WATER["water"]]
+    )
+    assert found["a"] is found["b"]
+    assert found["a"] is not found["c"]
+    assert found["a"].gain(found["b"]) == Gain(1.0, 1.0, 0.0, 1.0)
 
 
 def test_the_command_writes_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

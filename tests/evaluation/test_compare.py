@@ -3,16 +3,18 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import atomslim
+from atomslim.benchmarking.turns import half_range
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
-from atomslim.evaluation.compare import AnyModel, ComparedModel, compare, named
-from atomslim.evaluation.compare_figure import pareto
+from atomslim.evaluation.compare import AnyModel, ComparedModel, Comparison, compare, named
+from atomslim.evaluation.compare_figure import LATENCY, pareto
 from atomslim.evaluation.evaluate import evaluate
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
@@ -132,3 +134,41 @@ def test_wrong_use_is_said() -> None:
     other.tasks = {"direct": DIRECT.model_copy(update={"targets": (energy, *DIRECT.targets[1:])})}
     with pytest.raises(ConfigError, match="gives energy in kcal/mol, model 1 in eV"):
         compare([model, other], waters(2), speed=False)
+
+
+def timed(found: Comparison, cut: list[float]) -> Comparison:
+    """The same comparison with made-up times: the first model's are even, 2 s."""
+    models = []
+    for model, times in zip(found.models, ([2.0] * len(cut), cut), strict=True):
+        assert model.speed is not None
+        assert model.single is not None
+        same: dict[str, Any] = {
+            "times": tuple(times),
+            "graph_times": tuple(times),
+            "seconds": min(times),
+            "spread": half_range(times),
+        }
+        models.append(replace(model, speed=replace(model.speed, **same), single=replace(model.single, **same)))
+    return replace(found, models=tuple(models))
+
+
+def test_no_speed_is_claimed_on_a_busy_machine(tmp_path: Path) -> None:
+    model = jmp(DIRECT, num_blocks=2)
+    measured = compare({"full": model, "cut": keep_blocks(model, 1)}, waters(3), repeats=1)
+    quiet = timed(measured, [1.0, 1.02, 1.0, 1.04, 1.0])
+    assert "2.00 × the speed" in quiet.words()[1]
+    assert quiet.tables()[2].rows[0][3].startswith("2.00 × ±")
+    assert quiet.plot().axes[0].get_xlabel() == LATENCY
+    busy = timed(measured, [1.0, 40.0, 2.0, 17.0, 1.2])
+    assert measured.models[0].single is not None
+    assert measured.models[1].single is not None
+    flops = measured.models[0].single.flops / measured.models[1].single.flops
+    assert "× the speed" not in busy.words()[1]
+    assert "the machine was busy" in busy.words()[1]
+    assert f"FLOPs suggest {flops:.2f} ×; repeat it when nothing else runs" in busy.words()[1]
+    assert busy.tables()[2].rows[0][3].startswith("unclear (±")
+    assert "too busy to time" in busy.plot().axes[0].get_xlabel()
+    busy.write(tmp_path)
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert content["models"][1]["speed-up"]["one"]["reliable"] is False
+    assert "times" not in content["models"][1]["single"]

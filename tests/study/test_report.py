@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from atomslim.benchmarking.turns import Gain
 from atomslim.study import figures, paper, summary, tables
 from atomslim.study.cells import Cell, cells_of
 from atomslim.study.options import StudyOptions
@@ -44,7 +45,12 @@ SPEED = {
     "machine": "an abacus",
     "structure": "aspirin",
     "models": {
-        str(blocks): {"structures per second": 6.0 / blocks, "flops": 2e9 * blocks, "parameters": 1_000_000 * blocks}
+        str(blocks): {
+            "structures per second": 6.0 / blocks,
+            "flops": 2e9 * blocks,
+            "parameters": 1_000_000 * blocks,
+            "speed-up": Gain.of([3.0] * 5, [float(blocks)] * 5, 2.5 / blocks).as_dict(),
+        }
         for blocks in (3, 2, 1)
     },
 }
@@ -176,8 +182,21 @@ def test_an_unfinished_study_has_a_report_too(tmp_path: Path) -> None:
 def test_efficiency_is_measured_against_the_full_model(results: Results) -> None:
     table = tables.efficiency(results)
     assert table is not None
-    assert table.rows[0] == ("3", "2.00", "1.00", "6.00", "3.00")
-    assert table.rows[2] == ("1", "6.00", "3.00", "2.00", "1.00")
+    assert table.rows[0] == ("3", "2.00", "1.00 ×", "6.00", "3.00")
+    assert table.rows[2] == ("1", "6.00", "3.00 ×", "2.00", "1.00")
+
+
+def test_a_busy_machine_is_said_with_what_flops_suggest(results: Results) -> None:
+    place = results.board.place(Cell("speed")) / "result.json"
+    speed = json.loads(place.read_text())
+    speed["models"]["1"]["speed-up"] = Gain.of([3.0, 30.0, 3.0, 45.0, 3.0], [1.0] * 5, 2.5).as_dict()
+    place.write_text(json.dumps(speed))
+    table = tables.efficiency(results)
+    assert table is not None
+    assert table.rows[2][2].startswith("unclear (±")
+    (said,) = [text for text in summary.sentences(results) if text.startswith("One of three blocks")]
+    assert "run maybe 2.5 times as fast, as FLOPs suggest (times differed by ±" in said
+    assert "3" not in said.split("times as fast")[0].split("and")[-1]
 
 
 def six_blocks(results: Results) -> Results:

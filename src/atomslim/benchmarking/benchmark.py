@@ -48,7 +48,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         precisions: ``highest``, ``high``, ``fast``, or number formats, ``fp32``, ``tf32``, ``bf16``, ``fp16``; default:
             the model's.
         batch_size: copies of the structure at once, for structures per second.
-        repeats: of the times.
+        repeats: rounds of the times, at least; short passes are repeated until they fill a second.
         growing: also measure cells of MgO, growing from 64 atoms up to so many.
         largest: also find the largest cell of MgO whose pass takes no more than so many bytes.
 

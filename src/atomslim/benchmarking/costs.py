@@ -14,18 +14,20 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from atomslim.benchmarking.largest import Largest
 from atomslim.benchmarking.passes import Mode
 from atomslim.benchmarking.speed import Speed
+from atomslim.benchmarking.turns import BUSY, Gain
 from atomslim.files import atomic_write
 from atomslim.models.precision import Format
 from atomslim.report.page import TextTable, number
 
 CONVENTION = (
-    "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are medians over "
-    "repeats in which the rows of a table take turns; ± is half the interquartile range of the pass. structures/s "
+    "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are the shortest of "
+    "many repeats in which the rows of a table take turns; ± is half the interquartile range of the pass. structures/s "
     "includes building the graphs; a step is one structure as in molecular dynamics: with a new search for pairs, and "
     "on pairs found before. × floor compares the pass with its FLOPs at the measured rate of the model's largest dense "
     "layer. energy: without forces; forces: everything the task has; train: prediction, loss, gradients, clipping and "
-    "AdamW, whose state the peak leaves out. Speed-up: in structures/s, against the first row of the same mode and "
-    "precision. Cut models are sliced: only their cost is measured."
+    "AdamW, whose state the peak leaves out. Speed-up: of graphs and pass, against the first row of the same mode and "
+    "precision, the median of the rounds' ratios with its spread; unclear where that exceeds ± 15 %. Cut models are "
+    "sliced: only their cost is measured."
 )
 
 
@@ -65,8 +67,8 @@ class Benchmark:
 
     @property
     def exponent(self) -> float | None:
-        """The power of the number of atoms that time grows with; None without growing cells."""
-        if len(self.growth) < 2:
+        """The power of the number of atoms that time grows with; None without growing cells whose times are steady."""
+        if len(self.growth) < 2 or not all(cell.steady for cell in self.growth):
             return None
         atoms = [cell.atoms for cell in self.growth]
         seconds = [cell.seconds + cell.graph_seconds for cell in self.growth]
@@ -75,8 +77,9 @@ class Benchmark:
     def tables(self) -> list[TextTable]:
         """Return costs and shares of time for each structure, and the growing cells, as tables of texts."""
         made = []
+        gains = iter(self.gains)
         for name, rows in groupby(self.rows, key=lambda row: row.structure):
-            made += [_costs(name, list(rows))]
+            made += [_costs(name, list(rows), gains)]
         made += [_stages(self.rows)]
         made += [self._growth()] if self.growth else []
         return made + ([self._largest()] if self.largest else [])
@@ -88,15 +91,30 @@ class Benchmark:
         if self.exponent is not None:
             sizes = f"{self.growth[0].atoms} to {self.growth[-1].atoms} atoms"
             yield f"From {sizes}, time grows with the power {self.exponent:.2f} of the number of atoms (1 is linear)."
+        elif len(self.growth) > 1:
+            yield f"How time grows with the number of atoms is not claimed: {BUSY}."
+        unclear = [f"{gain.flops:.2f} ×" for gain in self.gains if not gain.reliable]
+        if unclear:
+            yield f"{len(unclear)} of {len(self.gains)} speed-ups are not claimed: {BUSY}."
+            yield f"For them, FLOPs suggest {', '.join(unclear)}."
+
+    @property
+    def gains(self) -> list[Gain]:
+        """The speed-up of every row, against the first row of the same structure, mode and precision."""
+        first: dict[tuple[str, Mode, Format], Speed] = {}
+        return [
+            row.speed.gain(first.setdefault((row.structure, row.mode, row.precision), row.speed)) for row in self.rows
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""
+        rows = zip(self.rows, self.gains, strict=True)
         return {
             "task": self.task,
             "machine": self.machine,
             "conventions": CONVENTION,
             "notes": list(self.notes),
-            "rows": [row.as_dict() for row in self.rows],
+            "rows": [{**row.as_dict(), "speed-up": gain.as_dict()} for row, gain in rows],
             "growth": {"cells": [cell.as_dict() for cell in self.growth], "exponent": self.exponent},
             "largest": [asdict(one) for one in self.largest],
         }
@@ -138,16 +156,14 @@ class Benchmark:
         return TextTable("Largest cell", note, columns, tuple(rows))
 
 
-def _costs(name: str, rows: Sequence[Row]) -> TextTable:
+def _costs(name: str, rows: Sequence[Row], gains: Iterator[Gain]) -> TextTable:
     first = rows[0].speed
     note = f"{rows[0].step.atoms} atoms, {rows[0].step.edges} edges; batches of {first.structures}."
     columns: tuple[str, ...] = ("blocks", "mode", "precision", "M parameters", "GFLOPs")
     columns += ("structures/s", "±", "atoms/s", "speed-up")
     columns += ("step, new pairs / ms", "step, old pairs / ms", "× floor", "peak / MiB")
-    reference: dict[tuple[Mode, Format], Speed] = {}
     cells = []
     for row in rows:
-        base = reference.setdefault((row.mode, row.precision), row.speed)
         numbers = [row.parameters / 1e6, row.speed.flops / 1e9, row.speed.throughput]
         atoms = row.speed.throughput * row.speed.atoms / row.speed.structures
         steps = [row.step.seconds + graphs for graphs in (row.step.graph_seconds, row.step.reuse_seconds)]
@@ -156,7 +172,7 @@ def _costs(name: str, rows: Sequence[Row]) -> TextTable:
                 *(str(row.blocks), row.mode, row.precision, *map(number, numbers)),
                 f"{row.speed.spread / row.speed.seconds:.0%}",
                 number(atoms),
-                f"{row.speed.throughput / base.throughput:.2f} ×",
+                str(next(gains)),
                 *(number(1e3 * seconds) for seconds in steps),
                 "" if row.speed.over_floor is None else f"{row.speed.over_floor:.2f}",
                 _memory(row.speed),

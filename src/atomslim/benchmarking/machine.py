@@ -12,7 +12,7 @@ def machine(device: torch.device | None = None) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         threads = torch.get_num_threads()
-        name = f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
+        name = f"{processor()}, {'1 thread' if threads == 1 else f'up to {threads} threads'}"
     return f"{name}, torch {torch.__version__}"
 
 

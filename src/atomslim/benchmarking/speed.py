@@ -1,8 +1,8 @@
 """What a pass costs: counted FLOPs, time, memory, and how near it comes to what the device can do at best.
 
 FLOPs are those of matrix products, forward and backward, with multiply and add counted as two; element-wise work,
-gathers and sums are left out. Times are medians over repeats in which the models take turns, so that a machine whose
-speed drifts favours none of them.
+gathers and sums are left out. Times are the shortest of many repeats in which the models take turns, see
+`atomslim.benchmarking.turns`. Models of one architecture are timed once, together: only their weights differ.
 
 The floor of a pass is its FLOPs at the rate of the model's largest dense layer, measured in turn with the pass.
 """
@@ -26,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.benchmarking.passes import Job
+from atomslim.benchmarking.turns import Gain, Rounds, half_range, steady, take_turns
 from atomslim.errors import ConfigError
 from atomslim.memory import give_back_freed_memory
 from atomslim.models.block_model import BlockModel
@@ -52,13 +53,32 @@ class Speed:
     reuse_seconds: float
     """The same on pairs that were found before, as in molecular dynamics."""
     seconds: float
-    """The pass over the whole batch on graphs that are there; the median of the repeats."""
+    """The pass over the whole batch on graphs that are there."""
     spread: float
-    """Half the interquartile range of the repeats, in seconds."""
+    """Half the interquartile range of the rounds, in seconds."""
     over_floor: float | None
     """Times the floor; None for a model without dense layers."""
     memory: int | None
     """Bytes that the pass adds at its peak; None where the system does not say."""
+    times: tuple[float, ...]
+    """Shortest seconds of the pass in each round."""
+    graph_times: tuple[float, ...]
+    """The same of building the graphs."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether the times tell how long the pass takes."""
+        return steady(self.times)
+
+    def gain(self, before: "Speed", *, graphs: bool = True) -> Gain:
+        """Say how many times as fast this is as what was timed in the same rounds, with its graphs or without."""
+        ours, theirs = (self.totals, before.totals) if graphs else (self.times, before.times)
+        return Gain.of(theirs, ours, before.flops / max(self.flops, 1))
+
+    @property
+    def totals(self) -> tuple[float, ...]:
+        """Seconds of graphs and pass in each round."""
+        return tuple(map(sum, zip(self.graph_times, self.times, strict=True)))
 
     @property
     def throughput(self) -> float:
@@ -68,7 +88,9 @@ class Speed:
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""
         rates = {"structures": 1.0, "atoms": self.atoms / self.structures, "edges": self.edges / self.structures}
-        return {**asdict(self), **{f"{what} per second": self.throughput * each for what, each in rates.items()}}
+        known = {name: value for name, value in asdict(self).items() if name not in {"times", "graph_times"}}
+        known |= {"rounds": len(self.times), "steady": self.steady}
+        return {**known, **{f"{what} per second": self.throughput * each for what, each in rates.items()}}
 
 
 def measure_speed(
@@ -90,7 +112,7 @@ def measure_speed(
 def measure_jobs(
     jobs: Mapping[Name, Job], structures: Sequence[Atoms] | AtomsBatch, *, repeats: int = 5
 ) -> dict[Name, Speed]:
-    """Measure several kinds of passes on the same structures, one after the other in every repeat.
+    """Measure several kinds of passes on the same structures, in ``repeats`` rounds or more that fill a second of each.
 
     Raises ConfigError for no structures, no repeats, or an unknown task.
     """
@@ -102,10 +124,10 @@ def measure_jobs(
     cases = {name: _Case(job, batch) for name, job in jobs.items()}
     for case in cases.values():
         case.warm_up()
-    for _ in range(repeats):
-        for case in cases.values():
-            case.repeat()
-    return {name: case.result() for name, case in cases.items()}
+    kinds = {case.kind: case for case in cases.values()}
+    take_turns(list(kinds.values()), repeats)
+    speeds = {kind: case.result() for kind, case in kinds.items()}
+    return {name: speeds[case.kind] for name, case in cases.items()}
 
 
 def count_flops(function: Callable[[], Any]) -> int:
@@ -209,10 +231,9 @@ class _Case:
         self.topology = job.model.topology(self.batch, job.task)
         self.run = job.on(self.batch, self.topology)
         self.product: MatrixProduct | None = None
-        self.graph_times: list[float] = []
-        self.reuse_times: list[float] = []
-        self.times: list[float] = []
-        self.floors: list[float] = []
+        self.rounds = Rounds.of("graphs", "reuse", "pass")
+        self.over_floor: list[float] = []
+        self.estimate = 0.0
         self.flops = 0
         self.memory: int | None = None
 
@@ -220,6 +241,7 @@ class _Case:
         shape = largest_dense_layer(self.job.model, self.run)
         with _clock(self.device) as elapsed:
             self.memory = peak_memory(self.run, self.device)
+        self.estimate = elapsed[0]
         self.flops = count_flops(self.run)
         if shape is not None:
             # processors are quicker for a moment than for as long as a pass takes
@@ -227,15 +249,29 @@ class _Case:
             with computing(self.job.format, self.device):
                 self.product = MatrixProduct(shape, self.device, self.job.dtype, at_least)
 
-    def repeat(self) -> None:
-        self.graph_times.append(self._graphs(None))
-        self.reuse_times.append(self._graphs(self.pairs))
+    @property
+    def kind(self) -> Hashable:
+        """What the cost depends on: equal for models that differ in their weights alone."""
+        job, model = self.job, self.job.model
+        task = model.task(job.task)
+        weights = tuple((name, tuple(weight.shape), weight.dtype) for name, weight in model.named_parameters())
+        heads = tuple((target.name, target.kind) for target in task.targets)
+        return type(model), weights, heads, str(task.graph), job.mode, job.format, self.device, self.flops
+
+    def fill(self, seconds: float) -> None:
+        self.rounds.fill(self._once, seconds)
+
+    def _once(self) -> dict[str, float]:
+        graphs, reuse = self._graphs(None), self._graphs(self.pairs)
+        floor = 0.0
         if self.product is not None:
             with computing(self.job.format, self.device):
-                self.floors.append(self.flops / self.product.rate())
+                floor = self.flops / self.product.rate()
         with _clock(self.device) as elapsed:
             self.run()
-        self.times.append(elapsed[0])
+        if floor:
+            self.over_floor.append(elapsed[0] / floor)
+        return {"graphs": graphs, "reuse": reuse, "pass": elapsed[0]}
 
     def _graphs(self, pairs: Pairs | None) -> float:
         with _clock(self.device) as elapsed:
@@ -243,19 +279,20 @@ class _Case:
         return elapsed[0]
 
     def result(self) -> Speed:
-        quartiles = statistics.quantiles(self.times, n=4) if len(self.times) > 1 else [self.times[0]] * 3
-        ratios = [seconds / floor for seconds, floor in zip(self.times, self.floors, strict=False) if floor]
+        graphs, reuse, times = (self.rounds.parts[part] for part in ("graphs", "reuse", "pass"))
         return Speed(
             structures=self.batch.num_structures,
             atoms=self.batch.num_atoms,
             edges=len(self.topology.main.source) if hasattr(self.topology, "main") else 0,
             flops=round(self.flops / self.batch.num_structures),
-            graph_seconds=statistics.median(self.graph_times),
-            reuse_seconds=statistics.median(self.reuse_times),
-            seconds=statistics.median(self.times),
-            spread=(quartiles[2] - quartiles[0]) / 2,
-            over_floor=statistics.median(ratios) if ratios else None,
+            graph_seconds=min(graphs),
+            reuse_seconds=min(reuse),
+            seconds=min(times),
+            spread=half_range(times),
+            over_floor=statistics.median(self.over_floor) if self.over_floor else None,
             memory=self.memory,
+            times=tuple(times),
+            graph_times=tuple(graphs),
         )
 
 

@@ -48,7 +48,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     batch_size
         Copies of the structure at once, for structures per second.
     repeats
-        Of the times.
+        Rounds of the times, at least; short passes are repeated until they fill a second.
     growing
         Also measure cells of MgO, growing from 64 atoms up to so many.
     largest

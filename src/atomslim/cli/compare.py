@@ -41,7 +41,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     batch_size
         Structures at once.
     repeats
-        Of the times.
+        Rounds of the times, at least; short passes are repeated until they fill a second.
     speed
         Measure FLOPs, times and memory, too.
     device

@@ -6,7 +6,6 @@ Changes outputs.
 import copy
 import json
 import os
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from atomslim.atoms import Sample
+from atomslim.benchmarking.speed import count_flops
+from atomslim.benchmarking.turns import Gain, Rounds, take_turns
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
 from atomslim.evaluation.accuracy import Accuracy, Errors
@@ -56,9 +57,15 @@ class NeighbourRow:
     task: str
     edges: float
     """Edges of the main graph per atom."""
-    seconds: float
-    """Per structure, its graphs included; the median of the repeats."""
+    times: tuple[float, ...]
+    """Seconds per structure, its graphs included, in each round."""
+    flops: int
+    """Of all structures."""
     errors: dict[str, Errors]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, the shortest time as ``seconds``."""
+        return {**asdict(self), "seconds": min(self.times)}
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,19 @@ class NeighbourScan:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""
-        return {"rows": [{**asdict(row), "speed-up": self.speed_up(row)} for row in self.rows]}
+        return {"rows": [{**row.as_dict(), "speed-up": self.speed_up(row).as_dict()} for row in self.rows]}
 
-    def speed_up(self, row: NeighbourRow) -> float:
+    def speed_up(self, row: NeighbourRow) -> Gain:
         """How many times as fast a row is as the model as it is."""
-        return next(first.seconds for first in self.rows if first.task == row.task) / row.seconds
+        first = next(first for first in self.rows if first.task == row.task)
+        return Gain.of(first.times, row.times, first.flops / max(row.flops, 1))
+
+    def words(self) -> Iterator[str]:
+        """Say which speed-ups are not claimed, and why."""
+        for row in self.rows:
+            gain = self.speed_up(row)
+            if not gain.reliable:
+                yield f"{row.task}, {row.neighbours} neighbours: {gain.words()}."
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON."""
@@ -87,9 +102,9 @@ class NeighbourScan:
         for row in self.rows:
             shown = {name: error.milli or error for name, error in row.errors.items()}
             errors = "\n".join(f"{name} {error.mae:.4g} {error.unit}" for name, error in shown.items())
-            speed = f"{self.speed_up(row):.2f} ×"
-            table.add_row(row.task, str(row.neighbours), f"{row.edges:.1f}", speed, errors)
+            table.add_row(row.task, str(row.neighbours), f"{row.edges:.1f}", str(self.speed_up(row)), errors)
         yield table
+        yield from self.words()
 
 
 def neighbour_scan(
@@ -101,7 +116,7 @@ def neighbour_scan(
     batch_size: int = 4,
     repeats: int = 3,
 ) -> NeighbourScan:
-    """Measure errors and speed of a model as it is and with fewer neighbours, the repeats taken in turn.
+    """Measure errors and speed of a model as it is and with fewer neighbours, which take turns.
 
     ``neighbours`` are what `with_neighbours` takes; those that leave a task as it is give no row. At most `limit`
     structures of each task, evenly over its data. Raises as `atomslim.evaluation.batches.datasets` and
@@ -112,11 +127,9 @@ def neighbour_scan(
     for name, dataset in datasets(model, data).items():
         tasks = {task.graph.main: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))}
         cases = [_Case(model, task, dataset, spread_out(dataset, limit), batch_size) for task in tasks.values()]
-        cases[0].run()  # which warms up
-        cases[0].times.clear()
-        for _ in range(repeats):
-            for case in cases:
-                case.run()
+        for case in cases:
+            case.warm_up()
+        take_turns(cases, repeats)
         rows += [case.row() for case in cases]
     return NeighbourScan(rows)
 
@@ -145,11 +158,20 @@ class _Case:
     dataset: Dataset
     samples: list[Sample]
     batch_size: int
-    times: list[float] = field(default_factory=list)
+    rounds: Rounds = field(default_factory=lambda: Rounds.of("seconds"))
+    estimate: float = 0.0
+    flops: int = 0
     edges: float = 0.0
     errors: dict[str, Errors] = field(default_factory=dict)
 
-    def run(self) -> None:
+    def warm_up(self) -> None:
+        self.flops = count_flops(self.run)
+        self.estimate = self.run()["seconds"]
+
+    def fill(self, seconds: float) -> None:
+        self.rounds.fill(self.run, seconds)
+
+    def run(self) -> dict[str, float]:
         accuracy, edges, atoms = Accuracy(self.dataset.info.units), 0, 0
         start = time.perf_counter()
         with _evaluated_with(self.model, self.task):
@@ -157,12 +179,13 @@ class _Case:
                 outputs = self.model.predict(batch.atoms, self.task.name, batch.topology)
                 accuracy.add(outputs, batch.targets, batch.atoms)
                 edges, atoms = edges + len(batch.topology.main), atoms + batch.atoms.num_atoms
-        self.times.append((time.perf_counter() - start) / len(self.samples))
+        taken = time.perf_counter() - start
         self.edges, self.errors = edges / atoms, accuracy.result()
+        return {"seconds": taken}
 
     def row(self) -> NeighbourRow:
-        seconds = statistics.median(self.times)
-        return NeighbourRow(self.task.graph.main, self.task.name, self.edges, seconds, self.errors)
+        times = tuple(seconds / len(self.samples) for seconds in self.rounds.parts["seconds"])
+        return NeighbourRow(self.task.graph.main, self.task.name, self.edges, times, self.flops, self.errors)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from atomslim.atoms import Sample, to_batch
 from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.speed import Speed, measure_speed
+from atomslim.benchmarking.turns import BUSY
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
@@ -34,10 +35,11 @@ Models: TypeAlias = Mapping[str, AnyModel] | Sequence[AnyModel]
 """Models or their files, by name or in a row; the first is what the others are compared with."""
 
 CONVENTION = (
-    "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are medians over "
-    "repeats in which the models take turns, ± half their interquartile range; throughput includes building the "
-    "graphs, latency is one structure on graphs that are there. × floor compares a batch's time with its FLOPs at "
-    "the measured rate of the model's largest dense layer."
+    "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are the shortest of "
+    "many repeats in which the models take turns, ± half their interquartile range; throughput includes building the "
+    "graphs, latency is one structure on graphs that are there. Speed-ups are medians of the rounds' ratios, with "
+    "their spread, and unclear where that exceeds ± 15 %. Models of one architecture share one time. × floor compares "
+    "a batch's time with its FLOPs at the measured rate of the model's largest dense layer."
 )
 
 
@@ -79,6 +81,7 @@ class ComparedModel:
             cells |= {f"MAE {name}, {task} ({error.unit})": error.mae for name, error in found.items()}
         if self.speed is not None:
             cells |= {"FLOPs": self.speed.flops, "latency (s)": self.latency, "× floor": self.speed.over_floor}
+            cells |= {"latency spread (s)": None if self.single is None else self.single.spread}
             cells |= {"structures/s": self.speed.throughput, "peak memory (bytes)": self.speed.memory}
         return cells
 
@@ -118,7 +121,7 @@ class Comparison:
         tables = self.tables()
         content: dict[str, Any] = {"data": self.data, "structures": self.structures, "machine": self.machine}
         content |= {"conventions": CONVENTION, "main target": list(self.main_target)}
-        content |= {"models": [model.as_dict() for model in self.models]}
+        content |= {"models": [{**model.as_dict(), **self._speed_ups(model)} for model in self.models]}
         _write(place / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         _write(place / "compare.md", "\n".join([*(table.markdown() for table in tables), CONVENTION, ""]))
         body = [
@@ -149,8 +152,8 @@ class Comparison:
         sentences = [f"{count} on {self.structures} structures of {', '.join(dict.fromkeys(self.data.values()))}."]
         for model in self.models[1:]:
             parts = [f"{model.parameters / first.parameters:.0%} of the parameters"]
-            if model.latency and first.latency:
-                parts.append(f"{first.latency / model.latency:.2f} × the speed")
+            if model.single is not None and first.single is not None:
+                parts.append(model.single.gain(first.single, graphs=False).words())
             before, now = (one.errors[task][target].mae for one in (first, model))
             if before:
                 parts.append(f"{now / before:.2f} × the error of {target}")
@@ -163,6 +166,13 @@ class Comparison:
         """Show errors and costs as tables."""
         del console, options
         yield from (table.rich() for table in self.tables())
+
+    def _speed_ups(self, model: ComparedModel) -> dict[str, Any]:
+        first = self.models[0]
+        if not (first.single and first.speed and model.single and model.speed):
+            return {}
+        gains = {"one": model.single.gain(first.single, graphs=False), "batch": model.speed.gain(first.speed)}
+        return {"speed-up": {name: gain.as_dict() for name, gain in gains.items()}}
 
     def _targets(self) -> list[tuple[str, str]]:
         found = ((task, name) for model in self.models for task in model.errors for name in model.errors[task])
@@ -184,7 +194,7 @@ class Comparison:
         for model in self.models:
             cells = [model.name, str(model.blocks), number(model.parameters / 1e6)]
             if model.speed is not None and model.single is not None:
-                cells += [number(model.speed.flops / 1e9), _spread(model.single), number(model.speed.throughput)]
+                cells += [number(model.speed.flops / 1e9), _spread(model.single), _rate(model.speed)]
                 cells += ["" if model.speed.memory is None else number(model.speed.memory / 2**20)]
                 cells += ["" if model.speed.over_floor is None else number(model.speed.over_floor)]
             rows.append(tuple(cells))
@@ -204,15 +214,14 @@ class Comparison:
             cells = [f"{model.parameters / first.parameters:.3f}"]
             if model.speed is not None and first.speed is not None:
                 cells.append(_ratio(model.speed.flops, first.speed.flops))
-                cells.append(_ratio(first.latency, model.latency))
-                cells.append(_ratio(model.speed.throughput, first.speed.throughput))
+                cells += _gains(first, model)
             for task, name in self._targets():
                 now, before = (one.errors.get(task, {}).get(name) for one in (model, first))
                 cells.append(_ratio(_mae(now), _mae(before)))
             rows.append((model.name, *cells))
         columns = ("model", "parameters", *(("FLOPs", "speed-up, one", "speed-up, batch") if measured else ()))
         columns += tuple(f"error, {head}" for head in self._heads())
-        note = "Ratios; a speed-up above 1 is faster, an error above 1 is larger."
+        note = f"Ratios; a speed-up above 1 is faster, an error above 1 is larger; unclear: {BUSY}."
         return TextTable(f"Relative to {first.name}", note, columns, tuple(rows))
 
     def _elements(self, task: str) -> TextTable:
@@ -247,7 +256,7 @@ def compare(
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once, also for throughput.
         speed: also measure FLOPs, times and memory, on the first structures.
-        repeats: of the times.
+        repeats: rounds of the times, at least; short passes are repeated until they fill a second.
         options: options of the datasets' readers.
 
     Raises:
@@ -374,6 +383,19 @@ def _ratio(above: float | None, below: float | None) -> str:
 
 def _spread(single: Speed) -> str:
     return f"{number(1e3 * single.seconds)} ± {number(1e3 * single.spread, 2)}"
+
+
+def _rate(speed: Speed) -> str:
+    return f"{number(speed.throughput)} ± {speed.spread / speed.seconds:.0%}"
+
+
+def _gains(first: ComparedModel, model: ComparedModel) -> list[str]:
+    """Return the speed-ups of one structure and of a batch."""
+    pairs = ((first.single, model.single, False), (first.speed, model.speed, True))
+    return [
+        "" if before is None or after is None else str(after.gain(before, graphs=graphs))
+        for before, after, graphs in pairs
+    ]
 
 
 def _error(errors: Errors | None) -> str:

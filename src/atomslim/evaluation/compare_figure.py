@@ -1,12 +1,15 @@
 """The figure of a comparison: error against cost."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from atomslim.evaluation.compare import Comparison
+    from atomslim.evaluation.compare import ComparedModel, Comparison
+
+LATENCY = "latency of one structure (ms)"
 
 WIDE = 3.0
 """Ratio of the largest to the smallest error from which on the axis is logarithmic."""
@@ -18,16 +21,34 @@ def draw(comparison: "Comparison") -> Figure:
     models = comparison.models
     errors = [model.errors[task][target] for model in models]
     shown = [error.milli or error for error in errors]
-    timed = all(model.latency for model in models)
-    costs = [1e3 * (model.latency or 0.0) if timed else model.parameters / 1e6 for model in models]
+    label, costs = _costs(models)
     points = [(cost, error.mae, model.name) for cost, error, model in zip(costs, shown, models, strict=True)]
     figure = Figure(figsize=(5.8, 3.8), layout="constrained")
     axes = figure.subplots()
     _points(axes, points)
-    axes.set_xlabel("latency of one structure (ms)" if timed else "parameters (millions)")
+    if label == LATENCY:
+        _bars(axes, points, models)
+    axes.set_xlabel(label)
     axes.set_ylabel(f"MAE of {target}" + (f", {task}" if len(comparison.data) > 1 else "") + f" ({shown[0].unit})")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _costs(models: "Sequence[ComparedModel]") -> tuple[str, list[float]]:
+    """Return what is drawn as cost: latencies if all can be told, else FLOPs, or parameters where none was measured."""
+    single = [model.single for model in models if model.single is not None]
+    if len(single) < len(models):
+        return "parameters (millions)", [model.parameters / 1e6 for model in models]
+    if all(speed.steady and speed.gain(single[0], graphs=False).reliable for speed in single):
+        return LATENCY, [1e3 * speed.seconds for speed in single]
+    return "GFLOPs of one structure (the machine was too busy to time)", [speed.flops / 1e9 for speed in single]
+
+
+def _bars(axes: Axes, points: list[tuple[float, float, str]], models: "Sequence[ComparedModel]") -> None:
+    """Draw how far latencies spread."""
+    for (cost, error, _), model in zip(points, models, strict=True):
+        spread = 0.0 if model.single is None else 1e3 * model.single.spread
+        axes.errorbar(cost, error, xerr=spread, fmt="none", ecolor="#999999", elinewidth=1, capsize=2, zorder=1)
 
 
 def _points(axes: Axes, points: list[tuple[float, float, str]]) -> None:

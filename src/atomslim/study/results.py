@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean, mean, stdev
 from typing import Any
 
+from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
 from atomslim.study.cells import Cell, Kind
 from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
@@ -165,12 +166,10 @@ class Results:
         return self.board.result(Cell("speed"))
 
     @property
-    def speed_up(self) -> dict[int, float]:
+    def speed_up(self) -> dict[int, Gain]:
         """Return how many times as fast as the full model a cut one is, by blocks."""
-        if self.speed is None:
-            return {}
-        rates = {int(blocks): row["structures per second"] for blocks, row in self.speed["models"].items()}
-        return {blocks: rate / rates[max(rates)] for blocks, rate in rates.items()}
+        rows = {} if self.speed is None else self.speed["models"]
+        return {int(blocks): Gain.read(row["speed-up"]) for blocks, row in rows.items() if "speed-up" in row}
 
     def parameters(self, variant: Variant) -> int | None:
         """Return the number of weights of a variant before any fine-tuning."""

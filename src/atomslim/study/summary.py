@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
 from atomslim.study.names import STRATEGIES, blocks, spelled
 from atomslim.study.options import DownstreamOptions
@@ -20,13 +21,23 @@ def _cut(results: Results, count: int) -> str:
     full, cut = results.parameters(FULL_MODEL), results.parameters(Variant("sliced", count))
     gains = [f"keep {_percent(cut / full)} of the weights"] if full and cut else []
     if count in results.speed_up:
-        gains.append(f"run {results.speed_up[count]:.2g} times as fast")
+        gains.append(_speed(results.speed_up[count]))
     costs = _costs(results, count)
     if not gains and not costs:
         return ""
     whole = "" if results.blocks is None else f" of {spelled(results.blocks).lower()}"
     noun = "blocks" if (results.blocks or count) > 1 else "block"
     return f"{spelled(count)}{whole} {noun} {'; '.join(filter(None, [' and '.join(gains), costs]))}."
+
+
+def _speed(gain: Gain) -> str:
+    """Say how much faster a cut runs; of a busy machine, only what FLOPs suggest."""
+    if gain.reliable:
+        return f"run {gain.median:.2g} times as fast"
+    return (
+        f"run maybe {gain.flops:.2g} times as fast, as FLOPs suggest (times differed by {gain.problem}, so the machine "
+        "was busy: remove the folder cells/speed and run the study again when nothing else runs)"
+    )
 
 
 def _costs(results: Results, count: int) -> str:

@@ -1,5 +1,6 @@
 """Tables of a study, as rows of texts: the report writes them as HTML, `report.md` as Markdown."""
 
+from atomslim.benchmarking.turns import BOUND
 from atomslim.report.page import TextTable, number
 from atomslim.study import paper
 from atomslim.study.names import PAPER, label
@@ -98,7 +99,7 @@ def efficiency(results: Results) -> TextTable | None:
         (
             blocks,
             number(row["structures per second"]),
-            f"{results.speed_up[int(blocks)]:.2f}",
+            str(results.speed_up.get(int(blocks), "")),
             number(row["flops"] / 1e9),
             number(row["parameters"] / 1e6),
             *(_paper_efficiency(int(blocks)) if results.blocks == paper.BLOCKS else ()),
@@ -109,9 +110,10 @@ def efficiency(results: Results) -> TextTable | None:
     theirs = tuple(f"paper: {name}" for name in columns[1:]) if results.blocks == paper.BLOCKS else ()
     return TextTable(
         "Efficiency",
-        f"One structure ({found['structure']}) after the other on {found['machine']}: {what}, "
-        "graphs included. GFLOPs are those of matrix products, multiply and add counted as two. Parameters are those "
-        "of the pre-trained model with all its heads. The paper's Table 2: JMP-L fine-tuned on QMOF, a V100.",
+        f"One structure ({found['structure']}) after the other on {found['machine']}: {what}, graphs included. Times "
+        f"are the shortest of many, speed-ups have their spread and are unclear where it exceeds ± {BOUND:.0%}. GFLOPs "
+        "are those of matrix products, multiply and add counted as two. Parameters are those of the pre-trained model "
+        "with all its heads. The paper's Table 2: JMP-L fine-tuned on QMOF, a V100.",
         columns + theirs,
         tuple(rows),
     )

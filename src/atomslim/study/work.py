@@ -112,7 +112,15 @@ class Workshop:
         task = speed.task or next(iter(self.full.tasks))
         jobs = {name: Job(model, task, speed.mode) for name, model in models.items()}
         found = measure_jobs(jobs, [structure(speed.structures)], repeats=speed.repeats)
-        rows = {name: {**found[name].as_dict(), "parameters": _weights(model)} for name, model in models.items()}
+        whole = found[str(self.full.num_blocks)]
+        rows = {
+            name: {
+                **found[name].as_dict(),
+                "parameters": _weights(model),
+                "speed-up": found[name].gain(whole).as_dict(),
+            }
+            for name, model in models.items()
+        }
         return {
             "machine": machine(self.device),
             "structure": speed.structures,
