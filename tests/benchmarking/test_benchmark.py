@@ -165,7 +165,7 @@ def test_growing_cells_give_the_power_of_growth() -> None:
 
 def timed(speed: Speed, times: list[float]) -> Speed:
     """The same with made-up times of a pass whose graphs take as long again."""
-    same = {"times": tuple(times), "graph_times": tuple(times)}
+    same: dict[str, Any] = {"times": tuple(times), "graph_times": tuple(times)}
     return replace(speed, seconds=min(times), graph_seconds=min(times), spread=half_range(times), **same)
 
 

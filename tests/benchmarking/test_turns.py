@@ -52,8 +52,9 @@ def test_shortest_times_that_say_something_else_claim_nothing() -> None:
 
 @pytest.mark.parametrize(("spread", "reliable"), [(0.14, True), (0.16, False)])
 def test_the_bound_is_fifteen_per_cent(spread: float, reliable: bool) -> None:
-    before = [1 - spread, 1 - spread, 1.0, 1 + spread, 1 + spread]
-    gain = Gain.of(before, [1.0] * 5, flops=1.0)
+    after = [1.2, 1.2, 1.0, 1.2, 1.2]  # so that the shortest times, of the third round, have the ratio 1, too
+    ratios = [1 - spread, 1 - spread, 1.0, 1 + spread, 1 + spread]
+    gain = Gain.of([ratio * seconds for ratio, seconds in zip(ratios, after, strict=True)], after, flops=1.0)
     assert gain.spread == pytest.approx(spread)
     assert gain.reliable is reliable
 

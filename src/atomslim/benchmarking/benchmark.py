@@ -33,7 +33,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     modes: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     batch_size: int = 1,
-    repeats: int = 5,
+    repeats: int = 10,
     growing: int | None = None,
     largest: int | None = None,
 ) -> Benchmark:

@@ -98,7 +98,7 @@ def measure_speed(
     structures: Sequence[Atoms] | AtomsBatch,
     *,
     task: str | None = None,
-    repeats: int = 5,
+    repeats: int = 10,
 ) -> dict[str, Speed]:
     """Measure what predicting everything costs models on the same structures.
 
@@ -110,7 +110,7 @@ def measure_speed(
 
 
 def measure_jobs(
-    jobs: Mapping[Name, Job], structures: Sequence[Atoms] | AtomsBatch, *, repeats: int = 5
+    jobs: Mapping[Name, Job], structures: Sequence[Atoms] | AtomsBatch, *, repeats: int = 10
 ) -> dict[Name, Speed]:
     """Measure several kinds of passes on the same structures, in ``repeats`` rounds or more that fill a second of each.
 

@@ -2,8 +2,8 @@
 
 Another job makes a pass take any number of times as long, and rarely both of two passes that are compared. So cases run
 in rounds, in a new random order in each, and fill a second or more in all; of every round a case keeps its shortest
-time. A speed-up is the median of the rounds' ratios. Its spread is half their interquartile range or, if that is more,
-how far the ratio of the shortest times of all rounds is from it. Where the spread exceeds `BOUND`, or there were too
+time. A speed-up is the median of the rounds' ratios. Its spread is half their interquartile range, and how far the
+ratio of the shortest times of all rounds is from it. Where the spread exceeds `BOUND`, or there were too
 few rounds to tell it, no speed-up is claimed.
 """
 
@@ -96,7 +96,7 @@ class Gain:
             return cls(1.0, 1.0, 0.0, flops)
         ratios = [first / second for first, second in zip(before, after, strict=True)]
         median, minima = statistics.median(ratios), min(before) / min(after)
-        spread = max(half_range(ratios) / median, abs(minima / median - 1))
+        spread = half_range(ratios) / median + abs(minima / median - 1)
         return cls(median, minima, spread if len(ratios) >= FEWEST_ROUNDS else math.inf, flops)
 
     @classmethod

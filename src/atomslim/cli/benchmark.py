@@ -17,7 +17,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     precision: str | None = None,
     task: str | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
-    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
+    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 10,
     growing: Annotated[int | None, Parameter(validator=Number(gte=128))] = None,
     largest: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",

@@ -16,7 +16,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     split: Path | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
-    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
+    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 10,
     speed: bool = True,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:

@@ -53,7 +53,7 @@ def demo(
     if failed:
         raise AtomslimError(f"{folder}: {failed[0]} failed: read cells/{failed[0]}/error.txt, then run it again")
     models, data, split = compared(results)
-    side_by_side = compare({name: load(path) for name, path in models.items()}, data, split=split, repeats=3)
+    side_by_side = compare({name: load(path) for name, path in models.items()}, data, split=split)
     side_by_side.write(folder / "compare")
     console.rule("what came out")
     console.print(side_by_side)

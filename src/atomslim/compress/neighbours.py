@@ -114,7 +114,7 @@ def neighbour_scan(
     *,
     limit: int = 64,
     batch_size: int = 4,
-    repeats: int = 3,
+    repeats: int = 5,
 ) -> NeighbourScan:
     """Measure errors and speed of a model as it is and with fewer neighbours, which take turns.
 

@@ -242,7 +242,7 @@ def compare(
     limit: int | None = 256,
     batch_size: int = 8,
     speed: bool = True,
-    repeats: int = 5,
+    repeats: int = 10,
     options: dict[str, str] | None = None,
 ) -> Comparison:
     """Measure errors and costs of several models on the same structures.

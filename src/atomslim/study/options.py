@@ -67,7 +67,7 @@ class SpeedOptions(_Options):
     structures: str = Field(default="mof5", description="a built-in structure, or a file of which the first is taken")
     task: str | None = Field(default=None, description="whose graphs and heads; none: the model's first task")
     mode: Literal["energy", "forces"] = Field(default="forces", description="energy: predictions without forces")
-    repeats: int = Field(default=5, ge=1)
+    repeats: int = Field(default=10, ge=1)
 
 
 class StudyOptions(_Options):
