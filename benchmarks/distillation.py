@@ -43,9 +43,8 @@ from atomslim.compress.prune import keep_blocks
 from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture
-from atomslim.families.jmp import JMP, GemNetOCConfig
+from atomslim.families.jmp import JMP, GemNetOCConfig, JMPGraphSettings
 from atomslim.models import Task, energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import task_terms
 from atomslim.train.answers import Answers, kept_answers
 from atomslim.train.distill import Distillation, DistillOptions, own_scales, own_targets
@@ -163,7 +162,7 @@ def case(name: str, structures: int) -> Case:
     forces, number = CASES[name]
     torch.manual_seed(0)
     sizes = yaml.safe_load(STUDY.read_text(encoding="utf-8"))["sizes"] | BASES
-    graph = GraphSettings.from_neighbours(6.0, 8)
+    graph = JMPGraphSettings.from_neighbours(6.0, 8)
     tasks = [energy_and_forces(f"task{place}", forces=forces, graph=graph) for place in range(number)]
     config = GemNetOCConfig.model_validate(sizes | {"direct_forces": forces == "direct"})
     teacher = JMP(config, tasks).eval()

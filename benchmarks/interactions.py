@@ -37,13 +37,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tes
 from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.benchmarking.machine import processor
 from atomslim.benchmarking.structures import mof5, oxide
-from atomslim.families.jmp import JMP, jmp_l
+from atomslim.families.jmp import JMP, JMPGraphSettings, jmp_l
 from atomslim.families.jmp.gemnet_oc import Topology
 from atomslim.families.jmp.gemnet_oc.layers import PairLinear
 from atomslim.families.jmp.layout import Layout
 from atomslim.memory import keep_freed_memory
 from atomslim.models import Target, Task
-from atomslim.models.graph_settings import GraphSettings
 from reference import Graph, Inputs, forward
 
 MOST_QUADRUPLETS = 5e6
@@ -178,7 +177,7 @@ def measure(
     task = Task(
         name="benchmark",
         targets=(Target(name="energy", kind="energy"),),
-        graph=GraphSettings.from_neighbours(cutoff, k),
+        graph=JMPGraphSettings.from_neighbours(cutoff, k),
     )
     torch.manual_seed(0)
     model = JMP(jmp_l(direct_forces=False, **widths), [task]).eval()

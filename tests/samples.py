@@ -8,16 +8,15 @@ from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from numpy.typing import NDArray
 
-from atomslim.families.jmp import JMP
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.models import Task, energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
 from small_models import jmp
 
 CUTOFF = 4.5
 """Å: here the radial basis of the test model ends, too, so that its energy is smooth."""
 
-ALL_NEIGHBOURS = GraphSettings.from_neighbours(CUTOFF, 300)
-FEW_NEIGHBOURS = GraphSettings.from_neighbours(CUTOFF, 5)
+ALL_NEIGHBOURS = JMPGraphSettings.from_neighbours(CUTOFF, 300)
+FEW_NEIGHBOURS = JMPGraphSettings.from_neighbours(CUTOFF, 5)
 CONSERVATIVE = energy_and_forces("conservative", forces="conservative", graph=ALL_NEIGHBOURS)
 DIRECT = energy_and_forces("direct", forces="direct", graph=ALL_NEIGHBOURS)
 TRIMMED = energy_and_forces("trimmed", forces="direct", graph=FEW_NEIGHBOURS)

@@ -2,10 +2,9 @@
 
 import torch
 
-from atomslim.families.jmp import JMP, GemNetOCConfig
+from atomslim.families.jmp import JMP, JMPConfig, JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc.layers import ScaleFactor
 from atomslim.models import Task, energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
 
 SIZES: dict[str, object] = {
     "num_blocks": 2,
@@ -30,12 +29,12 @@ SIZES: dict[str, object] = {
     "num_atom_emb_layers": 1,
     "num_global_out_layers": 1,
 }
-DIRECT = energy_and_forces("direct", forces="direct")
-CONSERVATIVE = energy_and_forces("conservative", forces="conservative")
+DIRECT = energy_and_forces("direct", forces="direct", graph=JMPGraphSettings())
+CONSERVATIVE = energy_and_forces("conservative", forces="conservative", graph=JMPGraphSettings())
 
 
-def config(**changes: object) -> GemNetOCConfig:
-    return GemNetOCConfig.model_validate(SIZES | changes)
+def config(**changes: object) -> JMPConfig:
+    return JMPConfig.model_validate(SIZES | changes)
 
 
 def jmp(*tasks: Task, seed: int = 0, sum_scale: float = 0.1, **changes: object) -> JMP:
@@ -48,6 +47,6 @@ def jmp(*tasks: Task, seed: int = 0, sum_scale: float = 0.1, **changes: object) 
     return model
 
 
-def all_neighbours(cutoff: float = 6.0) -> GraphSettings:
+def all_neighbours(cutoff: float = 6.0) -> JMPGraphSettings:
     """Settings that trim no neighbour of a small structure."""
-    return GraphSettings(cutoff=cutoff, main=1000, atom=1000, atom_edge=1000, quad=1000)
+    return JMPGraphSettings(cutoff=cutoff, main=1000, atom=1000, atom_edge=1000, quad=1000)

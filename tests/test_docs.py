@@ -43,7 +43,7 @@ def name_of(page: Path) -> str:
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what a page takes for granted: a checkpoint of JMP, and labelled structures."""
-    atomslim.export_jmp(jmp(*PRETRAINING_TASKS, num_blocks=5).float(), tmp_path / "jmp-l.pt")
+    atomslim.export(jmp(*PRETRAINING_TASKS, num_blocks=5).float(), tmp_path / "jmp-l.pt")
     for seed, name in enumerate(("frames", "oc20", "ani1x", "aspirin")):
         write(tmp_path / f"{name}.xyz", [sample.to_ase() for sample in waters(12, seed=seed)])
     monkeypatch.chdir(tmp_path)

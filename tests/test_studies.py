@@ -12,7 +12,7 @@ import yaml
 from atomslim.data.container import SUFFIX
 from atomslim.data.registry import resolve
 from atomslim.errors import ConfigError
-from atomslim.families.jmp import JMP, jmp_l
+from atomslim.families.jmp import JMP, JMPConfig, JMPGraphSettings, jmp_l
 from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
 from atomslim.models import Task
 from atomslim.models.tasks import Target
@@ -62,7 +62,11 @@ def target(name: str, kind: str) -> Target:
 
 
 def task(options: TaskOptions) -> Task:
-    return Task(name=options.name, targets=tuple(target(name, one.kind) for name, one in options.targets.items()))
+    return Task(
+        graph=JMPGraphSettings(),
+        name=options.name,
+        targets=tuple(target(name, one.kind) for name, one in options.targets.items()),
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -106,7 +110,7 @@ def require_known(name: str, options: dict[str, str]) -> None:
 
 def parameters(options: PretrainOptions) -> int:
     tasks = [task(one) for one in options.tasks]
-    assert options.sizes is not None
+    assert isinstance(options.sizes, JMPConfig)
     sizes = options.sizes.model_copy(update={"direct_forces": any(one.direct for one in tasks)})
     with torch.device("meta"):
         return sum(weight.numel() for weight in JMP(sizes, tasks).parameters())
@@ -165,7 +169,7 @@ def scales(task: TaskOptions | Task) -> dict[str, float | None]:
 
 def test_the_papers_model_has_the_papers_parameters() -> None:
     """Fine-tuned on QMOF: one scalar head, no force branch."""
-    gap = Task(name="qmof", targets=(target("band_gap", "scalar"),))
+    gap = Task(graph=JMPGraphSettings(), name="qmof", targets=(target("band_gap", "scalar"),))
     for blocks, (_, _, millions) in paper.EFFICIENCY.items():
         with torch.device("meta"):
             model = JMP(jmp_l(num_blocks=blocks, direct_forces=False), [gap])

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from atomslim.compress.relevance import block_relevance
     from atomslim.evaluation.compare import compare
     from atomslim.evaluation.evaluate import evaluate
-    from atomslim.families.jmp.model import JMP
     from atomslim.inference.calculator import Calculator
     from atomslim.inference.package import package
     from atomslim.inference.packaged import PackagedCalculator
     from atomslim.models.graph_settings import GraphSettings
-    from atomslim.models.model_file import export_jmp, load, save
+    from atomslim.models.model_file import export, load, save
     from atomslim.train.distill import distill
     from atomslim.train.finetune import finetune
     from atomslim.train.pretrain import pretrain
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 __version__ = version("atomslim")
 
 __all__ = [
-    "JMP",
     "AtomsBatch",
     "Calculator",
     "GraphSettings",
@@ -40,7 +38,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
-    "export_jmp",
+    "export",
     "finetune",
     "from_ase",
     "keep_blocks",
@@ -56,13 +54,12 @@ _HOMES = {
     "AtomsBatch": "atomslim.atoms",
     "Calculator": "atomslim.inference.calculator",
     "GraphSettings": "atomslim.models.graph_settings",
-    "JMP": "atomslim.families.jmp.model",
     "PackagedCalculator": "atomslim.inference.packaged",
     "block_relevance": "atomslim.compress.relevance",
     "compare": "atomslim.evaluation.compare",
     "distill": "atomslim.train.distill",
     "evaluate": "atomslim.evaluation.evaluate",
-    "export_jmp": "atomslim.models.model_file",
+    "export": "atomslim.models.model_file",
     "finetune": "atomslim.train.finetune",
     "from_ase": "atomslim.atoms",
     "keep_blocks": "atomslim.compress.prune",

@@ -4,13 +4,15 @@
     check_block_model(model)
 
 Each check raises AssertionError with the number it found. They run in float64, where an error of method shows and
-rounding does not, on molecules small enough that no neighbour is trimmed.
+rounding does not, or, for families that compute in float32 whatever they are given, in that, with tolerances to match.
+The molecules are small enough that no cap on neighbours leaves one out.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from ase import Atoms
@@ -18,9 +20,12 @@ from ase.build import bulk, molecule
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, from_ase
-from atomslim.models.block_model import BlockModel
+from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures
 
-TOLERANCES: dict[torch.dtype, dict[str, float]] = {
+Tolerances: TypeAlias = Mapping[str, float]
+"""``reorder`` and ``finite difference``, relative to the largest magnitude."""
+
+TOLERANCES: dict[torch.dtype, Tolerances] = {
     # Relative to the largest magnitude. Rounding of sums over edges grows with their number; symmetries and batching
     # only reorder such sums. Finite differences lose half the digits.
     torch.float64: {"reorder": 1e-10, "finite difference": 1e-6},
@@ -28,15 +33,20 @@ TOLERANCES: dict[torch.dtype, dict[str, float]] = {
 }
 
 
-def check_block_model(model: BlockModel) -> None:
-    """Run all checks on a float64 copy of the model, in evaluation mode."""
-    model = _double(model)
-    check_symmetries(model)
-    check_batching(model)
-    check_gradients(model)
-    check_features(model)
-    check_blocks(model)
-    check_round_trip(model)
+STEPS = {torch.float64: 1e-4, torch.float32: 1e-2}
+"""Å by which atoms are moved in central differences."""
+
+
+def check_block_model(
+    model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
+) -> None:
+    """Run all checks on a copy of the model, in evaluation mode.
+
+    ``dtype`` is float32 for families that compute in nothing wider; ``tolerances`` replace those of `TOLERANCES`.
+    """
+    for check in (check_symmetries, check_batching, check_gradients, check_features, check_blocks):
+        check(model, dtype=dtype, tolerances=tolerances)
+    check_round_trip(model, dtype=dtype)
 
 
 def sample_structures() -> list[Atoms]:
@@ -46,29 +56,33 @@ def sample_structures() -> list[Atoms]:
     return [molecule("H2O"), molecule("CO2"), molecule("CH3CH2OH"), crystal]
 
 
-def check_symmetries(model: BlockModel) -> None:
+def check_symmetries(
+    model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
+) -> None:
     """Require that rotating, mirroring, shifting, wrapping and renumbering atoms changes nothing that it should not."""
-    model = _double(model)
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     for atoms in sample_structures():
         batch = from_ase(atoms)
         expected = _all_outputs(model, batch)
         turn = _orthogonal()
         turned = replace(batch, positions=batch.positions @ turn, cell=batch.cell @ turn)
-        _compare("rotation with mirror image", _all_outputs(model, turned), _turned(expected, turn))
+        _compare("rotation with mirror image", _all_outputs(model, turned), _turned(expected, turn), within)
         shifted = replace(batch, positions=batch.positions + torch.tensor([0.3, -11.0, 2.7]).double())
-        _compare("translation", _all_outputs(model, shifted), expected)
+        _compare("translation", _all_outputs(model, shifted), expected, within)
         if batch.pbc.all():
             wrapped = from_ase(_wrapped(atoms))
-            _compare("wrapping", _all_outputs(model, wrapped), expected)
+            _compare("wrapping", _all_outputs(model, wrapped), expected, within)
         else:
             order = torch.randperm(batch.num_atoms)
             permuted = replace(batch, positions=batch.positions[order], numbers=batch.numbers[order])
-            _compare("renumbering", _all_outputs(model, permuted), _permuted(expected, order))
+            _compare("renumbering", _all_outputs(model, permuted), _permuted(expected, order, model), within)
 
 
-def check_batching(model: BlockModel) -> None:
+def check_batching(
+    model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
+) -> None:
     """Require that a structure's numbers do not depend on what else is in the batch."""
-    model = _double(model)
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     structures = sample_structures()
     together = _all_outputs(model, from_ase(structures))
     alone = [_all_outputs(model, from_ase(atoms)) for atoms in structures]
@@ -76,12 +90,15 @@ def check_batching(model: BlockModel) -> None:
     for key, values in together.items():
         parts = [one.get(key, torch.full((1, 3, 3), torch.nan)) for one in alone]
         expected[key] = torch.cat([part.to(values) for part in parts])
-    _compare("batching", together, expected)
+    _compare("batching", together, expected, within)
 
 
-def check_gradients(model: BlockModel, step: float = 1e-4) -> None:
+def check_gradients(
+    model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
+) -> None:
     """Require that conservative forces are minus the central difference of the energy along a random direction."""
-    model = _double(model)
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
+    step = STEPS[dtype]
     for task in (task for task in model.tasks.values() if task.conservative):
         energy, forces = task.of_kind("energy"), task.of_kind("conservative_forces")
         assert energy is not None  # noqa: S101 - a conservative task has one
@@ -96,51 +113,55 @@ def check_gradients(model: BlockModel, step: float = 1e-4) -> None:
             )
             slope = (ahead[energy.name] - behind[energy.name]) / (2 * step)
             found = -(model.predict(batch, task.name, topology)[forces.name] * direction).sum()
-            _require_close(f"forces of {task.name}", found, slope.sum(), "finite difference")
+            _require_close(f"forces of {task.name}", found, slope.sum(), within["finite difference"])
 
 
-def check_features(model: BlockModel) -> None:
+def check_features(
+    model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
+) -> None:
     """Require one feature per block and the embedding, and that features, readout and heads make up the model."""
-    model = _double(model)
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     batch = from_ase(sample_structures()[2])
     topology = model.topology(batch, next(iter(model.tasks)))
     features = model.features(batch, topology)
     _require(len(features.node) == model.num_blocks + 1, f"{len(features.node)} node features")
     without = model.features(batch, topology, edges=False)
     for found, expected in zip(without.node, features.node, strict=True):
-        _require_close("features without edges", found, expected, "reorder")
+        _require_close("features without edges", found, expected, within["reorder"])
     _require(len(features.edge) in {0, model.num_blocks + 1}, f"{len(features.edge)} edge features")
-    _require({"node"} | ({"edge"} if features.edge else set()) == set(model.readout_first_layers()), "first layers")
     readout = model.read(features)
+    _check_maps(model, features, readout)
     for task in model.tasks.values():
         raw = model.raw_outputs(readout, task)
         whole = model(batch, topology, [task.name], normalised=True)[task.name]
-        _compare("features, readout, heads", raw, {key: whole[key] for key in raw})
+        _compare("features, readout, heads", raw, {key: whole[key] for key in raw}, within)
     counted = [id(p) for modules in model.parts().values() for module in modules for p in module.parameters()]
     _require(sorted(counted) == sorted(id(p) for p in model.parameters()), "parts() must hold each parameter once")
 
 
-def check_blocks(model: BlockModel) -> None:
+def check_blocks(
+    model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
+) -> None:
     """Require that cut copies are independent, keep the features of an unbroken start, and read them consistently."""
-    model = _double(model)
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     batch = from_ase(sample_structures()[2])
     full = model.with_blocks(range(1, model.num_blocks + 1))
-    _compare("keeping all blocks", _all_outputs(full, batch), _all_outputs(model, batch))
+    _compare("keeping all blocks", _all_outputs(full, batch), _all_outputs(model, batch), within)
     for kept in range(model.num_blocks):
         small = model.with_blocks(range(1, kept + 1))
         _require(small.block_ids == model.block_ids[:kept], f"block_ids are {small.block_ids}")
-        _check_cut(model, small, batch)
+        _check_cut(model, small, batch, within["reorder"])
     with torch.no_grad():
         for parameter in full.parameters():
             parameter.zero_()
     _require(any(bool(p.any()) for p in model.parameters()), "a cut copy must not share weights with the model")
 
 
-def check_round_trip(model: BlockModel) -> None:
+def check_round_trip(model: BlockModel, *, dtype: torch.dtype = torch.float64) -> None:
     """Require that saving and loading changes no bit of the outputs."""
     from atomslim.models.model_file import load, save  # noqa: PLC0415 - not needed by the other checks
 
-    model = _double(model)
+    model = _ready(model, dtype)
     batch = from_ase(sample_structures()[2])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -152,31 +173,44 @@ def check_round_trip(model: BlockModel) -> None:
     _require(again.block_ids == model.block_ids, "block_ids changed on the way")
 
 
-def _check_cut(model: BlockModel, small: BlockModel, batch: AtomsBatch) -> None:
+def _check_maps(model: BlockModel, features: BlockFeatures, readout: ReadoutFeatures) -> None:
+    """Require that the readout's maps are as wide as what they take and give."""
+    maps = model.readout_maps()
+    _require({"node"} | ({"edge"} if features.edge else set()) == set(maps), f"readout maps of {sorted(maps)}")
+    for branch, found in maps.items():
+        widths = tuple(block.shape[-1] for block in getattr(features, branch))
+        _require(found.widths == widths, f"{branch} features are {widths} wide, and the map says {found.widths}")
+        _require(found.weight().shape == (found.out_features, found.in_features), f"{branch} map: wrong shape")
+        given = getattr(readout, branch).shape[-1]
+        _require(given == found.out_features, f"{branch} readout is {given} wide, its map gives {found.out_features}")
+
+
+def _check_cut(model: BlockModel, small: BlockModel, batch: AtomsBatch, tolerance: float) -> None:
     topology = model.topology(batch, next(iter(model.tasks)))
     features, fewer = model.features(batch, topology), small.features(batch, topology)
     for branch in ("node", "edge"):
         whole, start = getattr(features, branch), getattr(fewer, branch)
         for first, second in zip(whole, start, strict=False):
-            _require_close(f"{branch} features of a cut model", second, first, "reorder")
-    if model.readout_kind != "concat":
-        return
+            _require_close(f"{branch} features of a cut model", second, first, tolerance)
     kept = small.num_blocks + 1
-    zeroed = replace(
-        features,
-        node=features.node[:kept] + tuple(torch.zeros_like(f) for f in features.node[kept:]),
-        edge=features.edge[:kept] + tuple(torch.zeros_like(f) for f in features.edge[kept:]),
-    )
-    expected, found = model.read(zeroed), small.read(fewer)
-    _require_close("readout of a cut model", found.node, expected.node, "reorder")
+    seen = replace(features, node=_as_cut(model, features.node, kept), edge=_as_cut(model, features.edge, kept))
+    expected, found = model.read(seen), small.read(fewer)
+    _require_close("readout of a cut model", found.node, expected.node, tolerance)
     if found.edge is not None and expected.edge is not None:
-        _require_close("edge readout of a cut model", found.edge, expected.edge, "reorder")
+        _require_close("edge readout of a cut model", found.edge, expected.edge, tolerance)
 
 
-def _double(model: BlockModel) -> BlockModel:
-    if not model.training and all(p.dtype == torch.float64 for p in model.parameters()):
+def _as_cut(model: BlockModel, blocks: tuple[Tensor, ...], kept: int) -> tuple[Tensor, ...]:
+    """Return features of which the full readout makes what that of the first blocks makes of theirs."""
+    if model.readout_kind == "last":
+        return (*blocks[:-1], blocks[kept - 1]) if blocks else ()
+    return blocks[:kept] + tuple(torch.zeros_like(block) for block in blocks[kept:])
+
+
+def _ready(model: BlockModel, dtype: torch.dtype) -> BlockModel:
+    if not model.training and all(p.dtype == dtype for p in model.parameters()):
         return model
-    return model.with_blocks(range(1, model.num_blocks + 1)).double().eval()
+    return model.with_blocks(range(1, model.num_blocks + 1)).to(dtype).eval()
 
 
 def _all_outputs(model: BlockModel, batch: AtomsBatch) -> dict[str, Tensor]:
@@ -211,19 +245,19 @@ def _turned(outputs: dict[str, Tensor], turn: Tensor) -> dict[str, Tensor]:
     return turned
 
 
-def _permuted(outputs: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
-    return {key: values[order] if values.ndim == 2 else values for key, values in outputs.items()}
+def _permuted(outputs: dict[str, Tensor], order: Tensor, model: BlockModel) -> dict[str, Tensor]:
+    of_atoms = {f"{task} {name}" for task in model.tasks for name in model.atom_outputs}
+    return {key: values[order] if values.ndim == 2 or key in of_atoms else values for key, values in outputs.items()}
 
 
-def _compare(what: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _compare(what: str, found: dict[str, Tensor], expected: dict[str, Tensor], within: Tolerances) -> None:
     _require(found.keys() == expected.keys(), f"{what}: {sorted(found)} instead of {sorted(expected)}")
     for key, values in expected.items():
-        _require_close(f"{what}: {key}", found[key], values, "reorder")
+        _require_close(f"{what}: {key}", found[key], values, within["reorder"])
 
 
-def _require_close(what: str, found: Tensor, expected: Tensor, kind: str) -> None:
+def _require_close(what: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
     found, expected = found.detach(), expected.detach()
-    tolerance = TOLERANCES[torch.float64][kind]
     scale = max(float(expected.abs().nan_to_num().max()), 1e-3) if expected.numel() else 1.0
     difference = float((found - expected).abs().nan_to_num().max()) / scale if expected.numel() else 0.0
     same_nan = bool((found.isnan() == expected.isnan()).all())
@@ -236,7 +270,9 @@ def _require(condition: bool, message: str) -> None:  # noqa: FBT001
 
 
 __all__: Sequence[str] = [
+    "STEPS",
     "TOLERANCES",
+    "Tolerances",
     "check_batching",
     "check_block_model",
     "check_blocks",

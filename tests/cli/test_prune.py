@@ -29,7 +29,7 @@ def prune(files: Path, *tokens: str) -> int:
 def test_a_cut_with_least_squares(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small, exported = tmp_path / "small.safetensors", tmp_path / "small.pt"
     data = ["--realign", "least-squares", "--data", f"xyz:{files / 'water.xyz'}", "--limit", "8", "--batch-size", "2"]
-    assert prune(files, "-o", str(small), "--keep", "3,1", *data, "--export-jmp", str(exported)) == 0
+    assert prune(files, "-o", str(small), "--keep", "3,1", *data, "--export", str(exported)) == 0
     printed = capsys.readouterr().out
     assert "blocks 1, 3 of 1, 2, 3" in printed
     assert "parameters before" in printed
@@ -77,10 +77,10 @@ def test_the_random_layer_repeats_with_the_seed(files: Path, tmp_path: Path) -> 
     for seed in ("1", "1", "2"):
         path = tmp_path / f"{len(firsts)}.safetensors"
         assert prune(files, "-o", str(path), "--blocks", "1", "--realign", "random", "--seed", seed) == 0
-        firsts.append(load(path).readout_first_layers()["node"].weight)
+        firsts.append(load(path).readout_maps()["node"].weight())
     assert torch.equal(firsts[0], firsts[1])
     assert not torch.equal(firsts[0], firsts[2])
-    sliced = keep_blocks(load(files / "full.safetensors"), 1).readout_first_layers()["node"].weight
+    sliced = keep_blocks(load(files / "full.safetensors"), 1).readout_maps()["node"].weight()
     assert not torch.equal(firsts[0], sliced)
 
 

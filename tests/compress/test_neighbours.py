@@ -10,35 +10,41 @@ from atomslim.compress.choose import parameters
 from atomslim.compress.neighbours import _Case, neighbour_scan, with_neighbours
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.evaluate import evaluate
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.models import energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
 from small_models import CONSERVATIVE, DIRECT, jmp
 from train.water import waters
 
 
+def graph_of(model: JMP, task: str) -> JMPGraphSettings:
+    graph = model.task(task).graph
+    assert isinstance(graph, JMPGraphSettings)
+    return graph
+
+
 @pytest.mark.parametrize("count", [1, 3, 10, 20, 29])
 def test_all_graphs_shrink_as_jmp_derives_them(count: int) -> None:
-    graph = with_neighbours(jmp(DIRECT), count).task("direct").graph
-    expected = GraphSettings.from_neighbours(12.0, count)
+    graph = graph_of(with_neighbours(jmp(DIRECT), count), "direct")
+    expected = JMPGraphSettings.from_neighbours(12.0, count)
     assert (graph.main, graph.atom, graph.atom_edge) == (count, expected.atom, max(1, expected.atom_edge))
     assert graph.quad == max(1, expected.quad)
 
 
 def test_a_task_never_gets_more_neighbours() -> None:
-    few = energy_and_forces("few", forces="direct", graph=GraphSettings.from_neighbours(6.0, 8, "invariant"))
+    few = energy_and_forces("few", forces="direct", graph=JMPGraphSettings.from_neighbours(6.0, 8, "invariant"))
     small = with_neighbours(jmp(DIRECT, few), 10)
     assert small.task("few").graph == few.graph
-    assert small.task("direct").graph.main == 10
+    assert graph_of(small, "direct").main == 10
     halves = with_neighbours(jmp(DIRECT, few), 0.5)
-    assert (halves.task("direct").graph.main, halves.task("few").graph.main) == (15, 4)
+    assert (graph_of(halves, "direct").main, graph_of(halves, "few").main) == (15, 4)
     assert halves.task("few").graph.cutoff == 6.0
-    assert halves.task("few").graph.symmetrise == "invariant"
+    assert graph_of(halves, "few").symmetrise == "invariant"
 
 
 def test_a_graph_that_was_left_out_stays_so() -> None:
-    graph = GraphSettings(cutoff=6.0, main=10, atom=10, atom_edge=5, quad=0)
+    graph = JMPGraphSettings(cutoff=6.0, main=10, atom=10, atom_edge=5, quad=0)
     model = jmp(energy_and_forces("direct", forces="direct", graph=graph))
-    assert with_neighbours(model, 1).task("direct").graph.quad == 0
+    assert graph_of(with_neighbours(model, 1), "direct").quad == 0
 
 
 def test_weights_and_the_model_stay_and_outputs_change() -> None:

@@ -10,7 +10,7 @@ from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.compress.prune import keep_blocks, places_of
 from atomslim.errors import ConfigError
 from atomslim.families.jmp import JMP
-from atomslim.models.model_file import export_jmp, load
+from atomslim.models.model_file import export, load
 from small_models import CONSERVATIVE, DIRECT, jmp
 from train.water import waters
 
@@ -44,10 +44,10 @@ def test_a_number_keeps_the_first_blocks() -> None:
 def test_a_sliced_readout_has_the_columns_of_the_kept_blocks() -> None:
     model = jmp(DIRECT, num_blocks=3)
     small = keep_blocks(model, [1, 3])
-    for branch, layer in model.readout_first_layers().items():
-        parts = layer.weight.chunk(4, dim=1)
+    for branch, whole in model.readout_maps().items():
+        parts = whole.weight().chunk(4, dim=1)
         expected = torch.cat([parts[0], parts[1], parts[3]], dim=1)
-        assert torch.equal(small.readout_first_layers()[branch].weight, expected)
+        assert torch.equal(small.readout_maps()[branch].weight(), expected)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
@@ -66,7 +66,7 @@ def test_cutting_the_last_blocks_is_the_full_readout_with_zeros_for_them(kept: i
 def test_a_cut_model_exported_and_read_again_predicts_the_same_bits(tmp_path: Path, realign: str) -> None:
     calibration = waters(4) if realign == "least-squares" else None
     small = keep_blocks(jmp(DIRECT, num_blocks=3), [1, 3], realign=realign, calibration=calibration)  # type: ignore[arg-type]
-    export_jmp(small, tmp_path / "small.pt")
+    export(small, tmp_path / "small.pt")
     again = load(tmp_path / "small.pt")
     assert again.block_ids == (1, 3)
     batch = structures()
@@ -88,12 +88,12 @@ def test_random_readout_differs_from_the_sliced_one_and_repeats_with_the_seed() 
     firsts = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        firsts.append(keep_blocks(model, 2, realign="random").readout_first_layers())
+        firsts.append(keep_blocks(model, 2, realign="random").readout_maps())
     for branch in ("node", "edge"):
-        same, again, other = (layers[branch].weight for layers in firsts)
+        same, again, other = (maps[branch].weight() for maps in firsts)
         assert torch.equal(same, again)
         assert not torch.equal(same, other)
-        assert same.shape == keep_blocks(model, 2).readout_first_layers()[branch].weight.shape
+        assert same.shape == keep_blocks(model, 2).readout_maps()[branch].weight().shape
 
 
 def test_the_cut_is_recorded() -> None:
@@ -134,13 +134,3 @@ def test_unknown_realignment() -> None:
 def test_structures_that_nothing_is_fitted_to() -> None:
     with pytest.raises(ConfigError, match="sliced looks at no calibration structures"):
         keep_blocks(jmp(), 1, calibration=waters(2))
-
-
-@pytest.mark.parametrize("realign", ["random", "least-squares"])
-def test_a_readout_that_takes_no_features_side_by_side_stays_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, realign: str
-) -> None:
-    monkeypatch.setattr(JMP, "readout_kind", "sum")
-    calibration = waters(2) if realign == "least-squares" else None
-    with pytest.raises(ConfigError, match="'sum': use sliced"):
-        keep_blocks(jmp(DIRECT), 1, realign=realign, calibration=calibration)  # type: ignore[arg-type]

@@ -68,10 +68,10 @@ def test_columns_that_follow_from_the_kept_ones_are_recovered_exactly() -> None:
 def test_an_endless_ridge_gives_the_sliced_layer() -> None:
     model = jmp(DIRECT, num_blocks=3)
     small = keep_blocks(model, [1, 3])
-    before = {name: layer.weight.clone() for name, layer in small.readout_first_layers().items()}
+    before = {name: layer.weight().clone() for name, layer in small.readout_maps().items()}
     realign(small, model, structures(model), ridge=1e12)
-    for name, layer in small.readout_first_layers().items():
-        torch.testing.assert_close(layer.weight, before[name], rtol=1e-9, atol=1e-9)
+    for name, layer in small.readout_maps().items():
+        torch.testing.assert_close(layer.weight(), before[name], rtol=1e-9, atol=1e-9)
 
 
 def test_the_scale_of_a_feature_does_not_matter() -> None:
@@ -88,8 +88,8 @@ def test_cutting_nothing_changes_nothing() -> None:
     model = jmp(DIRECT, num_blocks=2)
     small = keep_blocks(model, 2)
     fits = realign(small, model, structures(model))
-    for name, layer in small.readout_first_layers().items():
-        torch.testing.assert_close(layer.weight, model.readout_first_layers()[name].weight, rtol=1e-3, atol=1e-5)
+    for name, layer in small.readout_maps().items():
+        torch.testing.assert_close(layer.weight(), model.readout_maps()[name].weight(), rtol=1e-3, atol=1e-5)
         assert fits[name].sliced == pytest.approx(1.0, abs=1e-9)
 
 
@@ -123,11 +123,11 @@ def test_features_are_the_cut_models_and_what_is_wanted_the_full_models(kept: li
             ours, whole = sliced.features(batch, topology), model.features(batch, topology)
             for branch, one, two in (("node", ours.node, whole.node), ("edge", ours.edge, whole.edge)):
                 rows[branch].append((torch.cat(one, 1), torch.cat(two, 1)))
-    for branch, layer in model.readout_first_layers().items():
-        weight, prior = layer.weight.detach(), sliced.readout_first_layers()[branch].weight.detach()
+    for branch, layer in model.readout_maps().items():
+        weight, prior = layer.weight().detach(), sliced.readout_maps()[branch].weight().detach()
         features, wanted = (torch.cat(parts) for parts in zip(*rows[branch], strict=True))
         wanted = wanted @ weight.T
-        found = small.readout_first_layers()[branch].weight.detach()
+        found = small.readout_maps()[branch].weight().detach()
         torch.testing.assert_close(found, ridge_regression(features, wanted, prior, 1e-3), rtol=1e-8, atol=1e-9)
         unseen, seen = rows[branch][3][0], slice(0, len(features) - len(rows[branch][3][0]))
         tested = ridge_regression(features[seen], wanted[seen], prior, 1e-3)
@@ -212,7 +212,7 @@ def test_singular_equations_get_a_larger_ridge_and_say_so() -> None:
     with pytest.warns(AtomslimWarning, match="singular with ridge 0e"):
         fits = realign(small, model, structures(model, 2), ridge=0.0)
     assert fits["node"].ridge > 0
-    assert all(bool(torch.isfinite(layer.weight).all()) for layer in small.readout_first_layers().values())
+    assert all(bool(torch.isfinite(layer.weight()).all()) for layer in small.readout_maps().values())
 
 
 def test_wrong_use_is_said() -> None:
@@ -238,7 +238,7 @@ def test_wrong_use_is_said() -> None:
 def test_a_seed_makes_the_random_layer_repeat() -> None:
     model = jmp(DIRECT, num_blocks=2)
     first, again, other = (
-        keep_blocks(model, 1, realign="random", seed=seed).readout_first_layers()["edge"].weight for seed in (1, 1, 2)
+        keep_blocks(model, 1, realign="random", seed=seed).readout_maps()["edge"].weight() for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

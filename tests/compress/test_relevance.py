@@ -20,7 +20,7 @@ from atomslim.compress.scores import gradcam, influence, taylor
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.batches import batches
 from atomslim.evaluation.evaluate import evaluate
-from atomslim.families.jmp import JMP
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.models import Target, Task
 from atomslim.models.losses import task_terms
 from samples import CONSERVATIVE, DIRECT
@@ -141,7 +141,7 @@ def test_labels_that_are_met_exactly_make_nothing_relevant() -> None:
 
 
 def test_a_task_of_one_number_has_scores_of_atoms_only() -> None:
-    gap = Task(name="gap", targets=(Target(name="gap", kind="scalar", reduction="mean"),))
+    gap = Task(graph=JMPGraphSettings(), name="gap", targets=(Target(name="gap", kind="scalar", reduction="mean"),))
     samples = [replace(sample, targets={"gap": np.array(1.0)}) for sample in waters(3)]
     found = block_relevance(jmp(gap, num_blocks=2), samples)
     np.testing.assert_allclose(found.mix("gradcam"), found.tasks["gap"].gradcam["node"].normalised.mean)

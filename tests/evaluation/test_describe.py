@@ -11,11 +11,10 @@ from rich.console import Console
 from atomslim.cli.main import main
 from atomslim.errors import CheckpointError
 from atomslim.evaluation.describe import count_parameters, describe
-from atomslim.families.jmp import jmp_l
+from atomslim.families.jmp import JMPGraphSettings, jmp_l
 from atomslim.families.jmp.model import JMP
 from atomslim.models import Target, Task, energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.model_file import export_jmp, load, save
+from atomslim.models.model_file import export, load, save
 from small_models import CONSERVATIVE, DIRECT, jmp
 
 FITTED_TASK = Task(
@@ -24,14 +23,14 @@ FITTED_TASK = Task(
         Target(name="energy", kind="energy", std=2.5, references={1: -13.0, 6: -1030.0}),
         Target(name="forces", kind="conservative_forces", unit="eV/Å"),
     ),
-    graph=GraphSettings.from_neighbours(7.0, 100),
+    graph=JMPGraphSettings.from_neighbours(7.0, 100),
 )
 
 
 def test_a_model_is_described_in_numbers() -> None:
     model = jmp().with_blocks([2])
     described = describe(model)
-    assert (described.architecture, described.file, described.dtype) == ("jmp", None, "float64")
+    assert (described.family, described.file, described.dtype) == ("jmp", None, "float64")
     assert described.blocks == (2,)
     assert described.sizes["emb_size_atom"] == 14
     assert [task["name"] for task in described.tasks] == ["direct", "conservative"]
@@ -54,7 +53,10 @@ def test_shared_weights_count_once() -> None:
 
 def test_jmp_l_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        tasks = [energy_and_forces(name, forces="direct") for name in ("oc20", "oc22", "ani1x", "transition1x")]
+        tasks = [
+            energy_and_forces(name, forces="direct", graph=JMPGraphSettings())
+            for name in ("oc20", "oc22", "ani1x", "transition1x")
+        ]
         model = JMP(jmp_l(), tasks)
     assert count_parameters([model]) == 234_267_648
 
@@ -70,12 +72,12 @@ def test_notes_say_what_a_user_must_know() -> None:
     assert describe(trained).notes == ()
     trained.get_buffer("backbone.outputs.0.atom_update.scale.factor").zero_()
     assert describe(trained).notes == ("1 of the scale factors are not fitted and act as 1",)
-    assert describe(trained).unfitted_scale_factors == 1
+    assert describe(trained).details["unfitted_scale_factors"] == 1
 
 
 def jmp_file(folder: Path) -> Path:
     """Write a pre-training checkpoint whose averages are not its weights."""
-    export_jmp(jmp(DIRECT), folder / "jmp.pt")
+    export(jmp(DIRECT), folder / "jmp.pt")
     content = torch.load(folder / "jmp.pt", weights_only=True)
     del content["atomslim"]
     content["optimizer_states"][0]["ema"] = tuple(2 * tensor for tensor in content["optimizer_states"][0]["ema"])

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from atomslim.atoms import AtomsBatch
+from atomslim.families.jmp import JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc.graphs import Edges, Topology, build_topology
-from atomslim.models.graph_settings import GraphSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("ATOMSLIM_GOLDEN", REPOSITORY.parent / "shared" / "golden"))
@@ -51,9 +51,9 @@ def golden_batch(golden: Golden, *, periodic: bool) -> AtomsBatch:
     )
 
 
-def golden_settings(golden: Golden) -> list[GraphSettings]:
+def golden_settings(golden: Golden) -> list[JMPGraphSettings]:
     return [
-        GraphSettings(cutoff=main[0], main=main[1], atom=atom[1], atom_edge=atom_edge[1], quad=quad[1])
+        JMPGraphSettings(cutoff=main[0], main=main[1], atom=atom[1], atom_edge=atom_edge[1], quad=quad[1])
         for main, atom, atom_edge, quad in golden["graph_settings"].tolist()
     ]
 

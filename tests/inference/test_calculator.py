@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from atomslim.atoms import from_ase
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
+from atomslim.families.jmp import JMPGraphSettings
 from atomslim.inference.calculator import Calculator
 from atomslim.models import Target, Task
 from atomslim.models.model_file import save
 from samples import CONSERVATIVE, DIRECT, TRIMMED, ethanol, moving, sheared_crystal, slab, small_model, strained
 
-DIPOLE = Task(name="dipole", targets=(Target(name="dipole", kind="scalar", unit="D"),))
-KCAL = Task(name="kcal", targets=(Target(name="energy", kind="energy", unit="kcal/mol"),))
+DIPOLE = Task(graph=JMPGraphSettings(), name="dipole", targets=(Target(name="dipole", kind="scalar", unit="D"),))
+KCAL = Task(graph=JMPGraphSettings(), name="kcal", targets=(Target(name="energy", kind="energy", unit="kcal/mol"),))
 MANY = Task(
+    graph=JMPGraphSettings(),
     name="many",
     targets=(
         Target(name="U0", kind="energy"),

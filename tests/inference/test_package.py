@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atomslim.atoms import find_pairs, from_ase
 from atomslim.cli.main import main
 from atomslim.errors import AtomslimError, AtomslimWarning, CheckpointError, ConfigError, StructureError
-from atomslim.families.jmp import JMP
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.inference import package as packaging
 from atomslim.inference import packaged
 from atomslim.inference.calculator import Calculator
@@ -26,13 +26,12 @@ from atomslim.inference.packaged import PackagedCalculator
 from atomslim.inference.program import INPUTS, OUTPUTS, Program, inputs_of
 from atomslim.models import Target, Task, energy_and_forces
 from atomslim.models.block_model import BlockModel
-from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.model_file import save
 from pages import ROOT, blocks
 from samples import ethanol, moving, sheared_crystal, slab
 from small_models import jmp
 
-GRAPH = GraphSettings(cutoff=4.5, main=12, atom=400, atom_edge=8, quad=3)
+GRAPH = JMPGraphSettings(cutoff=4.5, main=12, atom=400, atom_edge=8, quad=3)
 DIRECT = energy_and_forces("direct", forces="direct", graph=GRAPH)
 CONSERVATIVE = energy_and_forces("conservative", forces="conservative", graph=GRAPH)
 BOTH = Task(
@@ -45,8 +44,8 @@ BOTH = Task(
         Target(name="F", kind="conservative_forces"),
     ),
 )
-KCAL = Task(name="kcal", targets=(Target(name="energy", kind="energy", unit="kcal/mol"),))
-ENERGY = Task(name="energy alone", targets=(Target(name="energy", kind="energy"),))
+KCAL = Task(graph=JMPGraphSettings(), name="kcal", targets=(Target(name="energy", kind="energy", unit="kcal/mol"),))
+ENERGY = Task(graph=JMPGraphSettings(), name="energy alone", targets=(Target(name="energy", kind="energy"),))
 
 
 def tiny(*tasks: Task) -> JMP:
@@ -92,7 +91,7 @@ def test_places_without_a_neighbour_change_nothing() -> None:
 class Another(BlockModel):
     """Some other architecture."""
 
-    topology = features = read = raw_outputs = physical_outputs = readout_first_layers = with_blocks = parts = None  # type: ignore[assignment]
+    topology = features = read = raw_outputs = physical_outputs = readout_maps = with_blocks = parts = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +105,7 @@ class Another(BlockModel):
         (tiny(DIRECT), {"task": "rmd17"}, "unknown task 'rmd17': the model has direct"),
         (tiny(KCAL), {}, "task kcal has energies in kcal/mol"),
         (tiny(ENERGY), {}, "task energy alone has no forces"),
-        (Another(), {}, "Another: only JMP models can be packaged"),
+        (Another(), {}, "models of the class Another belong to no family"),
         (tiny(DIRECT), {"output": "small.so"}, "small.so: a package ends in .pt2"),
         (tiny(DIRECT), {"device": "meter"}, "device meter: torch cannot use it here"),
     ],

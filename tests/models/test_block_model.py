@@ -3,7 +3,7 @@ import torch
 
 from atomslim.atoms import AtomsBatch, from_ase
 from atomslim.errors import ConfigError
-from atomslim.families.jmp import JMP, jmp_l
+from atomslim.families.jmp import JMP, JMPGraphSettings, jmp_l
 from atomslim.families.jmp.gemnet_oc import Topology
 from atomslim.models import BlockFeatures, Target, Task, energy_and_forces
 from atomslim.testing import check_block_model, sample_structures
@@ -17,11 +17,12 @@ from small_models import CONSERVATIVE, DIRECT, jmp
         pytest.param(
             (
                 Task(
+                    graph=JMPGraphSettings(),
                     name="properties",
                     targets=(
                         Target(name="gap", kind="scalar", reduction="mean", mean=2.0, std=0.5),
                         Target(name="r2", kind="r2", unit="Å²"),
-                        Target(name="U0", kind="energy", references={1: -13.6, 8: -2000.0}, bias=False),
+                        Target(name="U0", kind="energy", references={1: -13.6, 8: -2000.0}),
                     ),
                 ),
             ),
@@ -66,16 +67,16 @@ def test_a_cut_in_the_middle_keeps_the_later_block_and_its_columns() -> None:
     assert small.block_ids == (1, 3)
     assert small.with_blocks([2]).block_ids == (3,)
     width = model.config.emb_size_atom
-    columns = model.readout_first_layers()["node"].weight
+    columns = model.readout_maps()["node"].weight()
     kept = torch.cat([columns[:, : 2 * width], columns[:, 3 * width :]], dim=1)
-    assert torch.equal(small.readout_first_layers()["node"].weight, kept)
+    assert torch.equal(small.readout_maps()["node"].weight(), kept)
     skip = "skip.weight"
     assert torch.equal(small.backbone.blocks[1].get_parameter(skip), model.backbone.blocks[2].get_parameter(skip))
 
 
 def test_physical_values_are_scaled_shifted_and_referenced() -> None:
     target = Target(name="energy", kind="energy", mean=3.0, std=2.0, references={1: -10.0, 8: -100.0})
-    model = jmp(Task(name="t", targets=(target,)))
+    model = jmp(Task(graph=JMPGraphSettings(), name="t", targets=(target,)))
     batch = from_ase(sample_structures()[0])
     raw = model(batch, normalised=True)["t"]["energy"]
     assert model(batch)["t"]["energy"].item() == pytest.approx(2 * raw.item() + 3 - 120, rel=1e-12)
@@ -103,7 +104,10 @@ def test_direct_forces_need_the_force_branch() -> None:
 )
 def test_parameters_of_jmp_l_with_a_scalar_head(num_blocks: int, parameters: int) -> None:
     with torch.device("meta"):
-        model = JMP(jmp_l(direct_forces=False), [Task(name="qmof", targets=(Target(name="gap", kind="scalar"),))])
+        model = JMP(
+            jmp_l(direct_forces=False),
+            [Task(graph=JMPGraphSettings(), name="qmof", targets=(Target(name="gap", kind="scalar"),))],
+        )
         small = model.with_blocks(range(1, num_blocks + 1))
     assert sum(p.numel() for p in small.parameters()) == parameters
 

@@ -19,21 +19,20 @@ from torch import Tensor
 import atomslim
 from atomslim.atoms import from_ase
 from atomslim.errors import CheckpointError, ConfigError
-from atomslim.families.jmp import JMP
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.models import BlockModel, Target, Task
 from atomslim.models import metadata as metadata_module
-from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.model_file import checksum, export_jmp, load, save
+from atomslim.models.model_file import checksum, export, load, save
 from small_models import CONSERVATIVE, DIRECT, jmp
 
 SCALARS = Task(
     name="properties",
     targets=(
         Target(name="gap", kind="scalar", reduction="mean", unit="eV", mean=2.19, std=1.18),
-        Target(name="r2", kind="r2", unit="Å²", bias=False),
+        Target(name="r2", kind="r2", unit="Å²"),
         Target(name="u0", kind="energy", references={1: -13.6, 8: -2042.0}, mean=0.1 + 0.2),
     ),
-    graph=GraphSettings.from_neighbours(7.0, 100, "invariant"),
+    graph=JMPGraphSettings.from_neighbours(7.0, 100, "invariant"),
 )
 
 
@@ -128,7 +127,7 @@ def test_a_file_can_be_saved_over_while_its_model_is_in_use(saved: Path) -> None
 def test_a_file_says_in_words_what_it_is(saved: Path) -> None:
     tensors, metadata = content(saved)
     assert tensors.keys() == jmp().state_dict().keys()
-    assert (metadata["format_version"], metadata["architecture"]) == (1, "jmp")
+    assert (metadata["format_version"], metadata["family"]) == (2, "jmp")
     assert metadata["units"] == {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
     assert metadata["versions"] == {"atomslim": atomslim.__version__, "torch": torch.__version__}
 
@@ -150,12 +149,12 @@ def test_dtype_and_device_are_chosen_on_loading(saved: Path) -> None:
 
 
 def test_the_public_names_are_these_functions() -> None:
-    assert (atomslim.load, atomslim.save, atomslim.export_jmp) == (load, save, export_jmp)
+    assert (atomslim.load, atomslim.save, atomslim.export) == (load, save, export)
 
 
 def test_tasks_are_replaced_on_loading(saved: Path) -> None:
     energy = Target(name="energy", kind="energy", std=2.0, mean=1.0)
-    other = Task(name="conservative", targets=(energy,), graph=GraphSettings(cutoff=5.0))
+    other = Task(name="conservative", targets=(energy,), graph=JMPGraphSettings(cutoff=5.0))
     model, plain = load(saved, tasks=[other]), load(saved)
     assert model.tasks == {"direct": plain.tasks["direct"], "conservative": other}
     assert model.history[-1] == {"operation": "set tasks", "tasks": ["direct", "conservative"]}
@@ -211,7 +210,7 @@ def test_a_newer_format_is_refused_by_name(saved: Path) -> None:
     metadata["versions"]["atomslim"] = "9.1"
     save_file(tensors, saved, {"atomslim": json.dumps(metadata)})
     assert refused(saved) == (
-        f"written in format version 99 by atomslim 9.1, but atomslim {atomslim.__version__} reads versions up to 1; "
+        f"written in format version 99 by atomslim 9.1, but atomslim {atomslim.__version__} reads versions up to 2; "
         "upgrade atomslim"
     )
 
@@ -221,13 +220,28 @@ def test_an_older_format_is_upgraded_step_by_step(saved: Path, monkeypatch: pyte
     metadata["chronicle"] = metadata.pop("history")
     save_file(tensors, saved, {"atomslim": json.dumps(metadata)})
     assert "chronicle" in refused(saved) or "history" in refused(saved)
-    monkeypatch.setattr(metadata_module, "FORMAT_VERSION", 3)
+    monkeypatch.setattr(metadata_module, "FORMAT_VERSION", 4)
     upgrades = {
-        1: lambda old: old | {"format_version": 2},
-        2: lambda old: {k: v for k, v in old.items() if k != "chronicle"} | {"history": old["chronicle"]},
+        2: lambda old: old | {"format_version": 3},
+        3: lambda old: {k: v for k, v in old.items() if k != "chronicle"} | {"history": old["chronicle"]},
     }
     monkeypatch.setattr(metadata_module, "UPGRADES", upgrades)
     assert_same_outputs(load(saved), jmp())
+
+
+def test_format_1_says_of_each_target_whether_its_head_has_biases(tmp_path: Path) -> None:
+    model = jmp(SCALARS, direct_forces=False, heads_without_bias=("properties.r2",))
+    save(model, tmp_path / "model.safetensors")
+    tensors, metadata = content(tmp_path / "model.safetensors")
+    assert metadata["config"].pop("heads_without_bias") == ["properties.r2"]
+    assert metadata.pop("family") == "jmp"
+    for target in metadata["tasks"][0]["targets"]:
+        target["bias"] = target["name"] != "r2"
+    first = metadata | {"architecture": "jmp", "format_version": 1}
+    save_file(tensors, tmp_path / "first.safetensors", {"atomslim": json.dumps(first)})
+    again = load(tmp_path / "first.safetensors")
+    assert again.tasks == model.tasks
+    assert_same_outputs(again, model)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +253,7 @@ def test_an_older_format_is_upgraded_step_by_step(saved: Path, monkeypatch: pyte
         ({"tasks": []}, "not part of the model: heads"),
         ({"tasks": [{"name": "a.b", "targets": []}]}, "tasks"),
         ({"block_ids": [1]}, "names 1 blocks for 2"),
-        ({"architecture": "orb"}, "unknown architecture 'orb'"),
+        ({"family": "nequick"}, "unknown family of models 'nequick'"),
         ({"unknown": 1}, "unknown"),
     ],
 )
@@ -291,7 +305,7 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("write", [save, export_jmp])
+@pytest.mark.parametrize("write", [save, export])
 def test_a_disk_that_fills_up_leaves_the_old_file(write: Any, tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_text("old")
@@ -304,13 +318,13 @@ def test_a_disk_that_fills_up_leaves_the_old_file(write: Any, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("write", [save, export_jmp])
+@pytest.mark.parametrize("write", [save, export])
 def test_a_missing_folder_is_an_error_of_the_system(write: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write(jmp(DIRECT), tmp_path / "nowhere" / "model")
 
 
-@pytest.mark.parametrize("write", [save, export_jmp])
+@pytest.mark.parametrize("write", [save, export])
 def test_another_architecture_is_refused(write: Any, tmp_path: Path) -> None:
     stub = dict.fromkeys(BlockModel.__abstractmethods__, lambda *_: None)
     other = type("OtherModel", (BlockModel,), stub)

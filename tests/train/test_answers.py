@@ -46,7 +46,7 @@ def learning(model: JMP) -> list[LearningTask]:
     for number, task in enumerate(model.tasks.values()):
         data = Samples(crystals() if number % 2 else waters(8, seed=number), name=f"set {number}")
         options = TaskOptions.model_validate({"name": task.name, "targets": own_targets(task, {}), "split": ASIDE})
-        made.append(prepare_task(data, options, normalisation=own_scales(task)))
+        made.append(prepare_task(data, options, normalisation=own_scales(task), graph=task.graph))
     return made
 
 

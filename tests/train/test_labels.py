@@ -47,12 +47,12 @@ def test_derivatives_are_those_of_the_tasks_that_occur(tasks: tuple[str, ...], m
     model, calls, derivatives = learner(), list[int](), JMP._derivatives
     batch = batch_of(model, waters(3), *tasks)
     terms = [term for task in model.tasks.values() for term in task_terms(task)]
-    sums = loss_sums(terms, model(batch.atoms, batch.topology, normalised=True), batch)
+    sums = loss_sums(terms, model(batch.atoms, batch.topology, normalised=True, create_graph=True), batch)
     expected = weighted_mean(terms, sums, torch.stack([part.count for part in sums]))
 
-    def counted(*arguments: Any) -> dict[str, Tensor]:
+    def counted(*arguments: Any, **more: Any) -> dict[str, Tensor]:
         calls.append(1)
-        return derivatives(*arguments)
+        return derivatives(*arguments, **more)
 
     monkeypatch.setattr(JMP, "_derivatives", counted)
     loss = Labels(terms).loss(model, batch, Tensor.detach)

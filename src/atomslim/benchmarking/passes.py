@@ -127,7 +127,8 @@ def _training(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], object
         with _trained(model, weights):
             optimiser.zero_grad()
             with computing(number_format, job.device):
-                sums = loss_sums(terms, model(batch, topology, [job.task], normalised=True), labelled)
+                outputs = model(batch, topology, [job.task], normalised=True, create_graph=True)
+                sums = loss_sums(terms, outputs, labelled)
                 loss = weighted_mean(terms, sums, torch.stack([part.count for part in sums]))
             scaler.scale(loss).backward()
             scaler.unscale_(optimiser)

@@ -283,7 +283,7 @@ class _Case:
         return Speed(
             structures=self.batch.num_structures,
             atoms=self.batch.num_atoms,
-            edges=len(self.topology.main.source) if hasattr(self.topology, "main") else 0,
+            edges=len(self.topology.edges().source),
             flops=round(self.flops / self.batch.num_structures),
             graph_seconds=min(graphs),
             reuse_seconds=min(reuse),

@@ -71,7 +71,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     from atomslim.inference.shards import predict_shards
 
     common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device, "strict": strict}
-    common |= {"weights": "raw" if raw_weights else "ema", "precision": precision}
+    common |= {"weights": "raw" if raw_weights else None, "precision": precision}
     for_folders = {"--format": form, "--shard-size": shard_size, "--process": process, "--resume": resume or None}
     if _is_file(output, [name for name, value in for_folders.items() if value is not None]):
         summary = predict_file(model, structures, output, **common)

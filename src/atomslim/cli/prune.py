@@ -30,7 +30,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     seed: int = 0,
     neighbours: float | None = None,
     scan_neighbours: str | None = None,
-    export_jmp: Path | None = None,
+    export: Path | None = None,
 ) -> None:
     """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
 
@@ -73,15 +73,15 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Let every task take at most so many main neighbours of an atom (20), or a share of them (0.5).
     scan_neighbours
         Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
-    export_jmp
-        Also write a checkpoint in JMP's own format.
+    export
+        Also write a checkpoint in the format of the model's family.
 
     """
     from atomslim.cli.settings import tasked
     from atomslim.errors import ConfigError
-    from atomslim.families.jmp.embedded import located
     from atomslim.models.model_file import checksum, load, save
-    from atomslim.models.model_file import export_jmp as write_jmp
+    from atomslim.models.model_file import export as write_checkpoint
+    from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
     cuts = neighbours is not None or any(value is not None for value in ways.values())
@@ -103,10 +103,10 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         from atomslim.compress.neighbours import with_neighbours
 
         small = with_neighbours(small, neighbours)
-    small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model))}
+    small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
     save(small, output)
-    if export_jmp is not None:
-        write_jmp(small, export_jmp)
+    if export is not None:
+        write_checkpoint(small, export)
     _report(output, whole, small, speed=speedup is not None)
 
 

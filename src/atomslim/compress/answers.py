@@ -38,7 +38,7 @@ class Layout:
     @classmethod
     def of(cls, teacher: BlockModel, weights: Weights) -> Self:
         """Return how the teacher's answers are kept for a loss with these weights."""
-        widths = {branch: layer.out_features for branch, layer in teacher.readout_first_layers().items()}
+        widths = {branch: readout.out_features for branch, readout in teacher.readout_maps().items()}
         return cls(
             dtype=str(next(teacher.parameters()).dtype).removeprefix("torch."),
             node=widths["node"] if weights.node else 0,
@@ -105,7 +105,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class StructureEdges:
-    """The main edges of a batch, structure by structure, in an order that nothing else in the batch changes."""
+    """The edges of a batch, structure by structure, in an order that nothing else in the batch changes."""
 
     order: NDArray[np.int64]
     """Rows of the batch's edges by structure, target, source and offset."""
@@ -128,8 +128,8 @@ class StructureEdges:
 
 def edges_of(batch: Batch) -> StructureEdges:
     """Sort the edges of a batch by structure."""
-    main = batch.topology.main
-    source, target, offset = (values.cpu().numpy() for values in (main.source, main.target, main.offset))
+    edges = batch.topology.edges()
+    source, target, offset = (values.cpu().numpy() for values in (edges.source, edges.target, edges.offset))
     order = np.lexsort((*offset.T, source, target))
     natoms = batch.atoms.natoms.cpu().numpy()
     structure = batch.atoms.batch.cpu().numpy()[target]

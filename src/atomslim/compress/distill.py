@@ -75,14 +75,22 @@ def require_pair(student: BlockModel, teacher: BlockModel) -> None:
 
 
 def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
-    """Return a linear map for each branch (node, edge) whose width differs, from the student's to the teacher's."""
-    ours, theirs = student.readout_first_layers(), teacher.readout_first_layers()
+    """Return a linear map from the student's features to the teacher's wherever their widths differ.
+
+    Those of the readout are called ``node`` and ``edge``, those of blocks ``node 3`` by their number in the original.
+    """
+    ours, theirs = student.readout_maps(), teacher.readout_maps()
+    both = [branch for branch in ours if branch in theirs]
+    pairs = {branch: (ours[branch].out_features, theirs[branch].out_features) for branch in both}
+    for branch in both:
+        mine, other = (
+            dict(zip((0, *model.block_ids), maps[branch].widths, strict=True))
+            for model, maps in ((student, ours), (teacher, theirs))
+        )
+        pairs |= {f"{branch} {block}": (mine[block], other[block]) for block in mine.keys() & other.keys()}
+    weight = next(student.parameters())
     return nn.ModuleDict(
-        {
-            branch: nn.Linear(layer.out_features, theirs[branch].out_features, bias=False).to(layer.weight)
-            for branch, layer in ours.items()
-            if branch in theirs and layer.out_features != theirs[branch].out_features
-        }
+        {name: nn.Linear(*widths, bias=False).to(weight) for name, widths in pairs.items() if widths[0] != widths[1]}
     )
 
 
@@ -144,17 +152,14 @@ def hessian_rows(
     """
     positions = batch.atoms.positions.detach().requires_grad_()
     moved = replace(batch.atoms, positions=positions)
-    was_training = model.training
-    model.training = True  # of the model alone: conservative forces keep their graph
     with torch.enable_grad():
-        outputs = model(moved, batch.topology, tasks_in(batch))
+        outputs = model(moved, batch.topology, tasks_in(batch), create_graph=True)
         chosen = positions.new_zeros(())
         for task in tasks_in(batch):
             if "forces" not in outputs[task]:
                 raise ConfigError(f"task {task}: has no forces, so there is no Hessian to learn: set its weight to 0")
             chosen = chosen + (row * outputs[task]["forces"])[_atoms_of(batch, task)].sum()
         gradient = torch.autograd.grad(chosen, positions, create_graph=create_graph)[0]
-    model.training = was_training
     return -gradient
 
 
@@ -215,12 +220,12 @@ def _block_parts(
         for branch in ("node", "edge"):
             mine, other = getattr(ours, branch), getattr(theirs, branch)
             if block in places and mine and other:
-                difference = _absolute(_mapped(maps, branch, mine[place]), other[places[block]])
+                difference = _absolute(_mapped(maps, f"{branch} {block}", mine[place]), other[places[block]])
                 yield Part(f"block {block}, {branch}", weights.blocks, difference)
 
 
-def _mapped(maps: nn.ModuleDict, branch: str, features: Tensor) -> Tensor:
-    mapped: Tensor = maps[branch](features) if branch in maps else features
+def _mapped(maps: nn.ModuleDict, name: str, features: Tensor) -> Tensor:
+    mapped: Tensor = maps[name](features) if name in maps else features
     return mapped
 
 

@@ -24,6 +24,7 @@ from atomslim.evaluation.accuracy import Accuracy, Errors
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 
@@ -34,16 +35,17 @@ def with_neighbours(model: Model, neighbours: float) -> Model:
     """Return a copy whose tasks take fewer neighbours of an atom: main ones, and those of the other graphs with them.
 
     ``neighbours`` is a whole number, the most that any task may take (a task that takes fewer already stays as it is),
-    or a share below 1 of what each task takes. Each of the other graphs shrinks in proportion, rounded down as JMP
-    does, but never to nothing. The weights are the same. Raises ConfigError for anything else.
+    or a share below 1 of what each task takes. What else a family caps shrinks with them. The weights are the same.
+    Raises ConfigError for anything else, and for a family that takes all neighbours within its cutoff.
     """
+    family_of(model).require("neighbour caps")
     small = copy.deepcopy(model)
     small.tasks = _reduced(model.tasks, neighbours)
     entry = {
         "operation": "reduce neighbours",
         "changes outputs": True,
-        "neighbours before": {name: task.graph.main for name, task in model.tasks.items()},
-        "neighbours after": {name: task.graph.main for name, task in small.tasks.items()},
+        "neighbours before": {name: task.graph.neighbours for name, task in model.tasks.items()},
+        "neighbours after": {name: task.graph.neighbours for name, task in small.tasks.items()},
     }
     small.history = [*model.history, entry]
     return small
@@ -56,7 +58,7 @@ class NeighbourRow:
     neighbours: int
     task: str
     edges: float
-    """Edges of the main graph per atom."""
+    """Edges per atom."""
     times: tuple[float, ...]
     """Seconds per structure, its graphs included, in each round."""
     flops: int
@@ -122,10 +124,11 @@ def neighbour_scan(
     structures of each task, evenly over its data. Raises as `atomslim.evaluation.batches.datasets` and
     `with_neighbours` do.
     """
+    family_of(model).require("neighbour caps")
     reduced = [_reduced(model.tasks, count) for count in neighbours]
     rows: list[NeighbourRow] = []
     for name, dataset in datasets(model, data).items():
-        tasks = {task.graph.main: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))}
+        tasks = {task.graph.neighbours: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))}
         cases = [_Case(model, task, dataset, spread_out(dataset, limit), batch_size) for task in tasks.values()]
         for case in cases:
             case.warm_up()
@@ -141,12 +144,9 @@ def _reduced(tasks: Mapping[str, Task], neighbours: float) -> dict[str, Task]:
 
 
 def _fewer(graph: GraphSettings, neighbours: float) -> GraphSettings:
-    main = int(neighbours) if neighbours >= 1 else max(1, int(neighbours * graph.main))
-    if main >= graph.main:
-        return graph
-    others = {name: getattr(graph, name) for name in ("atom", "atom_edge", "quad")}
-    fewer = {name: max(min(1, count), count * main // graph.main) for name, count in others.items()}
-    return graph.model_copy(update={"main": main, **fewer})
+    if neighbours >= 1:
+        return graph.fewer(int(neighbours))
+    return graph.fewer(max(1, int(neighbours * (graph.neighbours or 1))))
 
 
 @dataclass
@@ -178,14 +178,14 @@ class _Case:
             for batch in batches(self.model, self.task.name, self.samples, self.batch_size):
                 outputs = self.model.predict(batch.atoms, self.task.name, batch.topology)
                 accuracy.add(outputs, batch.targets, batch.atoms)
-                edges, atoms = edges + len(batch.topology.main), atoms + batch.atoms.num_atoms
+                edges, atoms = edges + len(batch.topology.edges().source), atoms + batch.atoms.num_atoms
         taken = time.perf_counter() - start
         self.edges, self.errors = edges / atoms, accuracy.result()
         return {"seconds": taken}
 
     def row(self) -> NeighbourRow:
         times = tuple(seconds / len(self.samples) for seconds in self.rounds.parts["seconds"])
-        return NeighbourRow(self.task.graph.main, self.task.name, self.edges, times, self.flops, self.errors)
+        return NeighbourRow(self.task.graph.neighbours or 0, self.task.name, self.edges, times, self.flops, self.errors)
 
 
 @contextmanager

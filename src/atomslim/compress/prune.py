@@ -17,9 +17,10 @@ from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_ou
 from atomslim.models.block_model import BlockModel
 
 Realign = Literal["sliced", "random", "least-squares"]
-"""What becomes of the readout's first layer, which reads the features of all blocks.
+"""What becomes of the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
 
-sliced: it keeps the columns of the kept blocks; random: it starts anew (the paper's RandomMLP), for fine-tuning only;
+sliced: it keeps the columns of the kept blocks (where only the last block is read, they go to the last one that is
+kept); random: it starts anew (the paper's RandomMLP), for fine-tuning only;
 least-squares: it is fitted to reproduce the full model's pre-activations on calibration structures.
 """
 
@@ -53,9 +54,8 @@ def keep_blocks(
         seed: of the random layer; None: drawn from torch's global generator.
 
     Raises:
-        ConfigError: blocks that the model does not have, least squares without calibration structures, calibration
-            structures for something else, or a re-alignment that a readout which does not take features side by side
-            cannot have.
+        ConfigError: blocks that the model does not have, least squares without calibration structures, or calibration
+            structures for something else.
         DataError: calibration structures that are not there or cannot be read.
 
     """
@@ -99,13 +99,11 @@ def places_of(model: BlockModel, blocks: Sequence[int]) -> tuple[int, ...]:
 
 
 def _draw_readout(small: BlockModel, seed: int | None) -> None:
-    if small.readout_kind != "concat":
-        raise ConfigError(f"the readout of this model takes features as {small.readout_kind!r}: use sliced")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        for layer in small.readout_first_layers().values():
-            layer.reset_parameters()
+        for readout in small.readout_maps().values():
+            readout.draw()
 
 
 def _structures(

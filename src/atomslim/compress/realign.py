@@ -1,14 +1,15 @@
-"""Least-squares re-alignment: a new first layer of the readout in closed form, without training.
+"""Least-squares re-alignment: a new linear map of the readout in closed form, without training.
 
-After a cut the readout's first layer g₁' takes the features f' of the kept blocks, computed by the cut model. Slicing
-drops the columns of the removed blocks and with them what they added to the pre-activations. Here g₁' reproduces the
-full model's pre-activations g₁ f as well as a linear map can, on a few hundred calibration structures:
+After a cut the readout's map g₁' (see `atomslim.models.readout`) takes the features f' of the kept blocks, computed by
+the cut model. Slicing drops the columns of the removed blocks and with them what they added to the pre-activations.
+Here g₁' reproduces the full model's pre-activations g₁ f as well as a linear map can, on a few hundred calibration
+structures:
 
     W = argmin Σ_rows ‖f' W^T − f W_full^T‖² + λ Σ_columns A_kk ‖w_k − w⁰_k‖²
 
 | symbol | variable | meaning |
 |---|---|---|
-| f' | kept | features of the kept blocks in the cut model, one row per atom (per edge), (rows, k) |
+| f' | kept | features of the blocks that the cut model's readout takes, one row per atom (per edge), (rows, k) |
 | f W_full^T | wanted | pre-activations of the full model, the same rows, (rows, d) |
 | A = f'^T f', B = f'^T f W_full^T | gram, cross | normal equations, float64, added up batch by batch |
 | w⁰ | prior | the sliced weights, to which W goes as λ grows |
@@ -28,11 +29,13 @@ from warnings import warn
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from atomslim.atoms import AtomsBatch
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.models.block_model import BlockFeatures, BlockModel
+from atomslim.models.readout import ReadoutMap
 
 RIDGES = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e6)
 """Tried on held-out batches; the last one all but keeps the sliced layer."""
@@ -128,9 +131,10 @@ class _Branch:
     held_out: NormalEquations
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> "_Branch":
-        device = "cpu" if layer.weight.device.type == "mps" else layer.weight.device  # which has no float64
-        one, two = (NormalEquations.zeros(layer.in_features, layer.out_features, device) for _ in range(2))
+    def of(cls, readout: ReadoutMap) -> "_Branch":
+        device = readout.weight().device
+        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        one, two = (NormalEquations.zeros(readout.in_features, readout.out_features, device) for _ in range(2))
         return cls(one, two)
 
 
@@ -141,7 +145,7 @@ def realign(
     *,
     ridge: float | None = None,
 ) -> dict[str, Fit]:
-    """Fit the readout's first layers of ``small``, a cut of ``full``, in place; return how well, by branch.
+    """Fit the readout's maps of ``small``, a cut of ``full``, in place; return how well, by branch.
 
     Args:
         small: the cut model, its readout sliced.
@@ -150,35 +154,32 @@ def realign(
         ridge: λ; None: chosen on held-out batches (1e-6 where there are fewer than four).
 
     Raises:
-        ConfigError: a readout that does not take features side by side, models that are not of one family, or a
-            negative ridge.
+        ConfigError: models that are not of one family, or a negative ridge.
         DataError: no calibration structures, or features that are not finite.
 
     """
     if ridge is not None and not 0 <= ridge < float("inf"):
         raise ConfigError(f"least-squares: ridge {ridge}: give 0 or more")
-    layers, wholes = _first_layers(small, full)
-    branches = {name: _Branch.of(layer) for name, layer in layers.items()}
+    maps, wholes = _maps(small, full)
+    branches = {name: _Branch.of(readout) for name, readout in maps.items()}
     structures = 0
     with _inference(small), _inference(full):
         for number, (batch, topology) in enumerate(batches, start=1):
             kept, whole = small.features(batch, topology), full.features(batch, topology)
             for name, branch in branches.items():
                 part = branch.fit if number % HELD_OUT else branch.held_out
-                part.add(*_rows(kept, whole, wholes[name], name, number))
+                part.add(*_rows(name, number, (maps[name], _of(kept, name)), (wholes[name], _of(whole, name))))
             structures += batch.num_structures
     if not structures:
         raise DataError("least-squares: there are no calibration structures: give some, with their task")
-    return {name: _fit(layers[name], branch, ridge, name, structures) for name, branch in branches.items()}
+    return {name: _fit(maps[name], branch, ridge, name, structures) for name, branch in branches.items()}
 
 
-def _first_layers(small: BlockModel, full: BlockModel) -> tuple[dict[str, nn.Linear], dict[str, nn.Linear]]:
-    if small.readout_kind != "concat":
-        raise ConfigError(f"the readout of this model takes features as {small.readout_kind!r}: use sliced")
-    layers, wholes = small.readout_first_layers(), full.readout_first_layers()
-    if layers.keys() != wholes.keys() or any(layers[name].out_features != wholes[name].out_features for name in layers):
+def _maps(small: BlockModel, full: BlockModel) -> tuple[dict[str, ReadoutMap], dict[str, ReadoutMap]]:
+    maps, wholes = small.readout_maps(), full.readout_maps()
+    if maps.keys() != wholes.keys() or any(maps[name].out_features != wholes[name].out_features for name in maps):
         raise ConfigError("least-squares: one model is no cut of the other: give the model it was cut from")
-    return layers, wholes
+    return maps, wholes
 
 
 @contextmanager
@@ -194,32 +195,30 @@ def _inference(model: BlockModel) -> Iterator[None]:
 
 
 def _rows(
-    kept: BlockFeatures, whole: BlockFeatures, layer: nn.Linear, branch: str, number: int
+    branch: str, number: int, kept: tuple[ReadoutMap, Sequence[Tensor]], whole: tuple[ReadoutMap, Sequence[Tensor]]
 ) -> tuple[Float[Tensor, "rows k"], Float[Tensor, "rows d"]]:
-    """Return the cut model's features and the full model's pre-activations of batch `number`."""
-    small, full = _side_by_side(kept, branch), _side_by_side(whole, branch)
-    if len(small) != len(full):
-        raise ConfigError(f"least-squares: {len(small)} and {len(full)} {branch} rows: the models see other edges")
-    wanted = layer(full)
-    if not bool(torch.isfinite(small).all() & torch.isfinite(wanted).all()):
+    """Return what the cut model's readout takes, and what the full model's map makes of its own (without biases)."""
+    ours, theirs = (readout.inputs(features) for readout, features in (kept, whole))
+    if len(ours) != len(theirs):
+        raise ConfigError(f"least-squares: {len(ours)} and {len(theirs)} {branch} rows: the models see other edges")
+    wanted = functional.linear(theirs, whole[0].weight())
+    if not bool(torch.isfinite(ours).all() & torch.isfinite(wanted).all()):
         raise DataError(f"least-squares: calibration batch {number} has features that are not finite: check its data")
-    return small, wanted
+    return ours, wanted
 
 
-def _side_by_side(features: BlockFeatures, branch: str) -> Float[Tensor, "rows k"]:
-    blocks: Sequence[Tensor] = features.node if branch == "node" else features.edge
-    return torch.cat(tuple(blocks), dim=-1)
+def _of(features: BlockFeatures, branch: str) -> Sequence[Tensor]:
+    return features.node if branch == "node" else features.edge
 
 
-def _fit(layer: nn.Linear, branch: _Branch, ridge: float | None, name: str, structures: int) -> Fit:
-    prior = layer.weight.detach().to(branch.fit.gram.device).double().clone()
+def _fit(readout: ReadoutMap, branch: _Branch, ridge: float | None, name: str, structures: int) -> Fit:
+    prior = readout.weight().detach().to(branch.fit.gram.device).double().clone()
     every = branch.fit.plus(branch.held_out)
     chosen = ridge if ridge is not None else _best_ridge(branch, prior)
     weight, used = every.solve(prior, chosen)
     if used > chosen:
         _say_singular(name, chosen, used)
-    with torch.no_grad():
-        layer.weight.copy_(weight.to(layer.weight))
+    readout.assign(weight)
     tested, fitted = (branch.held_out, branch.fit.solve(prior, used)[0]) if branch.held_out.rows else (every, weight)
     return Fit(structures, every.rows, branch.held_out.rows, used, tested.explained(prior), tested.explained(fitted))
 

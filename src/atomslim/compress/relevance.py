@@ -95,7 +95,7 @@ def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict
     """
     names = list(dict.fromkeys(term.task for term in terms))
     with differentiable(model):
-        trace = model.trace(batch.atoms, batch.topology, names, normalised=True)
+        trace = model.trace(batch.atoms, batch.topology, names, normalised=True, create_graph=True)
         sums = loss_sums(terms, trace.outputs, batch)
         counts = torch.stack([part.count for part in sums])
         if not bool(counts.any()):
@@ -117,11 +117,10 @@ def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict
 
 @contextmanager
 def differentiable(model: BlockModel) -> Iterator[None]:
-    """Let losses of derivatives be differentiated, all weights taking part, while dropout stays off."""
+    """Let losses be differentiated, all weights taking part, while dropout stays off."""
     was_training = model.training
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     model.eval()
-    model.training = True  # of the model alone: its forces keep their graph, its layers stay in evaluation mode
     for weight in frozen:
         weight.requires_grad_(True)
     try:

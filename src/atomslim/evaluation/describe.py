@@ -13,19 +13,19 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import nn
 
-from atomslim.families.jmp.gemnet_oc.layers import ScaleFactor
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 from atomslim.models.metadata import Metadata
 from atomslim.models.model_file import load
 
-CONVENTION = "Parameters are the weights that training changes; scale factors and other buffers are not counted."
+CONVENTION = "Parameters are the weights that training changes; fitted scale factors and other buffers are not counted."
 
 
 @dataclass(frozen=True)
 class Description:
     """What `atomslim info` shows of a model; `as_dict` gives it as plain data, printing it with rich as tables."""
 
-    architecture: str
+    family: str
     file: str | None
     dtype: str
     sizes: dict[str, Any]
@@ -35,8 +35,8 @@ class Description:
     units: dict[str, str]
     parameters: int
     parameters_by_part: dict[str, int]
-    scale_factors: int
-    unfitted_scale_factors: int
+    details: dict[str, int]
+    """What only models of this family have."""
     notes: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
 
@@ -56,9 +56,11 @@ class Description:
 
     def _parts(self) -> Iterator[RenderableType]:
         blocks = ", ".join(map(str, self.blocks)) or "none"
-        yield Text(f"{self.file or 'model in memory'}: architecture {self.architecture}, {self.dtype}")
+        yield Text(f"{self.file or 'model in memory'}: family {self.family}, {self.dtype}")
         yield Text(f"Interaction blocks: {len(self.blocks)} (of the original: {blocks})")
-        yield Text(f"Scale factors: {self.scale_factors}, of which {self.unfitted_scale_factors} are not fitted\n")
+        for name, count in self.details.items():
+            yield Text(f"{name.replace('_', ' ').capitalize()}: {count}")
+        yield Text()
         yield _targets_table(self.tasks)
         yield _graphs_table(self.tasks)
         yield _parameters_table(self.parameters, self.parameters_by_part)
@@ -73,16 +75,14 @@ class Description:
 def describe(model: BlockModel | str | os.PathLike[str], *, raw_weights: bool = False) -> Description:
     """Describe a model, or the model of a file.
 
-    ``raw_weights`` looks at the last weights of a JMP checkpoint instead of their averages. Raises CheckpointError for
-    a file that cannot be read.
+    ``raw_weights`` looks at the last weights of a checkpoint instead of their averages, where it has both. Raises
+    CheckpointError for a file that cannot be read.
     """
     file = None if isinstance(model, BlockModel) else Path(model).name
-    loaded = model if isinstance(model, BlockModel) else load(model, weights="raw" if raw_weights else "ema")
-    metadata = Metadata.of(loaded)
-    factors = [module.factor for module in loaded.modules() if isinstance(module, ScaleFactor)]
-    unfitted = sum(not factor for factor in factors)
+    loaded = model if isinstance(model, BlockModel) else load(model, weights="raw" if raw_weights else None)
+    metadata, family = Metadata.of(loaded), family_of(loaded)
     return Description(
-        architecture=metadata.architecture,
+        family=metadata.family,
         file=file,
         dtype=str(next(loaded.parameters()).dtype).removeprefix("torch."),
         sizes=metadata.config.model_dump(mode="json"),
@@ -91,9 +91,8 @@ def describe(model: BlockModel | str | os.PathLike[str], *, raw_weights: bool = 
         units=metadata.units,
         parameters=count_parameters([loaded]),
         parameters_by_part={name: count_parameters(modules) for name, modules in loaded.parts().items()},
-        scale_factors=len(factors),
-        unfitted_scale_factors=unfitted,
-        notes=tuple(_notes(metadata, unfitted)),
+        details=family.details(loaded),
+        notes=tuple(_notes(metadata, family.notes(loaded))),
         history=tuple(metadata.history),
     )
 
@@ -104,11 +103,10 @@ def count_parameters(modules: Iterable[nn.Module]) -> int:
     return sum(parameter.numel() for parameter in parameters.values())
 
 
-def _notes(metadata: Metadata, unfitted: int) -> Iterator[str]:
+def _notes(metadata: Metadata, of_family: list[str]) -> Iterator[str]:
     if not metadata.history:
         yield "untrained, as far as its history tells: the weights may be random"
-    if unfitted:
-        yield f"{unfitted} of the scale factors are not fitted and act as 1"
+    yield from of_family
     notes: list[str] = []
     for entry in metadata.history:
         notes = [] if entry.get("operation") == "set tasks" else notes + entry.get("notes", [])
@@ -132,7 +130,7 @@ def _targets_table(tasks: Iterable[dict[str, Any]]) -> Table:
 def _graphs_table(tasks: Iterable[dict[str, Any]]) -> Table:
     graphs = {task["name"]: task["graph"] for task in tasks}
     keys = next(iter(graphs.values())).keys()
-    table = Table("task", *keys, title="Graphs: cutoff in Å, neighbours kept, symmetrisation", box=SIMPLE_HEAD)
+    table = Table("task", *keys, title="Graphs: cutoff in Å, and what else they are made by", box=SIMPLE_HEAD)
     for name, graph in graphs.items():
         table.add_row(name, *(str(graph[key]) for key in keys))
     return table

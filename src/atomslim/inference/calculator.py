@@ -120,7 +120,7 @@ class Calculator(AseCalculator):
         batch = batch.to(next(self.model.parameters()).device)
         with evaluation_mode(self.model):
             topology = self.model.topology(batch, self.task.name, pairs=pairs)
-            self._report_trimming(float(topology.trimmed.max()))
+            self._report_trimming(float(topology.left_out().max()))
             outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
         self.results = _results(outputs, self.task, self.atoms)
 
@@ -149,7 +149,7 @@ class Calculator(AseCalculator):
             return
         graph = self.task.graph
         problem = (
-            f"task {self.task.name} keeps the {graph.main} nearest neighbours of an atom, which leaves out "
+            f"task {self.task.name} keeps the {graph.neighbours} nearest neighbours of an atom, which leaves out "
             f"{trimmed:.1%} of the pairs within {graph.cutoff:g} Å, and the energy can jump when atoms change ranks"
         )
         if self.strict:

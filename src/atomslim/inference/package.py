@@ -24,16 +24,16 @@ from torch import Tensor
 from atomslim import __version__
 from atomslim.atoms import find_pairs, from_ase
 from atomslim.errors import AtomslimError, ConfigError
-from atomslim.families.jmp.model import JMP
 from atomslim.files import atomic_write
 from atomslim.inference.calculator import energy_target, evaluation_mode, ready
 from atomslim.inference.program import INPUTS, OUTPUTS, Program, inputs_of, traced
 from atomslim.models.block_model import BlockModel, without_parameter_gradients
+from atomslim.models.family import family_of
 
 ENTRY = "atomslim"
 """Name of our entry in a package's metadata."""
 
-FORMAT = 1
+FORMAT = 2
 """Changes when a program that runs packages would have to change."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -69,7 +69,7 @@ def package(
     structures of 1 to 60 atoms and compared with the model.
 
     Args:
-        model: a JMP, or what `atomslim.load` takes.
+        model: a model of a family that can be packaged, or what `atomslim.load` takes.
         output: the ``.pt2`` file to write.
         task: name of the task head; needed where the model has several.
         device: what the package runs on; by default where the model is.
@@ -79,8 +79,8 @@ def package(
         How far the package is from the model.
 
     Raises:
-        ConfigError: an unknown task or one without energies in eV or forces, a model that is no JMP, a name that does
-            not end in ``.pt2``, a device that is not there, no C++ compiler.
+        ConfigError: an unknown task or one without energies in eV or forces, a model of a family that cannot be
+            packaged, a name that does not end in ``.pt2``, a device that is not there, no C++ compiler.
         CheckpointError: a model file that cannot be read.
         AtomslimError: a package that disagrees with the model; no file is written.
 
@@ -140,6 +140,8 @@ def description(program: Program) -> dict[str, Any]:
         "outputs": [{"name": name, "dtype": dtype, "shape": shape} for name, (dtype, shape) in outputs.items()],
         "forces": "conservative" if program.task.conservative else "direct",
         "cutoff": program.task.graph.cutoff,
+        "neighbours": program.task.graph.neighbours,
+        "family": family_of(program.model).name,
         "task": program.task.model_dump(mode="json"),
         "device": weight.device.type,
         "weights": str(weight.dtype).removeprefix("torch."),
@@ -200,8 +202,7 @@ def _distance(what: str, found: Tensor, expected: Tensor, tolerance: float) -> f
 
 def _program(model: BlockModel, task: str | None) -> Program:
     """Raises ConfigError for what cannot be packaged."""
-    if not isinstance(model, JMP):
-        raise ConfigError(f"{type(model).__name__}: only JMP models can be packaged")
+    family_of(model).require("packages")
     whole = copy.copy(model)  # of the module only: weights are shared
     whole.checkpoint_blocks = False
     program = Program(whole, whole.task(task))

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from atomslim.errors import AtomslimError, CheckpointError, StructureError
 from atomslim.inference.calculator import Calculator, CandidatePairs
 from atomslim.inference.package import ENTRY, FORMAT
 from atomslim.inference.program import inputs_of
+from atomslim.models.registry import family
 from atomslim.models.tasks import Task
 
 ANEW = "make it anew with atomslim package"
@@ -50,7 +51,7 @@ class PackagedCalculator(Calculator):
         """
         AseCalculator.__init__(self)
         self._run, self.description = load_package(package)
-        self.task = Task.model_validate(self.description["task"])
+        self.task = _task(self.description)
         self.strict = strict
         stress = ["stress"] if self.task.conservative else []
         self.implemented_properties = ["energy", "free_energy", "forces", *stress]
@@ -79,7 +80,7 @@ class PackagedCalculator(Calculator):
         pairs = within(pairs, batch, self.task.graph.cutoff)
         if not len(pairs):
             raise StructureError(f"no two atoms are within {self.task.graph.cutoff:g} Å: a package needs a pair")
-        self._report_trimming(_trimmed(pairs, min(self.task.graph.main, self.task.graph.atom)))
+        self._report_trimming(_trimmed(pairs, self.task.graph.neighbours))
         inputs = inputs_of(batch, pairs)
         outputs = self._run(*(tensor.to(self.description["device"]) for tensor in inputs))
         self._keep([tensor.cpu() for tensor in outputs], self.atoms)
@@ -124,7 +125,15 @@ def describe_package(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def _trimmed(pairs: Pairs, neighbours: int) -> float:
+def _task(found: Mapping[str, Any]) -> Task:
+    """Return the task of a description, its graphs as the model's family has them."""
+    graph = family(found["family"]).graph_settings.model_validate(found["task"]["graph"])
+    return Task.model_validate(found["task"] | {"graph": graph})
+
+
+def _trimmed(pairs: Pairs, neighbours: int | None) -> float:
     """Return the share of the pairs that a cap on each atom's neighbours leaves out."""
+    if neighbours is None:
+        return 0.0
     counts = torch.bincount(pairs.target)
     return 1.0 - float(counts.clamp(max=neighbours).sum()) / len(pairs)

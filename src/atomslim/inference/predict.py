@@ -3,7 +3,7 @@
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from atomslim.atoms import concatenate
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
-from atomslim.families.jmp.checkpoint import Weights
 from atomslim.files import atomic_write
 from atomslim.inference.inputs import Frame, naming_structure, open_inputs, read_inputs
 from atomslim.inference.results import Prediction, Results, write_frame
@@ -132,7 +131,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
     *,
     batch_size: int = 512,
     device: Device = "cpu",
-    weights: Weights = "ema",
+    weights: str | None = None,
     precision: Policy | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -151,7 +150,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         task: name of the task head; needed where the model has several.
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
-        weights: of a JMP checkpoint, the averaged ones or the last raw ones.
+        weights: which of the weights of a checkpoint, as for `load`.
         precision: what is computed in, as for `load`.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
         progress: show it on stderr, where that is a terminal.
@@ -217,10 +216,10 @@ def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None,
         if len(frames) == 1:
             raise
         return [predict_frames(model, [frame], task, device)[0] for frame in frames]
-    results = _split(outputs, batch.natoms.tolist())
+    results = _split(outputs, batch.natoms.tolist(), {"forces", *model.atom_outputs})
     return [
         Prediction(_meaningful(frame.atoms, result), trimmed)
-        for frame, result, trimmed in zip(frames, results, topology.trimmed.tolist(), strict=True)
+        for frame, result, trimmed in zip(frames, results, topology.left_out().tolist(), strict=True)
     ]
 
 
@@ -242,11 +241,11 @@ def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
         ) from error
 
 
-def _split(outputs: dict[str, Tensor], natoms: Sequence[int]) -> list[Results]:
-    """Deal out the results of a batch to its structures: forces by atom, everything else by structure."""
+def _split(outputs: dict[str, Tensor], natoms: Sequence[int], by_atom: Collection[str]) -> list[Results]:
+    """Deal out the results of a batch to its structures: those named by atom, everything else by structure."""
     arrays = {name: values.detach().double().cpu().numpy() for name, values in outputs.items()}
     dealt = {
-        name: np.split(values, np.cumsum(natoms)[:-1]) if name == "forces" else list(values)
+        name: np.split(values, np.cumsum(natoms)[:-1]) if name in by_atom else list(values)
         for name, values in arrays.items()
     }
     return [{name: values[index] for name, values in dealt.items()} for index in range(len(natoms))]

@@ -28,9 +28,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from atomslim.atoms import AtomsBatch, Pairs
-from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
-from atomslim.families.jmp.model import JMP
-from atomslim.models.block_model import ReadoutFeatures
+from atomslim.models.block_model import BlockModel, ReadoutFeatures
+from atomslim.models.family import family_of
 from atomslim.models.tasks import Target, TargetKind, Task
 
 INPUTS: dict[str, tuple[str, list[int | str]]] = {
@@ -55,7 +54,7 @@ OUTPUTS: dict[str, tuple[str, list[int | str]]] = {
 class Program:
     """A task of a model, to be called with the inputs above; gives the outputs in their order."""
 
-    model: JMP
+    model: BlockModel
     task: Task
 
     def __call__(
@@ -91,7 +90,7 @@ class Program:
         return self._named("conservative_forces" if self.task.conservative else "direct_forces")
 
     def _outputs(self, structure: AtomsBatch, neighbours: Tensor, offsets: Tensor) -> dict[str, Tensor]:
-        topology = matrix_topology(structure, neighbours, offsets, self.task.graph)
+        topology = family_of(self.model).graph_from_matrix(structure, neighbours, offsets, self.task.graph)
         features = self.model.features(structure, topology, edges=self.task.direct and not self.task.conservative)
         raw = self._raw_outputs(self.model.read(features))
         return self.model.physical_outputs(raw, self.task, structure)

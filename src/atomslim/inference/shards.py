@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atomslim.errors import ConfigError
-from atomslim.families.jmp.checkpoint import Weights
 from atomslim.files import atomic_write, leftovers
 from atomslim.inference.inputs import Frame, Input, open_inputs, read_inputs
 from atomslim.inference.predict import Device, PredictionSummary, Predictor, listed, require_runnable, shown_progress
@@ -30,6 +29,7 @@ from atomslim.inference.process import own_device, process_of
 from atomslim.inference.results import Prediction, parquet_package, write_extxyz, write_parquet
 from atomslim.models.model_file import load
 from atomslim.models.precision import DEFAULT, Policy
+from atomslim.models.registry import located
 from atomslim.models.tasks import Task
 
 Format = Literal["extxyz", "parquet"]
@@ -50,7 +50,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     resume: bool = False,
     batch_size: int = 512,
     device: Device = "cpu",
-    weights: Weights = "ema",
+    weights: str | None = None,
     precision: Policy | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -69,7 +69,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
         resume: go on with what is in the folder.
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
-        weights: of a JMP checkpoint, the averaged ones or the last raw ones.
+        weights: which of the weights of a checkpoint, as for `load`.
         precision: what is computed in, as for `load`.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
         progress: show it on stderr, where that is a terminal.
@@ -94,7 +94,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     model = load(model_path, weights=weights, device=place, precision=precision)
     chosen = model.task(task)
     inputs = open_inputs(sources)
-    identity = _identity(model_path, weights, inputs, chosen.name, shards)
+    identity = _identity(model_path, weights or "", inputs, chosen.name, shards)
     identity |= {"precision": precision or DEFAULT}
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
@@ -228,7 +228,7 @@ def _require_apart(folder: Path, sources: Sequence[str]) -> None:
 def _identity(
     model_path: str | os.PathLike[str], weights: str, inputs: Sequence[Input], task: str, shards: Shards
 ) -> dict[str, Any]:
-    with Path(model_path).open("rb") as file:
+    with located(model_path)[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": {"sha256": digest, "weights": weights},

@@ -2,24 +2,32 @@
 
     embed → block 1 → … → block b → features of every block → readout → heads
 
-Block 0 is the embedding, which is never removed; blocks 1 … b are the interaction blocks. To add an architecture,
-subclass `BlockModel`, fill in its abstract methods, and run the checks of `atomslim.testing` on it.
+Block 0 is the embedding, which is never removed; blocks 1 … b are the interaction blocks. To add a family, subclass
+`BlockModel`, fill in its abstract methods, say the rest in a `Family`, and run the checks of `atomslim.testing`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.errors import ConfigError
+from atomslim.models.family import Family
+from atomslim.models.graph import Graph
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.outputs import physical
 from atomslim.models.precision import Precision, computing, format_of, without_autocast
+from atomslim.models.readout import ReadoutMap
 from atomslim.models.tasks import Task
 from atomslim.threads import fitting_threads
 
@@ -27,7 +35,8 @@ ReadoutKind = Literal["concat", "sum", "last"]
 """How the readout takes the features of all blocks.
 
 concat: side by side, so that a cut slices its first layer; sum: added up, so that a cut drops a term; last: only the
-last block's, so that a cut hands it an earlier state and re-alignment or distillation has to follow.
+last block's, so that a cut hands it an earlier state and re-alignment or distillation has to follow. Whatever it is,
+`BlockModel.readout_maps` gives it as one linear map.
 """
 
 Predictions = dict[str, dict[str, Tensor]]
@@ -36,13 +45,16 @@ Predictions = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class BlockFeatures:
-    """Features of every block, embedding first: place i belongs to block i."""
+    """Features of every block, embedding first: place i belongs to block i. Widths may differ from block to block.
 
-    node: tuple[Float[Tensor, "n d_node"], ...]
-    edge: tuple[Float[Tensor, "E d_edge"], ...]
+    They do not change when a structure is turned: an equivariant family hands over its scalars.
+    """
+
+    node: tuple[Float[Tensor, "n _"], ...]
+    edge: tuple[Float[Tensor, "E _"], ...]
     """Empty where the model reads nothing from edges."""
     context: Any
-    """What the architecture's heads need besides features (directions of edges, say)."""
+    """What only the family itself looks at: directions of edges, or features that turn with the structure."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +78,18 @@ class Trace:
 class BlockModel(nn.Module, ABC):
     """A model whose blocks can be scored, removed and distilled.
 
-    ``tasks`` says what it predicts, ``block_ids`` which blocks of the original model (1 … b) its own blocks are, and
-    ``history`` what was done to it since.
+    ``tasks`` says what it predicts, ``block_ids`` which blocks of the original model (1 … b) its own blocks are,
+    ``history`` what was done to it since, and ``config`` what it is built from besides its tasks.
     """
 
+    family: ClassVar[Family | None] = None
+    """What can be done with models of this class beyond this interface; None: they cannot be saved."""
+    graph_settings: ClassVar[type[GraphSettings]] = GraphSettings
+    """Which class the graph settings of its tasks are of."""
     readout_kind: ClassVar[ReadoutKind]
+    atom_outputs: Mapping[str, str] = MappingProxyType({})
+    """Names and units of what the model says of each atom besides its targets: {"magmoms": "μB"}, say."""
+    config: BaseModel
     tasks: dict[str, Task]
     block_ids: tuple[int, ...]
     history: list[dict[str, Any]]
@@ -78,6 +97,14 @@ class BlockModel(nn.Module, ABC):
     """Whether training recomputes each block in the backward pass instead of keeping what is inside it."""
     precision: Precision | None = None
     """What `predict` computes in, see `atomslim.models.precision`; None: the default. No model file holds it."""
+
+    @classmethod
+    def settled(cls, tasks: Iterable[Task]) -> dict[str, Task]:
+        """Return tasks by name, their graphs as this class has them; raises ConfigError for graphs it cannot have."""
+        own = ((task, cls.graph_settings.of(task.graph)) for task in tasks)
+        return {
+            task.name: task if graph is task.graph else task.model_copy(update={"graph": graph}) for task, graph in own
+        }
 
     @property
     def num_blocks(self) -> int:
@@ -87,11 +114,10 @@ class BlockModel(nn.Module, ABC):
     @abstractmethod
     def topology(
         self, batch: AtomsBatch, tasks: str | Sequence[str] | None = None, *, pairs: Pairs | None = None
-    ) -> Any:
+    ) -> Graph:
         """Return the graphs of a batch as its task defines them: one task for all, or one for each structure.
 
-        ``pairs`` reuses candidates found earlier with a cutoff at least as large as the task's. What is returned has
-        ``trimmed`` (b,): the share of the pairs within the cutoff that a cap on neighbours left out.
+        ``pairs`` reuses candidates found earlier with a cutoff at least as large as the task's.
         """
 
     @abstractmethod
@@ -107,15 +133,21 @@ class BlockModel(nn.Module, ABC):
 
     @abstractmethod
     def raw_outputs(self, readout: ReadoutFeatures, task: Task) -> dict[str, Tensor]:
-        """Return the raw numbers of a task's heads; targets that are derivatives are left out."""
+        """Return the raw numbers of a task's heads, and ``atom_outputs``; targets that are derivatives are left out."""
 
-    @abstractmethod
     def physical_outputs(self, raw: dict[str, Tensor], task: Task, batch: AtomsBatch) -> dict[str, Tensor]:
-        """Turn raw numbers into physical ones."""
+        """Turn raw numbers into physical ones by mean, std and references of each target; others pass unchanged."""
+        targets = {target.name: target for target in task.targets}
+        return {
+            name: physical(value, targets[name], batch) if name in targets else value for name, value in raw.items()
+        }
 
     @abstractmethod
-    def readout_first_layers(self) -> dict[str, nn.Linear]:
-        """Return the readout's first layer for ``node`` and, with an edge branch, ``edge`` features."""
+    def readout_maps(self) -> dict[str, ReadoutMap]:
+        """Return the readout's linear map over ``node`` and, with an edge branch, ``edge`` features.
+
+        What it gives is as wide as `ReadoutFeatures` of the branch.
+        """
 
     @abstractmethod
     def with_blocks(self, indices: Sequence[int]) -> Self:
@@ -129,6 +161,9 @@ class BlockModel(nn.Module, ABC):
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters by part: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
 
+    def rename_heads(self, names: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        """Give heads new names, (task, target) → (task, target); nothing to do where modules are not named so."""
+
     def forward(
         self,
         batch: AtomsBatch,
@@ -136,16 +171,18 @@ class BlockModel(nn.Module, ABC):
         tasks: Iterable[str] | None = None,
         *,
         normalised: bool = False,
+        create_graph: bool = False,
     ) -> Predictions:
         """Return the predictions of ``tasks`` (default: all) for every structure of the batch.
 
         Energies (b,) in eV, forces (n, 3) in eV/Å, stress (b, 3, 3) in eV/Å³ (ASE's sign: positive is tension; only
         with conservative forces and for periodic structures; NaN for others in the batch and for cells without a
-        volume, such as slabs with two lattice vectors), scalar targets (b,) in their own unit; ``normalised`` leaves
-        out mean, std and references. Without a topology, that of the first task is built. Raises ConfigError for an
-        unknown task.
+        volume, such as slabs with two lattice vectors), scalar targets (b,) in their own unit, and ``atom_outputs``
+        (n,); ``normalised`` leaves out mean, std and references. With ``create_graph`` conservative forces and stress
+        can be differentiated, too, as a loss of theirs needs. Without a topology, that of the first task is built.
+        Raises ConfigError for an unknown task.
         """
-        return self._run(batch, topology, tasks, normalised=normalised, edges=False).outputs
+        return self._run(batch, topology, tasks, normalised=normalised, create_graph=create_graph, edges=False).outputs
 
     def trace(
         self,
@@ -154,12 +191,20 @@ class BlockModel(nn.Module, ABC):
         tasks: Iterable[str] | None = None,
         *,
         normalised: bool = False,
+        create_graph: bool = False,
     ) -> Trace:
         """Return the predictions that `forward` describes, with all features and readouts, in one pass."""
-        return self._run(batch, topology, tasks, normalised=normalised, edges=True)
+        return self._run(batch, topology, tasks, normalised=normalised, create_graph=create_graph, edges=True)
 
     def _run(
-        self, batch: AtomsBatch, topology: Any, tasks: Iterable[str] | None, *, normalised: bool, edges: bool
+        self,
+        batch: AtomsBatch,
+        topology: Any,
+        tasks: Iterable[str] | None,
+        *,
+        normalised: bool,
+        create_graph: bool,
+        edges: bool,
     ) -> Trace:
         chosen = [self.task(name) for name in (self.tasks if tasks is None else tasks)]
         if topology is None:
@@ -171,7 +216,8 @@ class BlockModel(nn.Module, ABC):
                 batch, strain = _strained(batch)
             features = self.features(batch, topology, edges=edges or any(task.direct for task in chosen))
             readout = self.read(features)
-            outputs = {task.name: self._outputs(readout, task, batch, strain, normalised=normalised) for task in chosen}
+            derive = partial(self._derivatives, batch=batch, strain=strain, create_graph=create_graph)
+            outputs = {task.name: self._outputs(readout, task, batch, derive, normalised=normalised) for task in chosen}
         return Trace(features, readout, outputs)
 
     def predict(
@@ -205,27 +251,35 @@ class BlockModel(nn.Module, ABC):
         return self.tasks[name]
 
     def _outputs(
-        self, readout: ReadoutFeatures, task: Task, batch: AtomsBatch, strain: Tensor | None, *, normalised: bool
+        self,
+        readout: ReadoutFeatures,
+        task: Task,
+        batch: AtomsBatch,
+        derive: Callable[[Tensor], dict[str, Tensor]],
+        *,
+        normalised: bool,
     ) -> dict[str, Tensor]:
         outputs = self.raw_outputs(readout, task)
         if not normalised:
             outputs = self.physical_outputs(outputs, task, batch)
         energy, forces = task.of_kind("energy"), task.of_kind("conservative_forces")
         if energy is not None and forces is not None:
-            derivatives = self._derivatives(outputs[energy.name], batch, strain)
+            derivatives = derive(outputs[energy.name])
             outputs = {**outputs, forces.name: derivatives["forces"]}
             if "stress" in derivatives:
                 outputs["stress"] = derivatives["stress"]
         return outputs
 
-    def _derivatives(self, energy: Tensor, batch: AtomsBatch, strain: Tensor | None) -> dict[str, Tensor]:
+    def _derivatives(
+        self, energy: Tensor, batch: AtomsBatch, strain: Tensor | None, *, create_graph: bool
+    ) -> dict[str, Tensor]:
         """Return −∂E/∂r and, for periodic structures, (1/V) ∂E/∂ε."""
         wanted = [batch.positions] if strain is None else [batch.positions, strain]
         with without_autocast(energy.device):
             grads = torch.autograd.grad(
                 energy.sum(),
                 wanted,
-                create_graph=self.training,
+                create_graph=create_graph,
                 retain_graph=True,
                 materialize_grads=True,
             )

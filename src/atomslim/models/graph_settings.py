@@ -1,38 +1,39 @@
-"""How the graphs of a task are made: the cutoff, and how many neighbours are kept."""
+"""How the graphs of a task are made: what all families have in common. Each adds its own in a subclass."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Symmetrise: TypeAlias = Literal["original", "invariant"]
+from atomslim.errors import ConfigError
 
 
 class GraphSettings(BaseModel):
-    """Cutoff and neighbours kept per target atom in each of the four graphs."""
+    """The cutoff within which atoms are neighbours, and how many of them are kept, where a family caps their number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cutoff: float = Field(12.0, gt=0, allow_inf_nan=False, description="Cutoff of all four graphs in Å.")
-    main: int = Field(30, ge=1, description="Nearest neighbours of the main graph, whose edges carry embeddings.")
-    atom: int = Field(1000, ge=1, description="Nearest neighbours of the atom-to-atom graph.")
-    atom_edge: int = Field(20, ge=0, description="Nearest neighbours of the atom-to-edge and edge-to-atom graph.")
-    quad: int = Field(8, ge=0, description="Nearest neighbours of the graph of the quadruplets' middle edges.")
-    symmetrise: Symmetrise = Field(
-        "original",
-        description=(
-            "How the main graph gets its reverse edges: 'original' as JMP checkpoints were trained, which depends on "
-            "the atoms' numbering where neighbours are trimmed; 'invariant' keeps an edge if either direction is kept."
-        ),
-    )
+    cutoff: float = Field(gt=0, allow_inf_nan=False, description="Atoms within this distance in Å are neighbours.")
+
+    @property
+    def neighbours(self) -> int | None:
+        """The most neighbours that an atom keeps; None: all within the cutoff."""
+        return None
 
     @classmethod
-    def from_neighbours(cls, cutoff: float = 12.0, k: int = 30, symmetrise: Symmetrise = "original") -> "GraphSettings":
-        """Derive all four caps from the base number k as JMP does: main k, and k · (1000, 20, 8) / 30 rounded down."""
-        return cls(
-            cutoff=cutoff,
-            main=k,
-            atom=k * 1000 // 30,
-            atom_edge=k * 20 // 30,
-            quad=k * 8 // 30,
-            symmetrise=symmetrise,
-        )
+    def of(cls, settings: "GraphSettings") -> Self:
+        """Return settings as this class has them, what they do not say as it is by default.
+
+        Raises ConfigError for settings of another family, which say what means nothing here.
+        """
+        if isinstance(settings, cls):
+            return settings
+        said: dict[str, Any] = settings.model_dump()
+        try:
+            return cls.model_validate(said)
+        except ValidationError as error:
+            unknown = ", ".join(sorted(said.keys() - cls.model_fields.keys()))
+            raise ConfigError(f"graphs {settings!r}: {unknown} means nothing for this model: leave it out") from error
+
+    def fewer(self, neighbours: int) -> Self:
+        """Return settings that keep at most so many neighbours; raises ConfigError where there is no cap on them."""
+        raise ConfigError(f"{neighbours} neighbours: this model takes all within {self.cutoff:g} Å and has no cap")

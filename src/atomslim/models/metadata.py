@@ -9,23 +9,26 @@ from typing import Any
 
 import pydantic
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
 from atomslim import __version__
 from atomslim.errors import CheckpointError, ConfigError
-from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
-from atomslim.families.jmp.model import JMP
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import Family, family_of
+from atomslim.models.registry import family
 from atomslim.models.tasks import Task
 
-ARCHITECTURE = "jmp"
-"""The only one so far."""
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised by one whenever older files need a step of `UPGRADES` to be read."""
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Version → what turns its metadata into that of the next version."""
+
+def _named_family(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 calls the family an architecture."""
+    return {("family" if name == "architecture" else name): value for name, value in content.items()}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _named_family}
+"""Version → what turns its metadata into that of the next version, beside what the model's family does."""
 
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
 
@@ -36,8 +39,8 @@ class Metadata(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format_version: int
-    architecture: str
-    config: GemNetOCConfig
+    family: str
+    config: SerializeAsAny[BaseModel]
     tasks: tuple[Task, ...]
     block_ids: tuple[int, ...]
     history: list[dict[str, Any]]
@@ -46,18 +49,17 @@ class Metadata(BaseModel):
 
     @classmethod
     def of(cls, model: BlockModel) -> "Metadata":
-        """Return what there is to say of a model; raises ConfigError for an architecture without a file format."""
-        if not isinstance(model, JMP):
-            raise ConfigError(f"models of the class {type(model).__name__} cannot be saved: only JMP models can")
+        """Return what there is to say of a model; raises ConfigError for one of no family."""
+        of = family_of(model)
         return cls(
             format_version=FORMAT_VERSION,
-            architecture=ARCHITECTURE,
-            config=model.config,
+            family=of.name,
+            config=of.configuration(model),
             tasks=tuple(model.tasks.values()),
             block_ids=model.block_ids,
             history=model.history,
             units=UNITS,
-            versions=versions(),
+            versions=versions(of),
         )
 
     @classmethod
@@ -72,10 +74,38 @@ class Metadata(BaseModel):
                 raise CheckpointError(_too_new(content, where))
             for step in range(version, FORMAT_VERSION):
                 content = UPGRADES[step](content)
-            return cls.model_validate(content)
-        except (ValueError, LookupError, TypeError) as error:
+                content = _family_in(content, where).upgrade(content, step)
+            return cls.model_validate(_typed(content, _family_in(content, where)))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             problem = first_problem(error)
             raise CheckpointError(f"{where}: what it says of its model is damaged: {problem}; copy it again") from error
+
+
+def _family_in(content: Mapping[str, Any], where: str) -> Family:
+    """Return the family that a file names; raises CheckpointError where there is none of this name here."""
+    try:
+        return family(content["family"])
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: holds a model of an {error}; install what brings it") from error
+
+
+def _typed(content: dict[str, Any], of: Family) -> dict[str, Any]:
+    """Return the metadata with configuration and graphs as their family has them; raises ValueError if it cannot."""
+    tasks = [
+        task | {"graph": _validated(of.graph_settings, task["graph"], f"tasks.{place}.graph")}
+        if isinstance(task, dict) and "graph" in task
+        else task  # what is missing, `Metadata` says
+        for place, task in enumerate(content["tasks"])
+    ]
+    config = _validated(of.config, content["config"], "config")
+    return content | {"config": config, "tasks": tasks, "format_version": FORMAT_VERSION}
+
+
+def _validated(kind: type[BaseModel], content: object, where: str) -> BaseModel:
+    try:
+        return kind.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{where}.{first_problem(error)}") from error
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
@@ -84,9 +114,12 @@ def checksum(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the programs that a file's numbers depend on."""
-    return {"atomslim": __version__, "torch": torch.__version__}
+def versions(of: Family | None = None) -> dict[str, str]:
+    """Return the versions of the programs that a file's numbers depend on, a family's package among them."""
+    found = {"atomslim": __version__, "torch": torch.__version__}
+    if of is not None and of.package is not None:
+        found[of.package] = of.installed() or "?"
+    return found
 
 
 def first_problem(error: Exception) -> str:

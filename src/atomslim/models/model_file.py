@@ -1,11 +1,11 @@
-"""Model files: `load` reads JMP checkpoints and our own files, `save` and `export_jmp` write them.
+"""Model files: `load` reads our own files and checkpoints of all families, `save` and `export` write them.
 
 Our own file is a `.safetensors` file: the tensors of the model's state dict, and one entry of metadata, ``atomslim``,
 with everything else in JSON (see `Metadata`), so that nothing but the file is needed to use the model.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,20 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
 from atomslim.errors import CheckpointError, ConfigError
-from atomslim.families.jmp.checkpoint import Alias, Weights, read_jmp, write_jmp
-from atomslim.families.jmp.embedded import located
-from atomslim.families.jmp.model import JMP
-from atomslim.families.jmp.retask import replace_tasks
 from atomslim.files import atomic_write
 from atomslim.memory import keep_freed_memory
 from atomslim.models.block_model import BlockModel
-from atomslim.models.metadata import ARCHITECTURE, Metadata, checksum
+from atomslim.models.family import Family, family_of
+from atomslim.models.metadata import Metadata, checksum
 from atomslim.models.precision import Policy, format_of
+from atomslim.models.registry import family, located, recognised
+from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Task
 from atomslim.models.tensors import is_finite, listed, require_fit
 from atomslim.threads import limit_threads
 
-__all__ = ["Weights", "checksum", "export_jmp", "load", "save"]
+__all__ = ["checksum", "export", "load", "save"]
 
 ENTRY = "atomslim"
 """Name of our entry in a file's metadata. It is the only one: the order of several would differ from run to run."""
@@ -35,47 +34,43 @@ ENTRY = "atomslim"
 def load(
     path: str | os.PathLike[str],
     *,
-    weights: Weights = "ema",
-    alias: Alias = "ema",
     tasks: Sequence[Task] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     precision: Policy | None = None,
+    **options: str | None,
 ) -> BlockModel:
-    """Return the model of a file, ready to predict: a JMP checkpoint, whatever its sizes, or a file of `save`.
+    """Return the model of a file or name, ready to predict: a file of `save`, or a checkpoint of any family.
 
     ``"mini"`` is the model that comes with the package: small, trained on xTB labels, for learning and testing.
-
-    The content decides, not the name. No code in a file is ever executed.
+    ``"family:name"`` is one that comes with a family's own package. The content of a file decides what it is, not its
+    name. No code in a file is ever executed.
 
     Args:
-        path: the file.
-        weights: of a JMP checkpoint that has both, ``ema`` takes the averages over training, ``raw`` the last weights.
-        alias: of a JMP checkpoint, which value the weights get that it has under two names: ``ema`` the average like
-            all others, ``original`` the raw one, as the original program does.
-        tasks: settings that replace those of the file's tasks: normalisation, references, graphs, units, names. JMP's
-            fine-tuning checkpoints hold none of these. Tasks are found by name, or by place if all are given.
+        path: the file, or a name.
+        tasks: settings that replace those of the file's tasks: normalisation, references, graphs, units, names, which
+            some checkpoints hold none of. Tasks are found by name, or by place if all are given.
         dtype: float32 or float64; default: as in the file, but at least float32.
         device: where the model goes; default: the CPU.
         precision: what predictions are computed in: ``highest`` (float32, the default), ``high`` (TF32 where the device
             has it), ``fast`` (bfloat16 in dense layers); see `atomslim.models.precision`.
-
-    Energies of JMP's pre-training checkpoints are relative to linear per-element references of each data set, which
-    these files do not hold.
+        options: of a checkpoint, what its family can be asked (docs/file-formats.md); files of `save` have nothing to
+            ask. JMP's: ``weights="raw"`` takes the last weights in place of their averages over training, and
+            ``alias="original"`` the raw value of weights that a file has under two names, as the original program does.
 
     Raises:
         CheckpointError: a file that is not there, cannot be read, is damaged, is no model, or was written by a newer
             version; missing, unknown, misshapen or non-finite tensors.
-        ConfigError: tasks that do not fit the model's heads, a dtype below float32, or a precision that there is not.
+        ConfigError: a name or an option that a family does not have, a package that is missing, tasks that do not fit
+            the model's heads, a dtype below float32, or a precision that there is not.
 
     """
     if dtype not in {None, torch.float32, torch.float64}:
         raise ConfigError(f"dtype {dtype}: the geometry needs float32 or float64")
     keep_freed_memory()
     limit_threads()
-    path = located(path)
-    ours = _is_safetensors(path)
-    model = _read(path) if ours else read_jmp(path, weights=weights, alias=alias)
+    file, of = located(path)
+    model = _read(file) if _is_safetensors(file) else _read_checkpoint(file, of, options)
     if tasks is not None:
         replace_tasks(model, tasks)
         model.history.append({"operation": "set tasks", "tasks": list(model.tasks)})
@@ -97,15 +92,21 @@ def save(model: BlockModel, path: str | os.PathLike[str]) -> None:
         temporary.write_bytes(serialised(tensors, {ENTRY: entry}))  # its own file only its owner could read
 
 
-def export_jmp(model: BlockModel, path: str | os.PathLike[str]) -> None:
-    """Write a model as a JMP checkpoint, for the original program and tools built on it.
+def export(model: BlockModel, path: str | os.PathLike[str]) -> None:
+    """Write a model as a checkpoint of its family, for the family's own programs and tools built on them.
 
-    They read it with ``num_blocks`` set to the number of blocks the model has. Reading it back changes no output bit.
-    Raises ConfigError for a model that the format cannot hold, OSError if the file cannot be written.
+    Reading it back changes no output bit. Raises ConfigError for a model that the format cannot hold or a family
+    without such a format, OSError if the file cannot be written.
     """
-    if not isinstance(model, JMP):
-        raise ConfigError(f"models of the class {type(model).__name__} have no JMP format: only JMP models do")
-    write_jmp(model, path)
+    of = family_of(model)
+    of.require("export")
+    of.export(model, Path(path))
+
+
+def _read_checkpoint(path: Path, named: Family | None, options: Mapping[str, str | None]) -> BlockModel:
+    """Read a checkpoint of a family; options that are None are as if not given."""
+    of = named or recognised(path)
+    return of.read(path, **{name: value for name, value in options.items() if value is not None})
 
 
 def _is_safetensors(path: str | os.PathLike[str]) -> bool:
@@ -126,7 +127,7 @@ def _is_safetensors(path: str | os.PathLike[str]) -> bool:
     raise CheckpointError(f"{path}: is no model file: neither a .safetensors file nor a checkpoint of torch.save")
 
 
-def _read(path: str | os.PathLike[str]) -> JMP:
+def _read(path: str | os.PathLike[str]) -> BlockModel:
     """Read a file of `save`."""
     where = str(path)
     try:
@@ -135,14 +136,27 @@ def _read(path: str | os.PathLike[str]) -> JMP:
             tensors = {name: _full(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - no dictionary
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cut off or damaged ({error}); copy or download it again") from error
-    model = _empty(metadata, where)
-    require_fit(where, {name: tensor.shape for name, tensor in model.state_dict().items()}, tensors)
+    of = family(metadata.family)
+    of.require_package()
+    try:
+        model = _empty(metadata, where)
+        require_fit(where, {name: tensor.shape for name, tensor in model.state_dict().items()}, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_other_version(metadata, of)}") from error
     broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if broken:
         raise CheckpointError(f"{where}: {listed('NaN or infinite numbers', broken)}")
     model.load_state_dict(tensors, assign=True)
     model.block_ids, model.history = metadata.block_ids, metadata.history
-    return model
+    return model.to(next(model.parameters()).dtype)  # what is no part of the file, too
+
+
+def _other_version(metadata: Metadata, of: Family) -> str:
+    """Say if the family's package is another than the one that the file was written with."""
+    written, here = metadata.versions.get(of.package or ""), of.installed()
+    if of.package is None or written == here:
+        return ""
+    return f"; it was written with {of.package} {written}, and {here} is installed: install {of.package}=={written}"
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
@@ -156,20 +170,17 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 def _metadata(entries: dict[str, str] | None, where: str) -> Metadata:
     if not entries or ENTRY not in entries:
         raise CheckpointError(
-            f"{where}: says nothing of its model; give a file that atomslim saved, or a JMP checkpoint"
+            f"{where}: says nothing of its model; give a file that atomslim saved, or a checkpoint of its family"
         )
-    metadata = Metadata.parse(entries[ENTRY], where)
-    if metadata.architecture != ARCHITECTURE:
-        raise CheckpointError(f"{where}: holds a model of the unknown architecture {metadata.architecture!r}")
-    return metadata
+    return Metadata.parse(entries[ENTRY], where)
 
 
-def _empty(metadata: Metadata, where: str) -> JMP:
-    """Return the model without weights."""
-    if len(metadata.block_ids) != metadata.config.num_blocks:
-        raise CheckpointError(f"{where}: names {len(metadata.block_ids)} blocks for {metadata.config.num_blocks}")
+def _empty(metadata: Metadata, where: str) -> BlockModel:
+    """Return the model without its weights."""
     try:
-        with torch.device("meta"):
-            return JMP(metadata.config, metadata.tasks)
-    except ConfigError as error:
+        model = family(metadata.family).build(metadata.config, metadata.tasks)
+    except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{where}: {error}") from error
+    if len(metadata.block_ids) != model.num_blocks:
+        raise CheckpointError(f"{where}: names {len(metadata.block_ids)} blocks for {model.num_blocks}")
+    return model

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
+from atomslim.errors import ConfigError
 from atomslim.models.graph_settings import GraphSettings
 
 TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2"]
@@ -26,7 +27,6 @@ class Target(BaseModel):
     mean: float = Field(default=0.0, description="added to the scaled raw value")
     std: float = Field(default=1.0, gt=0, description="multiplies the raw value")
     references: dict[int, float] = Field(default_factory=dict, description="energy of one atom of each element")
-    bias: bool = Field(default=True, description="whether the head's hidden layers have biases")
 
     @field_validator("name")
     @classmethod
@@ -41,7 +41,7 @@ class Task(BaseModel):
 
     name: str = Field(description="name by which the task is chosen")
     targets: tuple[Target, ...] = Field(min_length=1, description="what is predicted")
-    graph: GraphSettings = Field(default_factory=GraphSettings, description="cutoff and neighbours of its graphs")
+    graph: SerializeAsAny[GraphSettings] = Field(description="cutoff of its graphs, and what else their family says")
 
     @field_validator("name")
     @classmethod
@@ -76,7 +76,7 @@ def energy_and_forces(
     name: str,
     *,
     forces: Literal["direct", "conservative"],
-    graph: GraphSettings | None = None,
+    graph: GraphSettings,
     energy_std: float = 1.0,
     force_std: float = 1.0,
 ) -> Task:
@@ -86,7 +86,22 @@ def energy_and_forces(
         Target(name="energy", kind="energy", std=energy_std),
         Target(name="forces", kind=kind, unit="eV/Å", std=force_std if forces == "direct" else 1.0),
     )
-    return Task(name=name, targets=targets, graph=graph or GraphSettings())
+    return Task(name=name, targets=targets, graph=graph)
+
+
+def matching(target: Target, old: Task) -> Target:
+    """Return the target of a task whose head gives this one: of the same kind and, where there is one, the same name.
+
+    Raises ConfigError where the task has none.
+    """
+    candidates = [other for other in old.targets if other.kind == target.kind]
+    same = [other for other in candidates if other.name == target.name]
+    if not candidates:
+        raise ConfigError(
+            f"target {target.name}: task {old.name} of the model has no head of the kind {target.kind} to reuse: "
+            "start with fresh heads"
+        )
+    return (same or candidates)[0]
 
 
 def _plain_name(name: str) -> str:

@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atomslim.errors import ConfigError
-from atomslim.families.jmp.embedded import located
 from atomslim.models.metadata import first_problem
+from atomslim.models.registry import located
 from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, TaskOptions, validated
@@ -117,7 +117,7 @@ class StudyOptions(_Options):
     @property
     def model_path(self) -> Path:
         """Where the full model is."""
-        return located(Path(os.path.expandvars(self.model)).expanduser())
+        return located(Path(os.path.expandvars(self.model)).expanduser())[0]
 
 
 def _require_options(where: str, kind: type[RunOptions], values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Gives a model the per-element reference energies that its file does not hold, as JMP's checkpoints do not."""
+"""Gives a model the per-element reference energies that its file does not hold."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,8 @@ from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import fit
 from atomslim.errors import ConfigError
-from atomslim.families.jmp.model import JMP
-from atomslim.families.jmp.retask import replace_tasks
 from atomslim.models.block_model import BlockModel
+from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, Task
 from atomslim.train.options import TargetOptions, TaskOptions
 
@@ -29,7 +28,7 @@ def with_references(model: BlockModel, mix: Sequence[TaskOptions]) -> BlockModel
 
     """
     tasks = [_referenced(model.task(options.name or None), options) for options in mix]
-    if isinstance(model, JMP) and any(task != model.tasks[task.name] for task in tasks):
+    if any(task != model.tasks[task.name] for task in tasks):
         replace_tasks(model, tasks)
     return model
 

@@ -179,7 +179,9 @@ class Workshop:
     def _task(self, options: TaskOptions) -> LearningTask:
         task = self.full.task(options.name or None)
         named = options.model_copy(update={"name": task.name, "targets": own_targets(task, options.targets)})
-        return prepare_task(opened(options.data, options.options), named, normalisation=own_scales(task))
+        return prepare_task(
+            opened(options.data, options.options), named, normalisation=own_scales(task), graph=task.graph
+        )
 
 
 def _evenly(data: TaskData, count: int) -> list[Sample]:

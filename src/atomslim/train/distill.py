@@ -53,8 +53,6 @@ from atomslim.train.tasks import Part as SetName
 CACHE_LIMIT = 2e9
 """Bytes up to which a teacher's answers are kept without being asked for."""
 
-_SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
-
 
 class DistillOptions(RunOptions):
     """Options of distillation, those of the run included; the optimiser is pre-training's."""
@@ -75,9 +73,7 @@ class DistillOptions(RunOptions):
     )
     rattle: float = Field(default=0.0, ge=0, description="Å; every other batch is displaced by so much")
     strain: float = Field(default=0.0, ge=0, description="every other batch: standard deviation of the strain")
-    optimiser: OptimiserOptions = OptimiserOptions(
-        learning_rate=3e-4, embedding_rate=1.0, block_rates=_SAME_RATES, clip_by="norm"
-    )
+    optimiser: OptimiserOptions = OptimiserOptions(learning_rate=3e-4, rates={}, clip_by="norm")
     schedule: ScheduleOptions = ScheduleOptions(warmup_factor=0.2)
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
     validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
@@ -249,9 +245,8 @@ def _learning_task(
 ) -> LearningTask:
     task = student.task(options.name)
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
-    graph = {"cutoff": task.graph.cutoff, "neighbours": task.graph.main}
-    wanted = options.model_copy(update={"targets": own_targets(task, options.targets), **graph})
-    made = replace(prepare_task(opened(data, options.options), wanted, split, own_scales(task)), graph=task.graph)
+    wanted = options.model_copy(update={"targets": own_targets(task, options.targets)})
+    made = prepare_task(opened(data, options.options), wanted, split, own_scales(task), graph=task.graph)
     if config.validate_against == "labels":
         return made
     if config.labels:

@@ -12,6 +12,7 @@ from atomslim.data.in_memory import Data, opened
 from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 from atomslim.models.model_file import load
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.folder import RunFolder
@@ -19,7 +20,7 @@ from atomslim.train.heads import with_tasks
 from atomslim.train.options import RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
 from atomslim.train.progress import announced
 from atomslim.train.run import train
-from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, prepare_task
+from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, graph_for, prepare_task
 
 
 class FinetuneOptions(RunOptions):
@@ -37,8 +38,10 @@ class FinetuneOptions(RunOptions):
     task: str | None = Field(default=None, description="with reuse: whose heads; none: the model's only task")
     options: dict[str, str] = Field(default_factory=dict, description="options of the dataset's reader")
     split: SplitOptions = SplitOptions()
-    cutoff: float | None = Field(default=None, gt=0, description="Å; none: the dataset's")
-    neighbours: int | None = Field(default=None, ge=1, description="base number k; none: the dataset's")
+    cutoff: float | None = Field(default=None, gt=0, description="Å; none: as the family does, JMP with the dataset's")
+    neighbours: int | None = Field(
+        default=None, ge=1, description="the most kept, where there is a cap; none: likewise"
+    )
 
 
 def finetune(
@@ -77,7 +80,7 @@ def finetune(
     folder = RunFolder(output or Path("runs") / time.strftime("finetune-%Y%m%d-%H%M%S"))
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
     with announced("reading the data", shown=progress):
-        task = _learning_task(data, config, folder if resume else None)
+        task = _learning_task(loaded, data, config, folder if resume else None)
     tuned = with_tasks(
         loaded,
         [task.task()],
@@ -107,7 +110,7 @@ def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | N
     return (Split.load(split) if split.is_file() else None, Normalisation.load(scales) if scales.is_file() else None)
 
 
-def _learning_task(data: Data, config: FinetuneOptions, folder: RunFolder | None) -> LearningTask:
+def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folder: RunFolder | None) -> LearningTask:
     dataset = opened(data, config.options)
     options = TaskOptions(
         name=config.name,
@@ -122,7 +125,8 @@ def _learning_task(data: Data, config: FinetuneOptions, folder: RunFolder | None
     )
     task_name = options.name or LearningTask.name_for(dataset)
     split, scales = (None, None) if folder is None else noted(folder, task_name)
-    return prepare_task(dataset, options, split, scales)
+    graph = graph_for(family_of(model), model, options, dataset.info)
+    return prepare_task(dataset, options, split, scales, graph=graph)
 
 
 def _target(name: str, config: FinetuneOptions) -> TargetOptions:

@@ -26,7 +26,7 @@ def attend(model: BlockModel, batch: Batch, tasks: Iterable[str] | None = None) 
     The heads of tasks that do not occur run, too, so that each weight has a gradient (zero there); derivatives of
     their energies are not computed: forces stand as zeros, and stress, like that of molecules, as NaN.
     """
-    trace = model.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
+    trace = model.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True, create_graph=True)
     names = model.tasks if tasks is None else tasks
     return replace(trace, outputs={name: _complete(model, trace, model.task(name), batch) for name in names})
 

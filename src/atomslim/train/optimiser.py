@@ -15,13 +15,14 @@ from atomslim.train.options import OptimiserOptions
 def rate_of_part(part: str, model: BlockModel, options: OptimiserOptions) -> float:
     """Return the factor on the learning rate for ``embedding``, ``block 2``, ``readout`` or ``head NAME``.
 
-    Blocks are known by their number in the original model, so that a cut model keeps the rates of what is left.
+    Rates know blocks by their number in the original model, so that a cut model keeps the rates of what is left.
     """
-    if part == "embedding":
-        return options.embedding_rate
+    rates = options.rates
+    if rates is None:
+        rates = dict(model.family.rates) if model.family is not None else {}
     if part.startswith("block "):
-        return options.block_rates.get(model.block_ids[int(part.removeprefix("block ")) - 1], 1.0)
-    return 1.0
+        part = f"block {model.block_ids[int(part.removeprefix('block ')) - 1]}"
+    return rates.get(part, 1.0)
 
 
 def make_optimiser(

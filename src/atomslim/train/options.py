@@ -36,10 +36,10 @@ class OptimiserOptions(_Options):
     learning_rate: float = Field(default=8e-5, gt=0)
     betas: tuple[float, float] = Field(default=(0.9, 0.95))
     weight_decay: float = Field(default=0.1, ge=0)
-    embedding_rate: float = Field(default=0.3, ge=0, description="factor for embedding and bases")
-    block_rates: dict[int, float] = Field(
-        default={1: 0.55, 2: 0.40, 3: 0.30, 4: 0.40, 5: 0.55, 6: 0.625},
-        description="factor by the block's number in the original model; others 1",
+    rates: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None,
+        description="factor by part (embedding, block 2 by its number in the original, readout, head NAME), others 1; "
+        "none: as the model's family does",
     )
     clip: float | None = Field(default=1.0, gt=0, description="largest gradient; none: no clipping")
     clip_by: Literal["value", "norm"] = Field(default="value", description="clip each number, or the norm of all")
@@ -102,8 +102,10 @@ class TaskOptions(_Options):
         default="conservative", description="where targets are left to the data: how forces are made"
     )
     split: SplitOptions = SplitOptions()
-    cutoff: float | None = Field(default=None, gt=0, description="Å; none: the dataset's")
-    neighbours: int | None = Field(default=None, ge=1, description="base number k; none: the dataset's")
+    cutoff: float | None = Field(default=None, gt=0, description="Å; none: as the family does, JMP with the dataset's")
+    neighbours: int | None = Field(
+        default=None, ge=1, description="the most kept, where there is a cap; none: likewise"
+    )
 
 
 class RunOptions(_Options):

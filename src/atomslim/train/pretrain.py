@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 from rich.console import Console
 
 from atomslim.data.in_memory import Data, opened
@@ -15,11 +15,11 @@ from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
 from atomslim.data.normalise import Normalisation
 from atomslim.errors import ConfigError
-from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
-from atomslim.families.jmp.gemnet_oc.scaling import fit_scale_factors, unfitted_scale_factors
-from atomslim.families.jmp.model import JMP
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import Family, family_of
+from atomslim.models.metadata import first_problem
 from atomslim.models.model_file import load
+from atomslim.models.registry import families, family
 from atomslim.models.tasks import Task
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.durations import Duration, parse_duration
@@ -29,15 +29,13 @@ from atomslim.train.heads import with_tasks
 from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
 from atomslim.train.progress import announced
 from atomslim.train.run import train
-from atomslim.train.tasks import LearningTask, prepare_task
+from atomslim.train.tasks import LearningTask, graph_for, prepare_task
 
 SCALE_EDGES = 50_000
-"""Edges of the structures on which scale factors are fitted, at most: they are in memory together."""
+"""Edges of the structures on which a new model is fitted, at most: they are in memory together."""
 
 FRESH = "fresh"
 """In place of a task's name: heads that have learned nothing."""
-
-_SAME_RATES = dict.fromkeys(range(1, 7), 1.0)
 
 
 class PretrainTask(TaskOptions):
@@ -53,22 +51,33 @@ class PretrainTask(TaskOptions):
 class PretrainOptions(RunOptions):
     """Options of pre-training, those of the run included; defaults are JMP's recipe (arXiv 2310.16802)."""
 
-    sizes: GemNetOCConfig | None = Field(default=None, description="sizes of a model with random weights")
+    family: str = Field(default="", description="of a model with random weights; empty: the only one that can")
+    sizes: SerializeAsAny[BaseModel] | None = Field(
+        default=None, description="sizes of a model with random weights, as its family has them"
+    )
     model: str = Field(default="", description="instead of sizes: a model file whose weights and tasks go on")
     tasks: tuple[PretrainTask, ...] = Field(min_length=1, description="datasets, and what is learned from each")
     scale_batches: int = Field(
-        default=16, ge=1, description="batches on which scale factors are fitted first; of their edges at most 50000"
+        default=16, ge=1, description="batches on which a new model is fitted first; of their edges at most 50000"
     )
     epochs: float | None = Field(default=2.0, gt=0, description="stop after this many passes over the data")
-    optimiser: OptimiserOptions = OptimiserOptions(
-        learning_rate=3e-4, embedding_rate=1.0, block_rates=_SAME_RATES, clip_by="norm"
-    )
+    optimiser: OptimiserOptions = OptimiserOptions(learning_rate=3e-4, rates={}, clip_by="norm")
     schedule: ScheduleOptions = ScheduleOptions(warmup=parse_duration("2000 steps"), warmup_factor=0.2)
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
     edge_dropout: float | None = Field(
         default=0.1, ge=0, lt=1, description="of a new model; one that goes on keeps its own"
     )
     validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _as_the_family_has_them(cls, sizes: object, info: ValidationInfo) -> object:
+        if sizes is None or isinstance(sizes, BaseModel):
+            return sizes
+        try:
+            return family_from_sizes(info.data.get("family", "")).config.model_validate(sizes)
+        except (ValidationError, ConfigError) as error:
+            raise ValueError(first_problem(error)) from error
 
 
 def pretrain(
@@ -97,32 +106,49 @@ def pretrain(
     config = options if isinstance(options, PretrainOptions) else validated(PretrainOptions, options)
     folder = RunFolder(output or Path("runs") / time.strftime("pretrain-%Y%m%d-%H%M%S"))
     with announced("reading the data", shown=progress):
-        tasks = _learning_tasks(config.tasks, data or {}, folder, resume)
-    model = _model(config, tasks)
+        start = _start(config)
+        tasks = _learning_tasks(config.tasks, data or {}, folder if resume else None, start)
+    model = _model(config, start, [task.task() for task in tasks])
     config = with_batch_cost(config, model, tasks, folder)
     folder.create(config.model_dump(mode="json"), resume=resume)
     for task in tasks:
         note_task(folder, task)
-    if unfitted_scale_factors(model) and not folder.has_state:
+    if not family_of(model).is_fitted(model) and not folder.has_state:
         with announced("fitting scale factors", shown=progress):
-            _fit_scales(model, tasks, config)
+            _fit(model, tasks, config)
     summary = train(model, tasks, config, folder, operation="pre-train", show=progress)
     if progress:
         Console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors")
 
 
+def family_from_sizes(name: str) -> Family:
+    """Return the family whose models are made from sizes; raises ConfigError if it cannot do so, or none is named."""
+    if name:
+        named = family(name)
+        named.require("pre-training")
+        return named
+    able = [one for one in families() if "pre-training" in one.capabilities]
+    if len(able) != 1:
+        raise ConfigError(f"say the family of the new model: {', '.join(one.name for one in able)}")
+    return able[0]
+
+
+def _start(config: PretrainOptions) -> BlockModel | Family:
+    """Return the model to go on with, or the family of a new one."""
+    if (config.sizes is None) == (not config.model):
+        raise ConfigError("say either the sizes of a new model, or the file of one to go on with")
+    return load(config.model) if config.model else family_from_sizes(config.family)
+
+
 def _learning_tasks(
-    options: Sequence[TaskOptions],
-    data: Mapping[str, Data],
-    folder: RunFolder,
-    resume: bool,  # noqa: FBT001
+    options: Sequence[TaskOptions], data: Mapping[str, Data], folder: RunFolder | None, start: BlockModel | Family
 ) -> list[LearningTask]:
     """Prepare all tasks, last those that take references from others."""
     done: dict[int, LearningTask] = {}
     for place in sorted(range(len(options)), key=lambda place: _borrows(options[place])):
         task, others = options[place], {task.name: task.normalisation for task in done.values()}
-        done[place] = _learning_task(task, data.get(task.name, task.data), folder, resume, others)
+        done[place] = _learning_task(task, data.get(task.name, task.data), folder, start, others)
     return [done[place] for place in range(len(options))]
 
 
@@ -133,40 +159,35 @@ def _borrows(task: TaskOptions) -> bool:
 def _learning_task(
     options: TaskOptions,
     data: Data,
-    folder: RunFolder,
-    resume: bool,  # noqa: FBT001
+    folder: RunFolder | None,
+    start: BlockModel | Family,
     others: Mapping[str, Normalisation],
 ) -> LearningTask:
     if isinstance(data, str) and not data:
         raise ConfigError(f"task {options.name or '?'}: names no data: say data: NAME")
     dataset = opened(data, options.options)
     name = options.name or LearningTask.name_for(dataset)
-    return prepare_task(dataset, options, *(noted(folder, name) if resume else (None, None)), others)
+    split, scales = (None, None) if folder is None else noted(folder, name)
+    of, model = (start, None) if isinstance(start, Family) else (family_of(start), start)
+    return prepare_task(dataset, options, split, scales, others, graph=graph_for(of, model, options, dataset.info))
 
 
-def _model(config: PretrainOptions, tasks: list[LearningTask]) -> JMP:
-    wanted = [task.task() for task in tasks]
-    if (config.sizes is None) == (not config.model):
-        raise ConfigError("say either the sizes of a new model, or the file of one to go on with")
-    if config.sizes is not None:
-        if any(task.head for task in config.tasks):
-            raise ConfigError("head: a new model has no heads to start with: leave it out, or name a model")
-        changes: dict[str, Any] = {"direct_forces": any(task.direct for task in wanted)}
-        changes |= {name: value for name in ("dropout", "edge_dropout") if (value := getattr(config, name)) is not None}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return JMP(config.sizes.model_copy(update=changes), wanted)
-    return _going_on(config, wanted)
+def _model(config: PretrainOptions, start: BlockModel | Family, wanted: list[Task]) -> BlockModel:
+    if isinstance(start, BlockModel):
+        return _going_on(config, start, wanted)
+    if any(task.head for task in config.tasks):
+        raise ConfigError("head: a new model has no heads to start with: leave it out, or name a model")
+    dropouts = {name: value for name in ("dropout", "edge_dropout") if (value := getattr(config, name)) is not None}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return start.fresh(config.sizes, wanted, dropouts)
 
 
-def _going_on(config: PretrainOptions, wanted: list[Task]) -> JMP:
+def _going_on(config: PretrainOptions, model: BlockModel, wanted: list[Task]) -> BlockModel:
     """Return the model of the file; where a task is to start with other heads than its own, with the wanted tasks only.
 
     Tasks that keep their own heads keep their mean and references as well.
     """
-    model = load(config.model)
-    if not isinstance(model, JMP):
-        raise ConfigError(f"{config.model}: pre-training goes on with JMP models, not with {type(model).__name__}")
     heads = {task.name: options.head or task.name for task, options in zip(wanted, config.tasks, strict=True)}
     missing = sorted({head for head in heads.values() if head != FRESH and head not in model.tasks})
     if missing:
@@ -199,11 +220,11 @@ def _require_targets(file: str, task: Task, known: Task) -> None:
             )
 
 
-def _fit_scales(model: JMP, tasks: list[LearningTask], config: PretrainOptions) -> None:
-    """Fit the scale factors on the first batches, put together, which every process draws alike."""
+def _fit(model: BlockModel, tasks: list[LearningTask], config: PretrainOptions) -> None:
+    """Fit what is fitted before training on the first batches, put together, which every process draws alike."""
     mixture = Mixture([task.part("train") for task in tasks], config.temperature)
     size = None if config.max_cost else config.scale_batches * config.batch_size
     cost = min(SCALE_EDGES, config.scale_batches * (config.max_cost or SCALE_EDGES))
     sampler = BatchSampler(mixture, batch_size=size, max_cost=cost, seed=config.seed)
     batch = next(iter(BatchLoader(sampler, topology=model.topology)))
-    fit_scale_factors(model, batch.atoms, batch.topology)
+    family_of(model).fit(model, batch.atoms, batch.topology)

@@ -12,10 +12,13 @@ from atomslim.atoms import Sample
 from atomslim.data import Dataset, splits
 from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
+from atomslim.data.info import DatasetInfo
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, TargetScale, fit
 from atomslim.data.splits import Split
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
+from atomslim.models.block_model import BlockModel
+from atomslim.models.family import Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
@@ -38,7 +41,7 @@ class LearningTask:
     split: Split
     targets: dict[str, TargetOptions]
     normalisation: Normalisation
-    graph: GraphSettings = field(default_factory=GraphSettings)
+    graph: GraphSettings
     others: dict[Part, Dataset] = field(default_factory=dict)
     """Datasets of their own for validation or test, in place of the split's."""
     unlabelled: bool = False
@@ -57,7 +60,7 @@ class LearningTask:
             self.dataset if own is None else own,
             tuple(self.targets),
             indices,
-            neighbours=self.graph.main,
+            neighbours=self.graph.neighbours,
             labelled=not (self.unlabelled and name == "train"),
         )
 
@@ -99,11 +102,13 @@ def prepare_task(
     split: Split | None = None,
     normalisation: Normalisation | None = None,
     known: Mapping[str, Normalisation] | None = None,
+    *,
+    graph: GraphSettings,
 ) -> LearningTask:
     """Split a dataset, choose its targets and fit their normalisation on the training set.
 
-    ``split`` and ``normalisation`` are those of an earlier run that is continued, ``known`` those of tasks whose
-    references this one may take.
+    ``graph`` is how the task's graphs are made (`graph_for`), ``split`` and ``normalisation`` are those of an earlier
+    run that is continued, ``known`` those of tasks whose references this one may take.
 
     Raises:
         ConfigError: targets that contradict each other, a split that the data cannot give, or references of a task
@@ -128,10 +133,17 @@ def prepare_task(
     scales = normalisation or normalise(train, targets, known or {})
     if normalisation is None:
         _warn_of_units(dataset, chosen)
-    info = dataset.info
-    graph = GraphSettings.from_neighbours(options.cutoff or info.cutoff, options.neighbours or info.neighbours)
     limit = options.validation_limit
     return LearningTask(name, dataset, chosen, targets, scales, graph, others, validation_limit=limit)
+
+
+def graph_for(family: Family, model: BlockModel | None, options: TaskOptions, info: DatasetInfo) -> GraphSettings:
+    """Return the graphs of a new task of a model (None: one still to be made) on a dataset, as its family has them.
+
+    Raises ConfigError for a cutoff or neighbours that the family cannot have.
+    """
+    usual = (info.cutoff, info.neighbours)
+    return family.graph(model, cutoff=options.cutoff, neighbours=options.neighbours, usual=usual)
 
 
 def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part] = ()) -> Split:

@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atomslim.atoms import AtomsBatch, from_ase
-from atomslim.families.jmp import JMP
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc import Edges, Topology, build_topology
 from atomslim.families.jmp.layout import Layout
-from atomslim.models.graph_settings import GraphSettings
 from reference import Graph, Inputs, forward
 from small_models import DIRECT, jmp
 
@@ -89,7 +88,7 @@ def structures(draw: st.DrawFn) -> Atoms:
 
 
 neighbours = st.builds(
-    GraphSettings,
+    JMPGraphSettings,
     cutoff=st.sampled_from([3.0, 5.0]),
     main=st.integers(1, 12),
     atom=st.integers(12, 60),
@@ -101,7 +100,7 @@ neighbours = st.builds(
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(atoms=structures(), graph=neighbours)
-def test_random_graphs(atoms: Atoms, graph: GraphSettings) -> None:
+def test_random_graphs(atoms: Atoms, graph: JMPGraphSettings) -> None:
     batch = from_ase(atoms)
     assert_same(jmp(DIRECT), batch, build_topology(batch, graph))
 
@@ -109,18 +108,18 @@ def test_random_graphs(atoms: Atoms, graph: GraphSettings) -> None:
 @pytest.mark.parametrize("name", ["H2", "H2O", "CO2", "HCN", "C2H2", "CH3CH2OH"])
 def test_molecules_with_and_without_straight_lines(name: str) -> None:
     batch = from_ase(molecule(name))
-    assert_same(jmp(DIRECT), batch, build_topology(batch, GraphSettings()))
+    assert_same(jmp(DIRECT), batch, build_topology(batch, JMPGraphSettings()))
 
 
 def test_perfect_crystal_full_of_straight_lines_with_atoms_that_are_their_own_neighbours() -> None:
     batch = from_ase(Atoms("Po", cell=[3.3, 3.3, 3.3], pbc=True))
-    graph = GraphSettings(cutoff=5.0, main=18, atom=100, atom_edge=12, quad=6)
+    graph = JMPGraphSettings(cutoff=5.0, main=18, atom=100, atom_edge=12, quad=6)
     assert_same(jmp(DIRECT), batch, build_topology(batch, graph))
 
 
 def test_several_structures_with_different_graphs() -> None:
     batch = from_ase([molecule("CH3CH2OH"), Atoms("Po", cell=[3.3] * 3, pbc=True), Atoms("He"), molecule("CO2")])
-    graphs = [GraphSettings.from_neighbours(cutoff, k) for cutoff, k in [(4, 5), (5, 18), (6, 30), (3, 4)]]
+    graphs = [JMPGraphSettings.from_neighbours(cutoff, k) for cutoff, k in [(4, 5), (5, 18), (6, 30), (3, 4)]]
     assert_same(jmp(DIRECT), batch, build_topology(batch, graphs))
 
 
@@ -128,9 +127,9 @@ def test_equal_widths_of_atoms_and_edges_and_unfitted_factors() -> None:
     batch = from_ase(molecule("CH3CH2OH"))
     model = jmp(DIRECT, emb_size_edge=14, sum_scale=0.0)
     assert not any(name.endswith("atom_update.dense.weight") for name in model.state_dict())
-    assert_same(model, batch, build_topology(batch, GraphSettings()))
+    assert_same(model, batch, build_topology(batch, JMPGraphSettings()))
 
 
 def test_edges_beyond_the_basis_cutoff() -> None:
     batch = from_ase(Atoms("HeNeArKr", [[0, 0, 0], [5, 0, 0], [0, 14, 1], [3, 2, 9]]))
-    assert_same(jmp(DIRECT), batch, build_topology(batch, GraphSettings(cutoff=19.0)))
+    assert_same(jmp(DIRECT), batch, build_topology(batch, JMPGraphSettings(cutoff=19.0)))

@@ -17,7 +17,7 @@ def gradients(model: JMP, task: Task, *, checkpoint: bool) -> list[Tensor | None
     model.train()
     model.checkpoint_blocks = checkpoint
     torch.manual_seed(1)
-    outputs = model(batch, topology)[task.name]
+    outputs = model(batch, topology, create_graph=True)[task.name]
     model.zero_grad()
     (outputs["energy"].square().sum() + outputs["forces"].square().sum()).backward()
     return [None if weight.grad is None else weight.grad.clone() for weight in model.parameters()]

@@ -78,7 +78,7 @@ def test_training_on_forces_reaches_every_weight() -> None:
     topology = model.topology(batch, "conservative")
 
     def loss() -> torch.Tensor:
-        return model(batch, topology)["conservative"]["forces"].square().sum()
+        return model(batch, topology, create_graph=True)["conservative"]["forces"].square().sum()
 
     loss().backward()
     trained = dict(model.named_parameters())

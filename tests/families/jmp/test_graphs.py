@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.errors import ConfigError, StructureError
+from atomslim.families.jmp import JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc.graphs import Edges, Topology, build_topology, reverse_index, symmetrised
-from atomslim.models.graph_settings import GraphSettings, Symmetrise
+from atomslim.families.jmp.graph_settings import Symmetrise
 
 GRAPHS = ("main", "atom", "atom_edge", "quad")
-SMALL = GraphSettings(cutoff=5.0, main=7, atom=25, atom_edge=5, quad=3)
+SMALL = JMPGraphSettings(cutoff=5.0, main=7, atom=25, atom_edge=5, quad=3)
 
 EdgeName = tuple[int, ...]
 
@@ -50,7 +51,7 @@ def rattled_oxide() -> Atoms:
     return atoms
 
 
-def enumerated(atoms: Atoms, settings: GraphSettings) -> dict[str, set[EdgeName]]:
+def enumerated(atoms: Atoms, settings: JMPGraphSettings) -> dict[str, set[EdgeName]]:
     """Apply the rules edge by edge, in plain Python."""
     cells = [range(-3, 4) if periodic else range(1) for periodic in atoms.pbc]
     nearest: dict[str, set[EdgeName]] = {graph: set() for graph in GRAPHS}
@@ -98,10 +99,10 @@ def test_graphs_are_those_of_plain_enumeration(make: Callable[[], Atoms], rule: 
     ("k", "caps"), [(30, (30, 1000, 20, 8)), (100, (100, 3333, 66, 26)), (10, (10, 333, 6, 2)), (5, (5, 166, 3, 1))]
 )
 def test_caps_follow_the_base_number(k: int, caps: tuple[int, ...]) -> None:
-    settings = GraphSettings.from_neighbours(7.0, k, "invariant")
+    settings = JMPGraphSettings.from_neighbours(7.0, k, "invariant")
     assert (settings.main, settings.atom, settings.atom_edge, settings.quad) == caps
     assert (settings.cutoff, settings.symmetrise) == (7.0, "invariant")
-    assert GraphSettings.from_neighbours() == GraphSettings()
+    assert JMPGraphSettings.from_neighbours() == JMPGraphSettings()
 
 
 @pytest.mark.parametrize(
@@ -109,13 +110,13 @@ def test_caps_follow_the_base_number(k: int, caps: tuple[int, ...]) -> None:
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        GraphSettings.model_validate(wrong)
+        JMPGraphSettings.model_validate(wrong)
 
 
 @pytest.mark.parametrize("rule", ["original", "invariant"])
 @pytest.mark.parametrize("main", [7, 1000])
 def test_reverse_points_at_the_reverse_edge(main: int, rule: Symmetrise) -> None:
-    settings = GraphSettings(cutoff=5.0, main=main, symmetrise=rule)
+    settings = JMPGraphSettings(cutoff=5.0, main=main, symmetrise=rule)
     topology = build_topology(from_ase([rattled_slab(), bulk("Cu"), molecule("CH4")]), settings)
     ours = names(topology.main)
     assert [ours[index] for index in topology.reverse] == [reversed_name(name) for name in ours]
@@ -142,8 +143,8 @@ def test_targets_with_few_edges_come_first_then_target_distance_source_and_offse
 
 def test_original_rule_loses_and_gains_edges_and_the_invariant_rule_keeps_either() -> None:
     batch = from_ase(Atoms("H3", [[0, 0, 0], [1.0, 0, 0], [1.9, 0, 0]]))  # nearest: 1→0, 2→1, 1→2
-    original = build_topology(batch, GraphSettings(main=1, symmetrise="original"))
-    invariant = build_topology(batch, GraphSettings(main=1, symmetrise="invariant"))
+    original = build_topology(batch, JMPGraphSettings(main=1, symmetrise="original"))
+    invariant = build_topology(batch, JMPGraphSettings(main=1, symmetrise="invariant"))
     assert {name[:2] for name in names(original.main)} == {(1, 2), (2, 1)}
     assert {name[:2] for name in names(invariant.main)} == {(0, 1), (1, 0), (1, 2), (2, 1)}
     assert original.trimmed.tolist() == invariant.trimmed.tolist() == [0.5]
@@ -154,7 +155,7 @@ def test_original_rule_loses_and_gains_edges_and_the_invariant_rule_keeps_either
 def test_an_atom_and_its_own_images(main: int, expected: int, rule: Symmetrise) -> None:
     """Of the six equal neighbours of simple cubic the lower offsets are kept, and their reverses added."""
     batch = from_ase(Atoms("Po", cell=[3.0] * 3, pbc=True))
-    topology = build_topology(batch, GraphSettings(cutoff=3.5, main=main, symmetrise=rule))
+    topology = build_topology(batch, JMPGraphSettings(cutoff=3.5, main=main, symmetrise=rule))
     order = [(-1, 0, 0), (0, -1, 0), (0, 0, -1)]
     assert set(names(topology.main)) == {
         (0, 0, *(sign * o for o in offset)) for offset in order[: expected // 2] for sign in (1, -1)
@@ -172,7 +173,7 @@ def test_original_rule_drops_self_images_kept_in_the_positive_direction_only() -
     assert invariant.offset.tolist() == [[0, -1, 0], [0, 1, 0], [0, -1, 5], [0, 1, -5]]
 
 
-def renumbered(atoms: Atoms, new_order: Sequence[int], settings: GraphSettings) -> set[EdgeName]:
+def renumbered(atoms: Atoms, new_order: Sequence[int], settings: JMPGraphSettings) -> set[EdgeName]:
     """Main edges of the permuted structure, under the atoms' numbers before the permutation."""
     edges = build_topology(from_ase(atoms[new_order]), settings).main
     return {(new_order[source], new_order[target], *offset) for source, target, *offset in names(edges)}
@@ -221,12 +222,12 @@ def test_a_structure_without_quadruplets_has_an_empty_graph() -> None:
     topology = build_topology(batch, SMALL)
     assert len(topology.quad) == 0
     assert topology.quad.offset.shape == (0, 3)
-    assert len(build_topology(from_ase(rattled_slab()), GraphSettings(main=1, atom_edge=0, quad=0)).atom_edge) == 0
+    assert len(build_topology(from_ase(rattled_slab()), JMPGraphSettings(main=1, atom_edge=0, quad=0)).atom_edge) == 0
 
 
 def test_only_main_keeps_edges_beyond_the_basis() -> None:
     batch = from_ase(Atoms("H3", [[0, 0, 0], [13.0, 0, 0], [0, 1.0, 0]]))
-    settings = GraphSettings(cutoff=13.01, main=1, atom=1, atom_edge=1, quad=1)
+    settings = JMPGraphSettings(cutoff=13.01, main=1, atom=1, atom_edge=1, quad=1)
     topology = build_topology(batch, settings)
     assert {(0, 1), (1, 0)} <= {name[:2] for name in names(topology.main)}
     for graph in ("atom", "atom_edge", "quad"):
@@ -236,13 +237,13 @@ def test_only_main_keeps_edges_beyond_the_basis() -> None:
 
 
 def test_an_edge_at_the_basis_cutoff_is_dropped() -> None:
-    topology = build_topology(from_ase(Atoms("H2", [[0, 0, 0], [12.0, 0, 0]])), GraphSettings())
+    topology = build_topology(from_ase(Atoms("H2", [[0, 0, 0], [12.0, 0, 0]])), JMPGraphSettings())
     assert (len(topology.main), len(topology.atom)) == (2, 0)
 
 
 @pytest.mark.parametrize("atoms", [Atoms("He"), Atoms("He2", [[0, 0, 0], [20, 0, 0]])], ids=["one", "two far apart"])
 def test_atoms_without_neighbours(atoms: Atoms) -> None:
-    topology = build_topology(from_ase(atoms), GraphSettings())
+    topology = build_topology(from_ase(atoms), JMPGraphSettings())
     assert [len(getattr(topology, graph)) for graph in GRAPHS] == [0] * 4
     assert topology.reverse.shape == (0,)
     assert topology.reverse.dtype == topology.main.source.dtype == torch.int64
@@ -253,9 +254,9 @@ def test_a_batch_has_the_graphs_of_its_structures_each_with_its_settings() -> No
     structures = [rattled_slab(), Atoms("He"), rattled_oxide(), molecule("CH3CH2OH")]
     settings = [
         SMALL,
-        GraphSettings(),
-        GraphSettings(cutoff=6.0, main=9, atom=30, atom_edge=3, quad=4, symmetrise="invariant"),
-        GraphSettings.from_neighbours(7.0, 100),
+        JMPGraphSettings(),
+        JMPGraphSettings(cutoff=6.0, main=9, atom=30, atom_edge=3, quad=4, symmetrise="invariant"),
+        JMPGraphSettings.from_neighbours(7.0, 100),
     ]
     topology = build_topology(from_ase(structures), settings)
     first = 0
@@ -304,7 +305,7 @@ def test_reused_pairs_give_the_graphs_of_the_moved_atoms() -> None:
 
 def test_overlapping_atoms_are_refused() -> None:
     with pytest.raises(StructureError, match="atoms 0 and 1"):
-        build_topology(from_ase(Atoms("H2")), GraphSettings())
+        build_topology(from_ase(Atoms("H2")), JMPGraphSettings())
 
 
 def test_positions_that_require_gradients_build_the_same_graphs() -> None:

@@ -9,21 +9,20 @@ from ase.build import bulk, fcc111
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, find_pairs, from_ase
-from atomslim.families.jmp import JMP
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc.graphs import Edges
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
 from atomslim.inference.program import neighbour_matrix
 from atomslim.models import energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
 from samples import ethanol, sheared_crystal, slab
 from small_models import jmp
 
 GRAPHS = {
-    "trimmed": GraphSettings(cutoff=5.0, main=10, atom=333, atom_edge=6, quad=3),
-    "invariant": GraphSettings(cutoff=5.0, main=7, atom=70, atom_edge=6, quad=3, symmetrise="invariant"),
-    "whole": GraphSettings(cutoff=4.0, main=1000, atom=1000, atom_edge=1000, quad=1000),
-    "few atoms": GraphSettings(cutoff=5.0, main=12, atom=9, atom_edge=8, quad=3),
-    "main alone": GraphSettings(cutoff=5.0, main=12, atom=40, atom_edge=0, quad=0),
+    "trimmed": JMPGraphSettings(cutoff=5.0, main=10, atom=333, atom_edge=6, quad=3),
+    "invariant": JMPGraphSettings(cutoff=5.0, main=7, atom=70, atom_edge=6, quad=3, symmetrise="invariant"),
+    "whole": JMPGraphSettings(cutoff=4.0, main=1000, atom=1000, atom_edge=1000, quad=1000),
+    "few atoms": JMPGraphSettings(cutoff=5.0, main=12, atom=9, atom_edge=8, quad=3),
+    "main alone": JMPGraphSettings(cutoff=5.0, main=12, atom=40, atom_edge=0, quad=0),
 }
 
 
@@ -42,7 +41,7 @@ def tagged_slab() -> Atoms:
 STRUCTURES = [ethanol, copper, sheared_crystal, slab, tagged_slab]
 
 
-def model(settings: GraphSettings) -> JMP:
+def model(settings: JMPGraphSettings) -> JMP:
     tasks = [energy_and_forces(forces, forces=forces, graph=settings) for forces in ("direct", "conservative")]
     return jmp(*tasks, num_blocks=1, num_spherical=3)
 
@@ -60,7 +59,7 @@ def rows(edges: Edges) -> list[list[int]]:
 
 @pytest.mark.parametrize("settings", GRAPHS.values(), ids=GRAPHS.keys())
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_main_edges_are_the_same(structure: Callable[[], Atoms], settings: GraphSettings) -> None:
+def test_main_edges_are_the_same(structure: Callable[[], Atoms], settings: JMPGraphSettings) -> None:
     batch = from_ase(structure())
     expected = model(settings).topology(batch, "direct").main
     found = matrix_topology(batch, *shuffled(batch, settings.cutoff), settings)
@@ -73,7 +72,7 @@ def test_main_edges_are_the_same(structure: Callable[[], Atoms], settings: Graph
 
 @pytest.mark.parametrize("settings", GRAPHS.values(), ids=GRAPHS.keys())
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: GraphSettings) -> None:
+def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: JMPGraphSettings) -> None:
     batch, given = from_ase(structure()), model(settings)
     topology = matrix_topology(batch, *shuffled(batch, settings.cutoff), settings)
     for task in ("direct", "conservative"):

@@ -6,9 +6,9 @@ from ase.build import molecule
 
 from atomslim.atoms import from_ase
 from atomslim.errors import ConfigError
-from atomslim.families.jmp.retask import replace_tasks
+from atomslim.families.jmp import JMPGraphSettings
 from atomslim.models import Target, Task, energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.retask import replace_tasks
 from small_models import CONSERVATIVE, DIRECT, jmp
 
 ENERGY = Target(name="energy", kind="energy")
@@ -16,7 +16,7 @@ FORCES = Target(name="forces", kind="conservative_forces")
 
 
 def task(name: str, *targets: Target, cutoff: float = 12.0) -> Task:
-    return Task(name=name, targets=targets, graph=GraphSettings(cutoff=cutoff))
+    return Task(name=name, targets=targets, graph=JMPGraphSettings(cutoff=cutoff))
 
 
 def test_a_namesake_is_replaced_and_the_others_stay() -> None:
@@ -33,7 +33,9 @@ def test_a_namesake_is_replaced_and_the_others_stay() -> None:
 def test_as_many_tasks_as_there_are_go_by_place() -> None:
     model = jmp()
     first, second = (model.heads.get_submodule(f"{name}.energy") for name in ("direct", "conservative"))
-    replace_tasks(model, [energy_and_forces("slabs", forces="direct"), task("molecules", ENERGY)])
+    replace_tasks(
+        model, [energy_and_forces("slabs", forces="direct", graph=JMPGraphSettings()), task("molecules", ENERGY)]
+    )
     assert list(model.tasks) == list(model.heads) == ["slabs", "molecules"]
     assert (model.heads.get_submodule("slabs.energy"), model.heads.get_submodule("molecules.energy")) == (first, second)
     assert not model.tasks["molecules"].conservative
@@ -50,10 +52,9 @@ def test_targets_go_by_name_or_else_by_place() -> None:
 
 
 def test_biases_are_the_models_business() -> None:
-    biasless = Target(name="energy", kind="energy", bias=False)
-    model = jmp(task("one", biasless, FORCES), direct_forces=False)
+    model = jmp(task("one", ENERGY, FORCES), direct_forces=False, heads_without_bias=("one.energy",))
     replace_tasks(model, [task("other", ENERGY, FORCES)])
-    assert model.tasks["other"] == task("other", biasless, FORCES)
+    assert model.heads_without_bias == {"other.energy"}
 
 
 def test_conservative_forces_can_be_added() -> None:
@@ -69,7 +70,10 @@ def test_conservative_forces_can_be_added() -> None:
         ([task("other", ENERGY)], "tasks other: the model has direct, conservative; use these names, or give 2 tasks"),
         ([task("direct", ENERGY)], "task direct: 0 direct forces targets for 1 such heads of direct"),
         ([task("conservative", FORCES, ENERGY, Target(name="gap", kind="scalar"))], "2 energy or scalar targets for 1"),
-        ([energy_and_forces("x", forces="direct"), task("x", ENERGY)], "two tasks would have one name: x, x"),
+        (
+            [energy_and_forces("x", forces="direct", graph=JMPGraphSettings()), task("x", ENERGY)],
+            "two tasks would have one name: x, x",
+        ),
     ],
 )
 def test_tasks_that_do_not_fit_are_refused(tasks: list[Task], line: str) -> None:

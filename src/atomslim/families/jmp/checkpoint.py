@@ -1,6 +1,7 @@
 """Reads and writes the checkpoints of JMP (arXiv 2310.16802), pre-trained and fine-tuned."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor
 
 from atomslim.errors import CheckpointError, ConfigError
+from atomslim.families.jmp.family import JMPConfig
 from atomslim.families.jmp.gemnet_oc.bases import gaussian_centres
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.families.jmp.layout import Head, Layout, Name
 from atomslim.families.jmp.model import JMP
-from atomslim.families.jmp.retask import replace_tasks
 from atomslim.families.jmp.sizes import read_sizes
 from atomslim.files import atomic_write
-from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.metadata import Metadata, checksum, first_problem, versions
+from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, TargetKind, Task, energy_and_forces
 from atomslim.models.tensors import is_finite, listed, misfit, require_fit, save_archive
 from atomslim.models.unpickle import StoredTensor, read_pt
@@ -43,28 +45,28 @@ PRETRAINING_TASKS = (
     energy_and_forces(
         "oc20",
         forces="direct",
-        graph=GraphSettings.from_neighbours(12.0),
+        graph=JMPGraphSettings.from_neighbours(12.0),
         energy_std=24.901469505465872,
         force_std=0.5111534595489502,
     ),
     energy_and_forces(
         "oc22",
         forces="direct",
-        graph=GraphSettings.from_neighbours(12.0),
+        graph=JMPGraphSettings.from_neighbours(12.0),
         energy_std=25.229595396538468,
         force_std=0.25678861141204834,
     ),
     energy_and_forces(
         "ani1x",
         forces="direct",
-        graph=GraphSettings.from_neighbours(8.0),
+        graph=JMPGraphSettings.from_neighbours(8.0),
         energy_std=2.8700712783472118,
         force_std=2.131422996520996,
     ),
     energy_and_forces(
         "transition1x",
         forces="direct",
-        graph=GraphSettings.from_neighbours(8.0),
+        graph=JMPGraphSettings.from_neighbours(8.0),
         energy_std=1.787466168382901,
         force_std=0.3591422140598297,
     ),
@@ -80,6 +82,9 @@ _ASSUMED = (
     "the file holds no normalisation, reduction and graph settings: mean 0, std 1, a sum over atoms, cutoff 12 Å and "
     "30 neighbours are assumed; give the right ones as tasks"
 )
+
+_OURS = re.compile(r"(?:backbone|output|graph_outputs|task_steps|out_energy|out_forces)\.")
+"""How the names of JMP's tensors begin, pre-trained or fine-tuned."""
 
 AnyTensor: TypeAlias = Tensor | StoredTensor
 
@@ -116,7 +121,7 @@ def _model(content: Any, where: str, weights: Weights, alias: Alias) -> JMP:
     layout = Layout.of_names(file.tensors)
     tasks = _tasks(layout, file.where)
     with torch.device("meta"):
-        model = JMP(_sizes(file), tasks)
+        model = JMP(_config(file, layout, tasks), tasks)
     names = [name for name in layout.names(model.config, [task.name for task in tasks]) if name.role != "counter"]
     _require_fit(file, names, model)
     _require_one_basis(file, names)
@@ -139,7 +144,7 @@ def write_jmp(model: JMP, path: str | os.PathLike[str]) -> None:
         raise ConfigError(
             "JMP's format has no place for a basis cutoff other than 12 Å: save the model as .safetensors"
         )
-    names = Layout.of_tasks(list(model.tasks.values())).names(model.config, list(model.tasks))
+    names = Layout.of_tasks(list(model.tasks.values()), model.heads_without_bias).names(model.config, list(model.tasks))
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     tensors = {name.jmp: _written(name, state) for name in names}
     averages = tuple(tensors[name.jmp] for name in names if name.role == "parameter")
@@ -158,6 +163,13 @@ def _written(name: Name, state: Mapping[str, Tensor]) -> Tensor:
     if name.role == "temps":
         return centres.new_full(centres.shape, 0.5 * (len(centres) - 1) ** 2)
     return state[name.ours] if name.ours else centres.new_zeros(())
+
+
+def is_jmp(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file has a state dict with tensors of JMP's names; raises CheckpointError if it cannot be read."""
+    content = read_pt(path)
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    return isinstance(state, Mapping) and any(isinstance(name, str) and _OURS.match(name) for name in state)
 
 
 # -- what a file holds
@@ -208,6 +220,12 @@ def _sizes(file: _File) -> GemNetOCConfig:
         raise CheckpointError(f"{file.where}: no JMP model: {first_problem(error)}") from error
 
 
+def _config(file: _File, layout: Layout, tasks: Sequence[Task]) -> JMPConfig:
+    """Return the sizes, and which heads have no biases."""
+    bare = [f"{tasks[head.task].name}.{head.target}" for head in layout.heads if not head.bias]
+    return JMPConfig(**_sizes(file).model_dump(), heads_without_bias=tuple(bare))
+
+
 # -- tasks
 
 
@@ -239,13 +257,13 @@ def _task(name: str, heads: Sequence[Head]) -> Task:
     kinds = {target.kind for target in targets}
     if "energy" in kinds and "direct_forces" not in kinds:
         targets.append(Target(name="forces", kind="conservative_forces", unit="eV/Å"))
-    return Task(name=name, targets=tuple(targets), graph=known.graph if known else GraphSettings())
+    return Task(name=name, targets=tuple(targets), graph=known.graph if known else JMPGraphSettings())
 
 
 def _target(head: Head, known: Task | None) -> Target:
     kind, unit = _KINDS[head.kind]
     trained = known.of_kind(kind) if known else None
-    return Target(name=head.target, kind=kind, unit=unit, std=trained.std if trained else 1.0, bias=head.bias)
+    return Target(name=head.target, kind=kind, unit=unit, std=trained.std if trained else 1.0)
 
 
 _KINDS: dict[str, tuple[TargetKind, str]] = {

@@ -4,7 +4,7 @@ The order is that of JMP's modules. It matters because the averaged weights come
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -132,14 +132,16 @@ class Layout:
         return cls(pretraining, tuple(sorted(heads, key=_place)), counted)
 
     @classmethod
-    def of_tasks(cls, tasks: Sequence[Task]) -> "Layout":
-        """Choose the kind of checkpoint that holds these tasks; raises ConfigError if neither does."""
-        pretraining = all(
-            sorted((target.kind, target.bias) for target in task.targets) == [("direct_forces", True), ("energy", True)]
-            for task in tasks
+    def of_tasks(cls, tasks: Sequence[Task], bare: Collection[str] = ()) -> "Layout":
+        """Choose the kind of checkpoint that holds these tasks; raises ConfigError if neither does.
+
+        ``bare`` are heads, as task.target, without biases.
+        """
+        pretraining = not bare and all(
+            sorted(target.kind for target in task.targets) == ["direct_forces", "energy"] for task in tasks
         )
         heads = [
-            _head_of(target, place, pretraining=pretraining)
+            _head_of(target, place, pretraining=pretraining, bias=f"{task.name}.{target.name}" not in bare)
             for place, task in enumerate(tasks)
             for target in task.targets
             if target.kind != "conservative_forces"
@@ -191,12 +193,12 @@ def _completed(heads: Sequence[Head]) -> list[Head]:
     return [known.get(prefix, Head(prefix, kind, task, kind, bias=True)) for prefix, (kind, task) in prefixes.items()]
 
 
-def _head_of(target: Target, task: int, *, pretraining: bool) -> Head:
+def _head_of(target: Target, task: int, *, pretraining: bool, bias: bool) -> Head:
     """Return the head that computes a target."""
     kind = _KINDS[target.kind]
     one = f"graph_outputs._module_dict.ft_mlp_{target.name}.out_mlp" if kind == "scalar" else f"out_{kind}"
     prefix = f"output.{one}.{task}" if pretraining else one
-    return Head(prefix, kind, task, target.name, target.bias)
+    return Head(prefix, kind, task, target.name, bias)
 
 
 def _bases() -> Iterator[Name]:

@@ -1,7 +1,7 @@
 """JMP: a GemNet-OC backbone whose features after every block, side by side, feed the heads of many data sets."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.errors import ConfigError
+from atomslim.families.jmp.family import FAMILY, JMPConfig
 from atomslim.families.jmp.gemnet_oc.backbone import GemNetOC
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.gemnet_oc.graphs import Topology, build_topology
 from atomslim.families.jmp.gemnet_oc.layers import Linear, residuals, scaled_silu
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.families.jmp.heads import Head, forces_on_atoms
 from atomslim.models.block_model import (
     BlockFeatures,
@@ -23,8 +25,10 @@ from atomslim.models.block_model import (
     ReadoutKind,
     check_block_indices,
 )
+from atomslim.models.family import Family
 from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.outputs import physical, reduce_over_atoms
+from atomslim.models.outputs import reduce_over_atoms
+from atomslim.models.readout import ReadoutMap
 from atomslim.models.tasks import Target, Task
 
 
@@ -51,13 +55,18 @@ class _Context:
 class JMP(BlockModel):
     """Joint multi-domain pre-training (arXiv 2310.16802) on GemNet-OC (arXiv 2204.02782)."""
 
+    family: ClassVar[Family | None] = FAMILY
+    graph_settings: ClassVar[type[GraphSettings]] = JMPGraphSettings
     readout_kind: ClassVar[ReadoutKind] = "concat"
+    config: GemNetOCConfig
 
-    def __init__(self, config: GemNetOCConfig, tasks: Sequence[Task]) -> None:
+    def __init__(self, config: GemNetOCConfig | JMPConfig, tasks: Sequence[Task]) -> None:
         """Make a model with fresh weights; raises ConfigError if a task needs a branch that ``config`` leaves out."""
         super().__init__()
+        bare = config.heads_without_bias if isinstance(config, JMPConfig) else ()
+        config = GemNetOCConfig(**config.model_dump(exclude={"heads_without_bias"}))
         self.config = config
-        self.tasks = {task.name: task for task in tasks}
+        self.tasks = self.settled(tasks)
         self.block_ids = tuple(range(1, config.num_blocks + 1))
         self.history: list[dict[str, Any]] = []
         elements = torch.empty(config.num_elements, config.emb_size_atom).uniform_(-(3**0.5), 3**0.5)
@@ -72,16 +81,16 @@ class JMP(BlockModel):
                 for name, width in widths.items()
             }
         )
-        self.heads = nn.ModuleDict({task.name: self._heads_of(task) for task in tasks})
+        self.heads = nn.ModuleDict({task.name: self._heads_of(task, bare) for task in tasks})
 
     def topology(
         self, batch: AtomsBatch, tasks: str | Sequence[str] | None = None, *, pairs: Pairs | None = None
     ) -> Topology:
         """Return the four graphs of a batch as its task defines them: one task for all, or one per structure."""
         if tasks is None or isinstance(tasks, str):
-            settings: GraphSettings | list[GraphSettings] = self.task(tasks).graph
+            settings: JMPGraphSettings | list[JMPGraphSettings] = self._graph_of(tasks)
         else:
-            settings = [self.task(name).graph for name in tasks]
+            settings = [self._graph_of(name) for name in tasks]
         return build_topology(batch, settings, pairs=pairs, basis_cutoff=self.config.basis_cutoff)
 
     def features(self, batch: AtomsBatch, topology: Topology, *, edges: bool = True) -> BlockFeatures:
@@ -105,13 +114,13 @@ class JMP(BlockModel):
             if target.kind != "conservative_forces"
         }
 
-    def physical_outputs(self, raw: dict[str, Tensor], task: Task, batch: AtomsBatch) -> dict[str, Tensor]:
-        """Turn raw numbers into physical ones by mean, std and references of each target."""
-        return {target.name: physical(raw[target.name], target, batch) for target in task.targets if target.name in raw}
-
-    def readout_first_layers(self) -> dict[str, nn.Linear]:
+    def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return FinalMLP's first layer for node and, with the direct-force branch, edge features."""
-        return {name: mlp.first for name, mlp in self._mlps().items()}
+        count = self.num_blocks + 1
+        return {
+            name: ReadoutMap.concat(mlp.first, [mlp.first.in_features // count] * count)
+            for name, mlp in self._mlps().items()
+        }
 
     def with_blocks(self, indices: Sequence[int]) -> Self:
         """Return an independent copy with only these blocks (1 … b), the readout's first layers sliced to match."""
@@ -137,20 +146,39 @@ class JMP(BlockModel):
         parts["readout"] = [self.readout]
         return parts | {f"head {name}": [head] for name, head in self.heads.items()}
 
+    @property
+    def heads_without_bias(self) -> set[str]:
+        """Heads, as task.target, whose hidden layers have no biases."""
+        heads = {name for name, _ in self.heads.named_modules() if name.count(".") == 1}
+        return {name for name in heads if f"{name}.layers.0.bias" not in dict(self.heads.named_parameters())}
+
+    def rename_heads(self, names: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        """Give heads new names, (task, target) → (task, target)."""
+        heads: dict[str, dict[str, nn.Module]] = {}
+        for old, (task, target) in names.items():
+            heads.setdefault(task, {})[target] = self.heads.get_submodule(".".join(old))
+        self.heads = nn.ModuleDict({task: nn.ModuleDict(targets) for task, targets in heads.items()})
+
+    def _graph_of(self, task: str | None) -> JMPGraphSettings:
+        return cast("JMPGraphSettings", self.task(task).graph)
+
     def _mlps(self) -> dict[str, FinalMLP]:
         return cast("dict[str, FinalMLP]", dict(self.readout.items()))
 
-    def _heads_of(self, task: Task) -> nn.ModuleDict:
+    def _heads_of(self, task: Task, bare: Collection[str]) -> nn.ModuleDict:
         if task.direct and not self.config.direct_forces:
             raise ConfigError(f"task {task.name}: direct forces need a model with direct_forces=True")
-        width = {"direct_forces": self.config.emb_size_edge}
         return nn.ModuleDict(
             {
-                target.name: Head(width.get(target.kind, self.config.emb_size_atom), bias=target.bias)
+                target.name: Head(self.width_of(target), bias=f"{task.name}.{target.name}" not in bare)
                 for target in task.targets
                 if target.kind != "conservative_forces"
             }
         )
+
+    def width_of(self, target: Target) -> int:
+        """Return the width of the features that a target's head takes."""
+        return self.config.emb_size_edge if target.kind == "direct_forces" else self.config.emb_size_atom
 
     @staticmethod
     def _raw_output(head: nn.Module, target: Target, readout: ReadoutFeatures) -> Tensor:

@@ -1,6 +1,5 @@
 """Models that come with the package, by name: `atomslim.load("mini")`. Each has a model card beside it."""
 
-import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -9,11 +8,9 @@ NAMES = ("mini",)
 """What there is."""
 
 
-def located(path: str | os.PathLike[str]) -> Path:
-    """Give the file of a model: of the embedded one of this name, unless there is a file that is called so."""
-    if str(path) in NAMES and not Path(path).is_file():
-        return HERE / f"{path}.safetensors"
-    return Path(path)
+def file_of(name: str) -> Path:
+    """Return the file of an embedded model."""
+    return HERE / f"{name}.safetensors"
 
 
 def card(name: str) -> str:

@@ -22,7 +22,7 @@ from atomslim.atoms.neighbours import (
 )
 from atomslim.errors import ConfigError
 from atomslim.families.jmp.gemnet_oc.segments import order_by_size
-from atomslim.models.graph_settings import GraphSettings
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
 
 BASIS_CUTOFF = 12.0
 """Å: the radial basis of JMP is zero from here on."""
@@ -82,6 +82,14 @@ class Topology:
     reverse: Int[Tensor, " main"]
     trimmed: Float[Tensor, " b"]
 
+    def edges(self) -> Edges:
+        """Return the edges that carry embeddings."""
+        return self.main
+
+    def left_out(self) -> Float[Tensor, " b"]:
+        """Return ``trimmed``."""
+        return self.trimmed
+
     def to(self, device: torch.device | str) -> "Topology":
         """Move to `device`."""
         return Topology(
@@ -96,7 +104,7 @@ class Topology:
 
 def build_topology(
     batch: AtomsBatch,
-    settings: GraphSettings | Sequence[GraphSettings],
+    settings: JMPGraphSettings | Sequence[JMPGraphSettings],
     *,
     pairs: Pairs | None = None,
     basis_cutoff: float = BASIS_CUTOFF,
@@ -170,9 +178,9 @@ def reverse_index(edges: Edges | Pairs) -> Int[Tensor, " e"]:
 
 
 def _settings_per_structure(
-    settings: GraphSettings | Sequence[GraphSettings], num_structures: int
-) -> Sequence[GraphSettings]:
-    if isinstance(settings, GraphSettings):
+    settings: JMPGraphSettings | Sequence[JMPGraphSettings], num_structures: int
+) -> Sequence[JMPGraphSettings]:
+    if isinstance(settings, JMPGraphSettings):
         return [settings] * num_structures
     if len(settings) != num_structures:
         raise ConfigError(f"{len(settings)} graph settings for {num_structures} structures: give one, or one for each")
@@ -190,7 +198,7 @@ def _most_per_target(pairs: Pairs) -> int:
     return int(torch.bincount(pairs.target).max()) if len(pairs) else 0
 
 
-def _original_rule(batch: AtomsBatch, settings: Sequence[GraphSettings], pairs: Pairs) -> BoolArray:
+def _original_rule(batch: AtomsBatch, settings: Sequence[JMPGraphSettings], pairs: Pairs) -> BoolArray:
     """Say of each pair whether its structure is symmetrised by the original rule."""
     original = np.array([one.symmetrise == "original" for one in settings])
     rule: BoolArray = original[batch.batch.cpu().numpy()[pairs.target.numpy()]]

@@ -18,7 +18,7 @@ from atomslim.families.jmp.gemnet_oc.geometry import PaddedEdges, edge_vectors
 from atomslim.families.jmp.gemnet_oc.graphs import Edges
 from atomslim.families.jmp.gemnet_oc.indices import EdgeFinder, IndexedTopology, InteractionIndex, quad_index
 from atomslim.families.jmp.gemnet_oc.segments import Part, Segments
-from atomslim.models.graph_settings import GraphSettings
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
 
 NEVER = 1e9
 """Å: the distance of a place that holds no neighbour."""
@@ -116,7 +116,7 @@ class TableSegments(Segments):
 
 
 def matrix_topology(
-    batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: GraphSettings
+    batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: JMPGraphSettings
 ) -> IndexedTopology:
     """Build the four graphs of one structure, and their tables, as `build_topology` does.
 
@@ -140,7 +140,7 @@ def matrix_topology(
 
 
 def _nearest_first(
-    batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: GraphSettings
+    batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: JMPGraphSettings
 ) -> NeighbourMatrix:
     """Sort the neighbours within the cutoff; empty places are added, so that there are columns for every cap."""
     caps = (settings.atom, settings.main, settings.atom_edge, settings.quad)

@@ -2,30 +2,29 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from atomslim.errors import ConfigError
-from atomslim.families.jmp.model import JMP
+from atomslim.models.block_model import BlockModel
 from atomslim.models.tasks import Target, Task
 
 
-def replace_tasks(model: JMP, tasks: Sequence[Task]) -> None:
+def replace_tasks(model: BlockModel, tasks: Sequence[Task]) -> None:
     """Replace the tasks of a model and keep its heads.
 
     If the model has tasks of these names, they are replaced and the others stay; otherwise as many tasks as the model
     has must be given, in its order. Inside a task, heads keep to the target of their name, or else to their place.
-    Whether a head has biases is the model's business: what the targets say of it is not looked at. Conservative
-    forces have no head and may be added to any energy or left out.
+    Conservative forces have no head and may be added to any energy or left out.
 
-    Raises ConfigError if heads and targets do not pair up.
+    Raises ConfigError if heads and targets do not pair up, or for graphs that the model cannot have.
     """
-    pairs = [(old, _fitted(old, new)) for old, new in _pairs(list(model.tasks.values()), list(tasks))]
+    pairs = _pairs(list(model.tasks.values()), list(tasks))
     names = [new.name for _, new in pairs]
     if len(set(names)) != len(names):
         raise ConfigError(f"two tasks would have one name: {', '.join(names)}")
-    heads = {new.name: _renamed(model.heads[old.name], old, new) for old, new in pairs}
-    model.heads = nn.ModuleDict(heads)
-    model.tasks = {new.name: new for _, new in pairs}
+    settled = model.settled(new for _, new in pairs)
+    model.rename_heads(
+        {(old.name, target.name): (new.name, name) for old, new in pairs for target, name in _matched(old, new)}
+    )
+    model.tasks = settled
 
 
 def _pairs(old: list[Task], new: list[Task]) -> list[tuple[Task, Task]]:
@@ -38,13 +37,6 @@ def _pairs(old: list[Task], new: list[Task]) -> list[tuple[Task, Task]]:
         f"tasks {', '.join(by_name)}: the model has {', '.join(task.name for task in old)}; "
         f"use these names, or give {len(old)} tasks in this order"
     )
-
-
-def _fitted(old: Task, new: Task) -> Task:
-    """Return the new task with its targets' biases as the heads have them."""
-    bias = {name: target.bias for target, name in _matched(old, new)}
-    targets = tuple(target.model_copy(update={"bias": bias.get(target.name, target.bias)}) for target in new.targets)
-    return new.model_copy(update={"targets": targets})
 
 
 def _matched(old: Task, new: Task) -> list[tuple[Target, str]]:
@@ -65,7 +57,3 @@ def _matched(old: Task, new: Task) -> list[tuple[Target, str]]:
 def _with_heads(task: Task, *, direct: bool) -> list[Target]:
     kinds = {"direct_forces"} if direct else {"energy", "scalar", "r2"}
     return [target for target in task.targets if target.kind in kinds]
-
-
-def _renamed(heads: nn.Module, old: Task, new: Task) -> nn.ModuleDict:
-    return nn.ModuleDict({name: heads.get_submodule(target.name) for target, name in _matched(old, new)})

@@ -1,0 +1,183 @@
+"""JMP as a family: its files, names and capabilities."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Int
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch
+from atomslim.errors import CheckpointError, ConfigError
+from atomslim.families.jmp import embedded
+from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
+from atomslim.models.block_model import BlockModel
+from atomslim.models.family import Capability, Family
+from atomslim.models.graph import Graph
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.tasks import Task
+
+if TYPE_CHECKING:
+    from atomslim.families.jmp.model import JMP
+
+
+class JMPConfig(GemNetOCConfig):
+    """What a JMP model is built from besides its tasks."""
+
+    heads_without_bias: tuple[str, ...] = Field(
+        default=(), description="heads, as task.target, whose hidden layers have no biases"
+    )
+
+
+class JMPFamily(Family):
+    """JMP (arXiv 2310.16802): checkpoints of any size, and the embedded model."""
+
+    name: ClassVar[str] = "jmp"
+    title: ClassVar[str] = "JMP"
+    config: ClassVar[type[BaseModel]] = JMPConfig
+    graph_settings: ClassVar[type[GraphSettings]] = JMPGraphSettings
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {"fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training"}
+    )
+    embedded: ClassVar[tuple[str, ...]] = embedded.NAMES
+    rates: ClassVar[Mapping[str, float]] = MappingProxyType(
+        {
+            "embedding": 0.3,
+            "block 1": 0.55,
+            "block 2": 0.40,
+            "block 3": 0.30,
+            "block 4": 0.40,
+            "block 5": 0.55,
+            "block 6": 0.625,
+        }
+    )
+
+    def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
+        """Return a model without memory for its weights."""
+        from atomslim.families.jmp.model import JMP  # noqa: PLC0415 - the model's class names this family
+
+        with torch.device("meta"):
+            return JMP(config, tasks)
+
+    def configuration(self, model: BlockModel) -> JMPConfig:
+        """Return the sizes, and which heads have no biases."""
+        jmp = _jmp(model)
+        return JMPConfig(**jmp.config.model_dump() | {"heads_without_bias": sorted(jmp.heads_without_bias)})
+
+    def upgrade(self, content: dict[str, Any], version: int) -> dict[str, Any]:
+        """In format 1, targets say whether their head has biases."""
+        if version > 1:
+            return content
+        targets = [(task, target) for task in content["tasks"] for target in task.get("targets", ())]
+        bare = [f"{task['name']}.{target['name']}" for task, target in targets if not target.pop("bias", True)]
+        derived = {f"{task['name']}.{target['name']}" for task, target in targets if _is_derived(target)}
+        bare = [name for name in bare if name not in derived]
+        return content | {"config": content["config"] | {"heads_without_bias": bare}}
+
+    def details(self, model: BlockModel) -> dict[str, int]:
+        """Count the scale factors."""
+        from atomslim.families.jmp.gemnet_oc.scaling import scale_factors, unfitted_scale_factors  # noqa: PLC0415
+
+        return {
+            "scale_factors": len(scale_factors(model)),
+            "unfitted_scale_factors": len(unfitted_scale_factors(model)),
+        }
+
+    def notes(self, model: BlockModel) -> list[str]:
+        """Say if scale factors are not fitted."""
+        unfitted = self.details(model)["unfitted_scale_factors"]
+        return [f"{unfitted} of the scale factors are not fitted and act as 1"] if unfitted else []
+
+    def locate(self, name: str) -> Path:
+        """Return the file of an embedded model."""
+        return embedded.file_of(name)
+
+    def recognises(self, path: Path) -> bool:
+        """Look for the names of JMP's tensors."""
+        from atomslim.families.jmp.checkpoint import is_jmp  # noqa: PLC0415
+
+        try:
+            return is_jmp(path)
+        except CheckpointError:
+            return False
+
+    def read(self, path: Path, **options: str) -> BlockModel:
+        """Read a checkpoint; ``weights`` and ``alias`` as `read_jmp` has them."""
+        from atomslim.families.jmp.checkpoint import read_jmp  # noqa: PLC0415
+
+        self.refuse_options(options, ("weights", "alias"))
+        return read_jmp(path, **options)  # type: ignore[arg-type]  # it checks the values
+
+    def with_heads(
+        self, model: BlockModel, tasks: Sequence[Task], reused: Mapping[str, Task], regularisation: Mapping[str, float]
+    ) -> BlockModel:
+        """Return a copy with heads for these tasks only; ``regularisation`` knows dropout and edge_dropout."""
+        from atomslim.families.jmp.rehead import with_heads  # noqa: PLC0415
+
+        return with_heads(_jmp(model), tasks, reused, regularisation)
+
+    def graph_from_matrix(
+        self,
+        batch: AtomsBatch,
+        neighbours: Int[Tensor, "n k"],
+        offsets: Int[Tensor, "n k 3"],
+        settings: GraphSettings,
+    ) -> Graph:
+        """Choose the edges of all four graphs from a matrix of neighbours."""
+        from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology  # noqa: PLC0415
+
+        return matrix_topology(batch, neighbours, offsets, JMPGraphSettings.of(settings))
+
+    def export(self, model: BlockModel, path: Path) -> None:
+        """Write a checkpoint for the original program."""
+        from atomslim.families.jmp.checkpoint import write_jmp  # noqa: PLC0415
+
+        write_jmp(_jmp(model), path)
+
+    def fresh(self, config: Any, tasks: Sequence[Task], regularisation: Mapping[str, float]) -> BlockModel:
+        """Return a new model, with an edge branch where a task has direct forces."""
+        from atomslim.families.jmp.model import JMP  # noqa: PLC0415
+
+        changes = {"direct_forces": any(task.direct for task in tasks), **regularisation}
+        return JMP(config.model_copy(update=changes), tasks)
+
+    def is_fitted(self, model: BlockModel) -> bool:
+        """Say whether all scale factors are fitted."""
+        return not self.details(model)["unfitted_scale_factors"]
+
+    def fit(self, model: BlockModel, batch: AtomsBatch, topology: Any) -> None:
+        """Fit the scale factors."""
+        from atomslim.families.jmp.gemnet_oc.scaling import fit_scale_factors  # noqa: PLC0415
+
+        fit_scale_factors(model, batch, topology)
+
+    def graph(
+        self,
+        model: BlockModel | None,
+        *,
+        cutoff: float | None = None,
+        neighbours: int | None = None,
+        usual: tuple[float | None, int | None] = (None, None),
+    ) -> GraphSettings:
+        """Follow the dataset, or else JMP's pre-training: 12 Å and 30 neighbours."""
+        del model
+        return JMPGraphSettings.from_neighbours(cutoff or usual[0] or 12.0, neighbours or usual[1] or 30)
+
+
+FAMILY = JMPFamily()
+
+
+def _is_derived(target: Mapping[str, Any]) -> bool:
+    return bool(target["kind"] == "conservative_forces")
+
+
+def _jmp(model: BlockModel) -> "JMP":
+    from atomslim.families.jmp.model import JMP  # noqa: PLC0415
+
+    if not isinstance(model, JMP):
+        raise ConfigError(f"a {type(model).__name__} is no JMP model")
+    return model

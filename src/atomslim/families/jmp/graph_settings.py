@@ -1,0 +1,54 @@
+"""How JMP's graphs are made: the cutoff, and how many neighbours each of the four graphs keeps."""
+
+from typing import Literal, Self, TypeAlias
+
+from pydantic import Field
+
+from atomslim.models.graph_settings import GraphSettings
+
+Symmetrise: TypeAlias = Literal["original", "invariant"]
+
+
+class JMPGraphSettings(GraphSettings):
+    """Cutoff and neighbours kept per target atom in each of the four graphs."""
+
+    cutoff: float = Field(12.0, gt=0, allow_inf_nan=False, description="Cutoff of all four graphs in Å.")
+    main: int = Field(30, ge=1, description="Nearest neighbours of the main graph, whose edges carry embeddings.")
+    atom: int = Field(1000, ge=1, description="Nearest neighbours of the atom-to-atom graph.")
+    atom_edge: int = Field(20, ge=0, description="Nearest neighbours of the atom-to-edge and edge-to-atom graph.")
+    quad: int = Field(8, ge=0, description="Nearest neighbours of the graph of the quadruplets' middle edges.")
+    symmetrise: Symmetrise = Field(
+        "original",
+        description=(
+            "How the main graph gets its reverse edges: 'original' as JMP checkpoints were trained, which depends on "
+            "the atoms' numbering where neighbours are trimmed; 'invariant' keeps an edge if either direction is kept."
+        ),
+    )
+
+    @classmethod
+    def from_neighbours(cls, cutoff: float = 12.0, k: int = 30, symmetrise: Symmetrise = "original") -> Self:
+        """Derive all four caps from the base number k as JMP does: main k, and k · (1000, 20, 8) / 30 rounded down."""
+        return cls(
+            cutoff=cutoff,
+            main=k,
+            atom=k * 1000 // 30,
+            atom_edge=k * 20 // 30,
+            quad=k * 8 // 30,
+            symmetrise=symmetrise,
+        )
+
+    @property
+    def neighbours(self) -> int:
+        """The neighbours of the main graph, which is chosen from the atom-to-atom graph."""
+        return min(self.main, self.atom)
+
+    def fewer(self, neighbours: int) -> Self:
+        """Return settings whose main graph keeps at most so many neighbours, if it keeps more.
+
+        The other graphs shrink in proportion, rounded down as JMP does, but never to nothing.
+        """
+        if neighbours >= self.main:
+            return self
+        others = {name: getattr(self, name) for name in ("atom", "atom_edge", "quad")}
+        fewer = {name: max(min(1, count), count * neighbours // self.main) for name, count in others.items()}
+        return self.model_copy(update={"main": neighbours, **fewer})

@@ -1,0 +1,215 @@
+"""A family of models: what can be done with its models beyond the block-model interface, and with its files.
+
+A family is an object of a subclass of `Family`, registered by name (see `atomslim.models.registry`). Only what a family
+has is filled in: everything else is refused in one line that names the family. The module that holds the object imports
+the package that the family needs inside its functions only, so that whoever does not use it need not have it.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from jaxtyping import Int
+from pydantic import BaseModel
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch
+from atomslim.errors import ConfigError
+from atomslim.models.graph import Graph
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.tasks import Task
+
+if TYPE_CHECKING:
+    from atomslim.models.block_model import BlockModel
+
+Capability = Literal["fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training"]
+
+_REFUSALS: dict[Capability, str] = {
+    "fresh heads": "cannot be given fresh heads: reuse those of a task",
+    "direct forces": "have no direct forces: ask for conservative ones",
+    "neighbour caps": "have no cap on neighbours: they take all within the cutoff",
+    "packages": "cannot be compiled into packages",
+    "export": "cannot be written in a format of their own: save them as .safetensors",
+    "pre-training": "cannot be made from sizes: give a trained one to go on with",
+}
+
+
+class Family:
+    """What a family says of itself; subclasses fill in what it has."""
+
+    name: ClassVar[str]
+    """In files, and before the colon in names such as ``name:model``."""
+    title: ClassVar[str]
+    """In messages, as its authors write it."""
+    package: ClassVar[str | None] = None
+    """The distribution that its models need, if any."""
+    extra: ClassVar[str | None] = None
+    """The extra of atomslim that brings it."""
+    config: ClassVar[type[BaseModel]]
+    """What a model is built from besides its tasks: plain data."""
+    graph_settings: ClassVar[type[GraphSettings]] = GraphSettings
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    embedded: ClassVar[tuple[str, ...]] = ()
+    """Names of models that come with atomslim, without a colon."""
+    rates: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """Factors on the learning rate in fine-tuning by part, blocks by their number in the original model; others 1."""
+
+    # -- what every family has
+
+    def build(self, config: Any, tasks: Sequence[Task]) -> "BlockModel":
+        """Return a model of this configuration, an object of `config`; its weights are replaced, so may be anything.
+
+        Every number that `save` must keep is a parameter or a persistent buffer of floating point.
+        """
+        raise NotImplementedError
+
+    def configuration(self, model: "BlockModel") -> BaseModel:
+        """Return what `build` makes such a model from."""
+        return model.config
+
+    def upgrade(self, content: dict[str, Any], version: int) -> dict[str, Any]:
+        """Turn a file's metadata of a format version into that of the next, as far as only the family knows how."""
+        del version
+        return content
+
+    def details(self, model: "BlockModel") -> dict[str, int]:
+        """Count what only such models have, by name, for `atomslim info`."""
+        del model
+        return {}
+
+    def notes(self, model: "BlockModel") -> list[str]:
+        """Say in sentences what a user of the model should know."""
+        del model
+        return []
+
+    # -- checkpoints
+
+    def locate(self, name: str) -> Path:
+        """Return the file behind a name: ``rest`` of ``family:rest``, or one of ``embedded``.
+
+        Raises ConfigError for an unknown name, which lists those there are.
+        """
+        raise ConfigError(f"{self.name}:{name}: {self.title} models have no names: give the path of a checkpoint")
+
+    def recognises(self, path: Path) -> bool:
+        """Say, by its content, whether a file is a checkpoint of this family, without executing anything in it.
+
+        Needs no package. Never raises AtomslimError: a file that cannot be read is none.
+        """
+        del path
+        return False
+
+    def read(self, path: Path, **options: str) -> "BlockModel":
+        """Return the model of a checkpoint, in evaluation mode, its history begun by an entry of what was read.
+
+        ``options`` are the family's own; raises ConfigError for unknown ones, CheckpointError for what cannot be read.
+        """
+        raise NotImplementedError
+
+    # -- capabilities
+
+    def with_heads(
+        self,
+        model: "BlockModel",
+        tasks: Sequence[Task],
+        reused: Mapping[str, Task],
+        regularisation: Mapping[str, float],
+    ) -> "BlockModel":
+        """Return an independent copy of a model with heads for these tasks only: *fresh heads*.
+
+        Heads are drawn from torch's global generator, but those of tasks in ``reused`` are copies of the heads of that
+        task of the model, target by target of the same kind and, where there is one, the same name.
+        ``regularisation`` has rates of dropout by name; raises ConfigError for names that the family does not know.
+        """
+        raise NotImplementedError
+
+    def graph_from_matrix(
+        self,
+        batch: AtomsBatch,
+        neighbours: Int[Tensor, "n k"],
+        offsets: Int[Tensor, "n k 3"],
+        settings: GraphSettings,
+    ) -> Graph:
+        """Make the graphs of one structure in tensor operations that can be traced: *packages*."""
+        raise NotImplementedError
+
+    def export(self, model: "BlockModel", path: Path) -> None:
+        """Write a checkpoint that the family's own programs read: *export*."""
+        raise NotImplementedError
+
+    def fresh(self, config: Any, tasks: Sequence[Task], regularisation: Mapping[str, float]) -> "BlockModel":
+        """Return a new model drawn from torch's global generator, of the sizes of ``config``: *pre-training*.
+
+        ``regularisation`` has rates of dropout by name, as for `with_heads`.
+        """
+        raise NotImplementedError
+
+    def is_fitted(self, model: "BlockModel") -> bool:
+        """Say whether a new model has all that is fitted before training: *pre-training*."""
+        del model
+        return True
+
+    def fit(self, model: "BlockModel", batch: AtomsBatch, topology: Any) -> None:
+        """Fit on a batch what is fitted before training: *pre-training*."""
+
+    # -- provided
+
+    def graph(
+        self,
+        model: "BlockModel | None",
+        *,
+        cutoff: float | None = None,
+        neighbours: int | None = None,
+        usual: tuple[float | None, int | None] = (None, None),
+    ) -> GraphSettings:
+        """Return the graphs of a new task of a model; by default those of its first task, with another cutoff if asked.
+
+        ``usual`` are the cutoff and neighbours that the new task's dataset is used with elsewhere: a family may follow.
+        ``model`` is None only where it is still to be made from sizes. Raises ConfigError for what it cannot have.
+        """
+        del usual
+        if model is None:
+            raise NotImplementedError
+        own = next(iter(model.tasks.values())).graph
+        if neighbours is not None:
+            self.require("neighbour caps")
+            own = own.fewer(neighbours)
+        return own if cutoff is None else own.model_copy(update={"cutoff": cutoff})
+
+    def require(self, capability: Capability) -> None:
+        """Raise ConfigError, naming the family, unless its models have a capability."""
+        if capability not in self.capabilities:
+            raise ConfigError(f"{self.title} models {_REFUSALS[capability]}")
+
+    def require_package(self) -> None:
+        """Raise ConfigError that names the extra unless the package is there."""
+        if self.package is not None and self.installed() is None:
+            raise ConfigError(
+                f"{self.title} models need the package {self.package}, which is not installed: "
+                f"pip install 'atomslim[{self.extra or self.name}]'"
+            )
+
+    def installed(self) -> str | None:
+        """Return the version of the package that is installed, or None."""
+        try:
+            return None if self.package is None else version(self.package)
+        except PackageNotFoundError:
+            return None
+
+    def refuse_options(self, options: Mapping[str, str], known: Sequence[str] = ()) -> None:
+        """Raise ConfigError for options of reading that are not among those known."""
+        for name in options:
+            if name not in known:
+                there = f"there are {', '.join(known)}" if known else "there are none"
+                raise ConfigError(f"{self.title} checkpoints have no option {name}: {there}")
+
+
+def family_of(model: "BlockModel") -> Family:
+    """Return a model's family; raises ConfigError where its class names none."""
+    if model.family is None:
+        raise ConfigError(
+            f"models of the class {type(model).__name__} belong to no family, which saving, new heads and packages need"
+        )
+    return model.family

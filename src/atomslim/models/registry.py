@@ -1,0 +1,90 @@
+"""Families by name: those of the entry points ``atomslim.families``, and those that come with the package.
+
+An entry point names an object of a subclass of `Family`: ``toy = "toy_package.family:FAMILY"``. The modules and
+packages in `atomslim.families` hold one called ``FAMILY`` each; they are entry points as well, but an installation
+knows only the entry points of the day it was made.
+"""
+
+import os
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from atomslim.errors import CheckpointError, ConfigError
+from atomslim.models.family import Family
+from atomslim.models.unpickle import read_pt
+
+GROUP = "atomslim.families"
+
+
+_REGISTERED: dict[str, Family] = {}
+
+
+def register(one: Family) -> None:
+    """Make a family known to this process, in place of an entry point: for notebooks and tests."""
+    _REGISTERED[one.name] = one
+    family_names.cache_clear()
+    family.cache_clear()
+
+
+@cache
+def family_names() -> tuple[str, ...]:
+    """Return the names of all families there are."""
+    ours = [module.name for module in pkgutil.iter_modules(import_module(GROUP).__path__)]
+    return tuple(sorted({*ours, *_REGISTERED, *(point.name for point in entry_points(group=GROUP))}))
+
+
+@cache
+def family(name: str) -> Family:
+    """Return a family by name; its module is imported now. Raises ConfigError for an unknown one."""
+    if name not in family_names():
+        raise ConfigError(f"unknown family of models {name!r}: there are {', '.join(family_names())}")
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    points = entry_points(group=GROUP, name=name)
+    found = next(iter(points)).load() if points else import_module(f"{GROUP}.{name}").FAMILY
+    if not isinstance(found, Family):
+        raise ConfigError(f"family {name!r}: its entry point gives a {type(found).__name__}, no Family")
+    return found
+
+
+def families() -> Iterator[Family]:
+    """Give all families."""
+    return map(family, family_names())
+
+
+def located(path: str | os.PathLike[str]) -> tuple[Path, Family | None]:
+    """Return the file that a path or name stands for, and its family if the name says it.
+
+    A file that is called so comes before a name. Raises ConfigError for a name that a family does not have.
+    """
+    text = str(path)
+    if Path(path).is_file():
+        return Path(path), None
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in family_names():
+        chosen = family(prefix)
+        chosen.require_package()
+        return chosen.locate(rest), chosen
+    if not Path(path).suffix and text.isidentifier():
+        for one in families():
+            if text in one.embedded:
+                return one.locate(text), one
+    return Path(path), None
+
+
+def recognised(path: Path) -> Family:
+    """Return the family that a checkpoint belongs to, by its content.
+
+    Raises CheckpointError where none knows it, ConfigError where the one that does lacks its package.
+    """
+    found = next((one for one in families() if one.recognises(path)), None)
+    if found is None:
+        read_pt(path)  # which says what is wrong with a file that is cut off, or that wants code to be run
+        known = ", ".join(one.title for one in families())
+        raise CheckpointError(f"{path}: is a checkpoint of no family of models that is known here ({known})")
+    found.require_package()
+    return found
