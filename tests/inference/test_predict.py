@@ -1,5 +1,7 @@
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -21,9 +23,14 @@ from atomslim.inference.predict import PredictionSummary, predict_file
 class Graphs:
     trimmed: Tensor
 
+    def left_out(self) -> Tensor:
+        return self.trimmed
+
 
 class SumModel(torch.nn.Module):
     """Energy: the atomic numbers' sum; forces: the positions; stress: 1…9; gap: the number of atoms."""
+
+    atom_outputs: Mapping[str, str] = MappingProxyType({"magmoms": "μB"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +56,7 @@ class SumModel(torch.nn.Module):
             "forces": batch.positions,
             "stress": (stress + stress.mT) / 2 * torch.where(batch.pbc.any(1), 1.0, torch.nan)[:, None, None],
             "gap": batch.natoms.float(),
+            "magmoms": batch.numbers / 2,
         } | self.outputs
 
 
@@ -84,6 +92,7 @@ def test_results_are_read_back_by_ase(tmp_path: Path) -> None:
         assert result.get_potential_energy() == atoms.numbers.sum()
         np.testing.assert_allclose(result.get_forces(apply_constraint=False), atoms.positions, atol=1e-8)
         assert result.info["gap"] == len(atoms)
+        assert result.get_magnetic_moments().tolist() == (atoms.numbers / 2).tolist()
     assert predicted[2].constraints[0].index.tolist() == slab().constraints[0].index.tolist()
     assert (summary.structures, summary.atoms, summary.trimmed) == (3, 19, 0)
     assert str(summary).startswith("3 structures, 19 atoms in ")
@@ -102,7 +111,7 @@ def test_predictions_replace_results_that_came_with_the_structures(tmp_path: Pat
     water.info |= {"gap": -1.0, "energy": -2.0, "name": "water", "record": {"from": [1, 2]}}
     water.calc = SinglePointCalculator(water, energy=-3.0, forces=np.ones((3, 3)), dipole=np.ones(3))
     _, (result,) = run(tmp_path, [water])
-    assert result.calc.results.keys() == {"energy", "forces"}
+    assert result.calc.results.keys() == {"energy", "forces", "magmoms"}
     assert result.get_potential_energy() == 10.0
     assert result.info == {"gap": 3.0, "name": "water", "record": {"from": [1, 2]}}
 

@@ -89,7 +89,7 @@ class Calculator(AseCalculator):
         self.precision = precision or self.model.precision
         format_of(self.precision, next(self.model.parameters()))  # refuses what there is not
         self.strict = strict
-        self.implemented_properties = _properties(self.task)
+        self.implemented_properties = [*_properties(self.task), *self.model.atom_outputs]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
         self._said: set[str] = set()
@@ -123,6 +123,7 @@ class Calculator(AseCalculator):
             self._report_trimming(float(topology.left_out().max()))
             outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
         self.results = _results(outputs, self.task, self.atoms)
+        self.results |= {name: outputs[name].double().cpu().numpy() for name in self.model.atom_outputs}
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation; tags count, as they decide which atoms are a surface."""

@@ -39,7 +39,7 @@ ASE_RESULTS = ("energy", "forces", "stress")
 """Predictions that ASE has a place for; the others are written beside them under their own names."""
 
 Results: TypeAlias = dict[str, NDArray[np.float64]]
-"""Energy () in eV, forces (n, 3) in eV/Å, stress (3, 3) in eV/Å³, scalar targets () in their own unit, by name."""
+"""Energy () in eV, forces (n, 3) in eV/Å, stress (3, 3) in eV/Å³, scalars () and outputs of atoms (n,), by name."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def write_frame(file: TextIO, atoms: Atoms, results: Results) -> None:
     for name, array in atoms.arrays.items():
         if name in results or array.ndim > 2:  # extended XYZ has columns, but no matrix for an atom
             del labelled.arrays[name]
-    labelled.info |= {name: values for name, values in results.items() if name not in ASE_RESULTS}
+    others = {name: values for name, values in results.items() if name not in ASE_RESULTS}
+    labelled.info |= {name: values for name, values in others.items() if not values.ndim}
+    labelled.arrays |= {name: values for name, values in others.items() if values.ndim}
     labelled.calc = SinglePointCalculator(labelled, **_ase_results(results))
     write_xyz(file, labelled)
 
