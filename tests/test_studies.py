@@ -12,7 +12,7 @@ import yaml
 from atomslim.data.container import SUFFIX
 from atomslim.data.registry import resolve
 from atomslim.errors import ConfigError
-from atomslim.families.jmp import JMP, JMPConfig, JMPGraphSettings, jmp_l
+from atomslim.families.jmp import FAMILY, JMP, JMPConfig, JMPGraphSettings, jmp_l
 from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
 from atomslim.models import Task
 from atomslim.models.tasks import Target
@@ -152,7 +152,8 @@ def test_the_papers_study_is_the_papers() -> None:
     assert len([cell for cell in cells_of(study) if cell.kind == "tune"]) == 5 * (1 + 3 * 4)
     for part in study.downstream:
         options = validated(FinetuneOptions, part.finetune)
-        assert options.optimiser == OptimiserOptions()  # the recipe's
+        assert options.optimiser.model_copy(update={"rates": None}) == OptimiserOptions()  # the recipe's
+        assert options.optimiser.rates == dict(FAMILY.rates)
         assert str(options.schedule.cosine) == "32 epochs"
     assert study.distill is not None
     distillation = validated(DistillOptions, study.distill.run)
