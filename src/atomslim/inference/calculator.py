@@ -3,7 +3,7 @@
 import copy
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,8 +33,9 @@ class Calculator(AseCalculator):
         atoms.get_potential_energy()
 
     Results: ``energy`` and ``free_energy`` (the same, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³ in ASE's sign and
-    Voigt order; only where forces are conservative, and only for periodic structures whose cell has a volume), and the
-    task's other numbers under their own names and in their own units. Numbers are float64, whatever the model computes
+    Voigt order; only where forces are conservative, and only for periodic structures whose cell has a volume), the
+    task's other numbers under their own names and in their own units, and what else the model says of each atom (n,),
+    ``magmoms`` (μB), say. Numbers are float64, whatever the model computes
     in; positions are float64 throughout.
 
     Two things make an energy unfit for dynamics, and each is said once per calculator, as an `AtomslimWarning`:
@@ -122,8 +123,7 @@ class Calculator(AseCalculator):
             topology = self.model.topology(batch, self.task.name, pairs=pairs)
             self._report_trimming(float(topology.left_out().max()))
             outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
-        self.results = _results(outputs, self.task, self.atoms)
-        self.results |= {name: outputs[name].double().cpu().numpy() for name in self.model.atom_outputs}
+        self.results = _results(outputs, self.task, self.atoms, self.model.atom_outputs)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation; tags count, as they decide which atoms are a surface."""
@@ -264,7 +264,9 @@ def _scalars(task: Task) -> list[str]:
     ]
 
 
-def _results(outputs: dict[str, Tensor], task: Task, atoms: Atoms) -> dict[str, float | NDArray[np.float64]]:
+def _results(
+    outputs: dict[str, Tensor], task: Task, atoms: Atoms, atom_outputs: Iterable[str] = ()
+) -> dict[str, float | NDArray[np.float64]]:
     arrays = {name: values.double().cpu().numpy() for name, values in outputs.items()}
     results: dict[str, float | NDArray[np.float64]] = {name: float(arrays[name][0]) for name in _scalars(task)}
     results["energy"] = results["free_energy"] = float(arrays[energy_target(task).name][0])
@@ -273,6 +275,7 @@ def _results(outputs: dict[str, Tensor], task: Task, atoms: Atoms) -> dict[str, 
         results["forces"] = arrays[forces.name]
     if "stress" in arrays and atoms.pbc.any() and atoms.cell.rank == 3:
         results["stress"] = full_3x3_to_voigt_6_stress(arrays["stress"][0])
+    results |= {name: arrays[name] for name in atom_outputs}
     for name, value in results.items():
         if not np.isfinite(value).all():
             raise AtomslimError(f"the model's {name} is not finite: check the structure and the model's history")

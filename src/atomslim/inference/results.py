@@ -14,12 +14,13 @@ Parquet has one row for each structure:
 | forces | list of double | eV/Å, 3 n numbers, atom by atom |
 | stress | list of double | eV/Å³, 9 numbers, row by row, tension positive; null without a volume |
 | others | double | scalar targets by their own names, in their own units |
+| others | list of double | what else the model says of each atom by its own name (magmoms, μB, say), n numbers |
 
-Which results there are, the task says, so that all files of a run have the same columns.
+Which results there are, task and model say, so that all files of a run have the same columns.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
@@ -27,7 +28,7 @@ from typing import Any, TextIO, TypeAlias
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.extxyz import write_xyz
+from ase.io.extxyz import per_atom_properties, write_xyz
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
@@ -36,10 +37,15 @@ from atomslim.inference.inputs import Frame
 from atomslim.models.tasks import Task
 
 ASE_RESULTS = ("energy", "forces", "stress")
-"""Predictions that ASE has a place for; the others are written beside them under their own names."""
+"""Predictions that ASE has a place for; the others are written beside them under their own names.
+
+So are numbers of atoms, as columns of theirs, unless ASE has a place for them, too (magmoms).
+"""
 
 Results: TypeAlias = dict[str, NDArray[np.float64]]
-"""Energy () in eV, forces (n, 3) in eV/Å, stress (3, 3) in eV/Å³, scalars () and outputs of atoms (n,), by name."""
+"""Energy () in eV, forces (n, 3) in eV/Å, stress (3, 3) in eV/Å³, by name; scalar targets () and other numbers of atoms
+(n,) in their own units.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,9 @@ def write_extxyz(path: Path, rows: Sequence[tuple[Frame, Prediction]]) -> None:
             write_frame(file, frame.atoms, prediction.results)
 
 
-def write_parquet(path: Path, rows: Sequence[tuple[Frame, Prediction]], task: Task) -> None:
+def write_parquet(
+    path: Path, rows: Sequence[tuple[Frame, Prediction]], task: Task, atom_outputs: Iterable[str] = ()
+) -> None:
     """Write structures and results as a table; raises ConfigError where pyarrow is missing."""
     arrow, parquet = parquet_package()
     columns = {
@@ -69,8 +77,9 @@ def write_parquet(path: Path, rows: Sequence[tuple[Frame, Prediction]], task: Ta
         "cell": (arrow.list_(arrow.float64()), [frame.atoms.cell.array.ravel() for frame, _ in rows]),
         "pbc": (arrow.list_(arrow.bool_()), [frame.atoms.pbc for frame, _ in rows]),
     }
-    for name in result_names(task):
-        kind = arrow.list_(arrow.float64()) if name in {"forces", "stress"} else arrow.float64()
+    lists = {"forces", "stress", *atom_outputs}
+    for name in [*result_names(task), *atom_outputs]:
+        kind = arrow.list_(arrow.float64()) if name in lists else arrow.float64()
         columns[name] = (kind, [_flat(prediction.results.get(name)) for _, prediction in rows])
     arrays = {name: arrow.array(values, type=kind) for name, (kind, values) in columns.items()}
     parquet.write_table(arrow.table(arrays), path)
@@ -102,9 +111,11 @@ def write_frame(file: TextIO, atoms: Atoms, results: Results) -> None:
     for name, array in atoms.arrays.items():
         if name in results or array.ndim > 2:  # extended XYZ has columns, but no matrix for an atom
             del labelled.arrays[name]
-    others = {name: values for name, values in results.items() if name not in ASE_RESULTS}
+    others = {name: values for name, values in results.items() if name not in _places(results)}
     labelled.info |= {name: values for name, values in others.items() if not values.ndim}
-    labelled.arrays |= {name: values for name, values in others.items() if values.ndim}
+    for name, values in others.items():
+        if values.ndim:
+            labelled.set_array(name, values)
     labelled.calc = SinglePointCalculator(labelled, **_ase_results(results))
     write_xyz(file, labelled)
 
@@ -119,7 +130,16 @@ def _has_text(value: object) -> bool:
 
 def _ase_results(results: Results) -> Results:
     """Keep what ASE's calculators give, stress as its six components."""
-    known = {name: results[name] for name in ASE_RESULTS if name in results}
+    known = {name: results[name] for name in _places(results)}
     if "stress" in known:
         known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
     return known
+
+
+def _places(results: Results) -> list[str]:
+    """Names of the results that ASE has a place for."""
+    return [
+        name
+        for name, values in results.items()
+        if name in ASE_RESULTS or (values.ndim and name in per_atom_properties)
+    ]

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -99,7 +99,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
         for shard, frames in _in_shards(read_inputs(inputs, shards.wanted), shard_size):
-            shards.write(shard, list(predictor(frames)), chosen)
+            shards.write(shard, list(predictor(frames)), chosen, model.atom_outputs)
     predictor.summary.notes = shards.notes()
     predictor.summary.seconds = time.perf_counter() - start
     return predictor.summary
@@ -143,10 +143,13 @@ class Shards:
     def _own(self, shard: int) -> bool:
         return shard % self.share[1] == self.share[0]
 
-    def write(self, shard: int, rows: Sequence[tuple[Frame, Prediction]], task: Task) -> None:
+    def write(
+        self, shard: int, rows: Sequence[tuple[Frame, Prediction]], task: Task, atom_outputs: Iterable[str] = ()
+    ) -> None:
         """Write a shard, whole or not at all."""
         path = self.path(shard)
-        write = partial(write_parquet, task=task) if self.form == "parquet" else write_extxyz
+        table = partial(write_parquet, task=task, atom_outputs=atom_outputs)
+        write = table if self.form == "parquet" else write_extxyz
         with atomic_write(path) as temporary:
             write(temporary, rows)
             with temporary.open("rb") as file:

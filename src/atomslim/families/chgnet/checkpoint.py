@@ -13,6 +13,7 @@ import torch
 
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.chgnet.config import CHGNetConfig, Composition, of_arguments
+from atomslim.families.chgnet.family import FAMILY
 from atomslim.families.chgnet.model import CHGNet
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.metadata import checksum, first_problem, versions
@@ -70,7 +71,7 @@ def read_chgnet(path: str | os.PathLike[str], *, composition: Composition = "add
     config = _config(arguments, state, where)
     references = _references(state, arguments, where)
     model = _filled(config, state, {} if composition == "leave out" else references, where)
-    model.history = [_history_entry(path, arguments, composition, bool(references))]
+    model.history = [_history_entry(path, composition, has_composition=bool(references))]
     return model.eval()
 
 
@@ -170,17 +171,13 @@ def _is_unread(name: str, config: CHGNetConfig) -> bool:
     return not updates[int(parts[1])]
 
 
-def _history_entry(
-    path: str | os.PathLike[str], arguments: Mapping[str, Any], composition: str, has_composition: bool
-) -> dict[str, Any]:
-    plain = {name: value for name, value in arguments.items() if isinstance(value, str | int | float | list | None)}
+def _history_entry(path: str | os.PathLike[str], composition: str, *, has_composition: bool) -> dict[str, Any]:
     return {
         "operation": "read",
         "format": "CHGNet checkpoint",
         "file": Path(path).name,
         "sha256": checksum(path),
         "composition": composition if has_composition else "none in the file",
-        "arguments": plain,
         "notes": [],
-        "versions": versions(),
+        "versions": versions(FAMILY),
     }

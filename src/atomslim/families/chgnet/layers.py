@@ -89,7 +89,7 @@ def updated_atoms(layer: Any, atoms: Tensor, bonds: Tensor, geometry: Geometry) 
         centre, bond, neighbour = first.weight.split([atoms.shape[1], bonds.shape[1], atoms.shape[1]], dim=1)
         rows = linear(atoms, centre, first.bias).index_select(0, geometry.centres)
         rows = rows + linear(atoms, neighbour).index_select(0, geometry.neighbours)
-        return rows.view(2, len(bonds), -1) + linear(bonds, bond)
+        return rows.view(2, len(bonds), first.out_features) + linear(bonds, bond)
 
     messages = (gated(layer.twoBody_atom, summed) * geometry.weights).flatten(0, 1)
     total = torch.zeros_like(atoms).index_add(0, geometry.centres, messages.to(atoms))
