@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {
 
 
 def package_model(seed: int = 0, **changes: Any) -> Any:
-    """Return a small model of the package's class; its weights are a little larger than fresh ones, so that all count."""
+    """Return a small model of the package's class; its weights are larger than fresh ones, so that all count."""
     from chgnet.model import CHGNet
 
     torch.manual_seed(seed)

@@ -139,7 +139,5 @@ def _ase_results(results: Results) -> Results:
 def _places(results: Results) -> list[str]:
     """Names of the results that ASE has a place for."""
     return [
-        name
-        for name, values in results.items()
-        if name in ASE_RESULTS or (values.ndim and name in per_atom_properties)
+        name for name, values in results.items() if name in ASE_RESULTS or (values.ndim and name in per_atom_properties)
     ]

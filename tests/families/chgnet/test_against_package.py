@@ -7,10 +7,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, graphene, molecule
-from chgnet_models import SIZES, package_model, package_results, saved, shipped_model
 
 import atomslim
 from atomslim.atoms import from_ase
+from chgnet_models import SIZES, package_model, package_results, saved, shipped_model
 
 TOLERANCES = {"energy": 5e-6, "forces": 2e-4, "stress": 3e-6, "magmoms": 1e-5}
 """eV/atom, eV/Å, eV/Å³, μB: twice what the package's own positions in float32 cost."""

@@ -61,6 +61,7 @@ def read_chgnet(path: str | os.PathLike[str], *, composition: Composition = "add
     """
     if composition not in get_args(Composition):
         raise ConfigError(f"composition {composition!r}: give one of {', '.join(get_args(Composition))}")
+    FAMILY.require_package()
     where, entry = str(path), _entry(read_pt(path))
     if entry is None:
         raise CheckpointError(f"{where}: no CHGNet model: it holds no state_dict with model_args")
@@ -136,7 +137,10 @@ def _filled(config: CHGNetConfig, state: Mapping[str, Any], references: dict[int
         Target(name="forces", kind="conservative_forces", unit="eV/Å"),
     )
     task = Task(name=TASK, targets=targets, graph=GraphSettings(cutoff=config.atom_graph_cutoff))
-    model = CHGNet(config, [task])
+    try:
+        model = CHGNet(config, [task])
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
     ours = {_ours(name, names(config)): (name, tensor) for name, tensor in state.items()}
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name != "readout.first.weight"}
     read = {ours: both for ours, both in ours.items() if not _is_unread(ours, config)}
@@ -144,7 +148,7 @@ def _filled(config: CHGNetConfig, state: Mapping[str, Any], references: dict[int
     require_fit(
         where,
         {theirs.get(name, name): shape for name, shape in expected.items()},
-        {name: tensor for name, tensor in read.values()},
+        dict(read.values()),
     )
     tensors = {name: tensor.read().clone() for name, (_, tensor) in read.items()}
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors.values()) else torch.float32

@@ -38,7 +38,7 @@ class CHGNetConfig(BaseModel):
     mlp_hidden_dims: Widths = Field(default=(64, 64, 64), description="hidden layers of a head")
     mlp_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in a head")
     atom_graph_cutoff: float = Field(default=6.0, gt=0, description="length of the longest bonds in Å")
-    bond_graph_cutoff: float = Field(default=3.0, gt=0, description="length of the longest bonds that make angles, in Å")
+    bond_graph_cutoff: float = Field(default=3.0, gt=0, description="the same of bonds that make angles")
     cutoff_coeff: int | float = Field(default=8, ge=0, description="power of the radial functions' cutoff")
     learnable_rbf: bool = Field(default=True, description="whether frequencies of the functions are learned")
 

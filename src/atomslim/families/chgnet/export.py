@@ -70,9 +70,11 @@ def _obstacles(model: CHGNet) -> Iterator[str]:
         yield "an energy that is a mean over atoms"
     if task.graph.cutoff < model.config.atom_graph_cutoff:
         yield f"a cutoff of {task.graph.cutoff:g} Å with functions made for {model.config.atom_graph_cutoff:g} Å"
-    if not _is_identity(model) and float(torch.linalg.cond(model.readout.first.weight.detach().double())) > WORST_CONDITION:
+    if _is_identity(model):
+        return
+    if float(torch.linalg.cond(model.readout.first.weight.detach().double())) > WORST_CONDITION:
         yield "a readout that cannot be inverted"
-    if not _is_identity(model) and model.config.conv_norm is not None:
+    if model.config.conv_norm is not None:
         yield "a re-aligned readout after normalised updates"
 
 

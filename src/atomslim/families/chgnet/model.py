@@ -52,9 +52,7 @@ class Embedding(nn.Module):
         self.angle_basis_expansion = package.angle_basis_expansion
         self.angle_embedding = package.angle_embedding
 
-    def forward(
-        self, batch: AtomsBatch, graph: BondGraph, cutoff: float
-    ) -> tuple[Tensor, Tensor, Tensor, Geometry]:
+    def forward(self, batch: AtomsBatch, graph: BondGraph, cutoff: float) -> tuple[Tensor, Tensor, Tensor, Geometry]:
         """Return the features of atoms, bonds and angles, and what the blocks know of the geometry."""
         dtype = self.bond_embedding.weight.dtype
         with full_precision(batch.device):
@@ -195,7 +193,11 @@ class CHGNet(BlockModel):
         model = copy.deepcopy(self)
         model.block_ids = tuple(self.block_ids[index - 1] for index in kept)
         model.blocks = nn.ModuleList(model.blocks[index - 1] for index in kept)
-        model._leave_updates(*read_updates(*chosen))
+        bonds, angles = read_updates(*chosen)
+        for block, bond, angle in zip(model.blocks, bonds, angles, strict=True):
+            block.bonds = block.bonds if bond else None
+            block.angles = block.angles if angle else None
+        model.config = self.config.model_copy(update={"bond_updates": bonds, "angle_updates": angles})
         return model
 
     def parts(self) -> dict[str, list[nn.Module]]:
@@ -211,13 +213,6 @@ class CHGNet(BlockModel):
         for old, (task, target) in names.items():
             heads.setdefault(task, {})[target] = self.heads.get_submodule(".".join(old))
         self.heads = nn.ModuleDict({task: nn.ModuleDict(targets) for task, targets in heads.items()})
-
-    def _leave_updates(self, bonds: tuple[bool, ...], angles: tuple[bool, ...]) -> None:
-        """Take out the updates of bonds and angles that these do not name."""
-        for block, bond, angle in zip(self.blocks, bonds, angles, strict=True):
-            block.bonds = block.bonds if bond else None
-            block.angles = block.angles if angle else None
-        self.config = self.config.model_copy(update={"bond_updates": bonds, "angle_updates": angles})
 
     def _require_elements(self, batch: AtomsBatch) -> None:
         known = self.embedding.atom_embedding.embedding.num_embeddings

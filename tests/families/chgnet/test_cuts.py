@@ -1,0 +1,137 @@
+"""CHGNet as a block model: the checks that all families pass, cuts, heads, shorter cutoffs, training."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+
+import atomslim
+from atomslim.atoms import from_ase
+from atomslim.errors import ConfigError
+from atomslim.families.chgnet.model import CHGNet
+from atomslim.models import Task
+from atomslim.models.tasks import Target
+from atomslim.testing import check_block_model
+from atomslim.train.heads import with_tasks
+from chgnet_models import package_model, saved
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> CHGNet:
+    return cast("CHGNet", atomslim.load(saved(package_model(n_conv=4), tmp_path / "model.pth.tar")))
+
+
+@pytest.fixture
+def crystal() -> Atoms:
+    atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    atoms.rattle(0.08, seed=3)
+    return atoms
+
+
+@pytest.mark.parametrize("kind", [{}, {"mlp_out_bias": True}, {"conv_norm": "layer", "mlp_first": False}])
+def test_it_passes_the_checks_of_all_families(kind: dict[str, object], tmp_path: Path) -> None:
+    check_block_model(atomslim.load(saved(package_model(**kind), tmp_path / "model.pth.tar")))
+
+
+def test_the_shipped_model_passes_them() -> None:
+    check_block_model(atomslim.load("chgnet:0.3.0"))
+
+
+def test_keeping_all_blocks_changes_no_bit(model: CHGNet, crystal: Atoms) -> None:
+    batch, same = from_ase(crystal), model.with_blocks([1, 2, 3, 4])
+    expected = model.predict(batch)
+    assert all(torch.equal(values, expected[name]) for name, values in same.predict(batch).items())
+
+
+@pytest.mark.parametrize("kept", [kept for count in range(4) for kept in combinations((1, 2, 3, 4), count)])
+def test_any_subset_of_blocks_runs_and_holds_nothing_that_is_not_read(
+    kept: tuple[int, ...], model: CHGNet, crystal: Atoms
+) -> None:
+    small = model.with_blocks(kept)
+    assert small.block_ids == kept
+    outputs = small(from_ase(crystal), create_graph=True)["chgnet"]
+    assert ("magmoms" in outputs) == (len(kept) > 1)
+    sum(values.square().sum() for values in outputs.values()).backward()  # type: ignore[union-attr]
+    unread = {name for name, weight in small.named_parameters() if weight.grad is None}
+    assert {name for name in unread if name.startswith("blocks")} == set()
+
+
+def test_updates_that_nothing_reads_any_more_are_cut_off(model: CHGNet) -> None:
+    config = model.with_blocks([1, 3]).config
+    assert (config.bond_updates, config.angle_updates) == ((True, False), (False, False))
+    config = model.with_blocks([2, 3, 4]).config
+    assert (config.bond_updates, config.angle_updates) == ((True, True, False), (True, False, False))
+
+
+def test_a_shorter_cutoff_fades_bonds_out_without_a_step(model: CHGNet) -> None:
+    task = model.task()
+    shorter = task.graph.model_copy(update={"cutoff": 3.5})
+    cut = with_tasks(model, [task.model_copy(update={"graph": shorter})], reuse="chgnet").double()
+
+    def energy(distance: float) -> float:
+        return float(cut.predict(from_ase(Atoms("MgO", [[0, 0, 0], [0, 0, distance]])))["energy"])
+
+    alone = energy(3.6)
+    assert energy(3.5 - 1e-4) == pytest.approx(alone, abs=1e-9)
+    assert abs(energy(3.2) - alone) > 1e-6
+    near = float(model.double().predict(from_ase(Atoms("MgO", [[0, 0, 0], [0, 0, 2.9]])))["energy"])
+    assert energy(2.9) == pytest.approx(near, abs=1e-12)
+
+
+def test_a_batch_of_tasks_with_different_cutoffs_has_the_numbers_of_each(model: CHGNet, crystal: Atoms) -> None:
+    task = model.task()
+    short = task.model_copy(update={"name": "short", "graph": task.graph.model_copy(update={"cutoff": 3.5})})
+    both = with_tasks(model, [task, short], reuse=task.name).double()
+    together = both.predict(
+        from_ase([crystal, crystal]), "chgnet", both.topology(from_ase([crystal] * 2), ["chgnet", "short"])
+    )
+    for place, name in enumerate(("chgnet", "short")):
+        alone = both.predict(from_ase(crystal), name)
+        torch.testing.assert_close(together["energy"][place : place + 1], alone["energy"])
+
+
+def test_a_longer_cutoff_and_direct_forces_are_refused_by_name(model: CHGNet) -> None:
+    assert model.family is not None
+    with pytest.raises(ConfigError, match=r"cutoff 7 Å: this CHGNet model sees nothing beyond 4\.5 Å"):
+        model.family.graph(model, cutoff=7.0)
+    with pytest.raises(ConfigError, match="no cap on neighbours"):
+        model.family.graph(model, neighbours=7)
+    direct = Target(name="forces", kind="direct_forces", unit="eV/Å")
+    with pytest.raises(ConfigError, match="have no direct forces"):
+        with_tasks(model, [Task(name="new", targets=(model.task().targets[0], direct), graph=model.task().graph)])
+
+
+def test_fresh_heads_are_drawn_anew_and_reused_ones_copied(model: CHGNet, crystal: Atoms) -> None:
+    gap = Task(name="gap", targets=(Target(name="gap", kind="scalar", reduction="mean"),), graph=model.task().graph)
+    one, same, other = (with_tasks(model, [gap], seed=seed) for seed in (1, 1, 2))
+    value = [float(new.predict(from_ase(crystal))["gap"]) for new in (one, same, other)]
+    assert value[0] == value[1] != value[2]
+    again = with_tasks(model, [model.task()], reuse="chgnet")
+    torch.testing.assert_close(again.predict(from_ase(crystal))["energy"], model.predict(from_ase(crystal))["energy"])
+
+
+def test_recomputing_blocks_gives_the_same_gradients(model: CHGNet, crystal: Atoms) -> None:
+    model, batch = model.double().train(), from_ase(crystal)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(batch, create_graph=True)["chgnet"]["forces"].square().sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    kept = gradients()
+    model.checkpoint_blocks = True
+    for found, expected in zip(gradients(), kept, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_bfloat16_in_dense_layers_stays_near(crystal: Atoms) -> None:
+    model, batch = atomslim.load("chgnet:0.3.0"), from_ase(crystal)
+    exact, fast = model.predict(batch), model.predict(batch, precision="fast")
+    assert fast["energy"].dtype == torch.float64
+    assert abs(float(fast["energy"] - exact["energy"])) / len(crystal) < 0.02
+    assert float((fast["forces"] - exact["forces"]).abs().max()) < 0.2
+    assert not torch.equal(fast["forces"], exact["forces"])
