@@ -150,7 +150,8 @@ def _remove_map(model: CHGNet) -> None:
     _set(model.embedding.atom_embedding.embedding.weight, lambda weight: weight @ there.T)
     _set(model.moments.weight, lambda weight: weight @ back)
     nn.init.eye_(model.readout.first.weight)
-    for block in model.blocks:
+    blocks: list[Any] = list(model.blocks)
+    for block in blocks:
         _take_in(block.atoms.twoBody_atom, back, (slice(0, width), slice(-width, None)))
         output = block.atoms.mlp_out.layers[-1]
         for parameter in output.parameters():

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -194,7 +194,7 @@ class CHGNet(BlockModel):
         model.block_ids = tuple(self.block_ids[index - 1] for index in kept)
         model.blocks = nn.ModuleList(model.blocks[index - 1] for index in kept)
         bonds, angles = read_updates(*chosen)
-        for block, bond, angle in zip(model.blocks, bonds, angles, strict=True):
+        for block, bond, angle in zip(cast("list[Block]", list(model.blocks)), bonds, angles, strict=True):
             block.bonds = block.bonds if bond else None
             block.angles = block.angles if angle else None
         model.config = self.config.model_copy(update={"bond_updates": bonds, "angle_updates": angles})

@@ -48,8 +48,9 @@ def _fresh(model: CHGNet) -> nn.Module:
     first: Any = next(iter(model.heads.values()))
     head: nn.Module = copy.deepcopy(next(iter(first.values())))
     for module in head.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
     for parameter in head.parameters():
         parameter.requires_grad_(True)
     return head
