@@ -71,6 +71,7 @@ def _ratios(model: ComparedModel, first: ComparedModel) -> tuple[str, str]:
 def test_names_tell_files_apart(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "best.pt", tmp_path / "b" / "best.pt", tmp_path / "b" / "best.pt", tmp_path / "other.pt"]
     assert list(named(paths)) == ["a/best", "b/best", "b/best (3)", "other"]
+    assert list(named(["family:1.0", "family:1.5"])) == ["family:1.0", "family:1.5"]
     model = jmp(DIRECT, num_blocks=1)
     mixed: list[AnyModel] = [model, tmp_path / "model 1.pt"]
     assert list(named(mixed)) == ["model 1", "model 1 (2)"]

@@ -325,13 +325,18 @@ def _loaded(models: Models) -> dict[str, BlockModel]:
 def named(models: Sequence[Named]) -> dict[str, Named]:
     """Name models by their files: best, or kd/best where several are called best, or best (2) for the very same."""
     paths = [None if isinstance(model, BlockModel) else Path(model).absolute() for model in models]
-    stems = [f"model {place}" if path is None else path.stem for place, path in enumerate(paths, start=1)]
+    stems = [f"model {place}" if path is None else _stem(path) for place, path in enumerate(paths, start=1)]
     found: dict[str, Named] = {}
     for place, (model, path, stem) in enumerate(zip(models, paths, stems, strict=True), start=1):
         homes = {other.parent for other in paths if other is not None and other.stem == stem}
         name = f"{path.parent.name}/{stem}" if path is not None and len(homes) > 1 else stem
         found[f"{name} ({place})" if name in found else name] = model
     return found
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name without its ending; names that families give (family:1.0) have none."""
+    return path.name if ":" in path.name and not path.is_file() else path.stem
 
 
 def _open(model: AnyModel) -> BlockModel:
