@@ -111,7 +111,7 @@ def written(rows: list[Row], repeats: int) -> str:
     table = [head, ["---"] * len(head), *(row.cells() for row in rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     made = (
-        f"Made with `python benchmarks/families.py`, {repeats} rounds: energy, forces and stress of MgO. Times of the "
+        f"Made with `python benchmarks/families.py`, {repeats} rounds. Energy, forces and stress of MgO. Times of the "
         "processor: shortest / median. Ratios: median (range), above 1 where atomslim is faster."
     )
     return "\n".join(
