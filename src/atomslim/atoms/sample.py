@@ -34,6 +34,7 @@ class Sample:
     | | | scalar properties () under their own names, in the unit their dataset declares |
     | name | text | "file, record 17", for messages |
     | group | text | molecule, system or reaction of a frame, for splits by group; "" if there is none |
+    | ignored | text | charge or spin that the file gives and no model takes; containers do not keep it |
     """
 
     numbers: NDArray[np.int64]
@@ -45,6 +46,7 @@ class Sample:
     targets: dict[str, NDArray[np.float64]]
     name: str = ""
     group: str = ""
+    ignored: str = ""
 
     def __len__(self) -> int:
         """Count the atoms n."""

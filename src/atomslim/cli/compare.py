@@ -1,7 +1,7 @@
 """`atomslim compare`: models side by side."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -18,6 +18,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
     repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 10,
     speed: bool = True,
+    strict: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
     """Compare models on one dataset: errors by target and element, parameters, FLOPs, speed, memory.
@@ -44,6 +45,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Rounds of the times, at least; short passes are repeated until they fill a second.
     speed
         Measure FLOPs, times and memory, too.
+    strict
+        Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     device
         Where the models run.
 
@@ -55,7 +58,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     from atomslim.evaluation.compare import named
 
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
-    found = run(loaded, tasked(data), split=split, limit=limit, batch_size=batch_size, repeats=repeats, speed=speed)
+    how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "repeats": repeats, "speed": speed, "strict": strict}
+    found = run(loaded, tasked(data), split=split, **how)
     found.write(output)
     Console().print(found)
     for sentence in found.words():

@@ -21,6 +21,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     epochs: float | None = None,
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    strict: Flag = False,
     resume: Flag = False,
 ) -> None:
     """Train a cut model to answer as the full model does: forces, energies, and features of atoms and edges.
@@ -49,6 +50,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         A YAML file of options.
     settings
         One option by its dotted name, as in --set weights.node=5; may be repeated.
+    strict
+        Refuse a student larger than its teacher, structures that the teacher was not trained on, charges and spins.
     resume
         Go on with the run in the folder, if there is one; its options need not be given again.
 
@@ -58,7 +61,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     from atomslim.train.distill import distill as run
     from atomslim.train.folder import begun
 
-    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs}
+    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "strict": strict or None}
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
     options = read_settings(config or begun(output, resume=resume), settings, given)
     small, full = options.pop("student", ""), options.pop("teacher", "")

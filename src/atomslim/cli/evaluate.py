@@ -19,6 +19,7 @@ def evaluate(
     part: Literal["all", "train", "validation", "test"] = "all",
     split: Path | None = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 16,
+    strict: Flag = False,
     json: Flag = False,
 ) -> None:
     """Show mean absolute and root mean square errors of energies, forces, stress and other targets.
@@ -39,6 +40,8 @@ def evaluate(
         A saved split, such as split.TASK.json in a run's folder.
     batch_size
         Structures at once.
+    strict
+        Refuse structures with elements or a composition that the task was not trained on, or with a charge or spin.
     json
         Print JSON instead of a table.
 
@@ -47,7 +50,7 @@ def evaluate(
 
     from atomslim.evaluation.evaluate import evaluate as measure
 
-    found = measure(model, data, task=task, part=part, split=split, batch_size=batch_size)
+    found = measure(model, data, task=task, part=part, split=split, batch_size=batch_size, strict=strict)
     if json:
         print(json_format.dumps(found.as_dict(), indent=2))
         return

@@ -55,7 +55,8 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     raw_weights
         Use the weights of the last training step instead of their exponential averages.
     strict
-        Refuse structures in which the model's cap on neighbours leaves out atoms within the cutoff.
+        Refuse structures in which the model's cap on neighbours leaves out atoms within the cutoff, with elements or a
+        composition that the task was not trained on, or with a charge or spin, which models ignore.
     form
         Of the shards in a folder: extxyz (the default), or parquet, which needs the extra of this name.
     shard_size

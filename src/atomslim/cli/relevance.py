@@ -17,6 +17,7 @@ def relevance(
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
     force_weight: float = 1.0,
     leave_out: bool = True,
+    strict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Score every interaction block of a model on labelled data, as in the paper's Fig. 2.
 
@@ -41,6 +42,8 @@ def relevance(
         Weight of forces in the loss, beside 1 for everything else.
     leave_out
         Measure the errors without each block, too; takes one evaluation for each.
+    strict
+        Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
 
     """
     from rich.console import Console
@@ -56,6 +59,7 @@ def relevance(
         batch_size=batch_size,
         force_weight=force_weight,
         leave_out=leave_out,
+        strict=strict,
     )
     found.write(output)
     Console().print(found)

@@ -15,6 +15,7 @@
 is made for both.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
 from atomslim.data.loader import Batch
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
 from atomslim.models.losses import LossSum
 
@@ -72,6 +73,21 @@ def require_pair(student: BlockModel, teacher: BlockModel) -> None:
                     f"task {name}: {target.name} of student and teacher differ in kind, unit or scale: use a student "
                     "that was cut from this teacher"
                 )
+
+
+def require_smaller(student: BlockModel, teacher: BlockModel, *, strict: bool) -> None:
+    """Warn of a student with more blocks or weights than its teacher; raise ConfigError if it is to be strict."""
+    sizes = [(one.num_blocks, sum(weight.numel() for weight in one.parameters())) for one in (student, teacher)]
+    (blocks, weights), (most_blocks, most_weights) = sizes
+    if blocks <= most_blocks and weights <= most_weights:
+        return
+    message = (
+        f"the student has {blocks} blocks and {weights:,} weights, its teacher {most_blocks} and {most_weights:,}: if "
+        "they are swapped, name the student first"
+    )
+    if strict:
+        raise ConfigError(message)
+    warnings.warn(message, AtomslimWarning, stacklevel=3)
 
 
 def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:

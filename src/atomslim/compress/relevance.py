@@ -11,6 +11,7 @@ Beside it, for judgement: the first-order Taylor score, the influence of a block
 really happens to the errors when a block is left out and the readout sliced. Only measures; changes nothing.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,13 @@ from atomslim.compress import scores
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance_report import Relevance, Score, TaskRelevance
 from atomslim.data.loader import Batch
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.accuracy import Errors
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
+from atomslim.models.scope import Watch
 
 BRANCHES = ("node", "edge")
 
@@ -61,6 +63,7 @@ def block_relevance(
     force_weight: float = 1.0,
     leave_out: bool = True,
     options: dict[str, str] | None = None,
+    strict: bool = False,
 ) -> Relevance:
     """Score every block of a model on labelled data.
 
@@ -72,6 +75,7 @@ def block_relevance(
         force_weight: α of forces beside 1 for everything else.
         leave_out: also measure the errors without each block (one evaluation per block).
         options: options of the datasets' readers.
+        strict: refuse structures outside of what a task was trained on, or with a charge or spin.
 
     Raises:
         ConfigError: a model without blocks, a task that it does not have, or data without a task's name where there
@@ -81,9 +85,13 @@ def block_relevance(
     """
     if not model.num_blocks:
         raise ConfigError("the model has no interaction blocks that could be scored: give the model before it was cut")
-    tasks = {
-        name: _task_relevance(model, name, spread_out(dataset, limit), batch_size, force_weight, leave_out=leave_out)
+    samples = {
+        name: list(Watch.over(model, name, strict=strict).samples(spread_out(dataset, limit)))
         for name, dataset in datasets(model, data, options).items()
+    }
+    tasks = {
+        name: _task_relevance(model, name, given, batch_size, force_weight, leave_out=leave_out)
+        for name, given in samples.items()
     }
     return Relevance((0, *model.block_ids), tasks)
 
@@ -169,7 +177,9 @@ def _without_each(model: BlockModel) -> Iterator[BlockModel]:
 
 
 def _errors(models: Iterable[BlockModel], task: str, samples: list[Sample], batch_size: int) -> list[dict[str, Errors]]:
-    return [evaluate(model, samples, task=task, batch_size=batch_size).errors for model in models]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AtomslimWarning)  # said once, of the whole model
+        return [evaluate(model, samples, task=task, batch_size=batch_size).errors for model in models]
 
 
 def _changes(name: str, full: Errors, without: list[dict[str, Errors]]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_ou
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
+from atomslim.models.scope import Watch
 from atomslim.report import page
 from atomslim.report.page import TextTable, number
 
@@ -234,7 +235,7 @@ class Comparison:
         return TextTable(title, "Mean absolute error in meV/Å.", ("model", *elements), tuple(rows))
 
 
-def compare(
+def compare(  # noqa: PLR0913 - what is compared, and how
     models: Models,
     data: TaskedData,
     *,
@@ -244,6 +245,7 @@ def compare(
     speed: bool = True,
     repeats: int = 10,
     options: dict[str, str] | None = None,
+    strict: bool = False,
 ) -> Comparison:
     """Measure errors and costs of several models on the same structures.
 
@@ -258,6 +260,7 @@ def compare(
         speed: also measure FLOPs, times and memory, on the first structures.
         repeats: rounds of the times, at least; short passes are repeated until they fill a second.
         options: options of the datasets' readers.
+        strict: refuse structures outside of what one of the models was trained on, or with a charge or spin.
 
     Raises:
         ConfigError: no models, a task that one of them does not have, targets in different units, or none in common.
@@ -270,6 +273,8 @@ def compare(
     sets = datasets(first, data, options)
     _require_same(loaded, list(sets))
     samples = {task: _chosen(dataset, split, limit) for task, dataset in sets.items()}
+    for name, model in loaded.items():
+        _look_at(model, name, samples, strict=strict)
     found = {
         name: {task: _accuracy(model, task, samples[task], batch_size, sets[task].info.units) for task in sets}
         for name, model in loaded.items()
@@ -367,6 +372,12 @@ def _chosen(dataset: Any, split: Split | str | os.PathLike[str] | None, limit: i
     if not read.test:
         raise DataError(f"{dataset.name}: the split has no test set: compare on all structures, or split anew")
     return [dataset[number] for number in read.test[:limit]]
+
+
+def _look_at(model: BlockModel, name: str, samples: Mapping[str, list[Sample]], *, strict: bool) -> None:
+    for task, given in samples.items():
+        for _ in Watch.over(model, task, strict=strict, who=name).samples(given):
+            pass
 
 
 def _accuracy(

@@ -17,6 +17,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.metadata import Metadata
 from atomslim.models.model_file import load
+from atomslim.models.scope import NOTED
 
 CONVENTION = "Parameters are the weights that training changes; fitted scale factors and other buffers are not counted."
 
@@ -163,4 +164,6 @@ def _sizes_table(sizes: dict[str, Any]) -> Table:
 
 def _one_line(entry: dict[str, Any]) -> str:
     shown = {key: value for key, value in entry.items() if key != "notes" and value not in (None, [], {})}
+    if NOTED in shown:
+        shown[NOTED] = {task: " ".join(noted) for task, noted in shown[NOTED].items()}
     return ", ".join(_one_line(value) if isinstance(value, dict) else f"{key} {value}" for key, value in shown.items())

@@ -17,6 +17,7 @@ from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
 from atomslim.evaluation.batches import batches
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
+from atomslim.models.scope import Watch
 
 Part = Literal["all", "train", "validation", "test"]
 
@@ -48,7 +49,7 @@ class Evaluation:
         yield table
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what is compared, and how
     model: BlockModel | str | os.PathLike[str],
     data: Data,
     *,
@@ -58,6 +59,7 @@ def evaluate(
     batch_size: int = 16,
     free_atoms_only: bool = True,
     options: dict[str, str] | None = None,
+    strict: bool = False,
 ) -> Evaluation:
     """Compare a model's predictions with the labels of a dataset.
 
@@ -70,6 +72,7 @@ def evaluate(
         batch_size: structures at once.
         free_atoms_only: leave out the forces on fixed atoms.
         options: options of the dataset's reader.
+        strict: refuse structures outside of what the task was trained on, or with a charge or spin.
 
     Raises:
         ConfigError: an unknown task, or a part without a split.
@@ -84,7 +87,8 @@ def evaluate(
     structures = 0
     was_training = loaded.training
     loaded.eval()
-    for batch in batches(loaded, name, _chosen(dataset, part, split), batch_size):
+    chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
+    for batch in batches(loaded, name, chosen, batch_size):
         accuracy.add(loaded.predict(batch.atoms, name, batch.topology), batch.targets, batch.atoms)
         structures += len(batch)
     loaded.train(was_training)

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
+from atomslim.atoms.charges import charge_or_spin
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.precision import Policy, format_of
+from atomslim.models.scope import Watch
 from atomslim.models.tasks import Target, Task
 
 SKIN_SLACK = 1e-9
@@ -37,6 +39,9 @@ class Calculator(AseCalculator):
     task's other numbers under their own names and in their own units, and what else the model says of each atom (n,),
     ``magmoms`` (μB), say. Numbers are float64, whatever the model computes
     in; positions are float64 throughout.
+
+    Elements and compositions that the task was not trained on, charges and spins are said once, see
+    `atomslim.models.scope`.
 
     Two things make an energy unfit for dynamics, and each is said once per calculator, as an `AtomslimWarning`:
 
@@ -76,7 +81,8 @@ class Calculator(AseCalculator):
             precision: what is computed in, as for `atomslim.load`; by default the model's.
             skin: how much farther than the cutoff (Å) pairs are searched, to be reused until an atom has moved by half
                 of it; 0 searches at every step.
-            strict: refuse structures with more neighbours than the model takes.
+            strict: refuse structures with more neighbours than the model takes, outside of what the task was trained
+                on, or with a charge or spin.
 
         Raises:
             ConfigError: an unknown task (the message lists those there are) or one without energies in eV, a negative
@@ -93,6 +99,7 @@ class Calculator(AseCalculator):
         self.implemented_properties = [*_properties(self.task), *self.model.atom_outputs]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
+        self._watch = Watch.over(self.model, self.task.name, strict=strict)
         self._said: set[str] = set()
 
     @property
@@ -116,6 +123,7 @@ class Calculator(AseCalculator):
         if self.atoms is None:
             raise StructureError("the calculator has no atoms yet: give calculate() some")
         self._warn_of_direct_forces(self.atoms)
+        self._watch.look("the structure", self.atoms.numbers, charge_or_spin(self.atoms))
         batch = from_ase(self.atoms)
         pairs = self._candidates.of(batch)
         batch = batch.to(next(self.model.parameters()).device)

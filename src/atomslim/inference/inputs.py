@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from ase import Atoms
 
 from atomslim.atoms import AtomsBatch, Sample, from_ase, to_batch, validate
+from atomslim.atoms.charges import charge_or_spin
 from atomslim.data.container import Container, is_container
 from atomslim.data.readers import ase_files
 from atomslim.data.registry import FILE_PREFIXES, Source, names, require_files, resolve
@@ -45,6 +46,8 @@ class Frame:
     name: str
     atoms: Atoms
     batch: AtomsBatch
+    ignored: str = ""
+    """Charge or spin that comes with it."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,20 @@ class Found:
     name: str
     atoms: Atoms
     batch: AtomsBatch | None = None
+    ignored: str = ""
 
     @classmethod
     def of(cls, sample: Sample, name: str) -> "Found":
         """Take the structure of a sample, with its own name if it has one."""
         bare = replace(sample, targets={})
-        return cls(sample.name or name, bare.to_ase(), to_batch([bare]))
+        return cls(sample.name or name, bare.to_ase(), to_batch([bare]), sample.ignored)
 
     def checked(self, number: int) -> Frame:
         """Check it; raises StructureError that names file and record."""
         batch = from_ase(self.atoms) if self.batch is None else self.batch
         with naming_structure(self.name):
             validate(batch)
-        return Frame(number, self.name, self.atoms, batch)
+        return Frame(number, self.name, self.atoms, batch, self.ignored or charge_or_spin(self.atoms))
 
 
 class Input(Protocol):
@@ -91,7 +95,8 @@ class FileInput:
         """Read as `Input` says; raises StructureError or DataError that names the record."""
         if self.path.suffix == ".aselmdb":
             for number, (name, frame) in enumerate(ase_files.frames(self.path)):
-                yield Found(name, frame.atoms) if wanted(number) else None
+                ignored = charge_or_spin(frame.atoms, frame.data)
+                yield Found(name, frame.atoms, ignored=ignored) if wanted(number) else None
         else:
             for number, atoms in read_numbered(self.path, wanted):
                 yield None if atoms is None else Found(place(self.path, number), atoms)

@@ -16,12 +16,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from atomslim.atoms import Pairs, from_ase
+from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.neighbours import update_distances, within
 from atomslim.errors import AtomslimError, CheckpointError, StructureError
 from atomslim.inference.calculator import Calculator, CandidatePairs
 from atomslim.inference.package import ENTRY, FORMAT
 from atomslim.inference.program import inputs_of
 from atomslim.models.registry import family
+from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
 
 ANEW = "make it anew with atomslim package"
@@ -42,7 +44,7 @@ class PackagedCalculator(Calculator):
         Args:
             package: the ``.pt2`` file.
             skin: how much farther than the cutoff (Å) pairs are searched, to be reused, as for `Calculator`.
-            strict: refuse structures with more neighbours than the model takes.
+            strict: refuse structures, as for `Calculator`.
 
         Raises:
             CheckpointError: a file that is not there, or is no package of this program.
@@ -57,6 +59,7 @@ class PackagedCalculator(Calculator):
         self.implemented_properties = ["energy", "free_energy", "forces", *stress]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
+        self._watch = Watch(self.description["history"], self.task, strict=strict)
         self._said: set[str] = set()
 
     def calculate(
@@ -75,6 +78,7 @@ class PackagedCalculator(Calculator):
         if self.atoms is None:
             raise StructureError("the calculator has no atoms yet: give calculate() some")
         self._warn_of_direct_forces(self.atoms)
+        self._watch.look("the structure", self.atoms.numbers, charge_or_spin(self.atoms))
         batch = from_ase(self.atoms)
         pairs = update_distances(self._candidates.of(batch), batch)
         pairs = within(pairs, batch, self.task.graph.cutoff)

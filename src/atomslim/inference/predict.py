@@ -25,6 +25,7 @@ from atomslim.memory import is_out_of_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.precision import Policy
+from atomslim.models.scope import Watch
 
 Device = Literal["cpu", "cuda"]
 
@@ -62,7 +63,8 @@ class Predictor:
     """Predicts structures in a stream, in batches; in smaller ones once memory has run out.
 
     Raises, while it predicts:
-        StructureError: a structure that cannot be predicted, or with neighbours left out if `strict`; names it.
+        StructureError: a structure that cannot be predicted or, if `strict`, one with neighbours left out, elements
+            or a composition that the task was not trained on, a charge or a spin; names it.
         AtomslimError: a structure that does not fit into memory, or a result that is not finite.
 
     """
@@ -78,6 +80,9 @@ class Predictor:
     """Told how many structures are done."""
     _warned: bool = False
 
+    def __post_init__(self) -> None:
+        self._watch = Watch.over(self.model, self.task, strict=self.strict)
+
     def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction]]:
         """Predict structures, in their order."""
         for batch in self._batches(frames):
@@ -92,6 +97,7 @@ class Predictor:
         waiting: list[Frame] = []
         atoms = 0
         for frame in frames:
+            self._watch.look(frame.name, frame.atoms.numbers, frame.ignored)
             if waiting and atoms + len(frame.atoms) > self.batch_size:
                 yield waiting
                 waiting, atoms = [], 0
@@ -152,7 +158,8 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         device: where the model runs.
         weights: which of the weights of a checkpoint, as for `load`.
         precision: what is computed in, as for `load`.
-        strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
+        strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff, and those outside
+            of what the task was trained on or with a charge or spin (`atomslim.models.scope`).
         progress: show it on stderr, where that is a terminal.
 
     Raises:

@@ -71,7 +71,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
         device: where the model runs.
         weights: which of the weights of a checkpoint, as for `load`.
         precision: what is computed in, as for `load`.
-        strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff.
+        strict: refuse structures, as for `predict_file`.
         progress: show it on stderr, where that is a terminal.
 
     Raises:

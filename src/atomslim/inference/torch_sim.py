@@ -4,13 +4,16 @@ import os
 from typing import Any
 
 import torch
+from ase import Atoms
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.atoms.batch import DEFAULT_TAG
+from atomslim.atoms.charges import charge_or_spin
 from atomslim.errors import ConfigError
 from atomslim.inference.calculator import energy_target, ready
 from atomslim.models.block_model import BlockModel
+from atomslim.models.scope import Watch
 
 try:
     from torch_sim.models.interface import ModelInterface
@@ -35,6 +38,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         task: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
+        strict: bool = False,
     ) -> None:
         """Make a model of TorchSim.
 
@@ -43,6 +47,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
             task: name of the task head; needed where the model has several.
             device: where the model runs; by default where it is.
             dtype: of positions and results.
+            strict: refuse structures outside of what the task was trained on, or with a charge or spin.
 
         Raises:
             ConfigError: an unknown task or one without energies in eV or forces, or a device that is not there.
@@ -58,6 +63,8 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         self._energy, self._forces = energy_target(self.task).name, forces.name
         self._device = next(self.model.parameters()).device
         self._dtype = dtype
+        self._watch = Watch.over(self.model, self.task.name, strict=strict)
+        self._looked_at: Tensor | None = None
         self._compute_forces = True
         self._compute_stress = self.task.conservative
 
@@ -67,12 +74,25 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         Stress is in eV/Å³, positive under tension, and zero for structures without a volume. Raises StructureError for
         structures that no model can take.
         """
-        outputs = self.model.predict(_batch(state), self.task.name)
+        batch = _batch(state)
+        self._look(state, batch)
+        outputs = self.model.predict(batch, self.task.name)
         found = {"energy": outputs[self._energy], "forces": outputs[self._forces]}
         if self.task.conservative:
             stress = outputs.get("stress", found["energy"].new_zeros(len(found["energy"]), 3, 3))
             found["stress"] = torch.nan_to_num(stress, nan=0.0)
         return {name: values.to(self._dtype) for name, values in found.items()}
+
+    def _look(self, state: Any, batch: AtomsBatch) -> None:
+        """Look at structures that are not those of the last step."""
+        if self._looked_at is not None and torch.equal(self._looked_at, batch.numbers):
+            return
+        given = {name: getattr(state, name, None) for name in ("charge", "spin")}
+        for place in range(batch.num_structures):
+            here = {name: float(value[place]) for name, value in given.items() if isinstance(value, Tensor)}
+            numbers = batch.numbers[batch.batch == place].cpu().numpy()
+            self._watch.look(f"structure {place}", numbers, charge_or_spin(Atoms(), here))
+        self._looked_at = batch.numbers.clone()
 
 
 def _batch(state: Any) -> AtomsBatch:

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import lightning
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimError
 from atomslim.models.model_file import load
+from atomslim.models.scope import NOTED, Shares, shares
 from atomslim.threads import fitting
 from atomslim.train.averages import Averages
 from atomslim.train.budget import Budget
@@ -149,6 +151,10 @@ class Conductor(Callback):
         torch.set_num_threads(self._threads)
         self.bar.stop()
 
+    @cached_property
+    def _trained_on(self) -> dict[str, Shares]:
+        return {task.name: shares(sample.numbers for sample in task.looked_at()) for task in self.tasks}
+
     @property
     def _saved_steps(self) -> int:
         return -1 if self.saved is None else self.standing.clock.steps
@@ -247,6 +253,7 @@ class Conductor(Callback):
             "data": [task.dataset.name for task in self.tasks],
             "steps": clock.steps,
             "training seconds": round(clock.seconds, 1),
+            NOTED: self._trained_on,
         }
         module.model.history = [*self.history, *([entry] if clock.steps else [])]
         with _averaged(self.averages, module):

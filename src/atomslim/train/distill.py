@@ -21,6 +21,7 @@ from atomslim.compress.distill import (
     projections,
     rattled,
     require_pair,
+    require_smaller,
 )
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch
@@ -30,6 +31,7 @@ from atomslim.errors import ConfigError, StructureError
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.model_file import load
+from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
 from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
 from atomslim.train.batch_size import with_batch_cost
@@ -62,6 +64,9 @@ class DistillOptions(RunOptions):
     tasks: tuple[TaskOptions, ...] = Field(default=(), description="datasets by the models' tasks; targets are theirs")
     weights: Weights = Field(default=Weights(), description="of the parts of the loss")
     labels: float = Field(default=0.0, ge=0, description="weight of the loss on labels beside the teacher's; 0: none")
+    strict: bool = Field(
+        default=False, description="refuse what the teacher was not trained on, charges, spins, and a larger student"
+    )
     validate_against: Literal["labels", "teacher"] = Field(
         default="labels", description="what validation compares with; the teacher needs no labels"
     )
@@ -167,6 +172,7 @@ def distill(
     full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
     full.eval().requires_grad_(False)
     require_pair(small, full)
+    require_smaller(small, full, strict=config.strict)
     _require_precision(full, config)
     folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
     with announced("reading the data", shown=progress):
@@ -174,6 +180,7 @@ def distill(
             _learning_task(task, given, small, full, config, folder if resume else None)
             for task, given in _given(small, data, config)
         ]
+    _look_at(tasks, full, strict=config.strict)
     small.requires_grad_(True)
     terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
     with torch.random.fork_rng(devices=[]):
@@ -189,6 +196,12 @@ def distill(
     if progress:
         Console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors", device=next(small.parameters()).device)
+
+
+def _look_at(tasks: list[LearningTask], teacher: BlockModel, *, strict: bool) -> None:
+    for task in tasks:
+        for _ in Watch.over(teacher, task.name, strict=strict, who="the teacher").samples(task.looked_at()):
+            pass
 
 
 def _weighted(parts: list[Part], summed: Summed) -> Tensor:

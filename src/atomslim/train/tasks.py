@@ -1,7 +1,7 @@
 """From a dataset to a task: its split, targets, normalisation, graphs and loss terms."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from warnings import warn
@@ -28,6 +28,9 @@ FORCE_WEIGHT = 100.0
 """Weight of forces beside energies in fine-tuning (arXiv 2310.16802)."""
 
 STRESS = "stress"
+
+LOOKED_AT = 20_000
+"""Structures whose composition is noted with a model."""
 
 Part = Literal["train", "validation", "test"]
 
@@ -63,6 +66,12 @@ class LearningTask:
             neighbours=self.graph.neighbours,
             labelled=not (self.unlabelled and name == "train"),
         )
+
+    def looked_at(self) -> Iterator[Sample]:
+        """Give training structures to see what they are made of: all, or `LOOKED_AT` of them, evenly."""
+        places = np.array(self.split.train)
+        chosen = places[np.linspace(0, len(places) - 1, min(LOOKED_AT, len(places))).round().astype(np.int64)]
+        return (self.dataset[int(place)] for place in chosen)
 
     @property
     def has_test(self) -> bool:

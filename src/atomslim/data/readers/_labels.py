@@ -6,7 +6,7 @@ upper and lower case do not matter.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from atomslim.atoms.batch import from_ase
+from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.sample import Sample
 from atomslim.data.readers._common import labelled, number, one_line
 from atomslim.data.readers._units import factor
@@ -83,7 +84,7 @@ class Labels:
         length = factor(self.length_unit, "length_unit")
         atoms = frame.atoms
         batch = from_ase(atoms)
-        return labelled(
+        sample = labelled(
             place,
             atoms.numbers,
             atoms.positions * length,
@@ -94,6 +95,7 @@ class Labels:
             fixed=batch.fixed.numpy(),
             group=self._group(frame, place),
         )
+        return replace(sample, ignored=charge_or_spin(atoms, frame.data))
 
     def targets(self, frame: Frame, place: str) -> dict[str, Any]:
         """Find and convert the labels; raises as `sample` does."""
