@@ -13,7 +13,7 @@ from atomslim.study.study import run_study
 
 def _quick(options: StudyOptions) -> StudyOptions:
     values: dict[str, Any] = options.model_dump(mode="json")
-    few = {"budget": None, "steps": 1, "batch_cost": None, "batch_size": 2, "validate_every": "1 steps"}
+    few = {"steps": 1, "batch_cost": None, "batch_size": 2, "validate_every": "1 steps"}
     values["distill"] |= few
     values["downstream"][0]["finetune"] |= few
     values["downstream"][0]["strategies"] = ["full", "least-squares-distilled"]

@@ -81,7 +81,7 @@ def test_all_strategies_have_numbers(study: Results) -> None:
     for variant in study.tuned_variants(part):
         assert study.tuned(part, variant) is not None, variant
     assert [curve.variant for curve in study.curves(part)] == study.tuned_variants(part)
-    assert all(curve.seconds[-1] >= 0.2 for curve in study.curves(part))  # the same budget for all
+    assert all(curve.used[-1] >= 0.2 for curve in study.curves(part))  # the same budget for all
 
 
 def test_students_start_where_they_should(study: Results) -> None:

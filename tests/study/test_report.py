@@ -84,9 +84,9 @@ def results(tmp_path: Path) -> Results:
 
 
 def tuned(mae: float) -> dict[str, Any]:
-    curve = [{"seconds": 0.0, "forces": 1.0}, {"seconds": 5.0, "forces": mae}]
+    curve = [{"seconds": 0.0, "step": 0, "forces": 1.0}, {"seconds": 5.0, "step": 7, "forces": mae}]
     error = {"mae": mae, "unit": "eV/Å", "set": "test", "validation": mae, "mean": 0.5}
-    return {"errors": {"forces": error}, "curve": curve}
+    return {"errors": {"forces": error}, "curve": curve, "steps": 7}
 
 
 def test_errors_are_means_over_seeds_in_milli_units(results: Results) -> None:
@@ -116,11 +116,28 @@ def test_fine_tuned_errors_and_curves_come_from_the_runs(results: Results) -> No
     assert found.mean == pytest.approx(200.0)
     assert found.count == 2
     curve = results.curves(part)[0]
-    assert (curve.variant, curve.seconds, curve.errors) == (
+    assert (curve.variant, curve.used, curve.errors) == (
         Variant("full", None),
-        [0.0, 5.0],
+        [0.0, 7.0],
         [1000.0, pytest.approx(300.0)],
     )
+
+
+def test_a_budget_of_wall_clock_says_how_many_steps_it_was(results: Results) -> None:
+    assert "Steps in" not in tables.downstream(results).note
+    values = OPTIONS.model_dump(mode="json")
+    values["downstream"][0]["finetune"] = {"budget": "12s"}
+    timed = Results(results.board, StudyOptions.model_validate(values))
+    assert "Steps in 12s on water: full 7 and 7; 2 blocks, sliced 7 and 7" in tables.downstream(timed).note
+    assert timed.curves(timed.options.downstream[0])[0].used == [0.0, 5.0]
+
+
+def test_no_forces_at_all_stand_below_the_variants(results: Results) -> None:
+    assert "no forces at all" not in [row[0] for row in tables.pretraining(results).rows]
+    place = results.board.place(Cell("reduce")) / "result.json"
+    nothing = {"forces": {"mae": 0.7, "rmse": 1.0, "count": 3, "unit": "eV/Å"}}
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"mean": {"a": nothing, "b": nothing}}))
+    assert tables.pretraining(results).rows[-1] == ("no forces at all", "", "700", "700")
 
 
 def test_nothing_is_learned_where_the_mean_is_as_good(results: Results) -> None:

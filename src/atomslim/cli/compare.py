@@ -58,8 +58,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     from atomslim.evaluation.compare import named
 
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
-    how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "repeats": repeats, "speed": speed, "strict": strict}
-    found = run(loaded, tasked(data), split=split, **how)
+    how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict}
+    found = run(loaded, tasked(data), split=split, repeats=repeats, speed=speed, **how)
     found.write(output)
     Console().print(found)
     for sentence in found.words():

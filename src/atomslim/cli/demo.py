@@ -9,8 +9,8 @@ from cyclopts.validators import Number
 STEPS = (
     "Which blocks of atomslim-mini matter, on molecules, reactions, adsorbates and oxides (relevance)",
     "Four of its six blocks are kept; its readout is sliced, or fitted by least squares (prune)",
-    "The cut model learns from the full one for 20 seconds (distill)",
-    "The full and the cut models learn the dynamics of paracetamol, for the same time each (finetune)",
+    "The cut model learns from the full one (distill)",
+    "The full and the cut models learn the dynamics of paracetamol, with as many steps each (finetune)",
     "What it costs and what it gains (compare): errors, parameters, FLOPs, speed",
 )
 
@@ -20,7 +20,7 @@ def demo(
     folder: Annotated[Path, Parameter(name=["--folder", "-o"])] = Path("demo"),
     processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
 ) -> None:
-    """Show the whole story on a small model, from the relevance of its blocks to a report, in about three minutes.
+    """Show the whole story on a small model, from the relevance of its blocks to a report, in about four minutes.
 
     Nothing is downloaded: the model and its structures come with the package. Every number is computed in this run.
 

@@ -108,7 +108,7 @@ class Accuracy:
     def result(self) -> dict[str, Errors]:
         """Return the errors by target, alphabetically; raises DataError if nothing was compared."""
         found = {
-            name: Errors(total / count, (squares / count) ** 0.5, int(count), self._unit(name))
+            name: Errors(total / count, (squares / count) ** 0.5, int(count), self.unit(name))
             for name, (total, squares, count) in sorted((name, sums.tolist()) for name, sums in self.sums.items())
             if count
         }
@@ -116,7 +116,8 @@ class Accuracy:
             raise DataError("no prediction has a label to compare with: check the dataset's targets and the task")
         return found
 
-    def _unit(self, name: str) -> str:
+    def unit(self, name: str) -> str:
+        """Return the unit of a target's errors."""
         return _INTERNAL.get(name) or self.units.get(name, "eV")
 
 

@@ -16,9 +16,11 @@ from atomslim.atoms import Sample, to_batch
 from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.speed import Speed, measure_speed
 from atomslim.benchmarking.turns import BUSY
+from atomslim.data.loader import collate
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
@@ -34,6 +36,8 @@ Named = TypeVar("Named", bound=AnyModel)
 
 Models: TypeAlias = Mapping[str, AnyModel] | Sequence[AnyModel]
 """Models or their files, by name or in a row; the first is what the others are compared with."""
+
+MEAN = "predicting the mean"
 
 CONVENTION = (
     "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are the shortest of "
@@ -97,6 +101,10 @@ class Comparison:
     machine: str
     """What times and memory were measured on."""
     models: tuple[ComparedModel, ...]
+    mean: dict[str, dict[str, Errors]]
+    """Task → target → errors of predicting the mean, see `atomslim.evaluation.baseline`."""
+    mean_by_element: dict[str, dict[str, float]]
+    """Task → element → mean absolute force in eV/Å."""
 
     @property
     def main_target(self) -> tuple[str, str]:
@@ -121,6 +129,8 @@ class Comparison:
         place.mkdir(parents=True, exist_ok=True)
         tables = self.tables()
         content: dict[str, Any] = {"data": self.data, "structures": self.structures, "machine": self.machine}
+        means = {task: {name: asdict(one) for name, one in found.items()} for task, found in self.mean.items()}
+        content[MEAN] = means
         content |= {"conventions": CONVENTION, "main target": list(self.main_target)}
         content |= {"models": [{**model.as_dict(), **self._speed_ups(model)} for model in self.models]}
         _write(place / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -187,7 +197,10 @@ class Comparison:
             (model.name, *(_error(model.errors.get(task, {}).get(name)) for task, name in self._targets()))
             for model in self.models
         ]
-        note = "Mean absolute errors on the same structures."
+        rows.append((MEAN, *(_error(self.mean[task].get(name)) for task, name in self._targets())))
+        note = (
+            f"Mean absolute errors on the same structures. {MEAN}: of these labels, by element for energies; no forces."
+        )
         return TextTable("Errors", note, ("model", *self._heads()), tuple(rows))
 
     def _costs(self) -> TextTable:
@@ -231,6 +244,8 @@ class Comparison:
         for model in self.models:
             found = model.by_element.get(task, {})
             rows.append((model.name, *(number(1e3 * found[one]) if one in found else "" for one in elements)))
+        mean = self.mean_by_element[task]
+        rows.append((MEAN, *(number(1e3 * mean[one]) if one in mean else "" for one in elements)))
         title = f"Force error by element, {task}"
         return TextTable(title, "Mean absolute error in meV/Å.", ("model", *elements), tuple(rows))
 
@@ -281,6 +296,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     }
     errors = {name: {task: accuracy.result() for task, accuracy in by_task.items()} for name, by_task in found.items()}
     main_target(list(errors.values()))
+    baselines = {task: _baseline(first, task, samples[task], sets[task].info.units) for task in sets}
     speeds: dict[str, Speed] = {}
     single: dict[str, Speed] = {}
     if speed:
@@ -300,7 +316,14 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         for name, model in loaded.items()
     )
     names = {task: dataset.name for task, dataset in sets.items()}
-    return Comparison(names, sum(map(len, samples.values())), machine(next(first.parameters()).device), rows)
+    return Comparison(
+        names,
+        sum(map(len, samples.values())),
+        machine(next(first.parameters()).device),
+        rows,
+        {task: baseline.result() for task, baseline in baselines.items()},
+        {task: baseline.by_element() for task, baseline in baselines.items()},
+    )
 
 
 def main_target(models: Sequence[Mapping[str, Mapping[str, Errors]]]) -> tuple[str, str]:
@@ -387,6 +410,15 @@ def _accuracy(
     for batch in batches(model.eval(), task, samples, batch_size):
         accuracy.add(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
     return accuracy
+
+
+def _baseline(model: BlockModel, task: str, samples: list[Sample], units: Mapping[str, str]) -> Baseline:
+    baseline = Baseline(units)
+    targets = [*(target.name for target in model.task(task).targets), "stress"]
+    for sample in samples:
+        batch = collate([sample], [task], {task: targets})
+        baseline.add(batch.targets, batch.atoms)
+    return baseline
 
 
 def _mae(errors: Errors | None) -> float | None:

@@ -14,6 +14,7 @@ from atomslim.data.in_memory import Data, opened
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
+from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import batches
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
@@ -24,27 +25,31 @@ Part = Literal["all", "train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors by target; `units_in_file` are the dataset's own."""
+    """Errors by target, of the model and of predicting the ``mean``; `units_in_file` are the dataset's own."""
 
     data: str
     task: str
     part: Part
     structures: int
     errors: dict[str, Errors]
+    mean: dict[str, Errors]
     units_in_file: str
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers and texts."""
-        return {**vars(self), "errors": {name: vars(value) for name, value in self.errors.items()}}
+        parts = {"errors": self.errors, "mean": self.mean}
+        plain = {what: {name: vars(value) for name, value in part.items()} for what, part in parts.items()}
+        return {**vars(self), **plain}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as a table."""
         del console, options
-        table = Table("target", "MAE", "RMSE", "MAE, dataset's unit", "numbers")
+        table = Table("target", "MAE", "RMSE", "MAE, dataset's unit", "MAE of predicting the mean", "numbers")
         for name, value in self.errors.items():
             shown, own = value.milli or value, own_unit(value, self.units_in_file)
             cells = f"{shown.mae:.4g} {shown.unit}", f"{shown.rmse:.4g} {shown.unit}", f"{own.mae:.4g} {own.unit}"
-            table.add_row(name, *cells, str(value.count))
+            mean = self.mean[name].milli or self.mean[name]
+            table.add_row(name, *cells, f"{mean.mae:.4g} {mean.unit}", str(value.count))
         yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
         yield table
 
@@ -84,17 +89,20 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     name = loaded.task(task).name
     dataset = opened(data, options)
     accuracy = Accuracy(dataset.info.units, free_atoms_only=free_atoms_only)
+    baseline = Baseline(dataset.info.units, free_atoms_only=free_atoms_only)
     structures = 0
     was_training = loaded.training
     loaded.eval()
     chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
     for batch in batches(loaded, name, chosen, batch_size):
         accuracy.add(loaded.predict(batch.atoms, name, batch.topology), batch.targets, batch.atoms)
+        baseline.add(batch.targets, batch.atoms)
         structures += len(batch)
     loaded.train(was_training)
     if not structures:
         raise DataError(f"{dataset.name}: there are no structures to compare with: check the file and the split")
-    return Evaluation(dataset.name, name, part, structures, accuracy.result(), dataset.info.units_in_file)
+    errors, mean = accuracy.result(), baseline.result()
+    return Evaluation(dataset.name, name, part, structures, errors, mean, dataset.info.units_in_file)
 
 
 def _chosen(dataset: Dataset, part: Part, split: Split | str | os.PathLike[str] | None) -> Iterator[Sample]:

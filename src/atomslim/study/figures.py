@@ -60,13 +60,14 @@ def downstream(results: Results) -> list[Figure]:
 
 
 def convergence(results: Results) -> list[Figure]:
-    """Draw validation errors against seconds of training, a panel for each dataset (Fig. 4).
+    """Draw validation errors against training, a panel for each dataset (Fig. 4): seconds, or steps if budgeted.
 
     Shown are the full model, and the cut ones from distillation where there is one, or else sliced.
     """
     figures = []
     for part in results.options.downstream:
-        figure, axes = _panel(part.name, "seconds of training", f"validation MAE, {part.target} ({results.unit(part)})")
+        used = {"seconds": "seconds of training", "step": "steps of training"}[results.axis(part)]
+        figure, axes = _panel(part.name, used, f"validation MAE, {part.target} ({results.unit(part)})")
         curves = shown_curves(results.curves(part))
         cuts = list(dict.fromkeys(STRATEGIES[curve.variant.strategy] for curve in curves if curve.variant.blocks))
         for curve in curves:
@@ -140,7 +141,7 @@ def _curve(axes: Axes, curve: Curve, counts: Sequence[int], *, named: bool) -> N
     colours = ["#1f8ad0", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9"]
     colour = COLOURS["full"] if kept is None else colours[sorted(counts, reverse=True).index(kept) % len(colours)]
     name = "full" if kept is None else blocks(kept) + (f", {STRATEGIES[curve.variant.strategy]}" if named else "")
-    axes.plot(curve.seconds, curve.errors, "o-", color=colour, markersize=3, linewidth=1.3, label=name)
+    axes.plot(curve.used, curve.errors, "o-", color=colour, markersize=3, linewidth=1.3, label=name)
 
 
 def _panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:

@@ -12,7 +12,7 @@ _PRICE = ("parameters", "steps", "epochs", "training_seconds")
 def outcome(run: Path) -> dict[str, Any]:
     """Return the best model's errors on the test set (on the validation set where there is none), and what it took.
 
-    `curve` has a row for each validation: seconds of training, and target → mean absolute error.
+    `curve` has a row for each validation: seconds of training, steps, and target → mean absolute error.
     """
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     validations = [row for row in RunFolder(run).metrics() if "score" in row]
@@ -20,7 +20,8 @@ def outcome(run: Path) -> dict[str, Any]:
     errors = {row["target"]: _errors(row, best[_column(row)]) for row in summary["rows"]}
     columns = {row["target"]: _column(row) for row in summary["rows"]}
     curve = [
-        {"seconds": row["seconds"], **{name: row[column] for name, column in columns.items()}} for row in validations
+        {"seconds": row["seconds"], "step": row["step"], **{name: row[column] for name, column in columns.items()}}
+        for row in validations
     ]
     return {"errors": errors, **{name: summary[name] for name in _PRICE}, "curve": curve}
 

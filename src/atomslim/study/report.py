@@ -128,8 +128,8 @@ def _downstream(results: Results, drawn: Drawn) -> Iterator[str]:
         yield page.heading("Convergence")
         yield page.pictures(
             drawn["convergence"],
-            "Validation error against seconds of training under the same budget, first seed (Fig. 4): cut models after "
-            "distillation where there is one, sliced otherwise.",
+            "Validation error against seconds or steps of training under the same budget, first seed (Fig. 4): cut "
+            "models after distillation where there is one, sliced otherwise.",
         )
 
 

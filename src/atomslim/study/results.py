@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
@@ -57,10 +57,10 @@ FULL_MODEL = Variant("full", None)
 
 @dataclass(frozen=True)
 class Curve:
-    """Validation error against seconds of training."""
+    """Validation error against seconds or steps of training."""
 
     variant: Variant
-    seconds: list[float]
+    used: list[float]
     errors: list[float]
 
 
@@ -99,6 +99,11 @@ class Results:
         errors = [result["errors"].get(task, {}).get(target) for result in self._reduced(variant)]
         return _spread(error for error in errors if error)
 
+    def nothing(self, task: str, target: str = "forces") -> Spread | None:
+        """Return the validation error of predicting the mean (no forces) on a pre-training task."""
+        full = self.board.result(Cell("reduce")) or {}
+        return _spread(error for error in [full.get("mean", {}).get(task, {}).get(target)] if error)
+
     def growth(self, variant: Variant) -> float | None:
         """Return how many times the full model's force error a variant has: the geometric mean over tasks."""
         pairs = [(self.reduced(FULL_MODEL, task), self.reduced(variant, task)) for task in self.tasks]
@@ -124,6 +129,12 @@ class Results:
         found = self._found(self._tune_cells(downstream, variant))
         return _spread(error for result in found if (error := result["errors"].get(downstream.target)))
 
+    def steps(self, downstream: DownstreamOptions, variant: Variant) -> list[int]:
+        """Return the steps of a variant's runs of fine-tuning, by seed."""
+        return [
+            int(result["steps"]) for result in self._found(self._tune_cells(downstream, variant)) if "steps" in result
+        ]
+
     def unit(self, downstream: DownstreamOptions) -> str:
         """Return the unit of a dataset's errors as they are shown; empty while nothing is finished."""
         return next((_shown_unit(error["unit"]) for error in self._tuned_errors(downstream)), "")
@@ -138,15 +149,21 @@ class Results:
         known = [error for error in self._tuned_errors(downstream) if error.get("mean") is not None]
         return bool(known) and all(error["validation"] > _NO_BETTER * error["mean"] for error in known)
 
+    @staticmethod
+    def axis(downstream: DownstreamOptions) -> Literal["seconds", "step"]:
+        """Name what a dataset's fine-tuning was given: wall clock, or steps, which tell the same on any machine."""
+        return "seconds" if downstream.finetune.get("budget") else "step"
+
     def curves(self, downstream: DownstreamOptions) -> list[Curve]:
-        """Return validation error against training time of every fine-tuning of the first seed."""
+        """Return validation error against what was budgeted, of every fine-tuning of the first seed."""
         curves = []
         for variant in self.tuned_variants(downstream):
             for result in self._found(list(self._tune_cells(downstream, variant))[:1]):
                 factor = _factor(result["errors"].get(downstream.target, {}).get("unit", ""))
-                rows = [row for row in result["curve"] if row.get(downstream.target) is not None]
+                known = {downstream.target, self.axis(downstream)}
+                rows = [row for row in result["curve"] if all(row.get(name) is not None for name in known)]
                 errors = [row[downstream.target] * factor for row in rows]
-                curves.append(Curve(variant, [row["seconds"] for row in rows], errors))
+                curves.append(Curve(variant, [row[self.axis(downstream)] for row in rows], errors))
         return curves
 
     @property

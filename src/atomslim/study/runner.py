@@ -112,7 +112,8 @@ def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -
         else:
             result["seconds"] = round(time.perf_counter() - start, 2)
             _write(place / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-            say(f"{cell.name}: done in {result['seconds']:.0f} s")
+            steps = f", {result['steps']} steps" if "steps" in result else ""
+            say(f"{cell.name}: done in {result['seconds']:.0f} s{steps}")
     return True
 
 

@@ -27,6 +27,9 @@ def pretraining(results: Results) -> TextTable:
     for variant in results.variants:
         errors = (_text(results.reduced(variant, task)) for task in results.tasks)
         rows.append((label(variant), _millions(results, variant), *errors))
+    nothing = [results.nothing(task) for task in results.tasks]
+    if any(nothing):
+        rows.append(("no forces at all", "", *map(_text, nothing)))
     return TextTable(
         "Cutting and distilling, on the pre-training tasks",
         f"Force MAE in meV/Å on the validation sets. {_SEEDS} {PAPER}",
@@ -83,7 +86,7 @@ def downstream(results: Results) -> TextTable:
     return TextTable(
         "Fine-tuned under equal budgets",
         f"Test MAE of the model with the best validation; every variant of a dataset has the same budget. {_SEEDS} "
-        f"{paper.FIGURE_3}",
+        f"{paper.FIGURE_3}{''.join(f' {_steps(results, part)}' for part in parts if 'budget' in part.finetune)}",
         ("variant", *(f"{part.name}, {part.target} ({results.unit(part)})" for part in parts)),
         tuple(rows),
     )
@@ -132,6 +135,13 @@ def _paper_efficiency(blocks: int) -> tuple[str, str, str, str]:
         return ("", "", "", "")
     rate, flops, parameters = paper.EFFICIENCY[blocks]
     return (f"{rate:g}", f"{rate / paper.EFFICIENCY[paper.BLOCKS][0]:.2f}", f"{flops:g}", f"{parameters:g}")
+
+
+def _steps(results: Results, part: DownstreamOptions) -> str:
+    """Say how many steps a budget of wall clock was."""
+    found = [(label(one), results.steps(part, one)) for one in results.tuned_variants(part)]
+    told = [f"{name} {' and '.join(map(str, steps))}" for name, steps in found if steps]
+    return f"Steps in {part.finetune['budget']} on {part.name}: {'; '.join(told)}." if told else ""
 
 
 def _long_recipe(part: DownstreamOptions, unit: str) -> str:

@@ -1,5 +1,6 @@
 """What the cells of a study do, in terms of the rest of the package."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -30,7 +31,7 @@ from atomslim.train.distill import distill, own_scales, own_targets
 from atomslim.train.finetune import finetune
 from atomslim.train.options import RunOptions, TaskOptions
 from atomslim.train.tasks import LearningTask, prepare_task
-from atomslim.train.validation import Processes, model_errors
+from atomslim.train.validation import Processes, mean_errors, model_errors
 
 _STARTS: dict[str, Start] = {"distilled": "sliced", "least-squares-distilled": "least-squares"}
 
@@ -76,7 +77,7 @@ class Workshop:
     def _reduce(self, cell: Cell, place: Path) -> dict[str, Any]:
         del place
         found = self._errors(self._cut(cell))
-        return found if cell.blocks is not None else {**found, "sample": self._sample()}
+        return found if cell.blocks is not None else {**found, "mean": self._mean_errors(), "sample": self._sample()}
 
     def _distill(self, cell: Cell, place: Path) -> dict[str, Any]:
         options = self.options.distill
@@ -88,7 +89,8 @@ class Workshop:
             **self._run(place),
             **{**options.run, "tasks": self.options.mix, "seed": cell.seed},
         )
-        return {**self._errors(student), "run": self._relative(place / "run")}
+        summary = json.loads((place / "run" / "summary.json").read_text(encoding="utf-8"))
+        return {**self._errors(student), "run": self._relative(place / "run"), "steps": summary["steps"]}
 
     def _tune(self, cell: Cell, place: Path) -> dict[str, Any]:
         downstream = self._downstream(cell.downstream)
@@ -160,6 +162,12 @@ class Workshop:
         processes = Processes(device=self.device)
         found = model_errors(model, self.tasks, "validation", RunOptions(steps=1, batch_size=16), processes)
         return {"errors": {task: _plain(errors) for task, errors in found.items()}, "parameters": _weights(model)}
+
+    def _mean_errors(self) -> dict[str, Any]:
+        """Return the errors of predicting the mean on every task's validation set."""
+        options, processes = RunOptions(steps=1, batch_size=16), Processes(device=self.device)
+        found = mean_errors(self.full, self.tasks, "validation", options, processes)
+        return {task: _plain(errors) for task, errors in found.items()}
 
     def _downstream(self, name: str) -> DownstreamOptions:
         return next(part for part in self.options.downstream if part.name == name)

@@ -49,6 +49,8 @@ class Summary:
     validation_seconds: float
     structures_per_second: float
     parameters: int
+    budget: str = ""
+    """Wall clock that the run was given, if it was."""
 
     @classmethod
     def of(cls, conductor: "Conductor", parameters: int) -> "Summary":
@@ -67,6 +69,7 @@ class Summary:
             validation_seconds=clock.validation_seconds,
             structures_per_second=clock.structures / seconds,
             parameters=parameters,
+            budget=next((str(limit) for limit in conductor.options.limits if limit.unit == "seconds"), ""),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,6 +96,8 @@ class Summary:
             f"of training ({self.waiting_share:.1%} waiting for data), {self.validation_seconds:.1f} s of validation; "
             f"{self.structures_per_second:.3g} structures/s; {self.parameters:,} parameters; in {self.folder}"
         )
+        if self.budget:
+            yield f"{self.budget} were {self.steps} steps here: steps={self.steps} repeats the run at any speed."
         for row in self.worse_than_before:
             yield f"Note: {row.task}/{row.target} ended worse than before the first step; the best model was kept."
 
