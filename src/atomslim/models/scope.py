@@ -73,7 +73,7 @@ class Watch:
     @classmethod
     def over(cls, model: BlockModel, task: str | None, *, strict: bool, who: str = "") -> Self:
         """Watch for a task of a model."""
-        return cls(model.history, model.task(task), strict=strict, who=who)
+        return cls(getattr(model, "history", ()), model.task(task), strict=strict, who=who)
 
     def look(self, name: str, numbers: NDArray[np.int64], ignored: str = "") -> None:
         """Look at a structure; raises StructureError if it is to be strict and there is something to say."""
