@@ -17,6 +17,8 @@ from atomslim.atoms import AtomsBatch, find_pairs
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.inference import predict
 from atomslim.inference.predict import PredictionSummary, predict_file
+from atomslim.models.tasks import Task
+from samples import DIRECT
 
 
 @dataclass
@@ -37,10 +39,15 @@ class SumModel(torch.nn.Module):
         self.outputs: dict[str, Tensor] = {}
         self.trimmed = 0.0
         self.sizes: list[int] = []
+        self.history: list[dict[str, object]] = []
+
+    def task(self, name: str | None) -> Task:
+        if name not in (None, "sum"):
+            raise ConfigError(f"unknown task {name!r}: the model has 'sum'")
+        return DIRECT.model_copy(update={"name": "sum"})
 
     def topology(self, batch: AtomsBatch, task: str | None = None) -> Graphs:
-        if task not in (None, "sum"):
-            raise ConfigError(f"unknown task {task!r}: the model has 'sum'")
+        self.task(task)
         find_pairs(batch, 3.0)
         return Graphs(self.trimmed * (batch.natoms > 3))
 
