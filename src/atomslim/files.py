@@ -1,12 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process works in at a time."""
 
 import errno
+import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+LOCK = "lock"
+"""File that a process holds while it works in a folder."""
 
 
 @contextmanager
@@ -15,7 +20,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     On any error the temporary file is removed and whatever was at `path` before stays as it was. A symbolic link is
     followed, so that the file it points to is replaced. An `OSError` raised on the temporary file (disk full, say)
-    carries the name of `path`.
+    carries the name of `path`. What killed writers of the same file left is removed first.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
@@ -23,17 +28,60 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     """
     target = Path(path).resolve()
-    _require_replaceable(target)
+    require_replaceable(target)
+    tidy(target.parent, target.name)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        temporary.replace(target)
+        with _living(temporary):
+            yield temporary
+            temporary.replace(target)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(folder: str | os.PathLike[str], names: Iterable[str]) -> Iterator[dict[str, Path]]:
+    """Give a temporary path for each of some files of a folder; they appear together, or none of them does.
+
+    The folder is made if need be, and goes again if the block fails. Raises as `atomic_write` does.
+    """
+    place = Path(folder)
+    with new_folder(place), ExitStack() as stack:
+        yield {name: stack.enter_context(atomic_write(place / name)) for name in names}
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Make a folder and those above it; if the block fails, remove those that it made, as far as they are empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[bool]:
+    """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's."""
+    place.mkdir(parents=True, exist_ok=True)
+    file = _lock_of(place / LOCK)
+    if file is None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _held.discard(file)
+        (place / LOCK).unlink(missing_ok=True)
+        file.close()
 
 
 @contextmanager
@@ -48,13 +96,74 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def leftovers(folder: Path) -> dict[Path, str]:
-    """Find what killed processes left of `atomic_write` in a folder: temporary files and the names they were for."""
+    """Find temporary files of `atomic_write` in a folder and the names they are for; some may be of living writers."""
     found = {path: re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", path.name) for path in folder.glob(".*.tmp")}
     return {path: match[1] for path, match in found.items() if match}
 
 
-def _require_replaceable(target: Path) -> None:
+def tidy(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left of `atomic_write` in a folder, for one file or for all."""
+    for path, target in leftovers(folder).items():
+        if name in {None, target}:
+            remove_leftover(path)
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove a temporary file unless its writer lives, who holds a lock on it."""
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+
+
+def require_replaceable(target: Path) -> None:
+    """Raise FileNotFoundError or FileExistsError unless a file may be written, or be put in another's place."""
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder to write to", str(target.parent))
     if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "exists and is not a regular file", str(target))
+
+
+@contextmanager
+def _living(temporary: Path) -> Iterator[None]:
+    """Make a temporary file, and hold a lock on it that says that its writer lives."""
+    while True:
+        with temporary.open("xb") as file:
+            with suppress(OSError):  # a file system without locks: nobody removes there what is left
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, temporary):  # else somebody took it for a leftover before it was locked
+                yield
+                return
+
+
+_held: set[IO[str]] = set()
+"""Locks of this process; its forks let go of them, lest a data loader's process keep those of a killed parent."""
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _lock_of(path: Path) -> IO[str] | None:
+    """Take a lock, or return None if another process or object has it."""
+    while True:
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if _is_at(file, path):  # else the one who held it has removed it
+            _held.add(file)
+            return file
+        file.close()
+
+
+def _is_at(file: IO[str] | IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

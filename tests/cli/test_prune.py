@@ -111,7 +111,7 @@ def test_a_scan_prints_a_table_and_writes_it(files: Path, tmp_path: Path, capsys
 def test_wrong_use_is_one_line(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tokens: list[str], message: str
 ) -> None:
-    out = tmp_path / "small.safetensors"
+    out = tmp_path / ("scan.json" if "--scan-neighbours" in tokens else "small.safetensors")
     assert prune(files, "-o", str(out), *tokens) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()

@@ -19,11 +19,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from atomslim.atoms import Sample
-from atomslim.data import record, staging, workers
+from atomslim.data import contents, record, staging, workers
+from atomslim.data.dataset import open_dataset
 from atomslim.data.prepare import count_edges, prepare
 from atomslim.data.registry import resolve
 from atomslim.data.staging import rows_written, staging_folder
 from atomslim.errors import ConfigError, DataError
+from atomslim.inference.inputs import open_inputs
 from data.made_samples import assert_same
 
 SHARD = 4000
@@ -235,3 +237,102 @@ def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     source = resolve(f"aselmdb:{shards(tmp_path / 'shards', 2, 2)}")
     with pytest.raises(Exception, match="fewer processes"):
         prepare(source, tmp_path / "a.samples", processes=2)
+
+
+def relabelled(path: Path) -> None:
+    """Change the last label of a file: same size, another time."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_edited_source_is_noticed(tmp_path: Path) -> None:
+    file, output = frames(tmp_path / "a.extxyz", 5), tmp_path / "a.samples"
+    prepare(resolve(str(file)), output)
+    open_dataset(str(output))
+    os.utime(file)
+    open_dataset(str(output))  # written again, with the same contents
+    relabelled(file)
+    os.utime(file, (1, 1))  # a copy that keeps an earlier time
+    for read in (open_dataset, lambda name: open_inputs([name])):
+        with pytest.raises(DataError, match=r"was made from .*a\.extxyz, which has changed since: make it again"):
+            read(str(output))
+    assert prepare(resolve(str(file)), output).fresh == 5
+    open_dataset(str(output))
+    file.unlink()
+    open_dataset(str(output))  # the source need not stay
+
+
+def test_a_prepared_dataset_by_its_name_notices_it_too(tmp_path: Path) -> None:
+    source = resolve("rmd17:ethanol", tmp_path)
+    source.path.parent.mkdir(parents=True)
+    atoms = molecule("CH3CH2OH")
+    coords, energies = np.stack([atoms.positions] * 4), np.full(4, -155.0 * 627.509)
+    np.savez(source.path, nuclear_charges=atoms.numbers, coords=coords, energies=energies, forces=np.ones((4, 9, 3)))
+    prepare(source)
+    open_dataset("rmd17:ethanol", tmp_path)
+    relabelled(source.path)
+    with pytest.raises(DataError, match="has changed since"):
+        open_dataset("rmd17:ethanol", tmp_path)
+
+
+def test_contents_of_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(random.Random(0).randbytes(20 * contents.BLOCK))
+    whole = contents.contents([path])
+    monkeypatch.setattr(contents, "WHOLE", 0)
+    monkeypatch.setattr(contents, "SAMPLED", 10 * contents.BLOCK)
+    sampled = contents.contents([path])
+    assert sampled == contents.contents([path]) != whole
+    relabelled(path)
+    assert contents.contents([path]) != sampled
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert contents.contents([path]) != sampled
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_source_is_never_replaced(tmp_path: Path, force: bool) -> None:
+    file = frames(tmp_path / "a.extxyz", 3)
+    before = file.read_bytes()
+    (tmp_path / "link.samples").symlink_to(file)
+    os.link(file, tmp_path / "hard.samples")
+    for name in ("link.samples", "hard.samples"):
+        with pytest.raises(ConfigError, match="is what the container is to be made from"):
+            prepare(resolve(str(file)), tmp_path / name, force=force)
+    with pytest.raises(ConfigError, match=r"a container ends in \.samples"):
+        prepare(resolve(str(file)), file, force=force)
+    assert file.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_other_files_are_kept_without_force(tmp_path: Path) -> None:
+    first, second = frames(tmp_path / "a.extxyz", 3), frames(tmp_path / "b.extxyz", 4)
+    output = tmp_path / "data.samples"
+    output.write_text("precious")
+    with pytest.raises(ConfigError, match="is there already, and no container"):
+        prepare(resolve(str(first)), output)
+    assert output.read_text() == "precious"
+    assert prepare(resolve(str(first)), output, force=True).fresh == 3
+    with pytest.raises(ConfigError, match=r"made from other files \(a\.extxyz\)"):
+        prepare(resolve(str(second)), output)
+    assert prepare(resolve(str(second)), output, force=True).fresh == 4
+
+
+def test_files_where_a_container_would_grow_are_kept(tmp_path: Path) -> None:
+    file = frames(tmp_path / "a.extxyz", 3)
+    growing = staging_folder(tmp_path / "a.samples")
+    growing.mkdir()
+    (growing / "notes.txt").write_text("precious")
+    with pytest.raises(ConfigError, match=r"holds notes\.txt: move it"):
+        prepare(resolve(str(file)), tmp_path / "a.samples")
+    assert (growing / "notes.txt").read_text() == "precious"
+
+
+def test_what_was_left_beside_a_complete_container_goes(tmp_path: Path) -> None:
+    file, output = frames(tmp_path / "a.extxyz", 3), tmp_path / "a.samples"
+    prepare(resolve(str(file)), output)
+    staging_folder(output).mkdir()
+    (staging_folder(output) / "000000.records").write_bytes(b"left")
+    assert prepare(resolve(str(file)), output).fresh == 0
+    assert not staging_folder(output).exists()

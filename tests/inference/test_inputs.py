@@ -83,8 +83,15 @@ def test_identities_change_with_what_is_read(tmp_path: Path) -> None:
     ]
     before = [one.identity() for one in open_inputs(names)]
     assert before == [one.identity() for one in open_inputs(names)]
+    files = (folder / "a.xyz", tmp_path / "npz" / "file.npz")
+    for file in files:
+        os.utime(file, (1, 1))
+    assert before == [one.identity() for one in open_inputs(names)]  # the same contents at another time
     write_container(tmp_path / "made.samples", [slab(1)], {})
-    for file in (folder / "a.xyz", tmp_path / "npz" / "file.npz"):
+    for file in files:
+        content = bytearray(file.read_bytes())
+        content[-3] ^= 1
+        file.write_bytes(content)
         os.utime(file, (1, 1))
     for one, other in zip(before, [one.identity() for one in open_inputs(names)], strict=True):
         assert one != other

@@ -18,7 +18,7 @@ import atomslim
 from atomslim.atoms import Sample
 from atomslim.cli.main import main
 from atomslim.data.staging import write_container
-from atomslim.errors import ConfigError, StructureError
+from atomslim.errors import AtomslimWarning, ConfigError, StructureError
 from atomslim.inference.predict import PredictionSummary, predict_file
 from atomslim.inference.shards import predict_shards
 from samples import CONSERVATIVE, DIRECT
@@ -277,7 +277,8 @@ def test_shards_before_an_unreadable_record_stay(model: Path, tmp_path: Path) ->
     (tmp_path / "cut.xyz").write_text((tmp_path / "all.xyz").read_text()[:-40])
     with pytest.raises(StructureError, match=r"cut\.xyz: record 2 .* cannot be read"):
         predict_shards(model, tmp_path / "cut.xyz", tmp_path / "out", shard_size=2, progress=False)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_predict.json", "part-00000.extxyz"]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["_parts-0.jsonl", "_predict.json", "part-00000.extxyz"]
 
 
 @pytest.mark.slow
@@ -312,3 +313,47 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(model: Path, tmp_pa
     assert [atoms.info["record"] for atoms in shards(tmp_path / "killed")] == list(range(150))
     for one, other in zip(shards(tmp_path / "killed"), made, strict=True):
         np.testing.assert_allclose(one.positions, other.positions, atol=1e-7)
+
+
+def test_the_embedded_model_predicts_into_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "all.xyz", frames(2))
+    for resume in (False, True):
+        predict_shards(
+            "mini", tmp_path / "all.xyz", tmp_path / "out", "molecules", shard_size=1, resume=resume, progress=False
+        )
+    assert len(shards(tmp_path / "out")) == 2
+
+
+def test_a_shard_that_is_not_as_it_was_written_is_made_again(model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "all.xyz", frames())
+    folder = tmp_path / "out"
+    predict_shards(model, tmp_path / "all.xyz", folder, shard_size=2, progress=False)
+    parts = sorted(folder.glob("part-*"))
+    before = {path.name: path.read_bytes() for path in parts}
+    parts[0].write_bytes(before[parts[0].name][:-9])  # within the last number: still readable
+    parts[1].write_bytes(b"".join(before[parts[1].name].splitlines(keepends=True)[:5]))  # after the first structure
+    parts[2].write_bytes(before[parts[2].name].replace(b"1", b"2", 1))  # of the same size
+    parts[3].write_bytes(before[parts[3].name])  # written anew as it was
+    summary = predict_shards(model, tmp_path / "all.xyz", folder, shard_size=2, resume=True, progress=False)
+    assert summary.structures == 6
+    assert "3 shards were there" in str(summary)
+    assert "3 shards were not as they were written, and are made again" in str(summary)
+    assert {path.name: path.read_bytes() for path in folder.glob("part-*")} == before
+
+
+def test_a_shard_that_nobody_noted_is_made_again(model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "all.xyz", frames(3))
+    for rank in range(2):
+        predict_shards(model, tmp_path / "all.xyz", tmp_path / "out", process=(rank, 2), shard_size=1, progress=False)
+    (tmp_path / "out" / "_parts-1.jsonl").write_text('{"part": "part-000')  # killed while it wrote
+    summary = predict_shards(model, tmp_path / "all.xyz", tmp_path / "out", shard_size=1, resume=True, progress=False)
+    assert summary.structures == 1
+
+
+def test_other_versions_are_said(model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "all.xyz", frames(1))
+    predict_shards(model, tmp_path / "all.xyz", tmp_path / "out", progress=False)
+    note = tmp_path / "out" / "_predict.json"
+    note.write_text(note.read_text().replace(atomslim.__version__, "0.0"))
+    with pytest.warns(AtomslimWarning, match="versions was .*: last digits may differ between shards"):
+        predict_shards(model, tmp_path / "all.xyz", tmp_path / "out", resume=True, progress=False)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from atomslim.errors import ConfigError, DataError
+from atomslim.files import locked
 from atomslim.study import study
 from atomslim.study.cells import Cell, cells_of
 from atomslim.study.options import StudyOptions, read_study
-from atomslim.study.runner import Board, locked, run_cells
+from atomslim.study.runner import Board, run_cells
 from atomslim.study.study import begin, run_study
 
 OPTIONS = StudyOptions.model_validate(

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,12 @@ from atomslim.benchmarking.largest import Largest
 from atomslim.benchmarking.passes import Mode
 from atomslim.benchmarking.speed import Speed
 from atomslim.benchmarking.turns import BUSY, Gain
-from atomslim.files import atomic_write
+from atomslim.files import atomic_files
 from atomslim.models.precision import Format
 from atomslim.report.page import TextTable, number
+
+FILES = ("benchmark.json", "benchmark.md")
+"""What is written."""
 
 CONVENTION = (
     "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are the shortest of "
@@ -121,13 +123,11 @@ class Benchmark:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write benchmark.json and benchmark.md into a folder, which is made if need be."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
         parts = [" ".join(self.words()) + "\n", *(table.markdown() for table in self.tables()), CONVENTION + "\n"]
         content = json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
-        for name, text in (("benchmark.json", content), ("benchmark.md", "\n".join(parts))):
-            with atomic_write(place / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        with atomic_files(folder, FILES) as temporary:
+            for name, text in zip(FILES, (content, "\n".join(parts)), strict=True):
+                temporary[name].write_text(text, encoding="utf-8")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show the tables."""

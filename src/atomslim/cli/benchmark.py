@@ -22,6 +22,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     largest: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Time a model and its first blocks: structures per second, FLOPs, parameters, steps of dynamics, memory.
 
@@ -57,13 +58,20 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         Where the model runs.
     output
         The folder to write to.
+    force
+        Write over files that are there already; what this command wrote earlier is replaced without it.
 
     """
     from rich.console import Console
 
     from atomslim.benchmarking.benchmark import benchmark as run
+    from atomslim.benchmarking.costs import FILES
+    from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import byte_count, on_device, parts, whole_numbers
 
+    if output is not None:
+        own = has_report({"rows", "growth", "conventions"}, "benchmark.json")
+        require_folder(output, FILES, read_from(model, *parts(structures)), force=force, own=own)
     found = run(
         on_device(model, device),
         parts(structures),

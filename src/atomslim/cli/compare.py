@@ -20,6 +20,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     speed: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["cpu", "cuda"] = "cpu",
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compare models on one dataset: errors by target and element, parameters, FLOPs, speed, memory.
 
@@ -49,14 +50,20 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     device
         Where the models run.
+    force
+        Write over files that are there already; what this command wrote earlier is replaced without it.
 
     """
     from rich.console import Console
 
+    from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import on_device, tasked
+    from atomslim.evaluation.compare import FILES, named
     from atomslim.evaluation.compare import compare as run
-    from atomslim.evaluation.compare import named
 
+    own = has_report({"models", "main target", "conventions"}, "compare.json")
+    inputs = read_from(*models, *data, *([split] if split else []))
+    require_folder(output, FILES, inputs, force=force, own=own)
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict}
     found = run(loaded, tasked(data), split=split, repeats=repeats, speed=speed, **how)

@@ -113,7 +113,7 @@ def prepare(
     edges
         Also count the edges of every structure's graph, for batches of equal cost.
     force
-        Make it again although it is there.
+        Make it again although it is there, or in place of another file; never in place of what it is made from.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
 
@@ -231,6 +231,7 @@ def show(
     root: Path | None = None,
     figure: Annotated[Path | None, Parameter(name=["--figure", "-f"])] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    force: Flag = False,
     option: Options = (),
 ) -> None:
     """Print the numbers of a dataset, and draw histograms of energies, forces, atoms and elements.
@@ -247,13 +248,19 @@ def show(
         The figure to write: .png, .pdf or .svg.
     limit
         Look at this many structures only.
+    force
+        Write over a figure that is there already.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
 
     """
+    from atomslim.cli.outputs import read_from, require_ending, require_output
     from atomslim.data import show as shows
     from atomslim.data.dataset import open_dataset
 
+    if figure is not None:
+        require_ending(figure, shows.FIGURE_FORMATS, "a figure")
+        require_output(figure, read_from(name), force=force)
     result = shows.statistics(open_dataset(name, root, options=_options(option)), limit)
     if figure is not None:
         shows.save_figure(shows.figure(result), figure)

@@ -13,6 +13,7 @@ def package(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     task: str | None = None,
     device: Literal["cpu", "cuda"] | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compile energy and forces of one task into a package (.pt2) for C++ and for ASE; takes minutes and needs g++.
 
@@ -30,10 +31,15 @@ def package(
         The task head to use, by name; needed where the model has several.
     device
         What the package runs on; default: the CPU.
+    force
+        Write over a file that is there already.
 
     """
+    from atomslim.cli.outputs import read_from, require_ending, require_output
     from atomslim.inference.package import package as run
 
+    require_ending(output, {".pt2"}, "a package")
+    require_output(output, read_from(model), force=force)
     found = run(model, output, task=task, device=device)
     close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"
     print(f"{output}: {close}, for {found.structures} structures")

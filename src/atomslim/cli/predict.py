@@ -26,6 +26,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     shard_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     process: str | None = None,
     resume: Flag = False,
+    force: Flag = False,
 ) -> None:
     """Predict energies, forces, stress and other properties for every structure of files, folders or datasets.
 
@@ -64,9 +65,12 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     process
         Write only this process's shards, as in 3/16: the fourth of 16.
     resume
-        Go on with the folder: shards that are there are not written again.
+        Go on with the folder: shards that are there, as they were written, are not written again.
+    force
+        Write over a file that is there already.
 
     """
+    from atomslim.cli.outputs import read_from, require_output
     from atomslim.inference.predict import predict_file
     from atomslim.inference.process import parse_process
     from atomslim.inference.shards import predict_shards
@@ -75,6 +79,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     common |= {"weights": "raw" if raw_weights else None, "precision": precision}
     for_folders = {"--format": form, "--shard-size": shard_size, "--process": process, "--resume": resume or None}
     if _is_file(output, [name for name, value in for_folders.items() if value is not None]):
+        require_output(output, read_from(model, *structures), force=force)
         summary = predict_file(model, structures, output, **common)
     else:
         summary = predict_shards(

@@ -31,6 +31,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     neighbours: float | None = None,
     scan_neighbours: str | None = None,
     export: Path | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
 
@@ -74,13 +75,14 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     scan_neighbours
         Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
     export
-        Also write a checkpoint in the format of the model's family.
+        Also write a checkpoint (.pt, .ckpt) in the format of the model's family.
+    force
+        Write over files that are there already; cuts of earlier commands are replaced without it.
 
     """
     from atomslim.cli.settings import tasked
     from atomslim.errors import ConfigError
-    from atomslim.models.model_file import checksum, load, save
-    from atomslim.models.model_file import export as write_checkpoint
+    from atomslim.models.model_file import checksum, load
     from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
@@ -92,6 +94,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         )
     structures: Any = tasked(data) or None
     options = {"limit": limit, "batch_size": batch_size}
+    _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
     if scan_neighbours is not None:
         _scan(load(model), scan_neighbours, structures, output, options)
         return
@@ -104,10 +107,44 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
         small = with_neighbours(small, neighbours)
     small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
-    save(small, output)
-    if export is not None:
-        write_checkpoint(small, export)
+    _write(small, output, export)
     _report(output, whole, small, speed=speedup is not None)
+
+
+def _require_outputs(
+    output: Path | None, export: Path | None, files: list[Path], data: tuple[str, ...], force: bool, scan: str | None
+) -> None:
+    """Refuse files that are not to be written, before anything is computed."""
+    from atomslim.cli.outputs import has_report, is_cut, read_from, require_ending, require_output
+    from atomslim.errors import ConfigError
+    from atomslim.models.model_file import CHECKPOINT_ENDINGS
+
+    inputs = read_from(*files, *data)
+    if scan is not None:
+        if export is not None:
+            raise ConfigError("--export: --scan-neighbours makes no model to export: leave one of them out")
+        if output is not None:
+            require_ending(output, {".json"}, "what --scan-neighbours writes")
+            require_output(output, inputs, force=force, own=has_report({"rows"}))
+        return
+    if output is not None:
+        require_ending(output, {".safetensors"}, "a model file of atomslim's")
+        require_output(output, inputs, force=force, own=is_cut)
+    if export is not None:
+        require_ending(export, CHECKPOINT_ENDINGS, "a checkpoint of a model's family")
+        require_output(export, inputs, force=force, own=is_cut)
+
+
+def _write(model: "BlockModel", output: Path, export: Path | None) -> None:
+    """Write the model, and with it the checkpoint if one is asked for: both, or neither."""
+    from atomslim.files import atomic_write
+    from atomslim.models.model_file import encoded
+    from atomslim.models.model_file import export as write_checkpoint
+
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(encoded(model))
+        if export is not None:
+            write_checkpoint(model, export)
 
 
 def _cut(

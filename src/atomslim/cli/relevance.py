@@ -18,6 +18,7 @@ def relevance(
     force_weight: float = 1.0,
     leave_out: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Score every interaction block of a model on labelled data, as in the paper's Fig. 2.
 
@@ -44,14 +45,20 @@ def relevance(
         Measure the errors without each block, too; takes one evaluation for each.
     strict
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
+    force
+        Write over files that are there already; what this command wrote earlier is replaced without it.
 
     """
     from rich.console import Console
 
+    from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import tasked
     from atomslim.compress.relevance import block_relevance
+    from atomslim.compress.relevance_report import FILES
     from atomslim.models.model_file import load
 
+    own = has_report({"blocks", "mix", "agreement", "tasks"}, "relevance.json")
+    require_folder(output, FILES, read_from(model, *data), force=force, own=own)
     found = block_relevance(
         load(model),
         tasked(data),

@@ -14,9 +14,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from atomslim.evaluation.accuracy import PER_ATOM, Errors
-from atomslim.files import atomic_write
+from atomslim.files import atomic_files, atomic_write
 
 Numbers = NDArray[np.float64]
+
+FILES = ("relevance.json", "relevance.csv", "relevance.png")
+"""What is written."""
 
 SCORES = {
     "gradcam": "GradCAM",
@@ -124,18 +127,15 @@ class Relevance:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write relevance.json, relevance.csv and relevance.png into a folder, which is made if need be."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place / "relevance.json") as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        from atomslim.compress.relevance_figure import draw  # noqa: PLC0415 - as above
+
         header = ["block", *(f"{name}, mix" for name in self.scores), *self._task_columns()]
         rows = [[self._block_name(block), *self._cells(number)] for number, block in enumerate(self.blocks)]
-        with (
-            atomic_write(place / "relevance.csv") as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            csv.writer(file).writerows([header, *rows])
-        self.plot(place / "relevance.png")
+        with atomic_files(folder, FILES) as temporary:
+            temporary["relevance.json"].write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+            with temporary["relevance.csv"].open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([header, *rows])
+            draw(self).savefig(temporary["relevance.png"], format="png", dpi=150)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show the mix and each task as tables, and say in words what they mean."""

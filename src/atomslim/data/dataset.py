@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container
+from atomslim.data.contents import require_current
 from atomslim.data.info import DatasetInfo
 from atomslim.data.registry import Source, info, names, require_files, resolve, written_options
 from atomslim.errors import DataError
@@ -155,7 +156,7 @@ def open_dataset(
 
     Raises:
         ConfigError: an unknown dataset or variant.
-        DataError: its files are not there or broken.
+        DataError: its files are not there or broken, or have changed since its container was made.
 
     """
     source = resolve(name, root, options)
@@ -163,6 +164,7 @@ def open_dataset(
     container = None if path is None else Container(path)
     if container is None or (source.options and container.metadata.get("options") != written_options(source)):
         return RawDataset(source, memory_limit)
+    require_current(container, source.path if source.prepared else None)
     return PreparedDataset(name, _info_of(container, source), container)
 
 

@@ -6,6 +6,7 @@ was, and ends with the same bytes; one whose source has changed meanwhile begins
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +21,13 @@ import numpy as np
 from atomslim.atoms.neighbours import find_pairs
 from atomslim.atoms.sample import Sample, to_batch
 from atomslim.data import workers
-from atomslim.data.container import SUFFIX, Container
+from atomslim.data.container import SUFFIX, Container, is_container
+from atomslim.data.contents import contents, source_files
 from atomslim.data.registry import Source, require_files, written_options
-from atomslim.data.staging import Extra, Part, Staging, append_rest, rows_written
+from atomslim.data.staging import Extra, Part, Staging, append_rest, remove_staging, rows_written
 from atomslim.data.workers import run_jobs
 from atomslim.errors import AtomslimError, ConfigError, DataError
+from atomslim.files import new_folder
 
 Advance = Callable[[int, int | None], None]
 """Told the number of structures that are written, and of all if known."""
@@ -60,26 +63,31 @@ def prepare(
         processes: how many parts are read at once.
         edges: count the edges of every structure's graph with the dataset's cutoff and neighbours, as the column
             "edges" of the index, for batches of equal cost; takes a millisecond or more for each structure.
-        force: make it again although it is there.
+        force: make it again although it is there, or although another file is.
         advance: told how far it is.
 
     Raises:
         DataError: the files are not there, are broken, or hold another number of structures than they say.
-        ConfigError: no place for the output is named, or another process is making this container.
+        ConfigError: no place for the output is named, it is a file of the source or one that was not made from it, or
+            another process is making this container.
         OSError: the disk is full.
 
     """
     start = time.perf_counter()
     require_files(source)
     target = _target(source, output)
-    metadata = _metadata(source, edges=edges)
+    _require_not_of(source, target)
+    metadata = _metadata(source, target, edges=edges)
     if not force and (present := _present(target, metadata)) is not None:
+        remove_staging(target)
         return Prepared(present, 0.0, 0)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not force:
+        _require_own(target, metadata)
     parts = source.parts()
     jobs = [_Job(source, part, number, edges=edges) for number, part in enumerate(parts)]
     plan = {"parts": [str(part) for part in parts], "times": _times(source.path), **metadata}
-    with Staging(target, plan, spoilt_by=DataError) as staging:  # once the data is mended, the plan is another one
+    # Once broken data is mended, the plan is another one.
+    with new_folder(target.parent), Staging(target, plan, spoilt_by=DataError) as staging:
         before = _written(staging.folder, jobs)
         with _watched(jobs, staging.folder, source.count(), advance):
             for _ in run_jobs([partial(job.run, staging.folder) for job in jobs], min(processes, len(jobs)), target):
@@ -124,16 +132,41 @@ class _Job:
 
 
 def _target(source: Source, output: Path | None) -> Path:
+    if output is not None and output.suffix not in {"", SUFFIX}:
+        raise ConfigError(f"{output}: a container ends in {SUFFIX}: name it so")
     if output is not None:
-        return output if output.suffix else output.with_suffix(SUFFIX)
+        return output.with_suffix(SUFFIX)
     if source.prepared is None:
         raise ConfigError(f"{source.name}: name the container to write with --output, such as data{SUFFIX}")
     return source.prepared
 
 
-def _metadata(source: Source, *, edges: bool) -> dict[str, Any]:
+def _require_not_of(source: Source, target: Path) -> None:
+    """Raise ConfigError where the container would replace what it is made from, by whatever name."""
+    if target.exists() and any(target.samefile(file) for file in [source.path, *source_files(source.path)]):
+        raise ConfigError(f"{target}: is what the container is to be made from: name another file with --output")
+
+
+def _require_own(target: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise ConfigError where there is a file other than an earlier container of the same files, or a broken one."""
+    if not target.exists():
+        return
+    remedy = "name another file with --output, or give --force"
+    if not is_container(target):
+        raise ConfigError(f"{target}: is there already, and no container: {remedy}")
+    try:
+        there = Container(target).metadata
+    except (AtomslimError, FileNotFoundError):
+        return
+    names = [name for name, _ in there.get("source", [])]
+    if there.get("dataset") != metadata["dataset"] or names != [name for name, _ in metadata["source"]]:
+        raise ConfigError(f"{target}: is there already, made from other files ({', '.join(names[:3])}): {remedy}")
+
+
+def _metadata(source: Source, target: Path, *, edges: bool) -> dict[str, Any]:
     """What a container says of itself; nothing that depends on the machine or the time."""
-    info = source.info
+    info, files = source.info, source_files(source.path)
+    place = os.path.relpath(source.path.resolve(), target.parent.resolve())
     return {
         "dataset": f"{source.reader}:{source.variant.name}".rstrip(":"),
         "title": info.title,
@@ -141,8 +174,10 @@ def _metadata(source: Source, *, edges: bool) -> dict[str, Any]:
         "citation": info.citation,
         "units": info.units,
         "options": written_options(source),
-        "source": [[path.name, path.stat().st_size] for path in _files(source.path)][:1000],
+        "source": [[path.name, path.stat().st_size] for path in files][:1000],
         "fingerprint": _fingerprint(source.path),
+        "contents": contents(files),
+        "place": None if place.startswith("..") else place,
         "edges": {"cutoff": info.cutoff, "neighbours": info.neighbours} if edges else None,
     }
 
@@ -157,22 +192,14 @@ def _present(target: Path, metadata: Mapping[str, Any]) -> Container | None:
     return container if same else None
 
 
-def _files(path: Path) -> list[Path]:
-    """Files of a dataset, in order; containers and their growing parts beside them are none of it."""
-    if path.is_file():
-        return [path]
-    found = (file for file in path.rglob("*") if file.is_file() and SUFFIX not in file.relative_to(path).as_posix())
-    return sorted(found)
-
-
 def _fingerprint(path: Path) -> str:
     folder = path.parent if path.is_file() else path
-    listing = [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in _files(path)]
+    listing = [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in source_files(path)]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def _times(path: Path) -> str:
-    times = [file.stat().st_mtime_ns for file in _files(path)]
+    times = [file.stat().st_mtime_ns for file in source_files(path)]
     return hashlib.sha256(json.dumps(times).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -38,6 +39,9 @@ _BLOCK = 2**23
 """Bytes that wait for a commit at most."""
 
 _COPY = 2**22
+
+_OURS = re.compile(r"lock|plan\.json|merged|\d{6}\.(records|index|done|json)|\..+\.tmp")
+"""Names of files in the folder in which a container grows."""
 
 
 class Part:
@@ -106,7 +110,7 @@ class Staging:
     """The folder in which the parts of a container grow.
 
     Raises:
-        ConfigError: another process is writing this container.
+        ConfigError: another process is writing this container, or there are other files in the folder.
         OSError: the folder cannot be made.
 
     """
@@ -123,6 +127,7 @@ class Staging:
     def __enter__(self) -> Self:
         """Take the lock; keep what lies there if it was made by the same plan, else remove it."""
         self.folder.mkdir(exist_ok=True)
+        _require_ours(self.folder)
         self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,6 +246,19 @@ def append_rest(part: Part, samples: Iterable[Sample]) -> None:
 def staging_folder(path: Path) -> Path:
     """Folder in which the container of a path grows."""
     return path.with_name(f"{path.name}.partial")
+
+
+def remove_staging(path: Path) -> None:
+    """Remove what a writer left that was killed when its container was complete."""
+    if staging_folder(path).is_dir():
+        with Staging(path, {}, resume=False):
+            pass
+
+
+def _require_ours(folder: Path) -> None:
+    for path in folder.iterdir():
+        if not _OURS.fullmatch(path.name):
+            raise ConfigError(f"{folder}: is where the container grows, and holds {path.name}: move it elsewhere")
 
 
 def part_paths(folder: Path, number: int) -> tuple[Path, Path]:

@@ -46,11 +46,15 @@ def _begin(stop: Event) -> None:
     global stopped  # noqa: PLW0603 -- an event can be handed to a process only when it starts
     stopped = stop.is_set
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """End when the parent has been killed: nobody else would tell this process to."""
+def end_with_parent() -> None:
+    """Let this process end when its parent has been killed: nobody else would tell it to."""
+    threading.Thread(target=_wait_for_end, daemon=True).start()
+
+
+def _wait_for_end() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

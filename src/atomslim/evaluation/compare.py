@@ -22,7 +22,7 @@ from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
-from atomslim.files import atomic_write
+from atomslim.files import atomic_files
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
@@ -38,6 +38,9 @@ Models: TypeAlias = Mapping[str, AnyModel] | Sequence[AnyModel]
 """Models or their files, by name or in a row; the first is what the others are compared with."""
 
 MEAN = "predicting the mean"
+
+FILES = ("compare.json", "compare.csv", "compare.md", "compare.html", "compare.png")
+"""What is written."""
 
 CONVENTION = (
     "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are the shortest of "
@@ -125,16 +128,12 @@ class Comparison:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write compare.json, compare.csv, compare.md, compare.html and compare.png into a folder."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
         tables = self.tables()
         content: dict[str, Any] = {"data": self.data, "structures": self.structures, "machine": self.machine}
         means = {task: {name: asdict(one) for name, one in found.items()} for task, found in self.mean.items()}
         content[MEAN] = means
         content |= {"conventions": CONVENTION, "main target": list(self.main_target)}
         content |= {"models": [{**model.as_dict(), **self._speed_ups(model)} for model in self.models]}
-        _write(place / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        _write(place / "compare.md", "\n".join([*(table.markdown() for table in tables), CONVENTION, ""]))
         body = [
             page.summary(self.words()),
             page.picture(
@@ -142,10 +141,16 @@ class Comparison:
             ),
         ]
         body += [table.html() for table in tables]
-        _write(place / "compare.html", page.page("Models side by side", [*body, f"<p class=note>{CONVENTION}</p>"]))
-        _write(place / "compare.csv", self.csv())
-        with atomic_write(place / "compare.png") as temporary:
-            self.plot().savefig(temporary, format="png", dpi=150)
+        texts = {
+            "compare.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+            "compare.csv": self.csv(),
+            "compare.md": "\n".join([*(table.markdown() for table in tables), CONVENTION, ""]),
+            "compare.html": page.page("Models side by side", [*body, f"<p class=note>{CONVENTION}</p>"]),
+        }
+        with atomic_files(folder, FILES) as temporary:
+            for name, text in texts.items():
+                temporary[name].write_text(text, encoding="utf-8")
+            self.plot().savefig(temporary["compare.png"], format="png", dpi=150)
 
     def csv(self) -> str:
         """Write one line of plain numbers per model, in SI units, eV and Å as the heads of the columns say."""
@@ -451,8 +456,3 @@ def _error(errors: Errors | None) -> str:
         return ""
     shown = errors.milli or errors
     return f"{number(shown.mae, 4)} {shown.unit}"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -25,6 +25,7 @@ from ase import Atoms
 from atomslim.atoms import AtomsBatch, Sample, from_ase, to_batch, validate
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.data.container import Container, is_container
+from atomslim.data.contents import contents, require_current, source_files
 from atomslim.data.readers import ase_files
 from atomslim.data.registry import FILE_PREFIXES, Source, names, require_files, resolve
 from atomslim.errors import ConfigError, StructureError
@@ -102,8 +103,8 @@ class FileInput:
                 yield None if atoms is None else Found(place(self.path, number), atoms)
 
     def identity(self) -> dict[str, Any]:
-        """Name, size and time of change."""
-        return _stamp(self.path)
+        """Name, and a checksum of the contents."""
+        return {"name": self.path.name, "contents sha256": contents([self.path])}
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,8 @@ class FolderInput:
         return _joined(map(_file, self.files), wanted)
 
     def identity(self) -> dict[str, Any]:
-        """Name, number of files, and a checksum of their names, sizes and times of change."""
-        name = self.path.resolve().name
-        return {"name": name, "files": len(self.files), "listing sha256": _checksum(self.files)}
+        """Name, number of files, and checksums of their names and contents."""
+        return {"name": self.path.resolve().name, **_identity(self.files)}
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,8 @@ class DatasetInput:
             yield Found.of(sample, place(self.source.name, number)) if wanted(number) else None
 
     def identity(self) -> dict[str, Any]:
-        """Name, and a checksum of its files' names, sizes and times of change."""
-        path = self.source.path
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        return {"name": self.source.name, "files": len(files), "listing sha256": _checksum(files)}
+        """Name, number of files, and checksums of their names and contents."""
+        return {"name": self.source.name, **_identity(source_files(self.source.path))}
 
 
 def open_inputs(sources: Iterable[str | os.PathLike[str]]) -> list[Input]:
@@ -226,19 +224,21 @@ def _input(name: str) -> Input:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     source = resolve(name)
     if source.container is not None:
-        return ContainerInput(Container(source.container))
+        return _container(source.container, source.path)
     require_files(source)
     return DatasetInput(source)
 
 
 def _file(path: Path) -> Input:
-    return ContainerInput(Container(path)) if is_container(path) else FileInput(path)
+    return _container(path) if is_container(path) else FileInput(path)
 
 
-def _stamp(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    return {"name": path.name, "bytes": status.st_size, "changed": status.st_mtime_ns}
+def _container(path: Path, source: Path | None = None) -> Input:
+    container = Container(path)
+    require_current(container, source)
+    return ContainerInput(container)
 
 
-def _checksum(files: Iterable[Path]) -> str:
-    return hashlib.sha256("\n".join(str(_stamp(file)) for file in files).encode()).hexdigest()
+def _identity(files: Sequence[Path]) -> dict[str, Any]:
+    names = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
+    return {"files": len(files), "names sha256": names, "contents sha256": contents(files)}

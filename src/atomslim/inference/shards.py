@@ -4,29 +4,33 @@
 |---|---|
 | _predict.json | model, inputs, task, size and format of the shards: what a resumed run must agree with |
 | part-00000.extxyz, … | structures and results of records 0 … size − 1, and so on; or part-00000.parquet |
+| _parts-0.jsonl, … | size and checksum of every shard that process 0, … wrote |
 
 A shard is there whole or not at all, and record i is always in shard i // size: started again, a run writes what is
-missing and nothing twice. Process r of p writes the shards r, r + p, …, and needs to know nothing of the others.
+missing, or no longer as it was written, and nothing twice. Process r of p writes the shards r, r + p, …, and needs to
+know nothing of the others.
 """
 
-import hashlib
 import json
 import os
 import re
 import time
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from atomslim.errors import ConfigError
-from atomslim.files import atomic_write, leftovers
+from atomslim.errors import AtomslimWarning, ConfigError
+from atomslim.files import atomic_write, leftovers, new_folder, remove_leftover
 from atomslim.inference.inputs import Frame, Input, open_inputs, read_inputs
 from atomslim.inference.predict import Device, PredictionSummary, Predictor, listed, require_runnable, shown_progress
 from atomslim.inference.process import own_device, process_of
 from atomslim.inference.results import Prediction, parquet_package, write_extxyz, write_parquet
+from atomslim.models.metadata import checksum, versions
 from atomslim.models.model_file import load
 from atomslim.models.precision import DEFAULT, Policy
 from atomslim.models.registry import located
@@ -118,6 +122,9 @@ class Shards:
     """Structures seen so far, wanted or not."""
     present: int = 0
     """Shards of this process that were there before."""
+    spoilt: int = 0
+    """Shards of this process that were there, and not as they were written."""
+    _noted: dict[str, dict[str, int]] = field(default_factory=dict)
     _asked: int = -1
     _answer: bool = False
 
@@ -136,9 +143,19 @@ class Shards:
     def _missing(self, shard: int) -> bool:
         if not self._own(shard):
             return False
-        there = self.path(shard).is_file()
-        self.present += there
-        return not there
+        path = self.path(shard)
+        there = path.is_file()
+        whole = there and self._is_whole(path)
+        self.present += whole
+        self.spoilt += there and not whole
+        return not whole
+
+    def _is_whole(self, path: Path) -> bool:
+        """Compare a shard with what was noted; it is read only if its size is right and its time is another."""
+        noted, status = self._noted.get(path.name, {}), path.stat()
+        if noted.get("bytes") != status.st_size:
+            return False
+        return noted["changed"] == status.st_mtime_ns or noted["crc32"] == zlib.crc32(path.read_bytes())
 
     def _own(self, shard: int) -> bool:
         return shard % self.share[1] == self.share[0]
@@ -154,6 +171,11 @@ class Shards:
             write(temporary, rows)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())  # else the name could outlive the contents when the machine stops
+                crc = zlib.crc32(file.read())
+            status = temporary.stat()
+        note = {"part": path.name, "bytes": status.st_size, "changed": status.st_mtime_ns, "crc32": crc}
+        with (self.folder / f"_parts-{self.share[0]}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(note) + "\n")  # one that is killed before this line writes the shard again
 
     def notes(self) -> list[str]:
         """What to say in the end, when all records have been seen."""
@@ -162,6 +184,7 @@ class Shards:
         said = {
             f"process {self.share[0]} of {self.share[1]}": self.share[1] > 1,
             f"{self.present} shards were there": self.present > 0,
+            f"{self.spoilt} shards were not as they were written, and are made again": self.spoilt > 0,
             f"{missing} of {total} shards are still with other processes": missing > 0,
         }
         return [text for text, applies in said.items() if applies]
@@ -174,7 +197,11 @@ class Shards:
             ConfigError: the folder holds another run, or this one and it is not to be resumed.
 
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with new_folder(self.folder), self._claimed(identity, resume=resume):
+            yield
+
+    @contextmanager
+    def _claimed(self, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
         fresh = not (self.folder / NOTE).is_file()
         if fresh:
             self._require_empty()
@@ -185,6 +212,7 @@ class Shards:
             )
         _require_same(self.folder, identity)
         self._tidy()
+        self._noted = _noted_parts(self.folder)
         try:
             yield
         except Exception:
@@ -204,7 +232,7 @@ class Shards:
         for path, name in leftovers(self.folder).items():
             number = re.fullmatch(r"part-(\d+)\.\w+", name)
             if self._own(int(number[1])) if number else name == NOTE and self.share[1] == 1:
-                path.unlink(missing_ok=True)
+                remove_leftover(path)
 
     def _require_empty(self) -> None:
         if self._written():
@@ -231,15 +259,27 @@ def _require_apart(folder: Path, sources: Sequence[str]) -> None:
 def _identity(
     model_path: str | os.PathLike[str], weights: str, inputs: Sequence[Input], task: str, shards: Shards
 ) -> dict[str, Any]:
-    with located(model_path)[0].open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "model": {"sha256": digest, "weights": weights},
+        "versions": versions(),
+        "model": {"sha256": checksum(located(model_path)[0]), "weights": weights},
         "task": task,
         "format": shards.form,
         "shard size": shards.size,
         "inputs": [one.identity() for one in inputs],
     }
+
+
+def _noted_parts(folder: Path) -> dict[str, dict[str, int]]:
+    """Read what all processes noted of the shards they wrote; a line that a kill cut short counts for nothing."""
+    found = {}
+    for path in folder.glob("_parts-*.jsonl"):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                note = json.loads(line)
+                found[note["part"]] = {name: int(note[name]) for name in ("bytes", "changed", "crc32")}
+            except (ValueError, TypeError, KeyError):
+                continue
+    return found
 
 
 def _write_note(path: Path, identity: dict[str, Any]) -> None:
@@ -254,11 +294,14 @@ def _require_same(folder: Path, identity: dict[str, Any]) -> None:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{folder / NOTE}: cannot be read: name another folder") from error
     for key, value in identity.items():
-        if before.get(key) != value:
+        if key != "versions" and before.get(key) != value:
             raise ConfigError(
                 f"{folder}: holds another run: {_difference(key, before.get(key), value)}: give the same, or name "
                 "another folder"
             )
+    if before.get("versions") != identity["versions"]:
+        text = _difference("versions", before.get("versions"), identity["versions"])
+        warnings.warn(f"{folder}: {text}: last digits may differ between shards", AtomslimWarning, stacklevel=2)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

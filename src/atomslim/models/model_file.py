@@ -27,6 +27,9 @@ from atomslim.threads import limit_threads
 
 __all__ = ["checksum", "export", "load", "save"]
 
+CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt")
+"""Of what torch.save writes."""
+
 ENTRY = "atomslim"
 """Name of our entry in a file's metadata. It is the only one: the order of several would differ from run to run."""
 
@@ -83,21 +86,33 @@ def load(
 def save(model: BlockModel, path: str | os.PathLike[str]) -> None:
     """Write a model to one self-describing `.safetensors` file, which appears whole or not at all.
 
-    The same model gives the same bytes. Raises ConfigError for a model without a file format, OSError if the file
-    cannot be written.
+    The same model gives the same bytes. Raises ConfigError for a model without a file format, or a name that ends as
+    checkpoints of torch do; OSError if the file cannot be written.
     """
+    if Path(path).suffix.lower() in CHECKPOINT_ENDINGS:
+        raise ConfigError(
+            f"{path}: is the name of a checkpoint of torch, and models are saved as .safetensors: name it so, or "
+            "export it in the format of its family"
+        )
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(encoded(model))  # its own file only its owner could read
+
+
+def encoded(model: BlockModel) -> bytes:
+    """Return what `save` writes; raises ConfigError for a model without a file format."""
     entry = Metadata.of(model).model_dump_json()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(serialised(tensors, {ENTRY: entry}))  # its own file only its owner could read
+    return serialised(tensors, {ENTRY: entry})
 
 
 def export(model: BlockModel, path: str | os.PathLike[str]) -> None:
     """Write a model as a checkpoint of its family, for the family's own programs and tools built on them.
 
-    Reading it back changes no output bit. Raises ConfigError for a model that the format cannot hold or a family
-    without such a format, OSError if the file cannot be written.
+    Reading it back changes no output bit. Raises ConfigError for a model that the format cannot hold, a family without
+    such a format, or a name that ends in .safetensors; OSError if the file cannot be written.
     """
+    if Path(path).suffix.lower() == ".safetensors":
+        raise ConfigError(f"{path}: a family's format is a checkpoint of torch: name it .pt or .ckpt")
     of = family_of(model)
     of.require("export")
     of.export(model, Path(path))

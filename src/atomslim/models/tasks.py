@@ -107,4 +107,6 @@ def matching(target: Target, old: Task) -> Target:
 def _plain_name(name: str) -> str:
     if not name or "." in name or hasattr(nn.ModuleDict, name):
         raise ValueError(f"name {name!r}: give one without a dot (it separates names in files) that torch does not use")
+    if not name.isprintable() or "/" in name or "\\" in name:
+        raise ValueError(f"name {name!r}: give one without / and \\, for files are named after it")
     return name

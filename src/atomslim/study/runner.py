@@ -11,18 +11,16 @@ other cell.
 | cells/NAME/error.txt | why it failed; it is tried again when the study is started again |
 """
 
-import fcntl
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from atomslim.errors import AtomslimError
-from atomslim.files import atomic_write
+from atomslim.files import atomic_write, locked, tidy
 from atomslim.study.cells import Cell
 
 State = Literal["done", "failed", "running", "waiting", "blocked"]
@@ -103,6 +101,7 @@ def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -
         if not held or board.state(cell) != "running":
             return False
         start = time.perf_counter()
+        tidy(place)
         say(f"{cell.name}: begins")
         try:
             result = work(cell, place)
@@ -115,19 +114,6 @@ def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -
             steps = f", {result['steps']} steps" if "steps" in result else ""
             say(f"{cell.name}: done in {result['seconds']:.0f} s{steps}")
     return True
-
-
-@contextmanager
-def locked(place: Path) -> Iterator[bool]:
-    """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _reason(error: Exception) -> str:

@@ -7,18 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from atomslim.data.workers import end_with_parent
 from atomslim.errors import ConfigError
+from atomslim.files import tidy
 from atomslim.study.cells import cells_of
 from atomslim.study.options import StudyOptions, read_study
+from atomslim.study.origin import NOTE, study_origin
 from atomslim.study.report import write_report
 from atomslim.study.results import Results
 from atomslim.study.runner import Board, run_cells
 from atomslim.study.work import Workshop
 from atomslim.threads import shared_among
-from atomslim.train.folder import RunFolder
+from atomslim.train.folder import RunFolder, require_own
 
 _ADDED = ("title", "blocks", "seeds", "realign", "speed", "accelerator")
 """Options that may change while a study goes on: they add cells, and leave the results of others as they are."""
+
+OWN = ("config.yaml", "versions.json", NOTE, "cells", "figures", "report.html", "report.md", "results.json")
+"""Names in a study's folder."""
 
 
 def run_study(
@@ -36,11 +42,12 @@ def run_study(
     waited for (unless ``wait`` is false): start as many processes or jobs on one folder as there are machines.
 
     Raises:
-        ConfigError: the folder holds another study, or there is no model file.
+        ConfigError: the folder holds another study, or files that are of none; or there is no model file.
         KeyboardInterrupt: Ctrl-C; what is finished, and a run's last step, are kept.
 
     """
     board = Board(Path(output), cells_of(options))
+    require_own(board.folder, OWN)
     if not report_only:
         if options.model != "mini" and not options.model_path.is_file():
             raise ConfigError(f"{options.model_path}: there is no such model file: check the option model")
@@ -67,12 +74,15 @@ def begin(options: StudyOptions, folder: Path) -> None:
                 f"{folder}: holds a study with other options {', '.join(changed)}, see its config.yaml: give the same, "
                 "or name another folder"
             )
-    RunFolder(folder).create(wanted, resume=True)
+    origin = study_origin(options, folder)
+    tidy(folder)
+    RunFolder(folder).create(wanted, resume=True, origin=origin)
 
 
 def _fixed(options: dict[str, Any]) -> dict[str, Any]:
-    """Return by name what the results of cells depend on."""
-    fixed = {name: value for name, value in options.items() if name not in (*_ADDED, "distill", "downstream")}
+    """Return by name what the results of cells depend on; the model counts by its content, see `study_origin`."""
+    left_out = (*_ADDED, "model", "distill", "downstream")
+    fixed = {name: value for name, value in options.items() if name not in left_out}
     if options["distill"] is not None:
         fixed["distill"] = {name: value for name, value in options["distill"].items() if name != "start"}
     for part in options["downstream"]:
@@ -82,7 +92,7 @@ def _fixed(options: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _helpers(options: StudyOptions, board: Board, count: int) -> Iterator[None]:
-    """Let other processes of this machine work on cells, too, and wait for them at the end."""
+    """Let other processes of this machine work on cells, too, and wait for them at the end; they end with this one."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     helpers = [context.Process(target=_help, args=(options, board, count + 1)) for _ in range(count)]
     shared_among(count + 1)
@@ -90,12 +100,17 @@ def _helpers(options: StudyOptions, board: Board, count: int) -> Iterator[None]:
         helper.start()
     try:
         yield
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()  # a training saves its step first
+        raise
     finally:
         for helper in helpers:
             helper.join()
 
 
 def _help(options: StudyOptions, board: Board, processes: int) -> None:
+    end_with_parent()
     shared_among(processes)
     _work(options, board)
 

@@ -25,6 +25,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.study.cells import Cell
 from atomslim.study.options import DownstreamOptions, Start, StudyOptions
+from atomslim.study.origin import require_same_model
 from atomslim.study.outcome import outcome
 from atomslim.study.references import with_references
 from atomslim.train.distill import distill, own_scales, own_targets
@@ -52,8 +53,13 @@ class Workshop:
 
     @cached_property
     def full(self) -> BlockModel:
-        """The full model, its energies relative to references where the options ask for them and the file has none."""
-        return with_references(load(self.options.model_path, device=self.device), self.options.mix)
+        """The full model, its energies relative to references where the options ask for them and the file has none.
+
+        Raises ConfigError for another model than the study began with.
+        """
+        loaded = load(self.options.model_path, device=self.device)
+        require_same_model(self.options, self.folder)
+        return with_references(loaded, self.options.mix)
 
     @cached_property
     def tasks(self) -> list[LearningTask]:

@@ -42,6 +42,7 @@ from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.train.feed import ordered_batches
 from atomslim.train.options import RunOptions
+from atomslim.train.origin import model_digest
 from atomslim.train.tasks import LearningTask
 
 VERSION = 1
@@ -102,7 +103,7 @@ def kept_answers(
     layout = Layout.of(teacher, weights)
     identity = {
         "version": VERSION,
-        "teacher": _checksum(teacher),
+        "teacher": model_digest(teacher),
         "precision": precision,
         "structures": {task.name: _checksum_of_structures(task) for task in tasks},
         "layout": asdict(layout),
@@ -195,17 +196,6 @@ def _write(
     described = {"identity": identity, "numbers": ends[-1], "seconds": round(time.perf_counter() - start, 2)}
     text = json.dumps(described).encode()
     file.write(text + _TAIL.pack(len(ends) - 1, len(text), _MAGIC))
-
-
-def _checksum(model: BlockModel) -> str:
-    """Return the SHA-256 of all that a model's answers depend on."""
-    tasks = [task.model_dump(mode="json") for task in model.tasks.values()]
-    said = [type(model).__name__, str(getattr(model, "config", "")), tasks, list(model.block_ids)]
-    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _checksum_of_structures(task: LearningTask) -> str:

@@ -27,6 +27,12 @@ def require_as_many_processes(options: Mapping[str, Any], environment: Mapping[s
             return
 
 
+def is_first(processes: int, environment: Mapping[str, str]) -> bool:
+    """Say whether this process is the first of a training's, which writes its files; one process alone is."""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", *(["SLURM_PROCID"] if _SRUN in environment else []))
+    return processes == 1 or not any(int(environment.get(name) or 0) for name in names)
+
+
 def cluster_environment(processes: int, environment: Mapping[str, str]) -> ClusterEnvironment | None:
     """Say where Lightning reads the number of each process; None: Lightning finds out.
 

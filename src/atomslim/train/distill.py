@@ -35,6 +35,7 @@ from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
 from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
 from atomslim.train.batch_size import with_batch_cost
+from atomslim.train.cluster import is_first
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
@@ -47,6 +48,7 @@ from atomslim.train.options import (
     TaskOptions,
     validated,
 )
+from atomslim.train.origin import data_identity, origin
 from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task
@@ -168,26 +170,42 @@ def distill(
     models = {"student": student, "teacher": teacher}
     named = {name: str(model) for name, model in models.items() if not isinstance(model, BlockModel)}
     config = validated(DistillOptions, named | options)
+    folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
+    with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
+        return _distilled(student, teacher, data, config, folder, resume=resume, progress=progress)
+
+
+def _distilled(
+    student: BlockModel | str | os.PathLike[str],
+    teacher: BlockModel | str | os.PathLike[str],
+    data: Data | Mapping[str, Data] | None,
+    config: DistillOptions,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    progress: bool,
+) -> BlockModel:
+    """Distil in the run's folder."""
     small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
     full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
     full.eval().requires_grad_(False)
     require_pair(small, full)
     require_smaller(small, full, strict=config.strict)
     _require_precision(full, config)
-    folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
     with announced("reading the data", shown=progress):
         tasks = [
             _learning_task(task, given, small, full, config, folder if resume else None)
             for task, given in _given(small, data, config)
         ]
     _look_at(tasks, full, strict=config.strict)
+    began = origin({"student": small, "teacher": full}, tasks)
     small.requires_grad_(True)
     terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         objective = Distillation(small, full, terms, config)
     config = with_batch_cost(config, small, tasks, folder, objective)
-    folder.create(config.model_dump(mode="json"), resume=resume)
+    folder.create(config.model_dump(mode="json"), resume=resume, origin=began)
     for task in tasks:
         note_task(folder, task)
     with announced("asking the teacher", shown=progress):
@@ -257,9 +275,12 @@ def _learning_task(
     folder: RunFolder | None,
 ) -> LearningTask:
     task = student.task(options.name)
+    dataset = opened(data, options.options)
+    if folder is not None:  # before a split is asked of data that it was not made for
+        folder.require_origin({"data": {options.name: data_identity(dataset)}})
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
     wanted = options.model_copy(update={"targets": own_targets(task, options.targets)})
-    made = prepare_task(opened(data, options.options), wanted, split, own_scales(task), graph=task.graph)
+    made = prepare_task(dataset, wanted, split, own_scales(task), graph=task.graph)
     if config.validate_against == "labels":
         return made
     if config.labels:

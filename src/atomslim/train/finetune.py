@@ -15,9 +15,11 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.model_file import load
 from atomslim.train.batch_size import with_batch_cost
-from atomslim.train.folder import RunFolder
+from atomslim.train.cluster import is_first
+from atomslim.train.folder import RunFolder, require_no_path, task_file
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
+from atomslim.train.origin import data_identity, origin
 from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, graph_for, prepare_task
@@ -78,9 +80,24 @@ def finetune(
     named = {"model": _name_of(model), "data": data if isinstance(data, str) else ""}
     config = validated(FinetuneOptions, named | options)
     folder = RunFolder(output or Path("runs") / time.strftime("finetune-%Y%m%d-%H%M%S"))
+    with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
+        return _finetuned(model, data, config, folder, resume=resume, progress=progress)
+
+
+def _finetuned(
+    model: BlockModel | str | os.PathLike[str],
+    data: Data,
+    config: FinetuneOptions,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    progress: bool,
+) -> BlockModel:
+    """Fine-tune in the run's folder."""
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
     with announced("reading the data", shown=progress):
         task = _learning_task(loaded, data, config, folder if resume else None)
+    began = origin({"model": loaded}, [task])
     tuned = with_tasks(
         loaded,
         [task.task()],
@@ -90,7 +107,7 @@ def finetune(
         edge_dropout=config.edge_dropout,
     )
     config = with_batch_cost(config, tuned, [task], folder)
-    folder.create(config.model_dump(mode="json"), resume=resume)
+    folder.create(config.model_dump(mode="json"), resume=resume, origin=began)
     note_task(folder, task)
     summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress)
     if progress:
@@ -100,13 +117,13 @@ def finetune(
 
 def note_task(folder: RunFolder, task: LearningTask) -> None:
     """Keep the split and the normalisation with the run."""
-    task.split.save(folder.path / f"split.{task.name}.json")
-    task.normalisation.save(folder.path / f"normalisation.{task.name}.json")
+    task.split.save(folder.path / task_file("split", task.name))
+    task.normalisation.save(folder.path / task_file("normalisation", task.name))
 
 
 def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | None]:
     """Return split and normalisation of a task that a run noted, or None."""
-    split, scales = (folder.path / f"{kind}.{name}.json" for kind in ("split", "normalisation"))
+    split, scales = (folder.path / task_file(kind, name) for kind in ("split", "normalisation"))
     return (Split.load(split) if split.is_file() else None, Normalisation.load(scales) if scales.is_file() else None)
 
 
@@ -124,6 +141,9 @@ def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folde
         neighbours=config.neighbours,
     )
     task_name = options.name or LearningTask.name_for(dataset)
+    require_no_path(task_name)
+    if folder is not None:  # before a split is asked of data that it was not made for
+        folder.require_origin({"data": {task_name: data_identity(dataset)}})
     split, scales = (None, None) if folder is None else noted(folder, task_name)
     graph = graph_for(family_of(model), model, options, dataset.info)
     return prepare_task(dataset, options, split, scales, graph=graph)

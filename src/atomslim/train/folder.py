@@ -3,7 +3,8 @@
 | file | what |
 |---|---|
 | config.yaml | all options, defaults filled in |
-| versions.json | versions of the programs, seed |
+| versions.json | versions of the programs, checksum of this one's source, seed |
+| origin.json | checksums of the models and the data that the run began with |
 | split.TASK.json, normalisation.TASK.json | sets and scales of each task |
 | metrics.jsonl, metrics.csv | one row for every logged step and every validation |
 | tensorboard/ | the same for TensorBoard, if asked for |
@@ -11,6 +12,8 @@
 | state.pt | everything needed to go on; loaded without running code (`weights_only`) |
 | summary.json | baselines, results, times |
 | learning_curve.png | validation errors against steps and training time |
+
+While a training runs, it holds a lock on its folder, which ends with its process.
 """
 
 import csv
@@ -19,24 +22,41 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import shutil
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from atomslim.errors import CheckpointError, ConfigError
-from atomslim.files import atomic_write, naming
+from atomslim.errors import AtomslimWarning, CheckpointError, ConfigError
+from atomslim.files import atomic_write, locked, naming, new_folder, tidy
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import save
 from atomslim.models.tensors import save_archive
+from atomslim.train.origin import code_digest
 from atomslim.train.tensorboard import Board
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")
 
 _LIMITS = ("budget", "steps", "epochs", "workers", "devices", "nodes", "accelerator", "memory_share", "tensorboard")
 """Options that may change when a run is continued."""
+
+_BY_CONTENT = ("model", "student", "teacher", "data", "validation_data", "test_data")
+"""Options that name files; what the files hold is compared, see `atomslim.train.origin`."""
+
+OWN = (
+    *("config.yaml", "versions.json", "origin.json", "split.*.json", "normalisation.*.json", "metrics.jsonl"),
+    *("metrics.csv", "tensorboard", "best.safetensors", "last.safetensors", "state.pt", "summary.json"),
+    *("learning_curve.png", "teacher.answers"),
+)
+"""Patterns of the names of a run's files."""
+
+_ENDINGS = {".safetensors", ".pt", ".pth", ".ckpt", ".json", ".yaml", ".yml", ".xyz", ".extxyz", ".samples"}
+"""Of names that can only be meant for a file."""
 
 
 def begun(folder: str | os.PathLike[str], *, resume: bool) -> Path | None:
@@ -63,32 +83,115 @@ class RunFolder:
         """Whether a run got as far as to have baselines; one that failed before leaves nothing of use."""
         return self.has_state or (self.path / "summary.json").is_file()
 
-    def create(self, config: Mapping[str, Any], *, resume: bool) -> None:
-        """Make the folder and note the options.
+    @contextmanager
+    def claimed(self, *, resume: bool, first: bool = True) -> Iterator[None]:
+        """Keep the folder to this run while the block runs; one that fails before it has baselines leaves nothing.
 
-        Raises ConfigError if it holds a run that is not to be resumed, or one with other options.
+        Of a training's processes, only the ``first`` does so.
+
+        Raises:
+            ConfigError: another process is training there, there is a run that is not to be resumed, or there are files
+                of a run's names that are none.
+
+        """
+        if not first:
+            yield
+            return
+        if self.path.suffix.lower() in _ENDINGS and not self.path.is_dir():
+            raise ConfigError(f"{self.path}: is the name of a file: name a folder for the run's files")
+        with new_folder(self.path), locked(self.path) as held:
+            if not held:
+                raise ConfigError(
+                    f"{self.path}: another process is training there: wait for it, end it, or name another folder"
+                )
+            require_own(self.path, OWN)
+            if self.has_run and not resume:
+                raise ConfigError(f"{self.path}: holds a run already: resume it, or name another folder")
+            tidy(self.path)
+            models = set(self.path.glob("*.safetensors"))
+            if not self.has_run:  # what a killed run left
+                self._clear(models)
+            try:
+                yield
+            except BaseException:
+                if not self.has_run:
+                    self._clear(models)
+                raise
+
+    def create(self, config: Mapping[str, Any], *, resume: bool, origin: Mapping[str, Any] | None = None) -> None:
+        """Make the folder and note the options, the versions of programs, and what is learned from.
+
+        Raises ConfigError if it holds a run that is not to be resumed, or one with other options, models or data.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         noted = self.path / "config.yaml"
         if noted.is_file() and self.has_run:
             self._require_same(config, resume=resume)
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        self._write(noted, text)
-        versions = {name: importlib.metadata.version(name) for name in _PROGRAMS} | {
-            "python": platform.python_version()
-        }
-        self._write(self.path / "versions.json", json.dumps(versions | {"seed": config.get("seed")}, indent=1))
+            if origin is not None:
+                self._require_same_names(origin)
+                self.require_origin(origin)
+        self._note_versions(config.get("seed"))
+        self._write(noted, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        if origin is not None:
+            self.write_json("origin.json", origin)
+
+    def require_origin(self, origin: Mapping[str, Any]) -> None:
+        """Raise ConfigError where a run that goes on began with other models or data, of those that are named."""
+        before = _read_json(self.path / "origin.json") if self.has_run else {}
+        for kind in before.keys() & origin.keys():
+            for name in before[kind].keys() & origin[kind].keys():
+                if before[kind][name] != origin[kind][name]:
+                    raise ConfigError(f"{self.path}: cannot resume: {_changed(kind, name, before, origin)}")
+
+    def _require_same_names(self, origin: Mapping[str, Any]) -> None:
+        before = _read_json(self.path / "origin.json")
+        if not before:
+            text = f"{self.path}: the run did not note its models and data: make sure that they are the same"
+            warnings.warn(text, AtomslimWarning, stacklevel=2)
+        for kind, known in before.items():
+            if known.keys() != origin[kind].keys():
+                raise ConfigError(
+                    f"{self.path}: cannot resume: {kind} were {', '.join(known) or 'none'} and are now "
+                    f"{', '.join(origin[kind]) or 'none'}: give the same, under the same names, or {_OTHER}"
+                )
+
+    def _note_versions(self, seed: Any) -> None:
+        """Note the versions of programs; a run that goes on with others says so."""
+        now: dict[str, Any] = {name: importlib.metadata.version(name) for name in _PROGRAMS}
+        now |= {"python": platform.python_version(), "source": code_digest(), "seed": seed}
+        before = _read_json(self.path / "versions.json")
+        others = [
+            f"{name} {before[name]} (now {now[name]})" for name in now if before.get(name, now[name]) != now[name]
+        ]
+        if others:
+            text = f"{self.path}: begun with {', '.join(others)}: what follows may differ from what would have been"
+            warnings.warn(text, AtomslimWarning, stacklevel=2)
+        self._write(self.path / "versions.json", json.dumps(now, indent=1))
+
+    def _clear(self, kept: Collection[Path]) -> None:
+        """Remove the files of a run but for some; no other's have their names, see `require_own`."""
+        for path in [path for path in _matching(self.path, OWN) if path not in kept]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _require_same(self, config: Mapping[str, Any], *, resume: bool) -> None:
         if not resume:
             raise ConfigError(f"{self.path}: holds a run already: resume it, or name another folder")
         before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         for key in before:  # an option that only a later version of this program has keeps its default
-            if key not in _LIMITS and config.get(key) != before.get(key):
-                raise ConfigError(
-                    f"{self.path}: cannot resume: {key} was {before.get(key)} and is now {config.get(key)}: give the "
-                    "same options, or name another folder"
-                )
+            was, now = before.get(key), config.get(key)
+            if key in _LIMITS or _without_names({key: was}) == _without_names({key: now}):
+                continue
+            raise ConfigError(
+                f"{self.path}: cannot resume: {key} was {was} and is now {now}: give the same options, or name another "
+                "folder"
+            )
+        renamed = [key for key in _BY_CONTENT if before.get(key) and config.get(key) and before[key] != config[key]]
+        for key in renamed:
+            text = f"{self.path}: {key} was {before[key]} and is now {config[key]}, of the same content"
+            warnings.warn(text, AtomslimWarning, stacklevel=2)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Write what a run needs to go on."""
@@ -159,3 +262,60 @@ class RunFolder:
     def _write(path: Path, text: str) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def require_no_path(task: str) -> None:
+    """Raise ConfigError for the name of a task that could be a path."""
+    if not task.isprintable() or "/" in task or "\\" in task:
+        raise ConfigError(f"task {task!r}: its name goes into names of files: leave out / and \\, or give another")
+
+
+def task_file(kind: str, task: str) -> str:
+    """Name a file of a task; raises ConfigError for a task whose name is a path."""
+    require_no_path(task)
+    return f"{kind}.{task}.json"
+
+
+def require_own(folder: Path, patterns: Sequence[str]) -> None:
+    """Raise ConfigError where there are files of these names, and none that says that a run of ours wrote them."""
+    found = _matching(folder, patterns)
+    if found and "atomslim" not in _read_json(folder / "versions.json"):
+        raise ConfigError(
+            f"{folder}: holds {found[0].name}, which is of no run, and a run would replace it: name another folder"
+        )
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a file's dictionary; an empty one if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _without_names(options: Any) -> Any:
+    """Leave names of files out of options, those of tasks included."""
+    if isinstance(options, list):
+        return [_without_names(one) for one in options]
+    if not isinstance(options, dict):
+        return options
+    return {key: _without_names(value) for key, value in options.items() if key not in _BY_CONTENT}
+
+
+def _changed(kind: str, name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which model or data is another one."""
+    if kind == "models":
+        return (
+            f"the {name} has changed since the run began (other weights, blocks or tasks): give the same, or " + _OTHER
+        )
+    counts = [of["data"][name]["structures"] for of in (before, now)]
+    what = f"{counts[0]} structures, now {counts[1]}" if counts[0] != counts[1] else "other structures or labels"
+    return f"the data of {name} has changed since the run began ({what}): give the same, or {_OTHER}"
+
+
+_OTHER = "name another folder"

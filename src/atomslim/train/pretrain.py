@@ -22,11 +22,13 @@ from atomslim.models.model_file import load
 from atomslim.models.registry import families, family
 from atomslim.models.tasks import Task
 from atomslim.train.batch_size import with_batch_cost
+from atomslim.train.cluster import is_first
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
-from atomslim.train.folder import RunFolder
+from atomslim.train.folder import RunFolder, require_no_path
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
+from atomslim.train.origin import data_identity, origin
 from atomslim.train.progress import announced
 from atomslim.train.run import train
 from atomslim.train.tasks import LearningTask, graph_for, prepare_task
@@ -105,12 +107,21 @@ def pretrain(
     """
     config = options if isinstance(options, PretrainOptions) else validated(PretrainOptions, options)
     folder = RunFolder(output or Path("runs") / time.strftime("pretrain-%Y%m%d-%H%M%S"))
+    with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
+        return _pretrained(config, data or {}, folder, resume=resume, progress=progress)
+
+
+def _pretrained(
+    config: PretrainOptions, data: Mapping[str, Data], folder: RunFolder, *, resume: bool, progress: bool
+) -> BlockModel:
+    """Pre-train in the run's folder."""
     with announced("reading the data", shown=progress):
         start = _start(config)
-        tasks = _learning_tasks(config.tasks, data or {}, folder if resume else None, start)
+        tasks = _learning_tasks(config.tasks, data, folder if resume else None, start)
+    began = origin({"model": start} if isinstance(start, BlockModel) else {}, tasks)
     model = _model(config, start, [task.task() for task in tasks])
     config = with_batch_cost(config, model, tasks, folder)
-    folder.create(config.model_dump(mode="json"), resume=resume)
+    folder.create(config.model_dump(mode="json"), resume=resume, origin=began)
     for task in tasks:
         note_task(folder, task)
     if not family_of(model).is_fitted(model) and not folder.has_state:
@@ -167,6 +178,9 @@ def _learning_task(
         raise ConfigError(f"task {options.name or '?'}: names no data: say data: NAME")
     dataset = opened(data, options.options)
     name = options.name or LearningTask.name_for(dataset)
+    require_no_path(name)
+    if folder is not None:  # before a split is asked of data that it was not made for
+        folder.require_origin({"data": {name: data_identity(dataset)}})
     split, scales = (None, None) if folder is None else noted(folder, name)
     of, model = (start, None) if isinstance(start, Family) else (family_of(start), start)
     return prepare_task(dataset, options, split, scales, others, graph=graph_for(of, model, options, dataset.info))

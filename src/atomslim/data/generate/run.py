@@ -21,7 +21,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.data.container import SUFFIX, Container
 from atomslim.data.generate.domains import Domain, domain_of
 from atomslim.data.generate.labels import Dropped, Labeller, labels_package
-from atomslim.data.staging import Part, Staging, part_paths, staging_folder
+from atomslim.data.staging import Part, Staging, part_paths, remove_staging, staging_folder
 from atomslim.data.workers import run_jobs
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
@@ -111,6 +111,7 @@ def generate(
     plans = {domain.name: _plan(domain, counts[domain.name], seed, versions) for domain in domains}
     if not resume:
         _require_nothing(folder, counts)
+    _require_own_summary(folder / SUMMARY)
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Made] = {}
     for domain in domains:
@@ -172,7 +173,9 @@ def _make_domain(
     """Make a container, unless it is there."""
     path = folder / f"{domain.name}{SUFFIX}"
     if path.exists():
-        return _present(path, plan)
+        made = _present(path, plan)
+        remove_staging(path)
+        return made
     seed, count = plan["generated"]["seed"], plan["generated"]["count"]
     total = Made()
     with Staging(path, plan) as staging:
@@ -216,6 +219,16 @@ def _require_nothing(folder: Path, names: Iterable[str]) -> None:
     for path in paths:
         if path.exists() or staging_folder(path).exists():
             raise ConfigError(f"{path}: is there already, or was begun: go on with --resume, or remove it")
+
+
+def _require_own_summary(path: Path) -> None:
+    """Raise ConfigError where a file that is none of ours has the name of the summary."""
+    try:
+        known = not path.exists() or "domains" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise ConfigError(f"{path}: is there already, and no summary of generated data: name another folder")
 
 
 def _tell(advance: Advance | None, before: int, total: int, done: int) -> None:

@@ -1,0 +1,103 @@
+"""Where a command may write: never over what it reads, and over another file that is not its own only with --force."""
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from atomslim.errors import AtomslimError, ConfigError
+from atomslim.files import require_replaceable
+
+_FILES = {".html", ".md", ".csv", ".json", ".png", ".pdf", ".svg", ".safetensors", ".pt", ".ckpt", ".xyz", ".extxyz"}
+"""Endings that no folder has."""
+
+
+def require_output(
+    output: Path,
+    inputs: Iterable[Path],
+    *,
+    force: bool,
+    own: Callable[[Path], bool] = lambda _: False,
+) -> None:
+    """Require a file that may be written: it is new, or the command's `own` from an earlier time, or `force` is given.
+
+    Raises:
+        ConfigError: it is, by whatever name, one of the `inputs`, lies in a folder that is, or is another file.
+        OSError: its folder is not there, or it is no regular file.
+
+    """
+    require_replaceable(output.resolve())
+    _require_apart(output, inputs)
+    if output.exists() and not force and not own(output):
+        raise ConfigError(f"{output}: is there already, and not from this command: name another file, or give --force")
+
+
+def require_folder(
+    folder: Path, names: Collection[str], inputs: Iterable[Path], *, force: bool, own: Callable[[Path], bool]
+) -> None:
+    """Require a folder in which files of these `names` may be written; if `own` says so, they are the command's own.
+
+    Raises as `require_output` does, and ConfigError for the name of a file.
+    """
+    if folder.suffix.lower() in _FILES and not folder.is_dir():
+        raise ConfigError(f"{folder}: is the name of a file: name a folder, in which {', '.join(names)} are written")
+    if not folder.is_dir():
+        return
+    mine, known = own(folder), list(inputs)
+    for name in names:
+        require_output(folder / name, known, force=force or mine)
+
+
+def require_ending(output: Path, endings: Collection[str], what: str) -> None:
+    """Raise ConfigError unless a file's name ends as what is written into it must."""
+    if output.suffix.lower() not in endings:
+        raise ConfigError(f"{output}: {what} ends in {' or '.join(sorted(endings))}: name it so")
+
+
+def has_report(keys: Collection[str], name: str = "") -> Callable[[Path], bool]:
+    """Return what says of a folder that its file `name`, or of a file, that it is a JSON report with these keys."""
+
+    def found(path: Path) -> bool:
+        try:
+            content = json.loads((path / name if name else path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(content, dict) and content.keys() >= set(keys)
+
+    return found
+
+
+def read_from(*names: str | Path) -> list[Path]:
+    """Return the files and folders that models and datasets of these names, perhaps with their tasks, are read from."""
+    from atomslim.data.registry import resolve
+
+    found: list[Path] = []
+    for name in map(str, names):
+        texts = [name, *([name.partition("=")[2]] if "=" in name else [])]
+        for text in filter(None, texts):
+            found.append(Path(text).expanduser())
+            try:
+                source = resolve(text)
+            except (AtomslimError, OSError):  # the command says it better
+                continue
+            found += [source.path, *([source.prepared] if source.prepared else [])]
+    return [path for path in found if path.exists()]
+
+
+def is_cut(path: Path) -> bool:
+    """Say whether a file is a model as `prune` leaves it: nothing was learned since, it is quickly made anew."""
+    from atomslim.models.model_file import load
+
+    try:
+        done = [entry.get("operation") for entry in load(path).history]
+    except (AtomslimError, OSError):
+        return False
+    changes = [operation for operation in done if operation != "read"]
+    return changes[-1:] in (["keep blocks"], ["reduce neighbours"])
+
+
+def _require_apart(output: Path, inputs: Iterable[Path]) -> None:
+    for source in inputs:
+        if output.exists() and output.samefile(source):
+            raise ConfigError(f"{output}: the command reads this file: name another one to write")
+        if source.is_dir() and source.samefile(output.parent):
+            raise ConfigError(f"{output}: would lie among the files that the command reads: name another place")
