@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from atomslim.files import atomic_write
+from atomslim.files import atomic_files, atomic_write, locked, tidy
 
 
 def write(path: Path, text: str) -> None:
@@ -74,3 +74,42 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "model"):
         (tmp_path / "input").read_text()
     assert caught.value.filename == str(tmp_path / "input")
+
+
+def test_what_killed_writers_left_goes_and_what_living_ones_write_stays(tmp_path: Path) -> None:
+    for name in (".model.0123abcd.tmp", ".other.0123abcd.tmp"):
+        (tmp_path / name).write_text("half")
+    with atomic_write(tmp_path / "model") as first:
+        assert not (tmp_path / ".model.0123abcd.tmp").exists()
+        first.write_text("first")
+        write(tmp_path / "model", "second")
+        tidy(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.name, "model"])
+        assert (tmp_path / "model").read_text() == "second"
+    assert (tmp_path / "model").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(FileNotFoundError), atomic_files(folder, ["a", "b"]) as temporary:
+        temporary["a"].write_text((tmp_path / "missing").read_text())
+    assert not list(tmp_path.iterdir())
+    with atomic_files(folder, ["a", "b"]) as temporary:
+        for name, path in temporary.items():
+            path.write_text(name)
+        assert not (folder / "a").exists()
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+    (folder / "b").unlink()
+    (folder / "b").mkdir()
+    with pytest.raises(FileExistsError), atomic_files(folder, ["a", "b"]) as temporary:
+        pytest.fail("the second file cannot be written")
+    assert (folder / "a").read_text() == "a"
+
+
+def test_a_folder_is_locked_by_one(tmp_path: Path) -> None:
+    with locked(tmp_path) as first, locked(tmp_path) as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path) as third:
+        assert third
+    assert not list(tmp_path.iterdir())

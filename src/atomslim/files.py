@@ -70,7 +70,10 @@ def new_folder(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(place: Path) -> Iterator[bool]:
-    """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's."""
+    """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's.
+
+    Raises OSError where the file system knows no locks.
+    """
     place.mkdir(parents=True, exist_ok=True)
     file = _lock_of(place / LOCK)
     if file is None:
@@ -156,6 +159,10 @@ def _lock_of(path: Path) -> IO[str] | None:
         except BlockingIOError:
             file.close()
             return None
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
         if _is_at(file, path):  # else the one who held it has removed it
             _held.add(file)
             return file

@@ -2,19 +2,27 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ase.io import write
 
 from atomslim.errors import ConfigError, DataError
 from atomslim.files import locked
+from atomslim.models.model_file import save
 from atomslim.study import study
 from atomslim.study.cells import Cell, cells_of
 from atomslim.study.options import StudyOptions, read_study
 from atomslim.study.runner import Board, run_cells
 from atomslim.study.study import begin, run_study
+from atomslim.study.work import Workshop
+from small_models import DIRECT, jmp
+from train.water import waters
 
 OPTIONS = StudyOptions.model_validate(
     {
@@ -138,13 +146,6 @@ def test_a_process_that_is_not_to_wait_leaves_what_others_hold(tmp_path: Path) -
     assert sorted(done(tmp_path)) == sorted(cell.name for cell in cells.cells[1:])
 
 
-def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    with locked(tmp_path) as first, locked(tmp_path) as second:
-        assert (first, second) == (True, False)
-    with locked(tmp_path) as third:
-        assert third
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -194,3 +195,90 @@ def test_ctrl_c_says_how_a_study_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(study, "_work", interrupted)
     with pytest.raises(KeyboardInterrupt, match="study: interrupted: start the study again"):
         run_study(OPTIONS.model_copy(update={"model": "mini"}), tmp_path / "study")
+
+
+def test_a_study_never_mixes_cells_of_two_models(tmp_path: Path) -> None:
+    full = tmp_path / "full.safetensors"
+    save(jmp(DIRECT, num_blocks=2), full)
+    options, folder = OPTIONS.model_copy(update={"model": str(full)}), tmp_path / "study"
+    begin(options, folder)
+    (folder / "cells").mkdir()
+    (tmp_path / "same.safetensors").write_bytes(full.read_bytes())
+    begin(options.model_copy(update={"model": str(tmp_path / "same.safetensors")}), folder)
+    save(jmp(DIRECT, num_blocks=2, seed=1), full)
+    with pytest.raises(ConfigError, match="holds cells of another content: the model has changed"):
+        begin(options, folder)
+    with pytest.raises(ConfigError, match="has changed since the study began"):
+        _ = Workshop(options, folder).full
+
+
+def test_a_study_never_mixes_cells_of_two_versions_of_its_data(tmp_path: Path) -> None:
+    data = tmp_path / "a.xyz"
+    write(data, [sample.to_ase() for sample in waters(3)], format="extxyz")
+    mix = (OPTIONS.mix[0].model_copy(update={"data": str(data)}),)
+    options, folder = OPTIONS.model_copy(update={"mix": mix}), tmp_path / "study"
+    begin(options, folder)
+    os.utime(data, (1, 1))
+    begin(options, folder)
+    data.write_text(data.read_text().replace("energy=-", "energy=-1", 1))
+    with pytest.raises(ConfigError, match=r"the data .*a\.xyz has changed"):
+        begin(options, folder)
+
+
+def test_files_that_are_of_no_study_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("precious")
+    for report_only in (False, True):
+        with pytest.raises(ConfigError, match=r"holds config\.yaml, which is of no run"):
+            run_study(OPTIONS.model_copy(update={"model": "mini"}), tmp_path, report_only=report_only)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+HELPING = """
+import os, sys, time
+from pathlib import Path
+from atomslim.study import study
+
+def wait(*_, **__):
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    time.sleep(100)
+
+study._work = wait
+if __name__ == "__main__":
+    with study._helpers(None, None, 1):
+        time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_helpers_end_with_a_killed_study(tmp_path: Path) -> None:
+    (tmp_path / "helping.py").write_text(HELPING)
+    (tmp_path / "pids").mkdir()
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "helping.py"), str(tmp_path / "pids")])
+    while not (found := list((tmp_path / "pids").iterdir())):
+        assert parent.poll() is None
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    helper = Path("/proc") / found[0].name
+    deadline = time.monotonic() + 20
+    while helper.exists() and "Z" not in (helper / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the helper lives on"
+        time.sleep(0.1)
+
+
+def test_helpers_end_with_a_study_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    class Process:
+        def __init__(self, **_: Any) -> None:
+            self.calls: list[str] = []
+            started.append(self)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: self.calls.append(name)
+
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=Process))
+    monkeypatch.setattr(study, "shared_among", lambda _: None)
+    with pytest.raises(KeyboardInterrupt), study._helpers(OPTIONS, board(Path("study")), 2):
+        raise KeyboardInterrupt
+    assert [process.calls for process in started] == [["start", "terminate", "join"]] * 2

@@ -17,6 +17,7 @@ While a training runs, it holds a lock on its folder, which ends with its proces
 """
 
 import csv
+import errno
 import importlib.metadata
 import io
 import json
@@ -25,7 +26,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class RunFolder:
             return
         if self.path.suffix.lower() in _ENDINGS and not self.path.is_dir():
             raise ConfigError(f"{self.path}: is the name of a file: name a folder for the run's files")
-        with new_folder(self.path), locked(self.path) as held:
+        with new_folder(self.path), _locked(self.path) as held:
             if not held:
                 raise ConfigError(
                     f"{self.path}: another process is training there: wait for it, end it, or name another folder"
@@ -262,6 +263,21 @@ class RunFolder:
     def _write(path: Path, text: str) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock as `locked` does; where the file system knows none, say so and go on."""
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(locked(folder))
+        except OSError as error:
+            if error.errno not in {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK}:
+                raise
+            text = f"{folder}: this file system knows no locks: make sure that no other training writes there"
+            warnings.warn(text, AtomslimWarning, stacklevel=2)
+            held = True
+        yield held
 
 
 def require_no_path(task: str) -> None:
