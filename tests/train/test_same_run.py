@@ -94,7 +94,7 @@ def test_the_same_data_under_another_name_goes_on(tmp_path: Path) -> None:
     with pytest.warns(AtomslimWarning, match="data was .*a.xyz and is now .*b.xyz, of the same content"):
         tune(tmp_path / "run", str(tmp_path / "b.xyz"), resume=True, steps=3)
     tune(tmp_path / "auto", str(tmp_path / "a.xyz"), name="")
-    with pytest.raises(ConfigError, match="data were .*a_xyz and are now .*b_xyz"):
+    with pytest.raises(ConfigError, match=r"data were .*a_xyz and are now .*b_xyz"):
         tune(tmp_path / "auto", str(tmp_path / "b.xyz"), resume=True, steps=3, name="")
 
 

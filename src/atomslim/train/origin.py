@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import atomslim
 from atomslim.data import Dataset
 from atomslim.data.dataset import PreparedDataset, RawDataset
 from atomslim.data.in_memory import Samples
@@ -66,7 +65,7 @@ def data_identity(dataset: Dataset, *, labelled: bool = True) -> dict[str, Any]:
 def code_digest() -> str:
     """Return a checksum of this program's source, which may change while its version stays the same."""
     found = hashlib.sha256()
-    root = Path(atomslim.__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return found.hexdigest()[:16]
