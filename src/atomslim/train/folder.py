@@ -131,6 +131,7 @@ class RunFolder:
             if origin is not None:
                 self._require_same_names(origin)
                 self.require_origin(origin)
+                self._say_renamed(config)
         self._note_versions(config.get("seed"))
         self._write(noted, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         if origin is not None:
@@ -189,6 +190,10 @@ class RunFolder:
                 f"{self.path}: cannot resume: {key} was {was} and is now {now}: give the same options, or name another "
                 "folder"
             )
+
+    def _say_renamed(self, config: Mapping[str, Any]) -> None:
+        """Say which models and data have another name than before; what they hold has been compared."""
+        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         renamed = [key for key in _BY_CONTENT if before.get(key) and config.get(key) and before[key] != config[key]]
         for key in renamed:
             text = f"{self.path}: {key} was {before[key]} and is now {config[key]}, of the same content"
