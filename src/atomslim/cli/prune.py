@@ -75,7 +75,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     scan_neighbours
         Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
     export
-        Also write a checkpoint (.pt, .ckpt) in the format of the model's family.
+        Also write a checkpoint (.pt, say) in the format of the model's family.
     force
         Write over files that are there already; cuts of earlier commands are replaced without it.
 
@@ -117,7 +117,6 @@ def _require_outputs(
     """Refuse files that are not to be written, before anything is computed."""
     from atomslim.cli.outputs import has_report, is_cut, read_from, require_ending, require_output
     from atomslim.errors import ConfigError
-    from atomslim.models.model_file import CHECKPOINT_ENDINGS
 
     inputs = read_from(*files, *data)
     if scan is not None:
@@ -131,7 +130,10 @@ def _require_outputs(
         require_ending(output, {".safetensors"}, "a model file of atomslim's")
         require_output(output, inputs, force=force, own=is_cut)
     if export is not None:
-        require_ending(export, CHECKPOINT_ENDINGS, "a checkpoint of a model's family")
+        if export.suffix.lower() == ".safetensors":
+            raise ConfigError(
+                f"{export}: a checkpoint of a model's family is no .safetensors: name it as theirs, .pt say"
+            )
         require_output(export, inputs, force=force, own=is_cut)
 
 

@@ -112,7 +112,7 @@ def export(model: BlockModel, path: str | os.PathLike[str]) -> None:
     such a format, or a name that ends in .safetensors; OSError if the file cannot be written.
     """
     if Path(path).suffix.lower() == ".safetensors":
-        raise ConfigError(f"{path}: a family's format is a checkpoint of torch: name it .pt or .ckpt")
+        raise ConfigError(f"{path}: a checkpoint of a model's family is no .safetensors: name it as theirs, .pt say")
     of = family_of(model)
     of.require("export")
     of.export(model, Path(path))
