@@ -21,7 +21,9 @@ from atomslim.data import Dataset
 from atomslim.data.dataset import PreparedDataset, RawDataset
 from atomslim.data.in_memory import Samples
 from atomslim.data.record import encode
+from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 from atomslim.train.tasks import LearningTask
 
 READ = 1000
@@ -40,12 +42,20 @@ def origin(models: Mapping[str, BlockModel], tasks: Sequence[LearningTask]) -> d
 def model_digest(model: BlockModel) -> str:
     """Return the SHA-256 of all that a model's answers depend on."""
     tasks = [task.model_dump(mode="json") for task in model.tasks.values()]
-    said = [type(model).__name__, str(getattr(model, "config", "")), tasks, list(model.block_ids)]
+    said = [type(model).__name__, _configuration(model), tasks, list(model.block_ids)]
     found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _configuration(model: BlockModel) -> Any:
+    """Return a model's sizes and settings, as its family writes them into files; nothing for one of no family."""
+    try:
+        return family_of(model).configuration(model).model_dump(mode="json")
+    except ConfigError:
+        return None
 
 
 def data_identity(dataset: Dataset, *, labelled: bool = True) -> dict[str, Any]:
