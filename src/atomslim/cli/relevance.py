@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 
-def relevance(
+def relevance(  # noqa: PLR0913 - what is scored, and how
     model: Path,
     data: Annotated[tuple[str, ...], Parameter(negative=())],
     /,
