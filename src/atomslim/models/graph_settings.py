@@ -19,6 +19,16 @@ class GraphSettings(BaseModel):
         """The most neighbours that an atom keeps; None: all within the cutoff."""
         return None
 
+    smooth: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description=(
+            "In place of all caps on neighbours: about so many that count, within a reach that every atom has of its "
+            "own and at which edges fade out, so that energies have no steps."
+        ),
+    )
+
     @classmethod
     def of(cls, settings: "GraphSettings") -> Self:
         """Return settings as this class has them, what they do not say as it is by default.

@@ -40,11 +40,7 @@ def spherical_harmonics(v: Float[Tensor, "*shape 3"], num: int) -> Float[Tensor,
     the poles included.
     """
     x, y, z = v.unbind(-1)
-    cosines, sines = [torch.ones_like(x)], [torch.zeros_like(x)]
-    for _ in range(1, num):
-        c, s = cosines[-1], sines[-1]
-        cosines.append(x * c - y * s)
-        sines.append(x * s + y * c)
+    cosines, sines = _powers(x, y, num)
     columns: list[Tensor] = [z] * (num * num)
     for m in range(num):
         for degree, derivative in enumerate(_legendre_derivatives(z, m, num), start=m):
@@ -79,6 +75,16 @@ def frames(axis: Float[Tensor, "e 3"]) -> Float[Tensor, "e 3 3"]:
     return torch.stack([first, torch.linalg.cross(axis, first), axis], dim=-2)
 
 
+def damped_azimuth_harmonics(local: Float[Tensor, "*shape 3"], num: int) -> Float[Tensor, "*shape slots"]:
+    """Return the slots of `azimuth_harmonics` with order κ multiplied by the κ-th power of the sine to the axis.
+
+    These are Re and Im (x + iy)^κ, polynomials of the components: they go smoothly to zero where a vector turns into
+    the axis, so that nothing counts as straight and the last slot is zero.
+    """
+    cosines, sines = _powers(local[..., 0], local[..., 1], num)
+    return torch.stack([*cosines, *sines[1:], torch.zeros_like(cosines[0])], dim=-1)
+
+
 def azimuth_harmonics(local: Float[Tensor, "*shape 3"], num: int) -> tuple[Float[Tensor, "*shape slots"], Tensor]:
     """Return (cos 0φ … cos (L−1)φ, sin φ … sin (L−1)φ, straight) of a unit vector in a local frame, and "is straight".
 
@@ -106,6 +112,16 @@ def legendre_to_cosines(num: int) -> Float[Tensor, "num num"]:
     transform = torch.cos(nodes[:, None] * torch.arange(num, dtype=torch.float64)) * 2 / num
     transform[:, 0] /= 2
     return values.T @ transform
+
+
+def _powers(x: Tensor, y: Tensor, num: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the real and the imaginary parts of (x + iy)^κ for κ = 0 … ``num`` − 1."""
+    cosines, sines = [torch.ones_like(x)], [torch.zeros_like(x)]
+    for _ in range(1, num):
+        c, s = cosines[-1], sines[-1]
+        cosines.append(x * c - y * s)
+        sines.append(x * s + y * c)
+    return cosines, sines
 
 
 def _norm(degree: int) -> float:

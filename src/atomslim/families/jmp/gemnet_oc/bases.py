@@ -26,6 +26,7 @@ from atomslim.atoms import AtomsBatch
 from atomslim.families.jmp.gemnet_oc.angular import (
     addition_weights,
     azimuth_harmonics,
+    damped_azimuth_harmonics,
     degree_of_harmonic,
     frames,
     legendre,
@@ -44,6 +45,7 @@ from atomslim.families.jmp.gemnet_oc.layers import (
     scale_gradient,
     standardised_orthogonal_,
 )
+from atomslim.families.jmp.gemnet_oc.reach import QUAD, Reach, envelope
 from atomslim.families.jmp.gemnet_oc.segments import Part, Segments, segment_apply
 from atomslim.models.precision import full_precision
 
@@ -184,8 +186,10 @@ class BasisLayer(nn.Module):
         self.angular = nn.ModuleDict({name: AngularWeight(radial, angular, config.emb_size_cbf) for name in circular})
         self.angular["quadruplet_spherical"] = AngularWeight(radial, angular**2, config.emb_size_sbf)
 
-    def rbf(self, distance: Float[Tensor, " e"]) -> Float[Tensor, "e R"]:
+    def rbf(self, distance: Float[Tensor, " e"], end: Float[Tensor, " e"] | None = None) -> Float[Tensor, "e R"]:
         """Return u(x) exp(−½((x − μ)/Δ)²) with x = d/12 Å: Gaussians under a polynomial envelope that ends at x = 1.
+
+        In a smooth graph it ends at the edge's own ``end`` (Å).
 
         A Gaussian 10 widths away is e⁻⁵⁰ at least: nothing beside the nearest one even in float64, but no denormal
         number, which would slow every product with the basis down.
@@ -193,7 +197,8 @@ class BasisLayer(nn.Module):
         x = (distance / self.config.basis_cutoff).to(self.offset.dtype)[:, None]
         scale = (self.config.num_radial - 1) * INV_SQRT_2
         exponent = (x * scale - self.offset * scale).square().clamp(max=50.0)
-        return envelope(x) * torch.exp(-exponent)
+        fading = envelope(x) if end is None else envelope(distance / end).to(x.dtype)[:, None]
+        return fading * torch.exp(-exponent)
 
     def forward(self, batch: AtomsBatch, topology: Topology, index: InteractionIndex) -> Bases:
         """Return all bases, in the weights' dtype under any precision."""
@@ -204,7 +209,9 @@ class BasisLayer(nn.Module):
         distance, direction = lengths_and_directions(edge_vectors(batch, topology.main))
         ae_distance, ae_direction = lengths_and_directions(edge_vectors(batch, topology.atom_edge))
         dtype = self.offset.dtype
-        rbf, ae_rbf = self.rbf(distance), self.rbf(ae_distance)
+        reach = self._reach(batch, topology)
+        rbf = self.rbf(distance, _ends(reach, topology.main))
+        ae_rbf = self.rbf(ae_distance, _ends(reach, topology.atom_edge))
         harmonics = spherical_harmonics(direction.to(dtype), self.config.num_spherical)
         ae_harmonics = spherical_harmonics(ae_direction.to(dtype), self.config.num_spherical)
         shared = index.same_atom_edge < topology.atom_edge.count
@@ -219,10 +226,17 @@ class BasisLayer(nn.Module):
             atom_to_atom=self._atom_to_atom(batch, topology, index),
             quad=None
             if index.quad is None
-            else self._quadruplets(batch, topology, index.quad, rbf, direction, index.main),
+            else self._quadruplets(batch, topology, index.quad, rbf, direction, index.main, reach),
             atom_update=self._radial("atom_update", rbf),
             output=self._radial("output", rbf),
         )
+
+    def _reach(self, batch: AtomsBatch, topology: Topology) -> Reach | None:
+        """Return where edges end, with its derivatives; None where all end at the same distance."""
+        if topology.reach is None:
+            return None
+        distance = torch.linalg.vector_norm(edge_vectors(batch, topology.atom), dim=-1)
+        return topology.reach.differentiable(distance, topology.atom.target)
 
     def _outgoing(self, main: Segments, make: Callable[[slice], Made]) -> OutgoingEdges[Made]:
         """Return the coefficients of all main edges, or what makes those of a part of them."""
@@ -277,7 +291,8 @@ class BasisLayer(nn.Module):
         def weights_of(rows: slice) -> Tensor:
             with full_precision(batch.device):
                 distance = torch.linalg.vector_norm(edge_vectors(batch, topology.atom[rows]), dim=-1)
-                return self._radial("atom_to_atom", self.rbf(distance))
+                end = None if topology.reach is None else topology.reach.cutoff[topology.atom.target[rows]]
+                return self._radial("atom_to_atom", self.rbf(distance, end))
 
         weights = torch.cat([part for _, part in _in_slices(weights_of, topology.atom, PAIRS_AT_ONCE)])
         return weights.new_zeros(index.pair_source.shape[0], weights.shape[1]).index_add(0, index.pair_of_edge, weights)
@@ -290,21 +305,29 @@ class BasisLayer(nn.Module):
         rbf: Tensor,
         direction: Tensor,
         main: Segments,
+        reach: Reach | None,
     ) -> QuadBasis:
         num, dtype = self.config.num_spherical, self.offset.dtype
         distance, axis = lengths_and_directions(edge_vectors(batch, topology.quad))
         frame = frames(axis)
         incoming = torch.einsum("mij,mdj->mdi", frame, with_zero_row(direction)[index.incoming]).to(dtype)
-        incoming_azimuth, incoming_straight = azimuth_harmonics(incoming, num)
-        padded_frame, incoming_bent = with_zero_row(frame), with_zero_row((~incoming_straight).to(rbf).flatten())
+        padded_frame = with_zero_row(frame)
+        if reach is None:
+            incoming_azimuth, incoming_straight = azimuth_harmonics(incoming, num)
+            incoming_bent = with_zero_row((~incoming_straight).to(rbf).flatten())
+        else:
+            incoming_azimuth = damped_azimuth_harmonics(incoming, num)
 
         def coefficients(rows: slice) -> QuadCoefficients:
             outgoing = torch.einsum("eqij,ej->eqi", padded_frame[index.outgoing[rows]], direction[rows]).to(dtype)
+            if reach is not None:
+                return self._damped_coefficients(rbf[rows], outgoing, incoming_azimuth, index, rows)
             return self._outgoing_coefficients(rbf[rows], outgoing, incoming_bent, index, rows)
 
+        end = _ends(reach, topology.quad, QUAD)
         return QuadBasis(
             radial=self._radial("quadruplet", rbf),
-            circular=self._angular("quadruplet_circular", self.rbf(distance)),
+            circular=self._angular("quadruplet_circular", self.rbf(distance, end)),
             incoming_legendre=legendre(incoming[..., 2], num) * index.incoming_kept[..., None],
             incoming_azimuth=incoming_azimuth,
             outgoing=self._outgoing(main, coefficients),
@@ -320,10 +343,7 @@ class BasisLayer(nn.Module):
         """
         num = self.config.num_spherical
         azimuth, straight = azimuth_harmonics(outgoing, num)
-        angular = legendre(outgoing[..., 2], num) * index.outgoing_kept[rows, :, None]
-        weights = torch.einsum("er,rknl->eknl", rbf, self._spherical_by_order())
-        weights = torch.einsum("eknl,eql->eknq", weights, angular)
-        by_order, at_zero, at_one = weights.split([num, 1, 1], dim=2)
+        by_order, at_zero, at_one = self._by_order(rbf, outgoing, index, rows).split([num, 1, 1], dim=2)
 
         factors = azimuth.transpose(1, 2)[:, None]
         bent = factors[:, :, :1]
@@ -337,6 +357,28 @@ class BasisLayer(nn.Module):
         both_bent = bent * incoming_bent[index.closing[rows]][:, None, None]
         closing = closed * (both_bent * at_one + (1 - both_bent) * at_zero)
         return QuadCoefficients(coefficient.flatten(2), closing.squeeze(2))
+
+    def _damped_coefficients(
+        self, rbf: Tensor, outgoing: Tensor, incoming_azimuth: Tensor, index: QuadIndex, rows: slice
+    ) -> QuadCoefficients:
+        """Split Σ_ll' W[l, l'] Y_l(cos φ_cab) Σ_κ c[l', κ] (sin φ_cab sin φ_abd)^κ cos κϑ in the same way.
+
+        With the sines' powers, the dihedral angle ϑ loses its weight where it loses its meaning, and the sum is smooth.
+        """
+        num = self.config.num_spherical
+        azimuth = damped_azimuth_harmonics(outgoing, num).transpose(1, 2)[:, None]  # (e, 1, 2L, Q)
+        by_order = self._by_order(rbf, outgoing, index, rows)[:, :, :num]  # (e, S, L, Q)
+        by_slot = torch.cat([by_order, by_order[:, :, 1:], torch.zeros_like(by_order[:, :, :1])], dim=2)
+        coefficient = by_slot * azimuth  # (e, S, 2L, Q)
+        closing_azimuth = with_zero_row(incoming_azimuth.flatten(0, 1))[index.closing[rows]]  # (e, Q, 2L)
+        closing = torch.einsum("esnq,eqn->esq", coefficient, closing_azimuth)
+        return QuadCoefficients(coefficient.flatten(2), closing)
+
+    def _by_order(self, rbf: Tensor, outgoing: Tensor, index: QuadIndex, rows: slice) -> Float[Tensor, "e S L+2 Q"]:
+        """Return the weights of cos κϑ, of Y_l' at 0 and of Y_l' at 1, for each middle edge."""
+        angular = legendre(outgoing[..., 2], self.config.num_spherical) * index.outgoing_kept[rows, :, None]
+        weights = torch.einsum("er,rknl->eknl", rbf, self._spherical_by_order())
+        return torch.einsum("eknl,eql->eknq", weights, angular)
 
     def _spherical_by_order(self) -> Float[Tensor, "R S L+2 L"]:
         """Weights of the spherical basis with Y_l' replaced by cos κϑ, by its value at 0, and by its value at 1."""
@@ -365,6 +407,10 @@ class BasisLayer(nn.Module):
         return projected @ spread.to(projected)
 
 
+def _ends(reach: Reach | None, edges: Edges, share: float = 1.0) -> Float[Tensor, " e"] | None:
+    return None if reach is None else share * reach.of_edges(edges.source, edges.target)
+
+
 def not_kept(function: Callable[[Given], Tensor], given: Given) -> Tensor:
     """Return what a function gives; nothing of it is kept for derivatives, it is computed again there."""
     if not torch.is_grad_enabled():
@@ -380,12 +426,6 @@ def _in_slices(function: Callable[[slice], Tensor], edges: Edges, at_once: int) 
     for first in range(0, len(edges), at_once):
         rows = slice(first, first + at_once)
         yield rows, not_kept(function, rows)
-
-
-def envelope(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return u(x) = 1 − 21x⁵ + 35x⁶ − 15x⁷ for x < 1, else 0: smooth to second order at x = 1."""
-    polynomial = 1 + x**5 * (-21 + x * (35 - 15 * x))
-    return torch.where(x < 1, polynomial, torch.zeros_like(x))
 
 
 def gaussian_centres(num: int) -> Float[Tensor, " num"]:

@@ -21,6 +21,7 @@ from atomslim.atoms.neighbours import (
     within,
 )
 from atomslim.errors import ConfigError
+from atomslim.families.jmp.gemnet_oc.reach import QUAD, Reach, solve_reach
 from atomslim.families.jmp.gemnet_oc.segments import order_by_size
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 
@@ -73,6 +74,7 @@ class Topology:
     | quad | middle edges of quadruplets |
     | reverse (len(main),) | index of the reverse of each main edge |
     | trimmed (b,) | share of the pairs within the cutoff that the main graph's neighbour cap dropped |
+    | reach | where edges of every atom end, if any structure has a smooth graph |
     """
 
     main: Edges
@@ -81,6 +83,7 @@ class Topology:
     quad: Edges
     reverse: Int[Tensor, " main"]
     trimmed: Float[Tensor, " b"]
+    reach: Reach | None
 
     def edges(self) -> Edges:
         """Return the edges that carry embeddings."""
@@ -99,6 +102,7 @@ class Topology:
             quad=self.quad.to(device),
             reverse=self.reverse.to(device),
             trimmed=self.trimmed.to(device),
+            reach=None if self.reach is None else self.reach.to(device),
         )
 
 
@@ -115,13 +119,16 @@ def build_topology(
     it; main is then symmetrised, quad keeps edges that touch a surface or adsorbate atom (tag 1 or 2). After that,
     edges of `basis_cutoff` (Å) or more leave atom, atom_edge and quad, to whose sums they contribute exactly nothing.
 
-    `settings` holds for all structures, or one per structure. `pairs` reuses a list found earlier with a cutoff at
+    Smooth graphs have no caps: see `reach`. `settings` holds for all structures, or one per structure, smooth for all
+    or for none. `pairs` reuses a list found earlier with a cutoff at
     least as large (for instance, cutoff + skin): its distances are computed anew. Raises StructureError for
     structures no model can take, ConfigError when the number of settings is not the number of structures.
     """
     chosen = _settings_per_structure(settings, batch.num_structures)
-    cutoffs = [one.cutoff for one in chosen]
+    cutoffs = [one.cutoff if one.smooth is None else min(one.cutoff, basis_cutoff) for one in chosen]
     candidates = find_pairs(batch, cutoffs) if pairs is None else within(update_distances(pairs, batch), batch, cutoffs)
+    if any(one.smooth is not None for one in chosen):
+        return _smooth_topology(batch, chosen, candidates, basis_cutoff)
     atom = _capped(candidates, batch, [one.atom for one in chosen])
     kept = _capped(atom, batch, [one.main for one in chosen])
     atom_edge = _capped(atom, batch, [one.atom_edge for one in chosen])
@@ -135,6 +142,32 @@ def build_topology(
         quad=_edges(_by_degree(_nearer_than(_touching_surface(quad, batch), basis_cutoff))),
         reverse=reverse_index(main),
         trimmed=_trimmed(batch, candidates, kept),
+        reach=None,
+    ).to(batch.device)
+
+
+def _smooth_topology(
+    batch: AtomsBatch, settings: Sequence[GraphSettings], candidates: Pairs, basis_cutoff: float
+) -> Topology:
+    """Build the graphs of atoms' reaches: every pair is in or out together with its reverse."""
+    if any(one.smooth is None for one in settings):
+        raise ConfigError("structures with smooth graphs and with caps on neighbours cannot be in one batch")
+    structure = batch.batch.cpu()
+    neighbours = torch.tensor([one.smooth for one in settings], dtype=torch.float64)[structure]
+    cutoff = torch.tensor([min(one.cutoff, basis_cutoff) for one in settings], dtype=torch.float64)[structure]
+    reach = solve_reach(candidates.distance, candidates.target, neighbours, cutoff)
+    limit = reach.of_edges(candidates.source, candidates.target)
+    main = _by_degree(candidates.select(torch.nonzero(candidates.distance < limit).flatten()))
+    middle = torch.tensor([one.quad > 0 for one in settings])[structure[candidates.target]]
+    middle &= candidates.distance < QUAD * limit
+    return Topology(
+        main=_edges(main),
+        atom=_edges(_by_degree(candidates)),
+        atom_edge=_edges(main),
+        quad=_edges(_by_degree(_touching_surface(candidates.select(torch.nonzero(middle).flatten()), batch))),
+        reverse=reverse_index(main),
+        trimmed=torch.zeros(batch.num_structures, dtype=torch.float64),
+        reach=reach,
     ).to(batch.device)
 
 

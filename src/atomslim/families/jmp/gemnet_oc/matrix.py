@@ -17,6 +17,7 @@ from atomslim.atoms.neighbours import CUTOFF_SLACK, TIE_TOLERANCE
 from atomslim.families.jmp.gemnet_oc.geometry import PaddedEdges, edge_vectors
 from atomslim.families.jmp.gemnet_oc.graphs import Edges
 from atomslim.families.jmp.gemnet_oc.indices import EdgeFinder, IndexedTopology, InteractionIndex, quad_index
+from atomslim.families.jmp.gemnet_oc.reach import QUAD, solve_reach
 from atomslim.families.jmp.gemnet_oc.segments import Part, Segments
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 
@@ -126,6 +127,8 @@ def matrix_topology(
     """
     batch = replace(batch, positions=batch.positions.detach(), cell=batch.cell.detach())
     known = _nearest_first(batch, neighbours, offsets, settings)
+    if settings.smooth is not None:
+        return _smooth(batch, known, settings, settings.smooth)
     atom = known.columns(neighbours.shape[1]).nearest(settings.atom)
     atom_edge, quad, kept = (
         known.nearest(min(cap, settings.atom)) for cap in (settings.atom_edge, settings.quad, settings.main)
@@ -134,8 +137,34 @@ def matrix_topology(
     quad = quad.only((batch.tags > 0)[quad.source] | (batch.tags > 0)[:, None])
     edges = {"atom": atom.edges(), "atom_edge": atom_edge.edges(), "quad": quad.edges()}
     index = _index(main, atom, edges["atom_edge"], edges["quad"] if settings.quad else None)
+    trimmed = batch.positions.new_zeros(batch.num_structures)
+    return IndexedTopology(main=main, reverse=reverse, trimmed=trimmed, reach=None, index=index, **edges)
+
+
+def _smooth(batch: AtomsBatch, known: NeighbourMatrix, settings: GraphSettings, neighbours: float) -> IndexedTopology:
+    """Build the graphs of atoms' reaches; the atom-edge graph is the main one."""
+    edges = known.edges()
+    distance = torch.linalg.vector_norm(edge_vectors(batch, edges), dim=-1)  # (n k,)
+    per_atom = distance.new_ones(batch.num_atoms)
+    reach = solve_reach(distance, edges.target, neighbours * per_atom, settings.cutoff * per_atom)
+    limit = reach.of_edges(edges.source, edges.target)
+    main, reverse = _symmetrised(known.only((distance < limit).view_as(known.real)), original=False)
+    exposed = (batch.tags > 0)[known.source] | (batch.tags > 0)[:, None]
+    quad = known.only((distance < QUAD * limit).view_as(known.real) & exposed).edges() if settings.quad else None
+    index = replace(
+        _index(main, known, main, quad),
+        atom_edge=_by_target(main.target, batch.num_atoms),
+        same_atom_edge=torch.arange(main.count, device=batch.device),
+    )
     return IndexedTopology(
-        main=main, reverse=reverse, trimmed=batch.positions.new_zeros(batch.num_structures), index=index, **edges
+        main=main,
+        atom=edges,
+        atom_edge=main,
+        quad=known.columns(0).edges() if quad is None else quad,
+        reverse=reverse,
+        trimmed=batch.positions.new_zeros(batch.num_structures),
+        reach=reach,
+        index=index,
     )
 
 
