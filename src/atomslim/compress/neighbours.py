@@ -25,7 +25,6 @@ from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_ou
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
-from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 
 Model = TypeVar("Model", bound=BlockModel)
@@ -44,8 +43,8 @@ def with_neighbours(model: Model, neighbours: float) -> Model:
     entry = {
         "operation": "reduce neighbours",
         "changes outputs": True,
-        "neighbours before": {name: task.graph.neighbours for name, task in model.tasks.items()},
-        "neighbours after": {name: task.graph.neighbours for name, task in small.tasks.items()},
+        "neighbours before": {name: task.graph.typical_neighbours for name, task in model.tasks.items()},
+        "neighbours after": {name: task.graph.typical_neighbours for name, task in small.tasks.items()},
     }
     small.history = [*model.history, entry]
     return small
@@ -55,7 +54,7 @@ def with_neighbours(model: Model, neighbours: float) -> Model:
 class NeighbourRow:
     """Errors of one task, and seconds per structure, with at most so many neighbours."""
 
-    neighbours: int
+    neighbours: float
     task: str
     edges: float
     """Edges per atom."""
@@ -90,7 +89,7 @@ class NeighbourScan:
         for row in self.rows:
             gain = self.speed_up(row)
             if not gain.reliable:
-                yield f"{row.task}, {row.neighbours} neighbours: {gain.words()}."
+                yield f"{row.task}, {row.neighbours:g} neighbours: {gain.words()}."
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON."""
@@ -104,7 +103,7 @@ class NeighbourScan:
         for row in self.rows:
             shown = {name: error.milli or error for name, error in row.errors.items()}
             errors = "\n".join(f"{name} {error.mae:.4g} {error.unit}" for name, error in shown.items())
-            table.add_row(row.task, str(row.neighbours), f"{row.edges:.1f}", str(self.speed_up(row)), errors)
+            table.add_row(row.task, f"{row.neighbours:g}", f"{row.edges:.1f}", str(self.speed_up(row)), errors)
         yield table
         yield from self.words()
 
@@ -128,7 +127,9 @@ def neighbour_scan(
     reduced = [_reduced(model.tasks, count) for count in neighbours]
     rows: list[NeighbourRow] = []
     for name, dataset in datasets(model, data).items():
-        tasks = {task.graph.neighbours: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))}
+        tasks = {
+            task.graph.typical_neighbours: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))
+        }
         cases = [_Case(model, task, dataset, spread_out(dataset, limit), batch_size) for task in tasks.values()]
         for case in cases:
             case.warm_up()
@@ -140,13 +141,7 @@ def neighbour_scan(
 def _reduced(tasks: Mapping[str, Task], neighbours: float) -> dict[str, Task]:
     if not (neighbours >= 1 and neighbours % 1 == 0) and not 0 < neighbours < 1:
         raise ConfigError(f"{neighbours:g} neighbours: give a whole number, or a share between 0 and 1")
-    return {name: task.model_copy(update={"graph": _fewer(task.graph, neighbours)}) for name, task in tasks.items()}
-
-
-def _fewer(graph: GraphSettings, neighbours: float) -> GraphSettings:
-    if neighbours >= 1:
-        return graph.fewer(int(neighbours))
-    return graph.fewer(max(1, int(neighbours * (graph.neighbours or 1))))
+    return {name: task.model_copy(update={"graph": task.graph.fewer(neighbours)}) for name, task in tasks.items()}
 
 
 @dataclass
@@ -185,7 +180,9 @@ class _Case:
 
     def row(self) -> NeighbourRow:
         times = tuple(seconds / len(self.samples) for seconds in self.rounds.parts["seconds"])
-        return NeighbourRow(self.task.graph.neighbours or 0, self.task.name, self.edges, times, self.flops, self.errors)
+        return NeighbourRow(
+            self.task.graph.typical_neighbours or 0, self.task.name, self.edges, times, self.flops, self.errors
+        )
 
 
 @contextmanager

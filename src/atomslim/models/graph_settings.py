@@ -19,16 +19,6 @@ class GraphSettings(BaseModel):
         """The most neighbours that an atom keeps; None: all within the cutoff."""
         return None
 
-    smooth: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description=(
-            "In place of all caps on neighbours: about so many that count, within a reach that every atom has of its "
-            "own and at which edges fade out, so that energies have no steps."
-        ),
-    )
-
     @classmethod
     def of(cls, settings: "GraphSettings") -> Self:
         """Return settings as this class has them, what they do not say as it is by default.
@@ -44,6 +34,14 @@ class GraphSettings(BaseModel):
             unknown = ", ".join(sorted(said.keys() - cls.model_fields.keys()))
             raise ConfigError(f"graphs {settings!r}: {unknown} means nothing for this model: leave it out") from error
 
-    def fewer(self, neighbours: int) -> Self:
-        """Return settings that keep at most so many neighbours; raises ConfigError where there is no cap on them."""
-        raise ConfigError(f"{neighbours} neighbours: this model takes all within {self.cutoff:g} Å and has no cap")
+    @property
+    def typical_neighbours(self) -> float | None:
+        """About how many neighbours an atom has that has enough of them around; None: as many as there are."""
+        return self.neighbours
+
+    def fewer(self, neighbours: float) -> Self:
+        """Return settings that keep at most so many neighbours, or a share below 1 of what they keep.
+
+        Raises ConfigError where there is no cap on them.
+        """
+        raise ConfigError(f"{neighbours:g} neighbours: this model takes all within {self.cutoff:g} Å and has no cap")

@@ -15,14 +15,14 @@ from atomslim.families.jmp import JMP
 from atomslim.families.jmp.gemnet_oc import build_topology
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
 from atomslim.families.jmp.gemnet_oc.reach import COUNT, WALL, envelope, envelope_slope, solve_reach
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.models import energy_and_forces
-from atomslim.models.graph_settings import GraphSettings
 from small_models import jmp
 
-SMOOTH = GraphSettings(cutoff=6.0, smooth=10.0)
+SMOOTH = JMPGraphSettings(cutoff=6.0, smooth=10.0)
 
 
-def model_of(graph: GraphSettings = SMOOTH) -> JMP:
+def model_of(graph: JMPGraphSettings = SMOOTH) -> JMP:
     tasks = (
         energy_and_forces("conservative", forces="conservative", graph=graph),
         energy_and_forces("direct", forces="direct", graph=graph),
@@ -124,13 +124,13 @@ def test_second_derivatives_are_those_of_forces() -> None:
 @pytest.mark.parametrize("quad", [0, 8])
 def test_no_step_where_atoms_come_and_go(quad: int) -> None:
     """An atom leaves ethanol; with a cap on neighbours there are steps on the way."""
-    smooth = largest_step(GraphSettings(cutoff=6.0, smooth=4.0, quad=quad))
-    capped = largest_step(GraphSettings.from_neighbours(6.0, 4, "invariant"))
+    smooth = largest_step(JMPGraphSettings(cutoff=6.0, smooth=4.0, quad=quad))
+    capped = largest_step(JMPGraphSettings.from_neighbours(6.0, 4, "invariant"))
     assert smooth < 1e-6
     assert capped > 1e-4
 
 
-def largest_step(graph: GraphSettings) -> float:
+def largest_step(graph: JMPGraphSettings) -> float:
     """Return the largest change of energy between points 1e-8 Å apart on both sides of where atoms change ranks."""
     model, atoms = model_of(graph), molecule("CH3CH2OH")
     batch = from_ase(atoms)
@@ -145,7 +145,9 @@ def largest_step(graph: GraphSettings) -> float:
     return max(steps)
 
 
-def bisected(batch: AtomsBatch, way: Tensor, graph: GraphSettings, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def bisected(
+    batch: AtomsBatch, way: Tensor, graph: JMPGraphSettings, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
     """Narrow an interval down to where the number of edges changes."""
     first = edges_along(batch, low * way, graph)
     while high - low > 1e-8:
@@ -154,7 +156,7 @@ def bisected(batch: AtomsBatch, way: Tensor, graph: GraphSettings, low: Tensor, 
     return low, high
 
 
-def edges_along(batch: AtomsBatch, move: Tensor, graph: GraphSettings) -> int:
+def edges_along(batch: AtomsBatch, move: Tensor, graph: JMPGraphSettings) -> int:
     return len(build_topology(replace(batch, positions=batch.positions + move), graph, basis_cutoff=6.0).main)
 
 
@@ -184,7 +186,7 @@ def test_a_matrix_of_neighbours_gives_the_same_numbers() -> None:
 def test_batches_are_smooth_or_not() -> None:
     batch = from_ase([molecule("H2O"), molecule("CO2")])
     with pytest.raises(ConfigError, match="cannot be in one batch"):
-        build_topology(batch, [SMOOTH, GraphSettings()])
+        build_topology(batch, [SMOOTH, JMPGraphSettings()])
 
 
 def energy_along(model: JMP, batch: AtomsBatch, move: Tensor) -> float:

@@ -25,6 +25,16 @@ class JMPGraphSettings(GraphSettings):
         ),
     )
 
+    smooth: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description=(
+            "In place of all caps on neighbours: about so many that count, within a reach that every atom has of its "
+            "own and at which edges fade out, so that energies have no steps."
+        ),
+    )
+
     @classmethod
     def from_neighbours(cls, cutoff: float = 12.0, k: int = 30, symmetrise: Symmetrise = "original") -> Self:
         """Derive all four caps from the base number k as JMP does: main k, and k · (1000, 20, 8) / 30 rounded down."""
@@ -38,17 +48,27 @@ class JMPGraphSettings(GraphSettings):
         )
 
     @property
-    def neighbours(self) -> int:
-        """The neighbours of the main graph, which is chosen from the atom-to-atom graph."""
-        return min(self.main, self.atom)
+    def neighbours(self) -> int | None:
+        """The neighbours of the main graph, which is chosen from the atom-to-atom graph; None in a smooth graph."""
+        return None if self.smooth is not None else min(self.main, self.atom)
 
-    def fewer(self, neighbours: int) -> Self:
-        """Return settings whose main graph keeps at most so many neighbours, if it keeps more.
+    @property
+    def typical_neighbours(self) -> float:
+        """What a smooth graph counts, or the cap of the main graph."""
+        return self.main if self.smooth is None else self.smooth
 
-        The other graphs shrink in proportion, rounded down as JMP does, but never to nothing.
+    def fewer(self, neighbours: float) -> Self:
+        """Return settings whose main graph keeps at most so many neighbours, or a share below 1 of what it keeps.
+
+        The other graphs shrink in proportion, rounded down as JMP does, but never to nothing. In a smooth graph, so
+        many count.
         """
-        if neighbours >= self.main:
+        if neighbours < 1:
+            neighbours = max(1, int(neighbours * self.typical_neighbours))
+        if neighbours >= self.typical_neighbours:
             return self
+        if self.smooth is not None:
+            return self.model_copy(update={"smooth": float(neighbours)})
         others = {name: getattr(self, name) for name in ("atom", "atom_edge", "quad")}
-        fewer = {name: max(min(1, count), count * neighbours // self.main) for name, count in others.items()}
-        return self.model_copy(update={"main": neighbours, **fewer})
+        fewer = {name: max(min(1, count), count * int(neighbours) // self.main) for name, count in others.items()}
+        return self.model_copy(update={"main": int(neighbours), **fewer})

@@ -147,7 +147,7 @@ def build_topology(
 
 
 def _smooth_topology(
-    batch: AtomsBatch, settings: Sequence[GraphSettings], candidates: Pairs, basis_cutoff: float
+    batch: AtomsBatch, settings: Sequence[JMPGraphSettings], candidates: Pairs, basis_cutoff: float
 ) -> Topology:
     """Build the graphs of atoms' reaches: every pair is in or out together with its reverse."""
     if any(one.smooth is None for one in settings):

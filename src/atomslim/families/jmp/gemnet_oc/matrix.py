@@ -141,7 +141,9 @@ def matrix_topology(
     return IndexedTopology(main=main, reverse=reverse, trimmed=trimmed, reach=None, index=index, **edges)
 
 
-def _smooth(batch: AtomsBatch, known: NeighbourMatrix, settings: GraphSettings, neighbours: float) -> IndexedTopology:
+def _smooth(
+    batch: AtomsBatch, known: NeighbourMatrix, settings: JMPGraphSettings, neighbours: float
+) -> IndexedTopology:
     """Build the graphs of atoms' reaches; the atom-edge graph is the main one."""
     edges = known.edges()
     distance = torch.linalg.vector_norm(edge_vectors(batch, edges), dim=-1)  # (n k,)
