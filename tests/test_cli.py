@@ -109,7 +109,12 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         run("info")
 
 
-def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_one_line_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli, "app", raises(TypeError("a bug")))
+    assert run("info") == 1
+    assert error_line(capsys).startswith("unexpected TypeError: a bug: this is a fault of atomslim; ATOMSLIM_DEBUG=1")
+    monkeypatch.setenv("ATOMSLIM_DEBUG", "1")
     with pytest.raises(TypeError):
         run("info")

@@ -1,5 +1,10 @@
 """Errors that a user's input can cause; the command line prints each as one line and exits with status 1."""
 
+import re
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+"""What moves the cursor, colours, hides or turns round text on a terminal, or is no text at all."""
+
 
 class AtomslimError(Exception):
     """Base of every error caused by input: its message is one line that names the place and the remedy."""
@@ -23,3 +28,17 @@ class DataError(AtomslimError):
 
 class AtomslimWarning(UserWarning):
     """Results that are right as computed but may mislead: direct forces in molecular dynamics, trimmed neighbours."""
+
+
+def printable(text: str) -> str:
+    """Write what a terminal would obey as its code: a file's escape sequence is shown, and does nothing."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's type and message on one line of at most 200 letters."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 -- what a file has nested deeply has no text
+        message = ""
+    return printable(" ".join(f"{type(error).__name__}: {message}".split()))[:200]

@@ -5,6 +5,8 @@ import fcntl
 import os
 import re
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,14 @@ from typing import IO
 
 LOCK = "lock"
 """File that a process holds while it works in a folder."""
+
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError)
+"""What a zip archive raises that is damaged, or packed or locked in a way that Python cannot read."""
+
+
+def most_expanded(size: int) -> int:
+    """Return the most bytes that something in a compressed file of a size may become: more is an attack on memory."""
+    return 2**24 + 100 * size
 
 
 @contextmanager

@@ -53,7 +53,18 @@ def free_memory() -> int | None:
     except OSError:
         return None
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return min([available, *_left_in_cgroup()])
+    return min([available, *_left_in_cgroup(), *_left_of_limit()])
+
+
+def _left_of_limit() -> list[int]:
+    """Return what a limit on the process's address space (ulimit -v) leaves, if there is one."""
+    import resource  # noqa: PLC0415 - only where there is /proc
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return []
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    return [max(limit - pages * resource.getpagesize(), 0)]
 
 
 def _left_in_cgroup() -> list[int]:

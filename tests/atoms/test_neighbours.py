@@ -1,5 +1,9 @@
 """Pairs within a cutoff against ASE and plain enumeration; ties, overlaps, and reuse of a list."""
 
+import os
+import signal
+import threading
+import time
 from itertools import product
 
 import numpy as np
@@ -12,7 +16,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase, nearest, sorted_pairs, update_distances, within
+from atomslim.atoms import (
+    AtomsBatch,
+    Pairs,
+    find_pairs,
+    from_ase,
+    nearest,
+    search,
+    sorted_pairs,
+    update_distances,
+    within,
+)
 from atomslim.atoms.neighbours import packed_keys
 from atomslim.errors import StructureError
 
@@ -278,3 +292,47 @@ def test_packed_keys_compare_as_rows_do(rows: list[tuple[int, ...]]) -> None:
     for key, row in zip(keys, rows, strict=True):
         assert (keys < key).tolist() == [other < row for other in rows]
         assert (keys == key).tolist() == [other == row for other in rows]
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (True, False, False)])
+def test_a_search_that_memory_cannot_hold_is_refused_before_it_begins(pbc: tuple[bool, bool, bool]) -> None:
+    atoms = bulk("Cu", cubic=True) * (3, 3, 3)
+    atoms.pbc = pbc
+    with pytest.raises(StructureError, match=r"cutoff 1e\+12 Å: about .* choose a shorter cutoff"):
+        find_pairs(from_ase(atoms), 1e12)
+
+
+@pytest.mark.parametrize(
+    ("pbc", "cutoff"), [((True, True, True), 15.0), ((True, True, False), 9.0), ((False,) * 3, 40.0)]
+)
+def test_the_expected_number_of_pairs_is_about_right(pbc: tuple[bool, bool, bool], cutoff: float) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.pbc = pbc
+    batch = from_ase(atoms)
+    box = search._search_box(batch.cell[0].numpy(), batch.pbc[0].numpy())
+    expected = search.expected_pairs(batch.positions.numpy(), box, batch.pbc[0].numpy(), cutoff)
+    assert expected == pytest.approx(len(find_pairs(batch, cutoff)), rel=0.4)
+
+
+def test_a_long_search_hears_ctrl_c() -> None:
+    def interrupt() -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        search.interruptible(lambda: time.sleep(20))
+    assert time.monotonic() - begun < 15
+
+
+def test_an_error_of_a_long_search_comes_out() -> None:
+    with pytest.raises(ZeroDivisionError):
+        search.interruptible(lambda: 1 / 0)
+    assert search.interruptible(lambda: 3) == 3
+
+
+def test_positions_beyond_any_structure_are_refused() -> None:
+    atoms = Atoms("H2", [[0, 0, 0], [1e18, 0, 0]])
+    with pytest.raises(StructureError, match=r"structure 0, atom 1: position .* is farther than 1e\+09 Å"):
+        find_pairs(from_ase(atoms), 6.0)

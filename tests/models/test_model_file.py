@@ -344,3 +344,48 @@ def test_a_header_of_any_length_is_recognised(tmp_path: Path) -> None:
         lowest.add(path.read_bytes()[0])
         assert load(path).history == model.history
     assert 0x80 in lowest
+
+
+ABSURD: dict[str, tuple[str, Any]] = {
+    "blocks": ("config.num_blocks", 10**9),
+    "many blocks": ("config.num_blocks", 900),
+    "layers": ("config.num_atom", 10**9),
+    "degrees": ("config.num_spherical", 10**6),
+    "width": ("config.emb_size_edge", 10**12),
+    "cutoff": ("config.basis_cutoff", float("nan")),
+    "endless cutoff": ("config.basis_cutoff", float("inf")),
+    "graph": ("tasks.0.graph.cutoff", 1e30),
+    "neighbours": ("tasks.0.graph.main", 10**30),
+    "mean": ("tasks.0.targets.0.mean", float("nan")),
+    "spread": ("tasks.0.targets.0.std", float("inf")),
+    "name": ("tasks.0.name", "../x"),
+    "version": ("format_version", -(10**9)),
+    "version that is none": ("format_version", "x"),
+    "blocks twice": ("block_ids", [1, 1]),
+    "negative blocks": ("block_ids", [-1, 1]),
+    "units": ("units", []),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_descriptions_are_one_line_and_soon(tmp_path: Path, name: str) -> None:
+    path, (place, value) = tmp_path / "m.safetensors", ABSURD[name]
+    save(jmp(DIRECT), path)
+    with safe_open(path, framework="pt") as file:
+        content = json.loads(file.metadata()["atomslim"])
+    *groups, last = place.split(".")
+    inner: Any = content
+    for group in groups:
+        inner = inner[int(group) if group.isdigit() else group]
+    inner[last] = value
+    save_file(load_file(path), path, {"atomslim": json.dumps(content)})
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: ") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "3", "null", '{"format_version": {}}'])
+def test_descriptions_of_another_form_are_one_line(tmp_path: Path, text: str) -> None:
+    save_file({"w": torch.ones(1)}, tmp_path / "m.safetensors", {"atomslim": text})
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: what it says of its model is damaged"):
+        load(tmp_path / "m.safetensors")

@@ -25,6 +25,9 @@ FLAT_CELL = 1e-6
 SHORTEST_VECTOR = 0.01
 """Å: along a shorter lattice vector every atom would lie on top of its own image."""
 
+FARTHEST = 1e9
+"""Å: farther from the origin, positions are no longer told apart to 1e-6 Å, and sums and gaps of them overflow."""
+
 LONGEST_VECTOR = 1e5
 """Å: a longer lattice vector is no cell but a mistake, and searching it for neighbours would take minutes."""
 
@@ -137,9 +140,9 @@ def to_ase(batch: AtomsBatch) -> list[Atoms]:
 def validate(batch: AtomsBatch) -> None:
     """Raise StructureError, naming structure and atom, for what no model can take.
 
-    That is: a structure without atoms, an atomic number outside 1..118, a position or cell that is not finite, or a
-    cell without volume, or longer than 1e5 Å, along its periodic directions. Atoms on top of each other are refused
-    where pairs are found.
+    That is: a structure without atoms, an atomic number outside 1..118, a position or cell that is not finite, a
+    position farther than 1e9 Å from the origin, or a cell without volume, or longer than 1e5 Å, along its periodic
+    directions. Atoms on top of each other are refused where pairs are found.
     """
     _require_atoms(batch)
     _require_elements(batch)
@@ -164,8 +167,14 @@ def _fixed_atoms(atoms: Atoms) -> NDArray[np.bool_]:
     fixed = np.zeros(len(atoms), dtype=np.bool_)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
+            _require_there(constraint.index, len(atoms))
             fixed[constraint.index] = True
     return fixed
+
+
+def _require_there(fixed: NDArray[np.int64], natoms: int) -> None:
+    if len(fixed) and not -natoms <= fixed.min() <= fixed.max() < natoms:
+        raise StructureError(f"structure 0: a constraint fixes atom {fixed.max()} of {natoms}: correct or remove it")
 
 
 def _one_to_ase(structure: AtomsBatch) -> Atoms:
@@ -204,6 +213,12 @@ def _require_finite(batch: AtomsBatch) -> None:
         raise StructureError(
             f"{_place(batch, atom)}: position {batch.positions[atom].tolist()} is not finite: "
             "correct it or remove the structure"
+        )
+    if batch.num_atoms and float(batch.positions.abs().max()) > FARTHEST:
+        atom = _first((batch.positions.abs() > FARTHEST).any(dim=1))
+        raise StructureError(
+            f"{_place(batch, atom)}: position {batch.positions[atom].tolist()} is farther than {FARTHEST:.0e} Å from "
+            "the origin: correct it or move the structure"
         )
     if not bool(torch.isfinite(batch.cell).all()):
         index = _first(~torch.isfinite(batch.cell).all(dim=2).all(dim=1))

@@ -3,17 +3,25 @@
 What is wrong with a file, each reader says in its own error; here are only the reasons.
 """
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from io import StringIO
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ase import Atoms
-from ase.io import iread
+from ase.io import iread, jsonio
 from ase.io.extxyz import read_xyz
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression
+
+from atomslim.files import most_expanded
+
+LONGEST_ITEM = 1024
+"""Bytes of one number or text of an array."""
 
 Record = Callable[[], Atoms]
 """Gives the structure of a record; that of an extended XYZ file is not parsed before."""
@@ -42,6 +50,25 @@ def records_of(path: Path, form: str) -> Iterator[Record]:
             yield partial(_itself, atoms)
 
 
+@contextmanager
+def bounded_arrays() -> Iterator[None]:
+    """Let ASE make no array of JSON that is larger than the numbers that are there: it would repeat one of them."""
+    usual = jsonio.create_ndarray
+
+    def careful(shape: Any, dtype: Any, data: Any) -> Any:
+        kind, count = np.dtype(dtype), int(np.prod(shape, dtype=object))
+        given = np.size(data) // (2 if kind.kind == "c" else 1)
+        if kind.kind not in "biufcU" or kind.itemsize > LONGEST_ITEM or count != given:
+            raise ValueError(f"an array of {count} {str(dtype)[:40]} described by {given} values")
+        return usual(shape, dtype, data)  # type: ignore[no-untyped-call]
+
+    jsonio.create_ndarray = careful
+    try:
+        yield
+    finally:
+        jsonio.create_ndarray = usual
+
+
 def numbered(
     records: Iterator[Record],
     readable: Callable[[int], AbstractContextManager[None]],
@@ -56,7 +83,7 @@ def numbered(
 
     """
     for number in count():
-        with readable(number):
+        with readable(number), bounded_arrays():
             record = next(records, None)
             if record is None:
                 return
@@ -77,21 +104,39 @@ def _itself(atoms: Atoms) -> Atoms:
 
 def _xyz_records(path: Path) -> Iterator[Record]:
     """Split (extended) XYZ into records ourselves: ASE scans the whole file first and stops at a blank line."""
+    most = most_expanded(path.stat().st_size)
     with open_with_compression(str(path), "r") as lines:
-        for record in _split(iter(lines)):
+        for record in _split(_lines(lines, most), most):
             yield partial(_parsed, record)
 
 
+def _lines(file: Any, most: int) -> Iterator[str]:
+    """Give the lines of a file; raises ValueError for one that is longer than the file's size explains."""
+    while line := file.readline(most):
+        if len(line) == most:
+            raise ValueError("a line is longer than the file's size explains")
+        yield line
+
+
 def _parsed(record: list[str]) -> Atoms:
+    _require_columns(record)
     atoms: Atoms = next(iter(read_xyz(StringIO("".join(record)), slice(None))))
     return atoms
 
 
-def _split(lines: Iterator[str]) -> Iterator[list[str]]:
+def _require_columns(record: list[str]) -> None:
+    """Raise ValueError for columns of more numbers than a line has letters: ASE would make room for them."""
+    announced = re.search(r"Properties=(\S*)", record[1], re.IGNORECASE)
+    counts = re.findall(r"\d+", announced[1]) if announced else []
+    if any(len(digits) > 6 or int(digits) > max(map(len, record[2:]), default=0) for digits in counts):
+        raise ValueError("Properties announces more columns than the lines of atoms have")
+
+
+def _split(lines: Iterator[str], most: int) -> Iterator[list[str]]:
     header = _next_filled(lines)
     while header:
         atoms = _atom_count(header)
-        record = [header, *islice(lines, atoms + 1)]
+        record = [header, *taken(lines, atoms + 1, most)]
         if len(record) < atoms + 2:
             raise ValueError(f"the file ends after {max(len(record) - 2, 0)} of {atoms} atoms")
         header = _next_filled(lines)
@@ -101,11 +146,21 @@ def _split(lines: Iterator[str]) -> Iterator[list[str]]:
         yield record
 
 
+def taken(lines: Iterator[str], count: int, most: int) -> Iterator[str]:
+    """Give so many lines; raises ValueError when they are more than a file of this size explains."""
+    size = 0
+    for line in islice(lines, count):
+        size += len(line)
+        if size > most:
+            raise ValueError("a record is longer than the file's size explains")
+        yield line
+
+
 def _next_filled(lines: Iterator[str]) -> str:
     return next((line for line in lines if line.strip()), "")
 
 
 def _atom_count(header: str) -> int:
-    if not header.strip().isdigit():
+    if not re.fullmatch(r"\d+", header.strip(), re.ASCII):
         raise ValueError(f"expected the number of atoms, found {header.strip()[:40]!r}")
-    return int(header)
+    return int(header.strip()[:18])

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from atomslim.cli.numbers import COUNT, whole
+from atomslim.terminal import say
+
 
 def benchmark(  # noqa: PLR0913 - what is measured, and how
     model: Path,
@@ -16,9 +19,9 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     mode: str | None = None,
     precision: str | None = None,
     task: str | None = None,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
-    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 10,
-    growing: Annotated[int | None, Parameter(validator=Number(gte=128))] = None,
+    batch_size: Annotated[int, COUNT] = 1,
+    repeats: Annotated[int, COUNT] = 10,
+    growing: Annotated[int | None, Parameter(converter=whole, validator=Number(gte=128))] = None,
     largest: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
@@ -62,12 +65,11 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         Write over files that are there already; what this command wrote earlier is replaced without it.
 
     """
-    from rich.console import Console
-
     from atomslim.benchmarking.benchmark import benchmark as run
     from atomslim.benchmarking.costs import FILES
     from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import byte_count, on_device, parts, whole_numbers
+    from atomslim.report.console import plain_console
 
     if output is not None:
         own = has_report({"rows", "growth", "conventions"}, "benchmark.json")
@@ -84,9 +86,9 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         growing=growing,
         largest=None if largest is None else byte_count("--largest", largest),
     )
-    Console().print(found)
+    plain_console().print(found)
     for sentence in found.words():
-        print(sentence)
+        say(sentence)
     if output is not None:
         found.write(output)
-        print(f"{output}: benchmark.md, benchmark.json")
+        say(f"{output}: benchmark.md, benchmark.json")

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT
+from atomslim.terminal import say
 
 
 def compare(  # noqa: PLR0913 - what is compared, and how
@@ -14,9 +16,9 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     split: Path | None = None,
-    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
-    repeats: Annotated[int, Parameter(validator=Number(gte=1))] = 10,
+    limit: Annotated[int, COUNT] = 256,
+    batch_size: Annotated[int, COUNT] = 8,
+    repeats: Annotated[int, COUNT] = 10,
     speed: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -54,12 +56,11 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Write over files that are there already; what this command wrote earlier is replaced without it.
 
     """
-    from rich.console import Console
-
     from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import on_device, tasked
     from atomslim.evaluation.compare import FILES, named
     from atomslim.evaluation.compare import compare as run
+    from atomslim.report.console import plain_console
 
     own = has_report({"models", "main target", "conventions"}, "compare.json")
     inputs = read_from(*models, *data, *([split] if split else []))
@@ -68,7 +69,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict}
     found = run(loaded, tasked(data), split=split, repeats=repeats, speed=speed, **how)
     found.write(output)
-    Console().print(found)
+    plain_console().print(found)
     for sentence in found.words():
-        print(sentence)
-    print(f"{output / 'compare.html'}: the report")
+        say(sentence)
+    say(f"{output / 'compare.html'}: the report")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT, SEED
+from atomslim.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,11 +45,10 @@ def list_datasets(name: str | None = None, /, *, root: Path | None = None) -> No
         Folder of all datasets.
 
     """
-    from rich.console import Console
-
     from atomslim.data import registry
+    from atomslim.report.console import plain_console
 
-    console = Console()
+    console = plain_console()
     folder = registry.data_root(root)
     if name is None:
         for known in registry.names():
@@ -80,8 +81,8 @@ def download(name: str, /, *, root: Path | None = None) -> None:
     source = resolve(name, root)
     with _download_progress() as advance:
         files = fetch_all(source, advance)
-    print("\n".join(map(str, files)))
-    print(f"{source.info.title}, {source.info.licence}; please cite {source.info.citation}")
+    say("\n".join(map(str, files)))
+    say(f"{source.info.title}, {source.info.licence}; please cite {source.info.citation}")
 
 
 @data.command
@@ -91,7 +92,7 @@ def prepare(
     *,
     root: Path | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    processes: Annotated[int, COUNT] = 1,
     edges: Flag = False,
     force: Flag = False,
     option: Options = (),
@@ -126,17 +127,17 @@ def prepare(
         done = make(source, output, processes=processes, edges=edges, force=force, advance=advance)
     container = done.container
     speed = f"; {done.fresh} of them now, {done.fresh / done.seconds:.0f}/s" if done.fresh else "; it was there"
-    print(f"{container.path}: {len(container)} structures, {int(container.natoms.sum())} atoms{speed}")
+    say(f"{container.path}: {len(container)} structures, {int(container.natoms.sum())} atoms{speed}")
 
 
 @data.command
 def generate(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    structures: Annotated[int, Parameter(validator=Number(gte=1))] = 23_600,
+    structures: Annotated[int, COUNT] = 23_600,
     domains: str = "molecules,reactions,adsorbates,oxides",
-    seed: int = 0,
-    processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    seed: Annotated[int, SEED] = 0,
+    processes: Annotated[int, COUNT] = 1,
     resume: Flag = False,
 ) -> None:
     """Make a dataset from physics: molecules, reactions, adsorbates on metals and oxides, labelled by GFN-xTB.
@@ -170,7 +171,7 @@ def generate(
         made = make(output, counts, seed=seed, processes=processes, resume=resume, advance=advance)
     for name, done in made.domains.items():
         dropped = "".join(f"; {number} dropped: {reason}" for reason, number in done.dropped.items())
-        print(f"{made.container(name).path}: {done.written} structures in {done.groups} groups{dropped}")
+        say(f"{made.container(name).path}: {done.written} structures in {done.groups} groups{dropped}")
 
 
 @data.command
@@ -219,7 +220,7 @@ def check(
         split=None if split is None else Split.load(split),
         against=None if against is None else open_dataset(against, root),
     )
-    print(report)
+    say(str(report))
     checks.require_fit(report, name)
 
 
@@ -230,7 +231,7 @@ def show(
     *,
     root: Path | None = None,
     figure: Annotated[Path | None, Parameter(name=["--figure", "-f"])] = None,
-    limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    limit: Annotated[int | None, COUNT] = None,
     force: Flag = False,
     option: Options = (),
 ) -> None:
@@ -264,7 +265,7 @@ def show(
     result = shows.statistics(open_dataset(name, root, options=_options(option)), limit)
     if figure is not None:
         shows.save_figure(shows.figure(result), figure)
-    print(result.table())
+    say(result.table())
 
 
 def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -312,11 +313,17 @@ def _is_there(path: Path) -> bool:
 
 @contextmanager
 def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    from atomslim.report.console import plain_console
+
+    console = plain_console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -330,11 +337,12 @@ def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @contextmanager
 def _count_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from atomslim.report.console import plain_console
+
+    console = plain_console(stderr=True)
+    columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

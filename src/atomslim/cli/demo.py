@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT
 
 STEPS = (
     "Which blocks of atomslim-mini matter, on molecules, reactions, adsorbates and oxides (relevance)",
@@ -18,7 +19,7 @@ STEPS = (
 def demo(
     *,
     folder: Annotated[Path, Parameter(name=["--folder", "-o"])] = Path("demo"),
-    processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    processes: Annotated[int, COUNT] = 1,
 ) -> None:
     """Show the whole story on a small model, from the relevance of its blocks to a report, in about four minutes.
 
@@ -34,17 +35,16 @@ def demo(
         How many of the independent parts are worked on at once.
 
     """
-    from rich.console import Console
-
     from atomslim import compare, load
     from atomslim.errors import AtomslimError
     from atomslim.memory import keep_freed_memory
+    from atomslim.report.console import plain_console
     from atomslim.study.demo import compared, demo_options
     from atomslim.study.study import run_study
     from atomslim.study.summary import sentences
 
     keep_freed_memory()
-    console = Console()
+    console = plain_console()
     console.rule("atomslim-mini, made smaller")
     for number, step in enumerate(STEPS, start=1):
         console.print(f"{number}. {step}.", highlight=False)

@@ -6,6 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from atomslim.cli.numbers import FINITE, WHOLE
+from atomslim.errors import ConfigError
+from atomslim.terminal import say
+
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -17,8 +21,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     budget: str | None = None,
-    steps: int | None = None,
-    epochs: float | None = None,
+    steps: Annotated[int | None, WHOLE] = None,
+    epochs: Annotated[float | None, FINITE] = None,
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     strict: Flag = False,
@@ -56,14 +60,16 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings, tasked
+    from atomslim.cli.settings import nothing_named, read_settings, require_options, tasked
     from atomslim.train.cluster import require_as_many_processes
+    from atomslim.train.distill import DistillOptions
     from atomslim.train.distill import distill as run
     from atomslim.train.folder import begun
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "strict": strict or None}
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
     options = read_settings(config or begun(output, resume=resume), settings, given)
+    require_options(DistillOptions, options)
     small, full = options.pop("student", ""), options.pop("teacher", "")
     if not small or not full:
         usage = "name a student and a teacher: atomslim distill STUDENT TEACHER TASK=DATA -o FOLDER"
@@ -72,12 +78,14 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         options["tasks"] = named_tasks(tasked(data), options.get("tasks", ()))
     require_as_many_processes(options, os.environ)
     run(small, full, output=output, resume=resume, **options)
-    print(f"{output / 'best.safetensors'}: the best student")
+    say(f"{output / 'best.safetensors'}: the best student")
 
 
 def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
     """Put datasets named on the command line into the options of tasks, so that a resumed run knows them."""
     if isinstance(data, str):
         return [{"data": data}]
+    if not isinstance(known, list | tuple) or not all(isinstance(task, dict) and "name" in task for task in known):
+        raise ConfigError("options: tasks: write a list of options, each with a name")
     options = {task["name"]: task for task in known}
     return [{**options.get(name, {}), "name": name, "data": place} for name, place in data.items()]

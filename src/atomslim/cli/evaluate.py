@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT
+from atomslim.terminal import say
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -18,7 +20,7 @@ def evaluate(
     task: str | None = None,
     part: Literal["all", "train", "validation", "test"] = "all",
     split: Path | None = None,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 16,
+    batch_size: Annotated[int, COUNT] = 16,
     strict: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -46,12 +48,11 @@ def evaluate(
         Print JSON instead of a table.
 
     """
-    from rich.console import Console
-
     from atomslim.evaluation.evaluate import evaluate as measure
+    from atomslim.report.console import plain_console
 
     found = measure(model, data, task=task, part=part, split=split, batch_size=batch_size, strict=strict)
     if json:
-        print(json_format.dumps(found.as_dict(), indent=2))
+        say(json_format.dumps(found.as_dict(), indent=2))
         return
-    Console().print(found)
+    plain_console().print(found)

@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.numbers import FINITE, WHOLE
+from atomslim.terminal import say
+
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -16,8 +19,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     budget: str | None = None,
-    steps: int | None = None,
-    epochs: float | None = None,
+    steps: Annotated[int | None, WHOLE] = None,
+    epochs: Annotated[float | None, FINITE] = None,
     forces: Literal["conservative", "direct"] | None = None,
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
@@ -53,17 +56,19 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings
+    from atomslim.cli.settings import nothing_named, read_settings, require_options
     from atomslim.train.cluster import require_as_many_processes
+    from atomslim.train.finetune import FinetuneOptions
     from atomslim.train.finetune import finetune as run
     from atomslim.train.folder import begun
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "forces": forces, "data": data}
     given["model"] = None if model is None else str(model)
     options = read_settings(config or begun(output, resume=resume), settings, given)
+    require_options(FinetuneOptions, options)
     start, dataset = options.pop("model", ""), options.pop("data", "")
     if not start or not dataset:
         raise nothing_named("name a model and a dataset: atomslim finetune MODEL DATA -o FOLDER", output, resume=resume)
     require_as_many_processes(options, os.environ)
     run(start, dataset, output=output, resume=resume, **options)
-    print(f"{output / 'best.safetensors'}: the best model")
+    say(f"{output / 'best.safetensors'}: the best model")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.terminal import say
+
 
 def info(
     file: Path,
@@ -32,8 +34,8 @@ def info(
 
     description = describe(file, raw_weights=raw_weights)
     if json:
-        print(json_format.dumps(description.as_dict(), indent=2))
+        say(json_format.dumps(description.as_dict(), indent=2))
         return
-    from rich.console import Console
+    from atomslim.report.console import plain_console
 
-    Console().print(description)
+    plain_console().print(description)

@@ -7,15 +7,17 @@
 | 2 | a command line that makes no sense |
 | 130 | interrupted; a training has saved the step that ran |
 
-`ATOMSLIM_DEBUG=1` shows the traceback behind the line.
+`ATOMSLIM_DEBUG=1` shows the traceback behind the line. A fault of the program itself ends in such a line, too.
 """
 
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -35,7 +37,8 @@ from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
 from atomslim.cli.study import study
-from atomslim.errors import AtomslimError, AtomslimWarning
+from atomslim.errors import AtomslimError, AtomslimWarning, one_line, printable
+from atomslim.terminal import complete_streams
 
 app = App(
     name="atomslim",
@@ -71,12 +74,21 @@ _REMEDIES = {
     errno.ENOSPC: "free some space or write elsewhere",
     errno.EDQUOT: "free some space or write elsewhere",
     errno.EFBIG: "write elsewhere, or raise the limit on file sizes",
+    errno.ENOMEM: "free some memory, or raise the limit on it (ulimit -v)",
 }
+
+_OUT_OF_MEMORY = re.compile(r"allocate memory|failed to map segment|bad_alloc|bad allocation", re.IGNORECASE)
+"""What programs that are not Python's say when the system gives them no more."""
+
+_LONGEST = 2000
+"""Letters of an error: a value of thousands of letters, say, says no more."""
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit status."""
+    complete_streams()
     try:
+        _require_working_folder()
         with _warnings_in_one_line():
             app(sys.argv[1:] if tokens is None else tokens)
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
@@ -90,7 +102,19 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return _fail(_system_line(error) if isinstance(error, OSError) else str(error), status=1)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", status=130)
+    except Exception as error:  # whatever else it is: a user gets a line, and who looks for the fault the traceback
+        if os.environ.get("ATOMSLIM_DEBUG") == "1":
+            raise
+        return _fail(_unexpected_line(error), status=1)
     return 0
+
+
+def _require_working_folder() -> None:
+    """Raise an error with a remedy where the working folder is gone: a library might end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise AtomslimError("the working folder does not exist any more: change to another one") from error
 
 
 @contextmanager
@@ -100,7 +124,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
     def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
         ours = issubclass(category, AtomslimWarning)
-        return f"atomslim: warning: {message}\n" if ours else usual(message, category, *place, **line)
+        return f"atomslim: warning: {printable(str(message))}\n" if ours else usual(message, category, *place, **line)
 
     warnings.formatwarning = formatted
     try:
@@ -110,8 +134,17 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"atomslim: error: {' '.join(message.split())}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    print(f"atomslim: error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' …'}", file=sys.stderr)
     return status
+
+
+def _unexpected_line(error: Exception) -> str:
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return "out of memory: give less at once (--batch-size, --limit), free some, or raise the limit on it"
+    if isinstance(error, RecursionError):
+        return f"something is nested too deeply ({one_line(error)}): check the options and the file"
+    return f"unexpected {one_line(error)}: this is a fault of atomslim; ATOMSLIM_DEBUG=1 shows where, please report it"
 
 
 def _usage_line(error: CycloptsError) -> str:

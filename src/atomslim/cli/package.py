@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from atomslim.terminal import say
+
 
 def package(
     model: Path,
@@ -42,4 +44,4 @@ def package(
     require_output(output, read_from(model), force=force)
     found = run(model, output, task=task, device=device)
     close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"
-    print(f"{output}: {close}, for {found.structures} structures")
+    say(f"{output}: {close}, for {found.structures} structures")

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT
+from atomslim.terminal import say
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -17,13 +19,13 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     task: str | None = None,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 512,
+    batch_size: Annotated[int, COUNT] = 512,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["highest", "high", "fast"] | None = None,
     raw_weights: Flag = False,
     strict: Flag = False,
     form: Annotated[Literal["extxyz", "parquet"] | None, Parameter(name="--format")] = None,
-    shard_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    shard_size: Annotated[int | None, COUNT] = None,
     process: str | None = None,
     resume: Flag = False,
     force: Flag = False,
@@ -92,7 +94,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
             resume=resume,
             **common,
         )
-    print(f"{output}: {summary}")
+    say(f"{output}: {summary}")
 
 
 def _is_file(output: Path, for_folders: list[str]) -> bool:

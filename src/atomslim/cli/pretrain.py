@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.terminal import say
+
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -33,15 +35,17 @@ def pretrain(
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings
+    from atomslim.cli.settings import nothing_named, read_settings, require_options
     from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.folder import begun
+    from atomslim.train.pretrain import PretrainOptions
     from atomslim.train.pretrain import pretrain as run
 
     chosen = config or begun(output, resume=resume)
     if chosen is None:
         raise nothing_named("name a YAML file of options: atomslim pretrain CONFIG -o FOLDER", output, resume=resume)
     options = read_settings(chosen, settings, {})
+    require_options(PretrainOptions, options)
     require_as_many_processes(options, os.environ)
     run(options, output=output, resume=resume)
-    print(f"{output / 'best.safetensors'}: the best model")
+    say(f"{output / 'best.safetensors'}: the best model")

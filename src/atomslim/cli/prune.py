@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT, FINITE, SEED, WHOLE
+from atomslim.terminal import say
 
 if TYPE_CHECKING:
     from atomslim.models.block_model import BlockModel
@@ -16,19 +18,19 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     /,
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    blocks: int | None = None,
+    blocks: Annotated[int | None, WHOLE] = None,
     keep: str | None = None,
-    drop_lowest: int | None = None,
+    drop_lowest: Annotated[int | None, WHOLE] = None,
     max_params: str | None = None,
-    speedup: float | None = None,
+    speedup: Annotated[float | None, FINITE] = None,
     relevance: Path | None = None,
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
     realign: Literal["sliced", "random", "least-squares"] = "sliced",
     data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())] = (),
-    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
-    seed: int = 0,
-    neighbours: float | None = None,
+    limit: Annotated[int, COUNT] = 256,
+    batch_size: Annotated[int, COUNT] = 8,
+    seed: Annotated[int, SEED] = 0,
+    neighbours: Annotated[float | None, FINITE] = None,
     scan_neighbours: str | None = None,
     export: Path | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
@@ -183,29 +185,28 @@ def _cut(
 def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
     from atomslim.compress import choose
 
-    print(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}")
-    print(f"{choose.parameters(whole):,} parameters before, {choose.parameters(small):,} after")
+    say(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}")
+    say(f"{choose.parameters(whole):,} parameters before, {choose.parameters(small):,} after")
     if speed:
-        print(f"estimated to be {choose.flops(whole) / choose.flops(small):.2f} × as fast, by FLOPs counted on benzene")
+        say(f"estimated to be {choose.flops(whole) / choose.flops(small):.2f} × as fast, by FLOPs counted on benzene")
     for entry in small.history[len(whole.history) :]:
         if entry["operation"] == "keep blocks":
-            print(f"readout: {entry['realign']}")
+            say(f"readout: {entry['realign']}")
         else:
             before, after = entry["neighbours before"], entry["neighbours after"]
-            print("neighbours: " + ", ".join(f"{task} {before[task]} → {after[task]}" for task in after))
+            say("neighbours: " + ", ".join(f"{task} {before[task]} → {after[task]}" for task in after))
         for branch, fit in entry.get("fit", {}).items():
             where = f"{fit['rows held out']} held-out rows" if fit["rows held out"] else "the fitted rows"
-            print(
+            say(
                 f"{branch} readout: R² of the full model's pre-activations {fit['R2 sliced']:.4f} sliced, "
                 f"{fit['R2 fitted']:.4f} fitted, on {where} ({fit['structures']} structures, ridge {fit['ridge']:.0e})"
             )
 
 
 def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from atomslim.compress.neighbours import neighbour_scan
     from atomslim.errors import ConfigError
+    from atomslim.report.console import plain_console
 
     if structures is None:
         raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
@@ -214,10 +215,10 @@ def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | Non
     except ValueError as error:
         raise ConfigError(f"--scan-neighbours {numbers}: write numbers, as in 10,15,20") from error
     found = neighbour_scan(model, structures, counts, **options)
-    Console().print(found)
+    plain_console().print(found)
     if output is not None:
         found.write(output)
-        print(f"{output}: the same numbers")
+        say(f"{output}: the same numbers")
 
 
 def _list(blocks: tuple[int, ...]) -> str:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT, WEIGHT
+from atomslim.terminal import say
 
 
 def relevance(  # noqa: PLR0913 - what is scored, and how
@@ -13,9 +15,9 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
-    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
-    force_weight: float = 1.0,
+    limit: Annotated[int, COUNT] = 256,
+    batch_size: Annotated[int, COUNT] = 8,
+    force_weight: Annotated[float, WEIGHT] = 1.0,
     leave_out: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
@@ -49,13 +51,12 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         Write over files that are there already; what this command wrote earlier is replaced without it.
 
     """
-    from rich.console import Console
-
     from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import tasked
     from atomslim.compress.relevance import block_relevance
     from atomslim.compress.relevance_report import FILES
     from atomslim.models.model_file import load
+    from atomslim.report.console import plain_console
 
     own = has_report({"blocks", "mix", "agreement", "tasks"}, "relevance.json")
     require_folder(output, FILES, read_from(model, *data), force=force, own=own)
@@ -69,5 +70,5 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         strict=strict,
     )
     found.write(output)
-    Console().print(found)
-    print(f"{output}: relevance.json, relevance.csv, relevance.png")
+    plain_console().print(found)
+    say(f"{output}: relevance.json, relevance.csv, relevance.png")

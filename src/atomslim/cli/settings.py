@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from atomslim.errors import ConfigError
+from atomslim.errors import ConfigError, one_line
+from atomslim.parsing import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from atomslim.models.block_model import BlockModel
 
 
@@ -22,9 +23,15 @@ def read_settings(path: Path | None, overrides: Iterable[str], given: Mapping[st
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator or not name:
-            raise ConfigError(f"--set {override}: write NAME=VALUE, as in optimiser.learning_rate=1e-4")
+            raise ConfigError(f"--set {override[:60]}: write NAME=VALUE, as in optimiser.learning_rate=1e-4")
+        if given.get(name) is not None:
+            raise ConfigError(f"--set {name}: is given as an option of its own, too: give it once")
         _put(settings, name.split("."), _value(text))
     return settings | {name: value for name, value in given.items() if value is not None}
+
+
+_NAMED = ("model", "data", "student", "teacher", "validation_data", "test_data")
+"""Options that name a file or a dataset."""
 
 
 def nothing_named(usage: str, output: Path, *, resume: bool) -> ConfigError:
@@ -33,11 +40,8 @@ def nothing_named(usage: str, output: Path, *, resume: bool) -> ConfigError:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigError(f"{path}: holds no options: write NAME: VALUE in every line")
     return content
 
@@ -54,9 +58,22 @@ def _put(settings: dict[str, Any], names: list[str], value: Any) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise ConfigError(f"--set …={text[:40]}…: is no list or table: {one_line(error)}") from error
         return text
+
+
+def require_options(kind: "type[BaseModel]", options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for names that are no options of an operation, or files and datasets that are no texts."""
+    from atomslim.train.problems import unknown
+
+    for name, value in options.items():
+        if name not in kind.model_fields:
+            raise ConfigError(f"options: {unknown(name, (name,), kind)}")
+        if name in _NAMED and not isinstance(value, str):
+            raise ConfigError(f"options: {name}: give the name of a file or dataset")
 
 
 def tasked(texts: Sequence[str]) -> str | dict[str, str]:
@@ -92,7 +109,10 @@ def byte_count(option: str, text: str) -> int:
     if match is None:
         raise ConfigError(f"{option} {text}: write an amount of memory, as in 16GiB or 500MB")
     power = "kmgt".find(match[2]) + 1 if match[2] else 0
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    amount = float(match[1]) * (1024 if match[3] else 1000) ** power
+    if amount > 2**63:
+        raise ConfigError(f"{option} {text[:40]}: no computer has so much memory")
+    return int(amount)
 
 
 def on_device(path: Path, device: str) -> "BlockModel":

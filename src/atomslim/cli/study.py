@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
+
+from atomslim.cli.numbers import COUNT
+from atomslim.terminal import say
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -14,7 +16,7 @@ def study(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    processes: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    processes: Annotated[int, COUNT] = 1,
     no_wait: Flag = False,
     report_only: Flag = False,
 ) -> None:
@@ -46,7 +48,7 @@ def study(
     options = read_study(config)
     results = run_study(options, output, report_only=report_only, processes=processes, wait=not no_wait)
     states = list(results.board.states().values())
-    print(f"{output / 'report.html'}: {states.count('done')} of {len(states)} cells are finished")
+    say(f"{output / 'report.html'}: {states.count('done')} of {len(states)} cells are finished")
     failed = [cell.name for cell, state in results.board.states().items() if state == "failed"]
     if failed:
         raise AtomslimError(

@@ -3,7 +3,6 @@
 Blocks have the numbers of the original model everywhere, a model that was cut before included.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from atomslim.compress.prune import first_blocks, places_of
 from atomslim.compress.relevance_report import Relevance
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
+from atomslim.parsing import parse_json
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -101,7 +101,7 @@ def removal_order(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         return {"blocks": list(content["blocks"]), "mix": dict(content["mix"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: holds no relevance of blocks: write it with atomslim relevance") from error
@@ -165,8 +165,8 @@ def parse_count(text: str) -> int:
     """Understand 110M, 1.2B, 500k or 1000000; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", text.strip().lower())
     if match is None:
-        raise ConfigError(f"{text!r} is no number of parameters: write 110M, 1.2B or 500k")
-    return round(float(match[1]) * _UNITS[match[2]])
+        raise ConfigError(f"{text[:40]!r} is no number of parameters: write 110M, 1.2B or 500k")
+    return round(min(float(match[1]) * _UNITS[match[2]], 2.0**63))
 
 
 def _named(model: BlockModel, text: str) -> tuple[int, ...]:
@@ -174,7 +174,7 @@ def _named(model: BlockModel, text: str) -> tuple[int, ...]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"blocks {text!r}: write their numbers, as in 1,2,3,5") from error
+        raise ConfigError(f"blocks {text[:60]!r}: write their numbers, as in 1,2,3,5") from error
     return tuple(model.block_ids[place - 1] for place in places_of(model, numbers))
 
 

@@ -34,7 +34,7 @@ from atomslim.models.losses import LossSum
 class Weights(BaseModel):
     """Weights of the parts of the distillation loss."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     forces: float = Field(default=10.0, ge=0, description="of forces")
     energy: float = Field(default=1.0, ge=0, description="of energies and other numbers of structures")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from atomslim.evaluation.accuracy import PER_ATOM, Errors
 from atomslim.files import atomic_files, atomic_write
+from atomslim.report.cells import plain_row
 
 Numbers = NDArray[np.float64]
 
@@ -134,7 +135,7 @@ class Relevance:
         with atomic_files(folder, FILES) as temporary:
             temporary["relevance.json"].write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
             with temporary["relevance.csv"].open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([header, *rows])
+                csv.writer(file).writerows(map(plain_row, [header, *rows]))
             draw(self).savefig(temporary["relevance.png"], format="png", dpi=150)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

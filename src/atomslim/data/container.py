@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.record import decode
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import ConfigError, DataError, one_line
+from atomslim.parsing import parse_json
 
 SUFFIX = ".samples"
 """Ending of a container's name."""
@@ -82,11 +83,25 @@ class Container:
             count, text, index, start = _read_front(self.path, file)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = memoryview(self._map)
-        self.metadata: dict[str, Any] = json.loads(text)
+        self.metadata: dict[str, Any] = parse_json(text)
         self.checksum: str = hashlib.sha256(text + index).hexdigest()
-        self.index = _parse_index(index, count, self.metadata["columns"])
+        try:
+            self.index = _parse_index(index, count, self.metadata["columns"])
+            self._require_sense(start)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise DataError(f"{self.path}: the index makes no sense ({one_line(error)}): {_REMEDY}") from error
         bounds = np.concatenate([[0], self.index.end]).astype(np.int64) + start
         self._bounds, self._crc = bounds.data, np.asarray(self.index.crc, dtype=np.uint32).data  # quicker to look up
+
+    def _require_sense(self, start: int) -> None:
+        """Raise ValueError for an index that is whole, and yet not that of these records."""
+        end, group, names = self.index.end, self.index.group, self.metadata["groups"]
+        if not all(isinstance(name, str) for name in [*names, *self.metadata["targets"], *self.index.extra]):
+            raise ValueError("names are no texts")
+        if len(end) and (np.diff(end, prepend=0).min() < 0 or start + int(end[-1]) > len(self._map)):
+            raise ValueError("records lie outside the file")
+        if len(group) and not 0 <= group.min() <= group.max() < len(names):
+            raise ValueError("a group without a name")
 
     def __len__(self) -> int:
         """Number of structures."""
@@ -98,7 +113,12 @@ class Container:
         record = self._bytes[self._bounds[number] : self._bounds[number + 1]]
         if zlib.crc32(record) != self._crc[number]:
             raise DataError(f"{self.path}: record {number} (counting from 0) is broken (wrong checksum): {_REMEDY}")
-        return decode(record)
+        try:
+            return decode(record)
+        except (ValueError, struct.error, IndexError, OverflowError, MemoryError) as error:
+            raise DataError(
+                f"{self.path}: record {number} (counting from 0) makes no sense ({one_line(error)}): {_REMEDY}"
+            ) from error
 
     def __iter__(self) -> Iterator[Sample]:
         """Read all structures in order."""
@@ -179,9 +199,11 @@ def _read_front(path: Path, file: BinaryIO) -> tuple[int, bytes, bytes, int]:
 
 def _table_length(text: bytes, count: int, path: Path) -> int:
     try:
-        extra = len(json.loads(text)["columns"])
+        extra = len(parse_json(text)["columns"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: the description is broken or cut off, no record can be read: {_REMEDY}") from error
+    if count > 2**40:
+        raise DataError(f"{path}: announces {count} structures: {_REMEDY}")
     sizes = [np.dtype(kind).itemsize * count for kind in _COLUMNS.values()]
     return sum(size + -size % 8 for size in sizes) + 8 * count * extra
 

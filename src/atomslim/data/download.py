@@ -27,6 +27,7 @@ from atomslim.data.info import RemoteFile
 from atomslim.data.registry import Source
 from atomslim.errors import ConfigError, DataError
 from atomslim.files import atomic_write
+from atomslim.parsing import parse_json
 
 OFFLINE_VARIABLE = "ATOMSLIM_OFFLINE"
 """Environment variable; when it is 1, nothing is downloaded."""
@@ -187,7 +188,7 @@ def _remember(part: Path, response: HTTPResponse) -> None:
 
 def _version(part: Path) -> str | None:
     try:
-        return str(json.loads(_note(part).read_text(encoding="utf-8"))["version"]) or None
+        return str(parse_json(_note(part).read_text(encoding="utf-8"))["version"]) or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,6 +1,7 @@
 """Reading LMDB files: one handle for each file and process, records by key."""
 
 import os
+import re
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,16 @@ class LmdbFile:
                 return transaction.get(key)
         except data_package("lmdb").Error as error:
             raise DataError(f"{self.path}: {_reason(error)}: copy or download the file again") from error
+
+    def numbers(self) -> list[int]:
+        """Return the keys that are whole numbers from 1 on, ascending; raises DataError for a damaged file."""
+        environment = self._environment()
+        try:
+            with environment.begin() as transaction:
+                keys = list(transaction.cursor().iternext(keys=True, values=False))
+        except data_package("lmdb").Error as error:
+            raise DataError(f"{self.path}: {_reason(error)}: copy or download the file again") from error
+        return sorted(int(key) for key in keys if re.fullmatch(rb"[1-9]\d{0,17}", key))
 
     @property
     def entries(self) -> int:

@@ -34,7 +34,7 @@ SMALLEST_STD = 1e-12
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TargetScale(_Frozen):

@@ -258,11 +258,11 @@ def _numbered(groups: Sequence[str]) -> tuple[int, Indices]:
 
 
 def _read_indices(path: Path) -> Indices:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
         return np.array([int(row[-1]) for row in rows], dtype=np.int64)
-    except ValueError as error:
+    except (ValueError, OverflowError, csv.Error) as error:  # of its letters, too
         raise DataError(f"{path}: expected one number in each line: {error}; check that it is an index file") from error
 
 

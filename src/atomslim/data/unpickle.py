@@ -5,30 +5,28 @@ answered here by something of ours that only stores or rebuilds numbers; a file 
 with the name in the message. Tensors and arrays come out as numpy arrays, graph objects as `Graph`.
 
 Tensors inside such pickles are pickles again: `torch.storage._load_from_bytes` loads them, and torch's own function
-would run whatever is hidden there. Ours lets torch's restricted loader (`weights_only=True`) read them, unless they are
-byte for byte what `torch.save` writes for a storage: then the numbers are taken from their place, ten times as fast.
+would run whatever is hidden there. Ours reads them as a file of `torch.save`, unless they are byte for byte what it
+writes for a storage: then the numbers are taken from their place, ten times as fast.
 """
 
-import io
 import math
 import os
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from atomslim.errors import DataError
+from atomslim.errors import DataError, one_line, printable
+from atomslim.unpickle.arrays import ARRAYS, plain
+from atomslim.unpickle.program import Function, Inert, Ordered, RefusedError, unpickled
+from atomslim.unpickle.torch_file import Storage, parse_pt
 
 MOST_EXPANDED = 2**20
 """Numbers that a tensor may show beyond those it stores (an expanded one): more is no structure but an attack."""
-
-NUMBER_KINDS = "biuf"
-"""Kinds of numpy types that are real numbers: some of the others can hold objects."""
 
 PLAIN_STORAGE = re.compile(
     rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\.\x80\x02}q\x00\("
@@ -48,15 +46,6 @@ STORAGE_TYPES: dict[bytes, np.dtype[Any]] = {
     b"IntStorage": np.dtype("<i4"),
     b"BoolStorage": np.dtype("?"),
 }
-
-
-class _Inert:
-    """Ignores the state that a pickle sets on it; without this a pickle could change our own functions."""
-
-    __slots__ = ()
-
-    def __setstate__(self, *_state: object) -> None:
-        pass
 
 
 class _Stateful:
@@ -100,72 +89,24 @@ class Graph(_Stateful):
         return {str(name): plain(value) for name, value in content.items() if value is not None}
 
 
-class _Mapping(dict[Any, Any], _Inert):
-    """Stands in for OrderedDict."""
-
-
-class _Unused(_Inert):
+class _Unused(Inert):
     """Stands in for classes that are only mentioned."""
 
     __slots__ = ()
 
 
-class _NumberType(_Inert):
-    """Stands in for numpy's dtype: a type of numbers, and its byte order, which arrives as its state."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, text: object, *_flags: object) -> None:
-        self.dtype = np.dtype(text if isinstance(text, str) else "O")
-        if self.dtype.kind not in NUMBER_KINDS:
-            raise pickle.UnpicklingError("an array of something else than numbers")
-
-    def __setstate__(self, *state: object) -> None:
-        match state:
-            case ((_version, "<" | ">" as order, *_rest),):
-                self.dtype = self.dtype.newbyteorder(order)
-
-
-class _Array(_Inert):
-    """Stands in for a numpy array, whose content arrives as its state."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: NDArray[Any] = np.empty(0)
-
-    def __setstate__(self, *state: object) -> None:
-        match state:
-            case ((_version, tuple(shape), _NumberType() as kind, fortran, bytes(content)),):
-                numbers = np.frombuffer(content, dtype=kind.dtype)
-                self.value = numbers.reshape(shape, order="F" if fortran else "C").copy()
-            case _:
-                raise pickle.UnpicklingError("an array that is not described by numbers")
-
-
-class _Function(_Inert):
-    """One of the functions below, in a shell on which a pickle can set nothing."""
-
-    __slots__ = ("run",)
-
-    def __init__(self, run: Any) -> None:
-        self.run = run
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.run(*arguments)
-
-
 def _load_storage(content: object) -> NDArray[Any]:
-    """Read the stream of a tensor's storage with torch's restricted loader."""
+    """Read the stream of a tensor's storage."""
     if not isinstance(content, bytes):
         raise pickle.UnpicklingError("a storage that is no bytes")
     numbers = _plain_storage(content)
     if numbers is not None:
         return numbers
-    storage = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    if not isinstance(storage, torch.storage.TypedStorage):
+    storage = parse_pt(content)
+    if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("something else in the place of a storage")
-    return torch.empty(0, dtype=storage.dtype).set_(storage).numpy()
+    array: NDArray[Any] = storage.numbers().numpy()
+    return array
 
 
 def _plain_storage(content: bytes) -> NDArray[Any] | None:
@@ -193,19 +134,6 @@ def _rebuild_tensor(storage: object, offset: int, shape: tuple[int, ...], stride
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps) if count else np.empty(shape, storage.dtype)
 
 
-def _numpy_scalar(kind: object, content: object) -> Any:
-    if not isinstance(kind, _NumberType) or not isinstance(content, bytes):
-        raise pickle.UnpicklingError("a number that is not described by bytes")
-    return np.frombuffer(content, dtype=kind.dtype, count=1)[0]
-
-
-def _encode(text: object, encoding: object) -> bytes:
-    """Give the bytes that old protocols write as text."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("a text in the place of bytes")
-    return text.encode("latin1")
-
-
 def _new_graph(kind: object, *_: object) -> _Stateful:
     """Make the object that `copyreg._reconstructor` makes in old protocols."""
     if kind is Graph or kind is _Storage:
@@ -218,55 +146,44 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_geometric.data.data", "DataEdgeAttr"): _Unused,
     ("torch_geometric.data.data", "DataTensorAttr"): _Unused,
     ("torch_geometric.data.storage", "GlobalStorage"): _Storage,
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-    ("torch.storage", "_load_from_bytes"): _Function(_load_storage),
-    ("collections", "OrderedDict"): _Mapping,
-    ("numpy", "dtype"): _NumberType,
-    ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _Function(_encode),
-    **{
-        (module, name): _Function(function)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, function in (("scalar", _numpy_scalar), ("_reconstruct", lambda *_: _Array()))
-    },
-    **{(module, "_reconstructor"): _Function(_new_graph) for module in ("copyreg", "copy_reg")},
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
+    ("torch.storage", "_load_from_bytes"): Function(_load_storage),
+    ("collections", "OrderedDict"): Ordered,
+    **ARRAYS,
+    **{(module, "_reconstructor"): Function(_new_graph) for module in ("copyreg", "copy_reg")},
     **{(module, "object"): _Unused for module in ("builtins", "__builtin__")},
 }
 """What stands for each global name; old protocols use the module names of Python 2."""
 
 
-class _RefusedError(pickle.UnpicklingError):
-    """A name that is not on the list."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds containers, numbers, texts, arrays and graph objects; imports nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a global name."""
-        if (module, name) not in _ALLOWED:
-            raise _RefusedError(f"{module}.{name}")
-        return _ALLOWED[module, name]
-
-
 def load(path: str | os.PathLike[str]) -> Any:
     """Return what a pickle file holds; see `loads`. Raises DataError also for a file that cannot be opened."""
     try:
-        with Path(path).open("rb") as file:
-            return _load(file, str(path))
+        content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}): check the path") from error
+    return loads(content, str(path))
 
 
 def loads(content: bytes, place: str) -> Any:
     """Return what a pickle holds; nothing in it is executed and nothing that it names is imported.
 
     Raises:
-        DataError: a name that graph datasets do not need (nothing has been run then), or a pickle that is cut off or
-            damaged; names `place`.
+        DataError: a name that graph datasets do not need (nothing has been run then), or a pickle that is cut off,
+            damaged, or asks for more memory than its length explains; names `place`.
 
     """
-    return _load(io.BytesIO(content), place)
+    try:
+        return unpickled(content, _ALLOWED)[0]
+    except RefusedError as error:
+        name = printable(" ".join(str(error).split()))[:200]
+        raise DataError(
+            f"{place}: refused, as it names {name}, which no graph dataset needs; nothing was run: "
+            "get the file from its original source"
+        ) from error
+    # a damaged pickle can raise anything
+    except Exception as error:
+        raise DataError(f"{place}: cut off or damaged ({one_line(error)}): download it again") from error
 
 
 def graph_fields(graph: object, place: str) -> dict[str, Any]:
@@ -279,11 +196,6 @@ def graph_fields(graph: object, place: str) -> dict[str, Any]:
         raise DataError(f"{place}: {error}: download the file again") from error
 
 
-def plain(value: Any) -> Any:
-    """Return the numpy array that an unpickled array stands for; any other value as it is."""
-    return getattr(value, "value", None) if isinstance(value, _Array) else value
-
-
 def plain_dictionary(content: object, place: str) -> Mapping[Any, Any]:
     """Give an unpickled dictionary with its arrays; raises DataError, naming `place`, for anything else."""
     if not isinstance(content, dict):
@@ -292,19 +204,4 @@ def plain_dictionary(content: object, place: str) -> Mapping[Any, Any]:
 
 
 def _kind(value: object) -> str:
-    return type(value).__name__.lstrip("_").lower()
-
-
-def _load(file: IO[bytes], place: str) -> Any:
-    try:
-        return _Unpickler(file).load()
-    except _RefusedError as error:
-        name = " ".join(str(error).split())
-        raise DataError(
-            f"{place}: refused, as it names {name}, which no graph dataset needs; nothing was run: "
-            "get the file from its original source"
-        ) from error
-    # a damaged pickle can raise anything
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DataError(f"{place}: cut off or damaged ({reason}): download it again") from error
+    return "mapping" if isinstance(value, Ordered) else type(value).__name__.lstrip("_").lower()

@@ -27,6 +27,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
 from atomslim.report import page
+from atomslim.report.cells import plain_rows
 from atomslim.report.page import TextTable, number
 
 AnyModel: TypeAlias = BlockModel | str | os.PathLike[str]
@@ -154,7 +155,7 @@ class Comparison:
 
     def csv(self) -> str:
         """Write one line of plain numbers per model, in SI units, eV and Å as the heads of the columns say."""
-        rows = [model.row() for model in self.models]
+        rows = plain_rows(model.row() for model in self.models)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 from torch import nn
@@ -18,6 +18,7 @@ from atomslim.models.family import family_of
 from atomslim.models.metadata import Metadata
 from atomslim.models.model_file import load
 from atomslim.models.scope import NOTED
+from atomslim.report.console import plain_console
 
 CONVENTION = "Parameters are the weights that training changes; fitted scale factors and other buffers are not counted."
 
@@ -50,7 +51,7 @@ class Description:
 
     def render(self, width: int = 100) -> str:
         """Return the tables as plain text."""
-        console = Console(width=width, no_color=True)
+        console = plain_console(width=width, no_color=True)
         with console.capture() as capture:
             console.print(self)
         return capture.get()

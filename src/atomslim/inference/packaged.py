@@ -1,6 +1,5 @@
 """The ASE calculator of packages, see `atomslim.inference.package`."""
 
-import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,17 @@ from atomslim.atoms import Pairs, from_ase
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.neighbours import update_distances, within
 from atomslim.errors import AtomslimError, CheckpointError, StructureError
+from atomslim.files import DAMAGED_ZIP
 from atomslim.inference.calculator import Calculator, CandidatePairs
 from atomslim.inference.package import ENTRY, FORMAT
 from atomslim.inference.program import inputs_of
 from atomslim.models.registry import family
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
+from atomslim.parsing import parse_json
+
+LONGEST_NOTE = 2**24
+"""Bytes of what a package says of itself."""
 
 ANEW = "make it anew with atomslim package"
 
@@ -123,8 +127,11 @@ def describe_package(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith(".wrapper_metadata.json"))
-            found: dict[str, Any] = json.loads(json.loads(archive.read(name))[ENTRY])
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            if archive.getinfo(name).file_size > LONGEST_NOTE:
+                raise ValueError("too long")  # noqa: TRY301
+            found = dict(parse_json(parse_json(archive.read(name))[ENTRY]))
+    # zip archives of others, and damaged ones, can raise anything
+    except (*DAMAGED_ZIP, KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"{path}: is no package of atomslim: {ANEW}") from error
     return found
 

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 from ase import Atoms
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.precision import Policy
 from atomslim.models.scope import Watch
+from atomslim.report.console import plain_console
 
 Device = Literal["cpu", "cuda"]
 
@@ -279,8 +279,8 @@ def require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None
 @contextmanager
 def shown_progress(*, shown: bool) -> Iterator[Callable[[int], None]]:
     """Give a function that counts predicted structures on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} structures"), TimeElapsedColumn())
+    console = plain_console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} structures", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task: TaskID = bar.add_task("predict", total=None)
         yield lambda structures: bar.advance(task, structures)

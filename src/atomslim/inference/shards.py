@@ -35,6 +35,7 @@ from atomslim.models.model_file import load
 from atomslim.models.precision import DEFAULT, Policy
 from atomslim.models.registry import located
 from atomslim.models.tasks import Task
+from atomslim.parsing import parse_json
 
 Format = Literal["extxyz", "parquet"]
 
@@ -290,7 +291,7 @@ def _write_note(path: Path, identity: dict[str, Any]) -> None:
 def _require_same(folder: Path, identity: dict[str, Any]) -> None:
     """Compare with the note; raises ConfigError that names the first difference."""
     try:
-        before = dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+        before = dict(parse_json((folder / NOTE).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{folder / NOTE}: cannot be read: name another folder") from error
     for key, value in identity.items():

@@ -6,13 +6,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atomslim.errors import ConfigError
 
+LONGEST_CUTOFF = 1000.0
+"""Å: a longer cutoff is a mistake."""
+
+MOST = 10**6
+"""More neighbours of an atom are no cap."""
+
 
 class GraphSettings(BaseModel):
     """The cutoff within which atoms are neighbours, and how many of them are kept, where a family caps their number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    cutoff: float = Field(gt=0, allow_inf_nan=False, description="Atoms within this distance in Å are neighbours.")
+    cutoff: float = Field(gt=0, le=LONGEST_CUTOFF, description="Atoms within this distance in Å are neighbours.")
 
     @property
     def neighbours(self) -> int | None:

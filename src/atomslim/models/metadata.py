@@ -1,7 +1,6 @@
 """What a model says of itself in a file, beside its tensors."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 
 import pydantic
 import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
 from atomslim import __version__
-from atomslim.errors import CheckpointError, ConfigError
+from atomslim.errors import CheckpointError, ConfigError, one_line
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Family, family_of
 from atomslim.models.registry import family
 from atomslim.models.tasks import Task
+from atomslim.parsing import parse_json
 
 FORMAT_VERSION = 2
 """Raised by one whenever older files need a step of `UPGRADES` to be read."""
@@ -36,7 +36,7 @@ UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
 class Metadata(BaseModel):
     """Everything besides tensors that a model consists of, and where it comes from."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     format_version: int
     family: str
@@ -46,6 +46,13 @@ class Metadata(BaseModel):
     history: list[dict[str, Any]]
     units: dict[str, str]
     versions: dict[str, str]
+
+    @field_validator("block_ids")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(low >= high for low, high in zip((0, *value), value, strict=False)):
+            raise ValueError(f"block numbers {list(value)[:20]} are not ascending from 1 on")
+        return value
 
     @classmethod
     def of(cls, model: BlockModel) -> "Metadata":
@@ -68,7 +75,7 @@ class Metadata(BaseModel):
         if not isinstance(text, str):
             raise CheckpointError(f"{where}: what it says of its model is no text; copy it again")
         try:
-            content: Any = json.loads(text)
+            content: Any = parse_json(text)
             version = content["format_version"]
             if version > FORMAT_VERSION:
                 raise CheckpointError(_too_new(content, where))
@@ -76,7 +83,7 @@ class Metadata(BaseModel):
                 content = UPGRADES[step](content)
                 content = _family_in(content, where).upgrade(content, step)
             return cls.model_validate(_typed(content, _family_in(content, where)))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             problem = first_problem(error)
             raise CheckpointError(f"{where}: what it says of its model is damaged: {problem}; copy it again") from error
 
@@ -125,7 +132,7 @@ def versions(of: Family | None = None) -> dict[str, str]:
 def first_problem(error: Exception) -> str:
     """Return the first of a validation's complaints in one line."""
     if not isinstance(error, pydantic.ValidationError):
-        return " ".join(str(error).split())
+        return one_line(error)
     first = error.errors(include_url=False, include_context=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 

@@ -154,7 +154,7 @@ def _read(path: str | os.PathLike[str]) -> BlockModel:
     of = family(metadata.family)
     of.require_package()
     try:
-        model = _empty(metadata, where)
+        model = _empty(metadata, where, len(tensors))
         require_fit(where, {name: tensor.shape for name, tensor in model.state_dict().items()}, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_other_version(metadata, of)}") from error
@@ -190,8 +190,12 @@ def _metadata(entries: dict[str, str] | None, where: str) -> Metadata:
     return Metadata.parse(entries[ENTRY], where)
 
 
-def _empty(metadata: Metadata, where: str) -> BlockModel:
-    """Return the model without its weights."""
+def _empty(metadata: Metadata, where: str, tensors: int) -> BlockModel:
+    """Return the model without its weights; one that must have far more tensors than the file is not built."""
+    if (least := family(metadata.family).least_tensors(metadata.config)) > tensors + 1000:
+        raise CheckpointError(
+            f"{where}: says that its model has {least} tensors or more, and has {tensors}: copy it again"
+        )
     try:
         model = family(metadata.family).build(metadata.config, metadata.tasks)
     except (ConfigError, ValueError) as error:

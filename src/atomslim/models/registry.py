@@ -15,7 +15,7 @@ from pathlib import Path
 
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.models.family import Family
-from atomslim.models.unpickle import read_pt
+from atomslim.unpickle.torch_file import read_pt
 
 GROUP = "atomslim.families"
 

@@ -18,7 +18,7 @@ class Target(BaseModel):
     numbers of their own: they are derivatives of the task's physical energy.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="key of the prediction: energy, forces, or the property's name")
     kind: TargetKind = Field(description="which head computes it")
@@ -31,13 +31,13 @@ class Target(BaseModel):
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        return _plain_name(name)
+        return plain_name(name)
 
 
 class Task(BaseModel):
     """A named set of targets that one data set defines, with the graphs its structures are given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="name by which the task is chosen")
     targets: tuple[Target, ...] = Field(min_length=1, description="what is predicted")
@@ -46,7 +46,7 @@ class Task(BaseModel):
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        return _plain_name(name)
+        return plain_name(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Task":
@@ -104,9 +104,12 @@ def matching(target: Target, old: Task) -> Target:
     return (same or candidates)[0]
 
 
-def _plain_name(name: str) -> str:
-    if not name or "." in name or hasattr(nn.ModuleDict, name):
-        raise ValueError(f"name {name!r}: give one without a dot (it separates names in files) that torch does not use")
+def plain_name(name: str) -> str:
+    """Return the name of a task or target; raises ValueError for one that means something in files or to torch."""
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"name {name[:60]!r}: give one without a dot (it separates names in files) that torch does not use"
+        )
     if not name.isprintable() or "/" in name or "\\" in name:
-        raise ValueError(f"name {name!r}: give one without / and \\, for files are named after it")
+        raise ValueError(f"name {name[:60]!r}: give one without / and \\, for files are named after it")
     return name

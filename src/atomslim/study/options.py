@@ -2,17 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atomslim.errors import ConfigError
-from atomslim.models.metadata import first_problem
 from atomslim.models.registry import located
+from atomslim.parsing import read_yaml
 from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, TaskOptions, validated
+from atomslim.train.problems import problem_of
 
 Realign = Literal["sliced", "random", "least-squares"]
 Start = Literal["sliced", "least-squares"]
@@ -23,7 +23,7 @@ DISTILLED: dict[Start, Strategy] = {"sliced": "distilled", "least-squares": "lea
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class DistillationOptions(BaseModel):
@@ -76,10 +76,10 @@ class StudyOptions(_Options):
     title: str = Field(default="Block reduction", description="title of the report")
     model: str = Field(description="file of the full model; $NAME stands for an environment variable")
     mix: tuple[TaskOptions, ...] = Field(default=(), description="the model's pre-training tasks with their datasets")
-    blocks: tuple[int, ...] = Field(
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(5, 4, 3, 2), min_length=1, description="blocks that are kept, from the first"
     )
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     realign: tuple[Realign, ...] = Field(default=("sliced", "random", "least-squares"), min_length=1)
     calibration: int = Field(default=256, ge=1, description="structures of each task for least squares")
     relevance: int = Field(default=128, ge=0, description="structures of each task for relevance; 0: none")
@@ -130,9 +130,6 @@ def _require_options(where: str, kind: type[RunOptions], values: dict[str, Any])
 def read_study(path: Path) -> StudyOptions:
     """Read a study's YAML; raises ConfigError with the first problem in one line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return StudyOptions.model_validate(content)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+        return StudyOptions.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error).removeprefix(': ').replace('Value error, ', '')}") from error
+        raise ConfigError(f"{path}: {problem_of(error, StudyOptions)}") from error

@@ -1,9 +1,9 @@
 """What a run of fine-tuning came to: errors of its best model, its price, and its learning curve."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from atomslim.parsing import parse_json
 from atomslim.train.folder import RunFolder
 
 _PRICE = ("parameters", "steps", "epochs", "training_seconds")
@@ -14,7 +14,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
     `curve` has a row for each validation: seconds of training, steps, and target → mean absolute error.
     """
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary = parse_json((run / "summary.json").read_text(encoding="utf-8"))
     validations = [row for row in RunFolder(run).metrics() if "score" in row]
     best = min(validations, key=lambda row: row["score"])
     errors = {row["target"]: _errors(row, best[_column(row)]) for row in summary["rows"]}

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from atomslim.errors import AtomslimError
 from atomslim.files import atomic_write, locked, tidy
+from atomslim.parsing import parse_json
 from atomslim.study.cells import Cell
 
 State = Literal["done", "failed", "running", "waiting", "blocked"]
@@ -47,7 +48,7 @@ class Board:
         path = self.place(cell) / "result.json"
         if not path.is_file():
             return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         return found
 
     def error(self, cell: Cell) -> str:

@@ -40,6 +40,7 @@ from atomslim.data.mixing import Mixture, TaskData
 from atomslim.evaluation.batches import batches
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel, Trace
+from atomslim.parsing import parse_json
 from atomslim.train.feed import ordered_batches
 from atomslim.train.options import RunOptions
 from atomslim.train.origin import model_digest
@@ -130,8 +131,11 @@ def _front(path: Path) -> tuple[int, dict[str, Any]]:
         if not tail.endswith(_MAGIC) or len(tail) < _TAIL.size:
             return 0, {}
         count, length, _ = _TAIL.unpack(tail)
-        file.seek(size - _TAIL.size - length)
-        return count, json.loads(file.read(length))
+        file.seek(max(size - _TAIL.size - length, 0))
+        try:
+            return count, dict(parse_json(file.read(length)))
+        except (ValueError, TypeError):
+            return 0, {}
 
 
 def labelled_by(teacher: BlockModel, part: TaskData, task: str, batch_size: int) -> Dataset:

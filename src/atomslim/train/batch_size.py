@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 import torch
-import yaml
 from torch import Tensor
 
 from atomslim.benchmarking.speed import peak_memory
@@ -23,6 +22,7 @@ from atomslim.data.mixing import BatchSampler, Mixture
 from atomslim.errors import ConfigError
 from atomslim.memory import free_memory
 from atomslim.models.block_model import BlockModel
+from atomslim.parsing import read_yaml
 from atomslim.train.folder import RunFolder
 from atomslim.train.module import Labels, Objective
 from atomslim.train.options import RunOptions
@@ -140,7 +140,7 @@ def largest_cost(probe: Probe, meter: Meter, share: float, kept: int) -> int:
 def _noted(folder: RunFolder) -> int | None:
     if not folder.has_run:
         return None
-    noted = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8")).get("batch_cost")
+    noted = dict(read_yaml(folder.path / "config.yaml") or {}).get("batch_cost")
     return noted if isinstance(noted, int) else None
 
 

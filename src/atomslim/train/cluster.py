@@ -10,13 +10,17 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from atomslim.errors import ConfigError
 
+_OWN_RANK = "NODE_RANK"
+"""Number of the machine, for Lightning, where users start the program on each by hand."""
+
 _SRUN = "SLURM_STEP_NUM_TASKS"
 """srun alone sets it: SLURM_NTASKS is in the batch script's own environment, too, which runs once."""
 
 
 def require_as_many_processes(options: Mapping[str, Any], environment: Mapping[str, str]) -> None:
     """Raise ConfigError unless as many processes were started as the options say: others would train side by side."""
-    wanted = int(options.get("devices") or 1) * int(options.get("nodes") or 1)
+    machines = _number(options.get("nodes"))
+    wanted = _number(options.get("devices")) * machines
     for launcher, name in (("torchrun", "WORLD_SIZE"), ("srun", _SRUN)):
         if name in environment:
             if int(environment[name]) != wanted:
@@ -25,6 +29,21 @@ def require_as_many_processes(options: Mapping[str, Any], environment: Mapping[s
                     "--set devices=PROCESSES_PER_MACHINE --set nodes=MACHINES that fit"
                 )
             return
+    require_machines(machines, environment)
+
+
+def require_machines(machines: int, environment: Mapping[str, str]) -> None:
+    """Raise ConfigError for a training on several machines that nobody starts on the others: it would wait for them."""
+    if machines > 1 and not any(name in environment for name in ("WORLD_SIZE", _SRUN, _OWN_RANK)):
+        raise ConfigError(
+            f"nodes {machines}: nothing started this training on other machines, so it would wait for them for ever: "
+            "start it with srun or torchrun (or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each), or leave nodes out"
+        )
+
+
+def _number(value: object) -> int:
+    """Return a number of processes or machines; 1 where there is none, or something else, which is refused later."""
+    return value if isinstance(value, int) and value > 0 else 1
 
 
 def is_first(processes: int, environment: Mapping[str, str]) -> bool:

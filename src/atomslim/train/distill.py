@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
-from rich.console import Console
 from torch import Tensor, nn
 
 from atomslim.compress.answers import Layout
@@ -33,6 +32,7 @@ from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
+from atomslim.report.console import plain_console
 from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.cluster import is_first
@@ -212,7 +212,7 @@ def _distilled(
         objective.answers = _answers(full, tasks, config, folder)
     summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
     if progress:
-        Console(stderr=True).print(summary)
+        plain_console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors", device=next(small.parameters()).device)
 
 

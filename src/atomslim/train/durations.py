@@ -1,5 +1,6 @@
 """How long something lasts: "30min", "2000 steps", "5 epochs", or "10%" of the whole run."""
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ _TEXT = re.compile(r"\s*(?P<amount>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[a-z%]+)\s*")
 
 
 class _Duration(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     amount: float
     unit: Unit
@@ -45,9 +46,12 @@ def parse_duration(text: str) -> "_Duration":
     """Understand "30min", "1.5h", "2000 steps", "5 epochs" or "10%"; raises ValueError for anything else."""
     match = _TEXT.fullmatch(text.lower())
     if match is None or match["unit"] not in _UNITS:
-        raise ValueError(f'{text!r} is no duration: write "30min", "2h", "2000 steps", "5 epochs" or "10%"')
+        raise ValueError(f'{text[:60]!r} is no duration: write "30min", "2h", "2000 steps", "5 epochs" or "10%"')
     unit, factor = _UNITS[match["unit"]]
-    return _Duration(amount=float(match["amount"]) * factor, unit=unit, text=text.strip())
+    amount = float(match["amount"]) * factor
+    if not math.isfinite(amount):
+        raise ValueError(f"{text[:30]!r} … is no duration: give fewer digits")
+    return _Duration(amount=amount, unit=unit, text=text.strip())
 
 
 def _parsed(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The learning curve of a run: validation errors against steps and against training time."""
 
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from atomslim.files import atomic_write
+from atomslim.parsing import parse_json
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
 
@@ -23,7 +23,7 @@ def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
     """
     place = Path(folder)
     rows = _validations(place / "metrics.csv")
-    results = json.loads((place / "summary.json").read_text(encoding="utf-8"))["rows"]
+    results = parse_json((place / "summary.json").read_text(encoding="utf-8"))["rows"]
     targets = list(dict.fromkeys(row["target"] for row in results if row["target"] != "energy"))
     tasks = dict.fromkeys(row["task"] for row in results)
     colours = {task: _COLOURS[number % len(_COLOURS)] for number, task in enumerate(tasks)}

@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import Field
-from rich.console import Console
 
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
+from atomslim.models.graph_settings import LONGEST_CUTOFF, MOST
 from atomslim.models.model_file import load
+from atomslim.report.console import plain_console
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.cluster import is_first
 from atomslim.train.folder import RunFolder, require_no_path, task_file
 from atomslim.train.heads import with_tasks
-from atomslim.train.options import RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
+from atomslim.train.options import Name, RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
 from atomslim.train.origin import data_identity, origin
 from atomslim.train.progress import announced
 from atomslim.train.run import train
@@ -32,17 +33,19 @@ class FinetuneOptions(RunOptions):
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
     validation_data: str = Field(default="", description="another dataset, all of it for validation")
     test_data: str = Field(default="", description="another dataset, all of it for the test")
-    name: str = Field(default="", description="name of the new task; empty: the dataset's")
+    name: Name = Field(default="", description="name of the new task; empty: the dataset's")
     forces: Literal["conservative", "direct"] = Field(default="conservative", description="how forces are made")
-    learn: tuple[str, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
-    targets: dict[str, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
+    learn: tuple[Name, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
+    targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
     heads: Literal["fresh", "reuse"] = Field(default="fresh", description="new heads, or those of a task it has")
     task: str | None = Field(default=None, description="with reuse: whose heads; none: the model's only task")
     options: dict[str, str] = Field(default_factory=dict, description="options of the dataset's reader")
     split: SplitOptions = SplitOptions()
-    cutoff: float | None = Field(default=None, gt=0, description="Å; none: as the family does, JMP with the dataset's")
+    cutoff: float | None = Field(
+        default=None, gt=0, le=LONGEST_CUTOFF, description="Å; none: as the family does, JMP with the dataset's"
+    )
     neighbours: int | None = Field(
-        default=None, ge=1, description="the most kept, where there is a cap; none: likewise"
+        default=None, ge=1, le=MOST, description="the most kept, where there is a cap; none: likewise"
     )
 
 
@@ -111,7 +114,7 @@ def _finetuned(
     note_task(folder, task)
     summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress)
     if progress:
-        Console(stderr=True).print(summary)
+        plain_console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors", device=next(loaded.parameters()).device)
 
 

@@ -38,6 +38,8 @@ from atomslim.files import atomic_write, locked, naming, new_folder, tidy
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import save
 from atomslim.models.tensors import save_archive
+from atomslim.parsing import parse_json, read_yaml
+from atomslim.report.cells import plain_cell
 from atomslim.train.origin import code_digest
 from atomslim.train.tensorboard import Board
 
@@ -181,7 +183,9 @@ class RunFolder:
     def _require_same(self, config: Mapping[str, Any], *, resume: bool) -> None:
         if not resume:
             raise ConfigError(f"{self.path}: holds a run already: resume it, or name another folder")
-        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        before = read_yaml(self.path / "config.yaml")
+        if not isinstance(before, dict):
+            raise ConfigError(f"{self.path / 'config.yaml'}: holds no options: name another folder")
         for key in before:  # an option that only a later version of this program has keeps its default
             was, now = before.get(key), config.get(key)
             if key in _LIMITS or _without_names({key: was}) == _without_names({key: now}):
@@ -193,7 +197,7 @@ class RunFolder:
 
     def _say_renamed(self, config: Mapping[str, Any]) -> None:
         """Say which models and data have another name than before; what they hold has been compared."""
-        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        before = read_yaml(self.path / "config.yaml")
         renamed = [key for key in _BY_CONTENT if before.get(key) and config.get(key) and before[key] != config[key]]
         for key in renamed:
             text = f"{self.path}: {key} was {before[key]} and is now {config[key]}, of the same content"
@@ -247,7 +251,7 @@ class RunFolder:
         rows = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except ValueError:
                 break
         return rows
@@ -260,7 +264,7 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, extrasaction="ignore", lineterminator="\n")
         if header:
-            writer.writeheader()
+            writer.writerow({name: plain_cell(name) for name in self._columns})
         writer.writerows(rows)
         return text.getvalue()
 

@@ -3,18 +3,32 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atomslim.errors import ConfigError
+from atomslim.models.graph_settings import LONGEST_CUTOFF, MOST
 from atomslim.models.losses import Loss
-from atomslim.models.metadata import first_problem
+from atomslim.models.tasks import plain_name
 from atomslim.train.durations import Duration, parse_duration
+from atomslim.train.problems import problem_of
 
 Precision = Literal["32", "64", "bf16", "fp16"]
 
 
+def named(name: str) -> str:
+    """Return the name of a task or target, or nothing; raises ValueError for one that no file can hold."""
+    return plain_name(name) if name else name
+
+
+Name = Annotated[str, AfterValidator(named)]
+"""The name of a task, or of a target."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay of an average of gradients."""
+
+
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class ScheduleOptions(_Options):
@@ -34,7 +48,7 @@ class OptimiserOptions(_Options):
     """AdamW with layer-wise rates; a block keeps its rate when others are cut (arXiv 2504.19538)."""
 
     learning_rate: float = Field(default=8e-5, gt=0)
-    betas: tuple[float, float] = Field(default=(0.9, 0.95))
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95))
     weight_decay: float = Field(default=0.1, ge=0)
     rates: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None,
@@ -89,7 +103,7 @@ class SplitOptions(_Options):
 class TaskOptions(_Options):
     """A dataset and what is learned from it."""
 
-    name: str = Field(default="", description="name of the task; empty: the dataset's")
+    name: Name = Field(default="", description="name of the task; empty: the dataset's")
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
     validation_data: str = Field(default="", description="another dataset, all of it for validation")
     validation_limit: int | None = Field(
@@ -97,14 +111,16 @@ class TaskOptions(_Options):
     )
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
-    targets: dict[str, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
+    targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
     forces: Literal["conservative", "direct"] = Field(
         default="conservative", description="where targets are left to the data: how forces are made"
     )
     split: SplitOptions = SplitOptions()
-    cutoff: float | None = Field(default=None, gt=0, description="Å; none: as the family does, JMP with the dataset's")
+    cutoff: float | None = Field(
+        default=None, gt=0, le=LONGEST_CUTOFF, description="Å; none: as the family does, JMP with the dataset's"
+    )
     neighbours: int | None = Field(
-        default=None, ge=1, description="the most kept, where there is a cap; none: likewise"
+        default=None, ge=1, le=MOST, description="the most kept, where there is a cap; none: likewise"
     )
 
 
@@ -147,6 +163,11 @@ class RunOptions(_Options):
             raise ValueError("say how long to train: budget, steps or epochs")
         if self.budget is not None and self.budget.unit != "seconds":
             raise ValueError(f"budget {self.budget}: give a time such as 30min, or use steps or epochs")
+        for name, duration in (("budget", self.budget), ("checkpoint_every", self.checkpoint_every)):
+            if duration is not None and not duration.amount:
+                raise ValueError(f"{name} {duration}: give a time above 0")
+        if not self.validate_every.amount:
+            raise ValueError(f"validate_every {self.validate_every}: give more than 0")
         if self.validate_every.unit == "seconds":
             raise ValueError(f"validate_every {self.validate_every}: give steps, epochs or a percentage of the run")
         if self.checkpoint_every.unit not in {"seconds", "steps"}:
@@ -179,5 +200,4 @@ def validated(kind: type[Options], values: dict[str, Any]) -> Options:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problem = first_problem(error).removeprefix(": ").replace("Value error, ", "")
-        raise ConfigError(f"options: {problem}") from error
+        raise ConfigError(f"options: {problem_of(error, kind)}") from error

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
-from rich.console import Console
 
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import BatchLoader
@@ -21,6 +20,7 @@ from atomslim.models.metadata import first_problem
 from atomslim.models.model_file import load
 from atomslim.models.registry import families, family
 from atomslim.models.tasks import Task
+from atomslim.report.console import plain_console
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.cluster import is_first
 from atomslim.train.durations import Duration, parse_duration
@@ -129,7 +129,7 @@ def _pretrained(
             _fit(model, tasks, config)
     summary = train(model, tasks, config, folder, operation="pre-train", show=progress)
     if progress:
-        Console(stderr=True).print(summary)
+        plain_console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors")
 
 

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from atomslim.report.console import plain_console
 
 
 @contextmanager
 def announced(what: str, *, shown: bool) -> Iterator[None]:
     """Show what is being done, and for how long, while it lasts."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = plain_console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as status:
         status.add_task(what)
         yield
@@ -21,8 +22,12 @@ class ProgressBar:
     """Shows how much of a run is done and the last loss."""
 
     def __init__(self, *, shown: bool) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        console = plain_console(stderr=True)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+        )
         self._bar = Progress(
             *columns, TimeElapsedColumn(), console=console, transient=True, disable=not (shown and console.is_terminal)
         )

@@ -16,7 +16,7 @@ from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
 from atomslim.threads import limit_threads
-from atomslim.train.cluster import cluster_environment
+from atomslim.train.cluster import cluster_environment, require_machines
 from atomslim.train.conductor import Conductor
 from atomslim.train.feed import Endless, training_feed
 from atomslim.train.figure import draw_learning_curve
@@ -102,6 +102,7 @@ def train(
     limit_threads()
     terms = [term for task in tasks for term in _terms(model, task, options)]
     _require_precision(model, options)
+    require_machines(options.nodes, os.environ)
     if options.tensorboard:
         require_tensorboard()
     conductor = Conductor(operation, options, tasks, folder, show=show)

@@ -25,6 +25,7 @@ from atomslim.data.staging import Part, Staging, part_paths, remove_staging, sta
 from atomslim.data.workers import run_jobs
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
+from atomslim.parsing import parse_json
 
 SUMMARY = "generated.json"
 """File beside the containers that says what they hold."""
@@ -194,7 +195,7 @@ def _write_group(name: str, seed: int, number: int, size: int, folder: Path) -> 
     """Write a group as a part, unless it is finished; one that was begun is begun anew."""
     note = folder / f"{number:06d}.json"
     if note.exists():
-        return Made.read(json.loads(note.read_text(encoding="utf-8")))
+        return Made.read(parse_json(note.read_text(encoding="utf-8")))
     for path in part_paths(folder, number):
         path.unlink(missing_ok=True)
     samples, made = make_group(domain_of(name), seed, number, size)

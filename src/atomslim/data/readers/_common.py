@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
 from numpy.typing import ArrayLike, NDArray
 
-from atomslim.atoms.batch import LAST_ELEMENT
+from atomslim.atoms.batch import LAST_ELEMENT, AtomsBatch, from_ase
 from atomslim.atoms.sample import Sample
-from atomslim.errors import DataError, StructureError
+from atomslim.errors import DataError, StructureError, one_line
+from atomslim.files import most_expanded
 
 HARTREE = float(units.Hartree)
 """eV in one Hartree."""
@@ -83,16 +84,15 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", path.name)]
 
 
-def one_line(error: BaseException) -> str:
-    """Give an error's type and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
 @contextmanager
 def damaged(place: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn errors of these kinds, raised by a library on a broken file, into a DataError that names the place."""
     try:
         yield
+    except DataError:
+        raise
+    except (MemoryError, RecursionError) as error:
+        raise DataError(f"{place}: damaged, or larger than memory ({one_line(error)}): download it again") from error
     except kinds as error:
         raise DataError(f"{place}: cut off or damaged ({one_line(error)}): download it again") from error
 
@@ -109,20 +109,42 @@ def number(value: object, what: str, place: str) -> float:
     """Give a number that is written as such, or as an array of one; raises DataError for anything else."""
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: {what} is no number: check the file") from error
     if array.size != 1:
         raise DataError(f"{place}: {what} has {array.size} values where one is expected: check the file")
     return float(array.reshape(()))
 
 
+def converted(atoms: Atoms, place: str) -> AtomsBatch:
+    """Convert a structure of ASE's; raises DataError, naming `place`, for constraints of atoms that are not there."""
+    try:
+        return from_ase(atoms)
+    except StructureError as error:
+        raise DataError(f"{place}: {str(error).removeprefix('structure 0').lstrip(',: ')}") from error
+
+
+def floats(value: ArrayLike, what: str, place: str) -> NDArray[np.float64]:
+    """Convert numbers of any type to an array of their shape; raises DataError for dates, texts and objects."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{place}: the {what} are no numbers but {array.dtype}: check the file")
+    return array.astype(np.float64)
+
+
+def require_size(count: int, size: int, what: str, place: str) -> None:
+    """Raise DataError for something of so many bytes in a file of a size: nothing real is packed so tightly."""
+    if count > most_expanded(size):
+        raise DataError(f"{place}: {what} would take {count:.2g} bytes, from {size} of the file: get the file again")
+
+
 def integers(value: ArrayLike, what: str, place: str) -> NDArray[np.int64]:
     """Convert whole numbers of any type (some files keep atomic numbers as floats); raises DataError for others."""
     try:
         array = np.asarray(value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: the {what} are no numbers: check the file") from error
-    if not np.array_equal(array, np.rint(array)):  # NaN is unequal to itself
+    if not np.array_equal(array, np.rint(array)) or np.abs(array).max(initial=0) >= 2**53:  # NaN too
         raise DataError(f"{place}: the {what} are not whole numbers: check the file")
     return array.astype(np.int64)
 
@@ -161,7 +183,7 @@ def labelled(  # noqa: PLR0913 -- a structure has this many parts
         )
     except StructureError as error:
         raise DataError(str(error)) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, MemoryError) as error:
         raise DataError(f"{place}: holds something else than numbers ({one_line(error)}): check the file") from error
     _require_elements(sample)
     _require_finite(sample)

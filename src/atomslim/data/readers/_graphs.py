@@ -1,6 +1,5 @@
 """Shared by the readers of pickled graph objects: LMDB shards of them, lists of them, and what their fields mean."""
 
-import pickle
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -13,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.lmdb_file import LmdbFile
-from atomslim.data.readers._common import damaged, integers, labelled, number, require_keys
+from atomslim.data.readers._common import integers, labelled, number, require_keys
+from atomslim.data.readers._npz import open_npz
 from atomslim.data.unpickle import graph_fields, load, loads
 from atomslim.errors import DataError
 
@@ -59,11 +59,10 @@ class GraphShards:
         path = self.files[0].path.with_name("metadata.npz")
         if not path.exists():
             return None
-        with damaged(str(path), OSError, ValueError, EOFError, pickle.UnpicklingError), np.load(path) as metadata:
-            content = dict(metadata)
-        key = "natoms" if "natoms" in content else "num_nodes"
-        require_keys(content, [key], str(path))
-        natoms = integers(content[key], key, str(path))
+        with open_npz(path) as metadata:
+            key = "natoms" if "natoms" in metadata.names else "num_nodes"
+            require_keys(metadata.names, [key], str(path))
+            natoms = integers(metadata.array(key), key, str(path))
         if len(natoms) != len(self):
             raise DataError(f"{path}: is about {len(natoms)} records, but the shards hold {len(self)}: remove the file")
         return natoms
@@ -139,7 +138,10 @@ def _length(file: LmdbFile) -> int:
     content = file.get(b"length")
     if content is None:
         return file.entries
-    return int(number(loads(content, f"{file.path}, length"), "length", str(file.path)))
+    length = number(loads(content, f"{file.path}, length"), "length", str(file.path))
+    if not 0 <= length <= file.entries:
+        raise DataError(f"{file.path}: announces {length:.0f} records in {file.entries} keys: get the file again")
+    return int(length)
 
 
 def _first(fields: Fields, names: Sequence[str], place: str) -> str:

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.optional import data_package
-from atomslim.data.readers._common import damaged, existing, labelled, require_keys
+from atomslim.data.readers._common import damaged, existing, floats, integers, labelled, require_keys, require_size
 from atomslim.errors import DataError
+
+_BROKEN = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What h5py raises for files that are damaged or have something else in the place of a dataset."""
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 def children(group: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Give the subgroups of a group in the order of their names; raises DataError for a group without any."""
     package = data_package("h5py")
-    with damaged(place, OSError, RuntimeError, KeyError):
+    with damaged(place, *_BROKEN):
         found = [(name, member) for name, member in group.items() if isinstance(member, package.Group)]
     if not found:
         raise DataError(f"{place}: is empty, or has another layout: check that it is the right file")
@@ -64,7 +67,7 @@ class Columns:
         """
         require_keys(group.keys(), [self.numbers, self.positions, self.energy, self.forces], place)
         numbers = atomic_numbers(_array(group, self.numbers, place), place)
-        energies = _array(group, self.energy, place)
+        energies = floats(_array(group, self.energy, place), self.energy, place)
         if energies.ndim != 1:
             raise DataError(f"{place}: {self.energy} has the shape {energies.shape} where (m,) is expected")
         shape = (len(energies), len(numbers), 3)
@@ -73,7 +76,7 @@ class Columns:
         for frame in range(len(energies)):
             targets = {
                 "energy": np.float64(energies[frame]) * self.energy_factor,
-                "forces": forces[frame].astype(np.float64) * self.forces_factor,
+                "forces": forces[frame] * self.forces_factor,
             }
             yield labelled(f"{place}, conformation {frame}", numbers, positions[frame], targets, group=name)
 
@@ -81,7 +84,7 @@ class Columns:
 def atomic_numbers(species: NDArray[Any], place: str) -> NDArray[np.int64]:
     """Convert element symbols (bytes) or atomic numbers to atomic numbers; raises DataError for unknown symbols."""
     if species.dtype.kind not in "SO":
-        return species.astype(np.int64)
+        return integers(species, "atomic numbers", place)
     from ase.data import atomic_numbers as table  # noqa: PLC0415
 
     symbols = [value.decode("ascii", "replace") if isinstance(value, bytes) else str(value) for value in species]
@@ -93,12 +96,12 @@ def atomic_numbers(species: NDArray[Any], place: str) -> NDArray[np.int64]:
 
 def _rows(group: Any, key: str, place: str) -> int:
     require_keys(group.keys(), [key], place)
-    with damaged(f"{place}, {key}", OSError, RuntimeError, AttributeError, IndexError):
+    with damaged(f"{place}, {key}", *_BROKEN):
         return int(group[key].shape[0])
 
 
 def _shaped(group: Any, key: str, shape: tuple[int, ...], place: str) -> NDArray[Any]:
-    array = _array(group, key, place)
+    array = floats(_array(group, key, place), key, place)
     if array.shape != shape:
         raise DataError(
             f"{place}: {key} has the shape {array.shape} where {shape} (conformations, atoms, 3) is expected: "
@@ -108,5 +111,11 @@ def _shaped(group: Any, key: str, shape: tuple[int, ...], place: str) -> NDArray
 
 
 def _array(group: Any, key: str, place: str) -> NDArray[Any]:
-    with damaged(f"{place}, {key}", OSError, RuntimeError, TypeError):
-        return np.asarray(group[key][()])
+    """Read a dataset that lies in the file itself and is no larger than the file explains."""
+    place = f"{place}, {key}"
+    with damaged(place, *_BROKEN):
+        dataset = group[key]
+        if dataset.external or dataset.is_virtual or dataset.file.id != group.file.id:
+            raise DataError(f"{place}: lies in another file: get a file that holds its data itself")
+        require_size(dataset.nbytes, Path(group.file.filename).stat().st_size, "the dataset", place)
+        return np.asarray(dataset[()])

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from atomslim.data.readers._common import damaged, existing
-from atomslim.errors import DataError
+from atomslim.errors import DataError, one_line
 
 _CHUNK = 1 << 20
 _LONGEST = 1 << 24
 """A mistake this far from the end of the text that is there is one, and does not come from the text's being cut."""
+
+_LARGEST = 1 << 27
+"""Letters of one item, which is held in memory."""
 
 _SPACE = " \t\r\n"
 _AFTER = f"{_SPACE},:]}}"
@@ -101,6 +104,10 @@ class _Stream:
             except JSONDecodeError as error:
                 if self._ended or len(self._text) - error.pos > _LONGEST:
                     raise self._error(error.msg) from error
+                if len(self._text) - self._place > _LARGEST:
+                    raise self._error(f"one value of more than {_LARGEST} letters") from error
+            except (RecursionError, ValueError, OverflowError) as error:
+                raise self._error(one_line(error)) from error
             else:
                 rest = len(self._text) - end
                 if self._ended or rest > _LONGEST or (rest and self._text[end] in _AFTER):  # a number may go on

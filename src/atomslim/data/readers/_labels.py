@@ -14,12 +14,11 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from atomslim.atoms.batch import from_ase
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.sample import Sample
-from atomslim.data.readers._common import labelled, number, one_line
+from atomslim.data.readers._common import converted, labelled, number
 from atomslim.data.readers._units import factor
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import ConfigError, DataError, one_line
 
 NAMES = {
     "energy": ("energy", "ref_energy", "dft_energy", "total_energy", "potential_energy"),
@@ -83,7 +82,7 @@ class Labels:
         """
         length = factor(self.length_unit, "length_unit")
         atoms = frame.atoms
-        batch = from_ase(atoms)
+        batch = converted(atoms, place)
         sample = labelled(
             place,
             atoms.numbers,

@@ -1,12 +1,9 @@
 """Shared by rMD17 and MD22: npz archives with the frames of one molecule, in the layouts of MD17 and rMD17."""
 
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -15,12 +12,12 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.info import DatasetInfo
-from atomslim.data.readers._common import damaged, existing, integers, labelled, require_keys
+from atomslim.data.readers._common import existing, floats, integers, labelled, require_keys
+from atomslim.data.readers._npz import open_npz
 from atomslim.data.readers._units import factor, require_total
 from atomslim.errors import ConfigError, DataError
 
 _Arrays = dict[str, NDArray[Any]]
-_BROKEN = (BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,16 @@ def read_npz(path: Path, formulas: Mapping[str, str], energy_unit: str, length_u
     for frame in range(len(energies)):
         targets = {
             "energy": np.float64(energies[frame]) * to_ev,
-            "forces": forces[frame].astype(np.float64) * (to_ev / to_angstrom),
+            "forces": forces[frame] * (to_ev / to_angstrom),
         }
         place = f"{path}, record {frame}"
-        yield labelled(place, numbers, positions[frame].astype(np.float64) * to_angstrom, targets, group=group)
+        yield labelled(place, numbers, positions[frame] * to_angstrom, targets, group=group)
 
 
 def count_npz(path: Path) -> int:
     """Count the frames; reads the energies only."""
-    with _archive(path) as archive:
-        return int(archive[_layout(path, archive.files).energies].size)
+    with open_npz(path) as archive:
+        return int(archive.array(_layout(path, archive.names).energies).size)
 
 
 def molecule_file(path: Path, info: DatasetInfo, variant: str, suffixes: tuple[str, ...]) -> Path:
@@ -122,17 +119,6 @@ def _stem(file: Path, suffixes: tuple[str, ...]) -> str:
     return f"_{file.name.removesuffix(suffix).lower()}"
 
 
-@contextmanager
-def _archive(path: Path) -> Iterator[Any]:
-    """Open an archive; the file by ourselves, as numpy leaves it open when it is no archive."""
-    with damaged(f"{existing(path)}", *_BROKEN), path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("one array, no archive of several")  # noqa: TRY004 -- made a DataError above
-        with archive:
-            yield archive
-
-
 def _layout(path: Path, keys: list[str]) -> _Layout:
     layout = _MD17 if "R" in keys else _RMD17
     require_keys(keys, layout.keys, f"{path}")
@@ -140,10 +126,10 @@ def _layout(path: Path, keys: list[str]) -> _Layout:
 
 
 def _load(path: Path) -> tuple[_Layout, _Arrays]:
-    with _archive(path) as archive:
-        layout = _layout(path, archive.files)
-        units = [key for key in ("e_unit", "r_unit") if key in archive.files]
-        return layout, {key: archive[key] for key in (*layout.keys, *units)}
+    with open_npz(path) as archive:
+        layout = _layout(path, archive.names)
+        arrays = {key: floats(archive.array(key), key, f"{path}") for key in layout.keys}
+        return layout, arrays | {key: archive.array(key) for key in ("e_unit", "r_unit") if key in archive.names}
 
 
 def _text(arrays: _Arrays, key: str) -> str:

@@ -9,8 +9,8 @@ from ase.data import atomic_numbers
 from numpy.typing import ArrayLike
 
 from atomslim.atoms.sample import Sample
-from atomslim.data.readers._common import labelled, one_line
-from atomslim.errors import DataError
+from atomslim.data.readers._common import labelled
+from atomslim.errors import DataError, one_line
 
 _FULL = 0.999
 """An occupancy below this is a site that is empty, or another element, in some of the cells."""

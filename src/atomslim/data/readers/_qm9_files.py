@@ -1,11 +1,15 @@
 """The layouts that QM9 comes in, each read into molecules with their properties under our names."""
 
+import bz2
 import csv
+import gzip
+import io
 import lzma
 import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -43,7 +47,10 @@ NAMES = {
 }
 """What the properties are called in csv files, SchNetPack's databases and extended XYZ, in lower case."""
 
-_BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+_LONGEST = 2**20
+"""Bytes of a molecule's file: real ones have a few thousand."""
+
+_BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -76,16 +83,51 @@ def read_raw(file: Path) -> Iterator[Molecule]:
 def read_tar(file: Path) -> Iterator[Molecule]:
     """Read a tar archive of original files, plain or compressed, in its order; raises DataError as `read_raw` does."""
     found = False
-    with damaged(f"{existing(file)}", *_BROKEN_TAR), tarfile.open(file) as archive:
+    with damaged(f"{existing(file)}", *_BROKEN_TAR), _open_tar(file) as archive:
         while (member := archive.next()) is not None:
-            content = archive.extractfile(member) if member.name.endswith(".xyz") else None
+            place = f"{file}, {member.name}"
+            if not member.name.endswith(".xyz") or member.isdir():
+                continue
+            if not member.isreg() or member.issparse() or member.size > _LONGEST:
+                raise DataError(f"{place}: is a link, or no molecule of a few lines: get the archive again")
+            content = archive.extractfile(member)
             if content is not None:
                 found = True
-                yield parse_raw(content.read().decode("ascii", "replace"), f"{file}, {member.name}")
+                yield parse_raw(content.read().decode("ascii", "replace"), place)
             getattr(archive, "members", []).clear()  # or it would remember all of them
         _require_end(archive)
     if not found:
         raise DataError(f"{file}: has no .xyz file in it: unpack it if it is an archive of something else")
+
+
+@contextmanager
+def _open_tar(file: Path) -> Iterator[tarfile.TarFile]:
+    """Open an archive, packed or not, none of whose parts is read at once that is longer than any of a real one."""
+    with file.open("rb") as raw:
+        head = raw.read(6)
+    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+    opener: Any = next((opener for magic, opener in openers.items() if head.startswith(magic)), open)
+    with opener(file, "rb") as plain, tarfile.open(fileobj=_Sipping(plain), mode="r:") as archive:
+        yield archive
+
+
+class _Sipping(io.RawIOBase):
+    """A file of which only little may be read at once: a head can announce gigabytes of names."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LONGEST + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a part of {size} bytes, which no molecule has")
+        return bytes(self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
 
 
 def _require_end(archive: tarfile.TarFile) -> None:
@@ -105,7 +147,7 @@ def parse_raw(text: str, place: str) -> Molecule:
     """
     lines = text.splitlines()
     head = lines[1].split() if len(lines) > 1 else []
-    if len(head) != len(RAW) + 2 or head[0] != "gdb" or not lines[0].strip().isdigit() or not head[1].isdigit():
+    if len(head) != len(RAW) + 2 or head[0] != "gdb" or not _is_count(lines[0]) or not _is_count(head[1]):
         raise DataError(
             f"{place}: is no original QM9 file (natoms, then 'gdb', number and 15 properties): check the path"
         )
@@ -146,7 +188,10 @@ def read_sdf(file: Path, table: Path | None) -> Iterator[Molecule]:
 
 def read_table(file: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """Give name and properties of each row of a csv file; raises DataError for missing columns or numbers."""
-    with damaged(f"{existing(file)}", OSError, UnicodeDecodeError), file.open(newline="", encoding="utf-8") as lines:
+    with (
+        damaged(f"{existing(file)}", OSError, UnicodeDecodeError, csv.Error),
+        file.open(newline="", encoding="utf-8") as lines,
+    ):
         rows = csv.DictReader(lines)
         columns = _known(rows.fieldnames or [])
         if not columns:
@@ -219,7 +264,7 @@ def uncharacterised(file: Path) -> frozenset[int]:
     blocks: list[list[int]] = [[]]
     for line in lines:
         first = line.split()[0] if line.split() else ""
-        if first.isdigit() and int(first) > (blocks[-1][-1] if blocks[-1] else 0):
+        if _is_count(first) and int(first) > (blocks[-1][-1] if blocks[-1] else 0):
             blocks[-1].append(int(first))
         elif blocks[-1]:  # a heading ends a block, and so does a total such as "3054 compounds"
             blocks.append([])
@@ -227,6 +272,10 @@ def uncharacterised(file: Path) -> frozenset[int]:
     if not longest:
         raise DataError(f"{file}: lists no molecules: check that it is uncharacterized.txt of the dataset")
     return frozenset(longest)
+
+
+def _is_count(text: str) -> bool:
+    return re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII) is not None
 
 
 def _sdf_blocks(file: Path) -> Iterator[list[str]]:
@@ -245,7 +294,7 @@ def _sdf_blocks(file: Path) -> Iterator[list[str]]:
 def _sdf_atoms(block: list[str], place: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Read the atoms of a V2000 block: their number in the first three columns of the fourth line."""
     counts = block[3] if len(block) > 3 else ""
-    if not counts[:3].strip().isdigit() or "V3000" in counts:
+    if not _is_count(counts[:3]) or "V3000" in counts:
         raise DataError(f"{place}: is no molecule in the V2000 format: check that it is an SDF file of QM9")
     natoms = int(counts[:3])
     rows = [line.split() for line in islice(block, 4, 4 + natoms)]

@@ -8,10 +8,9 @@ An `.aselmdb` file is an LMDB with the keys "1" to "n", each a zlib-compressed J
 database row, in which an array is `{"__ndarray__": [shape, type, numbers]}`.
 """
 
-import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from itertools import count as integers_from
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import dict2constraint
+from ase.constraints import FixAtoms
 from ase.db import connect
 
+from atomslim.atoms.frames import bounded_arrays
 from atomslim.atoms.sample import Sample
 from atomslim.data.info import DatasetInfo, Variant
 from atomslim.data.lmdb_file import LmdbFile
@@ -30,6 +30,8 @@ from atomslim.data.readers._frames import read_frames, readable
 from atomslim.data.readers._labels import Frame, Labels, check_options
 from atomslim.data.readers._units import require_total
 from atomslim.errors import ConfigError, DataError
+from atomslim.files import most_expanded
+from atomslim.parsing import parse_json
 
 INFO = DatasetInfo(
     name="file",
@@ -43,6 +45,9 @@ INFO = DatasetInfo(
     "energy_key, forces_key, stress_key and properties name others.",
     variants=(Variant(targets=("energy", "forces")),),
 )
+
+MOST_DELETED = 1000
+"""So many times the rows that are there may have been in a database once."""
 
 _NO_ROWS = (b"nextid", b"deleted_ids", b"metadata")
 _RESULTS = ("energy", "forces", "stress", "energies", "stresses", "magmoms", "charges", "dipole", "magmom")
@@ -125,7 +130,7 @@ def count(path: Path, variant: str = "") -> int | None:
     if existing(path).is_dir() or path.suffix == ".aselmdb":
         return sum(_count_rows(LmdbFile(file)) for file in files_at(path, [".aselmdb"]))
     if path.suffix == ".db":
-        with damaged(f"{path}", sqlite3.DatabaseError):
+        with damaged(f"{path}", Exception):
             return int(connect(path, type="db").count())
     return None
 
@@ -135,7 +140,7 @@ def database_frames(path: Path) -> Iterator[tuple[str, Frame]]:
     rows = _rows(path)
     for index in integers_from():
         place = f"{path}, record {index}"
-        with readable(place):
+        with readable(place), bounded_arrays():
             row = next(rows, None)
             if row is None:
                 break
@@ -147,12 +152,12 @@ def database_frames(path: Path) -> Iterator[tuple[str, Frame]]:
 
 def metadata(path: Path) -> Mapping[str, Any]:
     """Give what an ASE database says about itself; raises DataError for a file that is none."""
-    with damaged(f"{existing(path)}", sqlite3.DatabaseError, ValueError):
+    with damaged(f"{existing(path)}", Exception), bounded_arrays():
         return dict(connect(path, type="db").metadata)
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    with damaged(f"{existing(path)}", sqlite3.DatabaseError):
+    with damaged(f"{existing(path)}", sqlite3.Error):
         yield from connect(path, type="db", use_lock_file=False).select()
 
 
@@ -161,22 +166,43 @@ def _lmdb_frames(path: Path) -> Iterator[tuple[str, Frame]]:
     file = LmdbFile(existing(path))
     if not _count_rows(file):
         raise DataError(f"{path}: the file holds no structures: check that it was written completely")
+    numbers = file.numbers()
+    _require_all(file, numbers)
+    for number in numbers:
+        place = f"{path}, record {number}"
+        yield place, _frame(_json(file.get(b"%d" % number) or b"", place), place)
+
+
+def _require_all(file: LmdbFile, numbers: Sequence[int]) -> None:
+    """Raise DataError when the file announces far more rows than it has: more than were ever deleted."""
     following = file.get(b"nextid")
-    end = int(_json(following, f"{path}, nextid")) if following else file.entries + 1
-    for number in range(1, end):
-        record = file.get(b"%d" % number)
-        if record is not None:
-            place = f"{path}, record {number}"
-            yield place, _frame(_json(record, place), place)
+    if following is None:
+        return
+    end, deleted = (
+        _json(following, f"{file.path}, nextid"),
+        _json(file.get(b"deleted_ids"), f"{file.path}, deleted_ids"),
+    )
+    if not isinstance(end, int) or not isinstance(deleted, list | None):
+        raise DataError(f"{file.path}: nextid or deleted_ids is something else than numbers: get the file again")
+    if end - 1 > MOST_DELETED * (len(numbers) + len(deleted or ())):
+        raise DataError(f"{file.path}: announces {end - 1} rows and holds {len(numbers)}: get the file again")
 
 
 def _count_rows(file: LmdbFile) -> int:
     return file.entries - sum(file.get(key) is not None for key in _NO_ROWS)
 
 
-def _json(record: bytes, place: str) -> Any:
-    with damaged(place, zlib.error, ValueError, TypeError):
-        return json.loads(zlib.decompress(record), object_hook=_array)
+def _json(record: bytes | None, place: str) -> Any:
+    """Read a packed JSON text; None where there is no record."""
+    if record is None:
+        return None
+    with damaged(place, zlib.error, ValueError, TypeError, OverflowError):
+        unpacking, most = zlib.decompressobj(), most_expanded(len(record))
+        text = unpacking.decompress(record, most)
+        if not unpacking.eof:
+            cut = "more than its size explains" if len(text) == most else "the end is missing"
+            raise ValueError(cut)
+        return parse_json(text, object_hook=_array)
 
 
 def _array(content: dict[str, Any]) -> Any:
@@ -185,8 +211,8 @@ def _array(content: dict[str, Any]) -> Any:
         return content
     shape, kind, numbers = content["__ndarray__"]
     dtype = np.dtype(str(kind))
-    if dtype.hasobject:
-        raise ValueError(f"an array of type {kind}")
+    if dtype.kind not in "biufc":
+        raise ValueError(f"an array of type {str(kind)[:40]}")
     return np.array(numbers, dtype=dtype).reshape(shape)
 
 
@@ -198,12 +224,17 @@ def _frame(row: Any, place: str) -> Frame:
             cell=row.get("cell"),
             pbc=row.get("pbc"),
             tags=row.get("tags"),
-            constraint=[dict2constraint(constraint) for constraint in _constraints(row)],
+            constraint=_fixed(row, len(row["numbers"])),
         )
     data = {**(row.get("key_value_pairs") or {}), **(row.get("data") or {})}
     return Frame(atoms, {key: row[key] for key in _RESULTS if row.get(key) is not None}, data)
 
 
-def _constraints(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _fixed(row: Mapping[str, Any], natoms: int) -> FixAtoms | None:
+    """Give the constraint of fixed atoms; others have no meaning here."""
     found = row.get("constraints") or []
-    return list(json.loads(found) if isinstance(found, str) else found)
+    listed = list(parse_json(found) if isinstance(found, str) else found)
+    indices = [index for entry in listed if entry["name"] == "FixAtoms" for index in entry["kwargs"]["indices"]]
+    if not all(isinstance(index, int) and 0 <= index < natoms for index in indices):
+        raise ValueError(f"a constraint fixes an atom that is none of the {natoms}")
+    return FixAtoms(indices=indices) if indices else None

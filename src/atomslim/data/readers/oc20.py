@@ -12,6 +12,7 @@ energy.
 """
 
 import lzma
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -26,13 +27,14 @@ from ase import Atoms
 from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
-from atomslim.atoms.batch import from_ase
+from atomslim.atoms.frames import taken
 from atomslim.atoms.sample import Sample
 from atomslim.data.info import DatasetInfo, RemoteFile, Variant
-from atomslim.data.readers._common import damaged, existing, labelled, locate, natural, number, one_line
+from atomslim.data.readers._common import converted, damaged, existing, labelled, locate, natural, number
 from atomslim.data.readers._graphs import GraphShards, graph_sample, system
 from atomslim.data.unpickle import load, plain_dictionary
-from atomslim.errors import AtomslimWarning, ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError, one_line
+from atomslim.files import most_expanded
 
 Energies = Literal["total", "referenced"]
 
@@ -241,7 +243,7 @@ def _ase_sample(atoms: Atoms, place: str, group: str, shift: float) -> Sample:
     results = atoms.calc.results if atoms.calc is not None else {}
     if not {"energy", "forces"} <= results.keys():
         raise DataError(f"{place}: has no energy or no forces: check the file")
-    batch = from_ase(atoms)
+    batch = converted(atoms, place)
     return labelled(
         place,
         atoms.numbers,
@@ -271,7 +273,8 @@ def _systems(path: Path) -> list[tuple[str, float]]:
     """Read system and reference energy (eV) of every frame."""
     text_file = existing(_text_file(path))
     with damaged(str(text_file), EOFError, lzma.LZMAError, OSError, UnicodeDecodeError), _open_text(text_file) as file:
-        lines = file.read().splitlines()
+        text = file.read(most_expanded(text_file.stat().st_size))
+        lines = text.splitlines()
     systems = []
     for line_number, line in enumerate(lines):
         name, *rest = line.split(",")
@@ -287,12 +290,12 @@ def _open_text(path: Path) -> IO[str]:
 
 def _frames(path: Path) -> Iterator[str]:
     """Give the text of one frame after the other: a line with the number of atoms, a comment, one line for each."""
-    with damaged(str(path), EOFError, lzma.LZMAError, OSError, UnicodeDecodeError), _open_text(path) as file:
+    with damaged(str(path), EOFError, lzma.LZMAError, OSError, ValueError), _open_text(path) as file:
         for record, line in enumerate(file):
-            if not line.strip().isdigit():
+            if not re.fullmatch(r"\s*\d{1,9}\s*", line, re.ASCII):
                 raise DataError(f"{path}, record {record}: {line.strip()[:40]!r} is no number of atoms: check the file")
-            lines = [line, *(file.readline() for _ in range(int(line) + 1))]
-            if not lines[-1]:
+            lines = [line, *taken(file, int(line) + 1, most_expanded(path.stat().st_size))]
+            if len(lines) < int(line) + 2:
                 raise DataError(f"{path}, record {record}: cut off: get the file again")
             yield "".join(lines)
 

@@ -24,7 +24,7 @@ from atomslim.models.metadata import Metadata, checksum, first_problem, versions
 from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, TargetKind, Task, energy_and_forces
 from atomslim.models.tensors import is_finite, listed, misfit, require_fit, save_archive
-from atomslim.models.unpickle import StoredTensor, read_pt
+from atomslim.unpickle.torch_file import StoredTensor, read_pt
 
 Weights = Literal["ema", "raw"]
 """ema: exponential averages over training, where a file has them; raw: the weights of the last step."""

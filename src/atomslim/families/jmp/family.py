@@ -63,6 +63,10 @@ class JMPFamily(Family):
         with torch.device("meta"):
             return JMP(config, tasks)
 
+    def least_tensors(self, config: Any) -> int:
+        """Count one tensor for each residual layer."""
+        return int(config.least_tensors)
+
     def configuration(self, model: BlockModel) -> JMPConfig:
         """Return the sizes, and which heads have no biases."""
         jmp = _jmp(model)

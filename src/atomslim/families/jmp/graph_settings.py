@@ -4,7 +4,7 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import Field
 
-from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.graph_settings import LONGEST_CUTOFF, MOST, GraphSettings
 
 Symmetrise: TypeAlias = Literal["original", "invariant"]
 
@@ -12,11 +12,15 @@ Symmetrise: TypeAlias = Literal["original", "invariant"]
 class JMPGraphSettings(GraphSettings):
     """Cutoff and neighbours kept per target atom in each of the four graphs."""
 
-    cutoff: float = Field(12.0, gt=0, allow_inf_nan=False, description="Cutoff of all four graphs in Å.")
-    main: int = Field(30, ge=1, description="Nearest neighbours of the main graph, whose edges carry embeddings.")
-    atom: int = Field(1000, ge=1, description="Nearest neighbours of the atom-to-atom graph.")
-    atom_edge: int = Field(20, ge=0, description="Nearest neighbours of the atom-to-edge and edge-to-atom graph.")
-    quad: int = Field(8, ge=0, description="Nearest neighbours of the graph of the quadruplets' middle edges.")
+    cutoff: float = Field(12.0, gt=0, le=LONGEST_CUTOFF, description="Cutoff of all four graphs in Å.")
+    main: int = Field(
+        30, ge=1, le=MOST, description="Nearest neighbours of the main graph, whose edges carry embeddings."
+    )
+    atom: int = Field(1000, ge=1, le=MOST, description="Nearest neighbours of the atom-to-atom graph.")
+    atom_edge: int = Field(
+        20, ge=0, le=MOST, description="Nearest neighbours of the atom-to-edge and edge-to-atom graph."
+    )
+    quad: int = Field(8, ge=0, le=MOST, description="Nearest neighbours of the graph of the quadruplets' middle edges.")
     symmetrise: Symmetrise = Field(
         "original",
         description=(

@@ -1,8 +1,8 @@
 """Reading the files of `torch.save` without running anything that is in them.
 
-A pickle is a program: it names functions and calls them. Here the only things it can make are containers, numbers,
-strings and descriptions of tensors. Every class and function that it names besides these is replaced by `Foreign`,
-which takes any arguments and does nothing, so that files full of classes from elsewhere are readable all the same.
+The only things that such a file can make here are containers, numbers, strings, descriptions of tensors, and what its
+reader lists besides. Every other class and function that it names is replaced by `Foreign`, which takes any arguments
+and does nothing, so that files full of classes from elsewhere are readable all the same.
 """
 
 import math
@@ -19,66 +19,42 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from atomslim.errors import CheckpointError
+from atomslim.errors import CheckpointError, one_line
+from atomslim.unpickle.program import Buffer, Foreign, Inert, Names, Ordered, unpickled
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in a file of PyTorch before 1.6."""
 
-
-class Inert:
-    """Ignores the state that a pickle sets on it or, by way of the unbound method, on its class."""
-
-    __slots__ = ()
-
-    def __setstate__(self, *_state: object) -> None:
-        """Do nothing."""
-
-
-class _Swallowing(type):
-    """Makes a class that can be called, filled and indexed like anything a pickle may build, to no effect."""
-
-    def __call__(cls, *_args: object, **_kwargs: object) -> type["Foreign"]:
-        """Return the class itself: a pickle may take a call's result for a class, an instance or a list."""
-        return Foreign
-
-    def __setitem__(cls, _key: object, _value: object) -> None:
-        pass
-
-
-class Foreign(metaclass=_Swallowing):
-    """Stands in for every class and function that is not rebuilt, and for their instances and results."""
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> type["Foreign"]:  # type: ignore[misc]  # see _Swallowing
-        """Take any arguments and return the class itself."""
-        return Foreign
-
-    @staticmethod
-    def __setstate__(*_state: object) -> None:
-        """Do nothing, as all methods that a pickle calls."""
-
-    append = extend = add = __setstate__
-
-
-class _Mapping(dict[Any, Any], Inert):
-    """Stands in for OrderedDict, and drops the attributes that a file gives it."""
+MOST_SHOWN = 16
+"""So many times the numbers of a storage may its tensors show: weights have a few names, not hundreds."""
 
 
 class Storage(Inert):
     """``count`` numbers of ``dtype`` that begin at byte ``start`` of ``buffer``, which maps the file."""
 
-    __slots__ = ("buffer", "count", "dtype", "start")
+    __slots__ = ("buffer", "count", "dtype", "shown", "start")
 
-    def __init__(self, buffer: mmap.mmap, dtype: Any, count: Any, start: int | None) -> None:
+    def __init__(self, buffer: Buffer, dtype: Any, count: Any, start: int | None) -> None:
         if not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
             raise pickle.UnpicklingError("a storage of no known type or size")
         self.buffer, self.dtype, self.count, self.start = buffer, dtype, count, start
+        self.shown = 0
+
+    def show(self, count: int) -> None:
+        """Note that a tensor shows so many of the numbers; each is a copy once it is read.
+
+        Raises UnpicklingError when they are more than a file's size explains.
+        """
+        self.shown += count
+        if count > self.count or self.shown > MOST_SHOWN * self.count:
+            raise pickle.UnpicklingError("tensors that show the same numbers again and again")
 
     def numbers(self) -> Tensor:
         """Return all numbers, as a view of the file where they lie at a multiple of their size."""
         if not self.count:
             return torch.empty(0, dtype=self.dtype)
         start, buffer = self.start or 0, self.buffer
-        if not start % self.dtype.itemsize:
+        if not start % self.dtype.itemsize and not isinstance(buffer, bytes):
             return torch.frombuffer(buffer, dtype=self.dtype, count=self.count, offset=start)
         return torch.frombuffer(bytearray(buffer[start : start + self.num_bytes]), dtype=self.dtype)
 
@@ -100,6 +76,7 @@ class StoredTensor(Inert):
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if min(numbers) < 0 or (math.prod(shape) and last >= storage.count):
             raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
+        storage.show(math.prod(shape))
         self.storage, self.offset, self.shape, self.stride = storage, offset, torch.Size(shape), tuple(stride)
 
     @property
@@ -148,8 +125,8 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Mapping,
+TENSORS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): Ordered,
     ("torch._tensor", "_rebuild_from_type_v2"): Rebuild("_rebuild_from_type_v2"),
     **{("torch", name): dtype for name, dtype in _DTYPES.items()},
     **{
@@ -157,6 +134,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
         for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state")
     },
 }
+"""What `torch.save` names to describe tensors."""
 
 
 class _Place(Protocol):
@@ -169,7 +147,7 @@ class _Place(Protocol):
 class _Source:
     """The mapped file, and the storages of it that were named so far."""
 
-    buffer: mmap.mmap
+    buffer: Buffer
     place: _Place
 
     def __post_init__(self) -> None:
@@ -177,6 +155,8 @@ class _Source:
 
     def storage(self, identity: Any) -> Any:
         """Return what a persistent identity stands for: a storage, or the class of a module in old files."""
+        if not isinstance(identity, tuple):
+            raise pickle.UnpicklingError("a reference out of place")
         kind, content = identity[0], identity[1:]
         if kind == "module":
             return Foreign
@@ -192,48 +172,37 @@ class _Source:
         return self.storages[key]
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds containers and tensors, and stand-ins for everything else; imports nothing."""
-
-    def __init__(self, file: Any, source: _Source | None = None) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.source = source
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a global name."""
-        return _KNOWN.get((module, name), Foreign)
-
-    def persistent_load(self, identity: Any) -> Any:
-        """Return a storage."""
-        if self.source is None or not isinstance(identity, tuple):
-            raise pickle.UnpicklingError("a reference out of place")
-        return self.source.storage(identity)
-
-
-def read_pt(path: str | os.PathLike[str]) -> Any:
+def read_pt(path: str | os.PathLike[str], names: Names | None = None) -> Any:
     """Return what a file of `torch.save`, of any version since 0.4, holds.
 
-    Tensors come as `StoredTensor`, everything that is no container, number or string as `Foreign`. Nothing in the
-    file is executed and nothing it names is imported.
+    Tensors come as `StoredTensor`, everything that is no container, number or string as `Foreign`, but for what stands
+    for some ``names``. Nothing in the file is executed and nothing it names is imported.
 
     Raises CheckpointError for a file that is cut off, damaged, or something else altogether.
     """
-    place = Path(path)
     try:
-        with place.open("rb") as file:
+        with Path(path).open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return _read_zip(place, buffer) if buffer[:4] == b"PK\x03\x04" else _read_legacy(buffer)
+        return parse_pt(buffer, names)
     # a damaged pickle can raise anything
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
-            f"{path}: cut off, damaged, or no file of torch.save ({reason}); copy or download it again"
+            f"{path}: cut off, damaged, or no file of torch.save ({one_line(error)}); copy or download it again"
         ) from error
 
 
-def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
-    with zipfile.ZipFile(path) as archive:
+def parse_pt(buffer: Buffer, names: Names | None = None) -> Any:
+    """Return what the content of such a file holds; raises anything for one that is damaged."""
+    known = {**TENSORS, **(names or {})}
+    return _read_zip(buffer, known) if buffer[:4] == b"PK\x03\x04" else _read_legacy(buffer, known)
+
+
+def _read_zip(buffer: Buffer, names: Names) -> Any:
+    file: Any = buffer if isinstance(buffer, mmap.mmap) else BytesIO(buffer)
+    with zipfile.ZipFile(file) as archive:
         records = {info.filename: _place_of(info, buffer) for info in archive.infolist()}
+    if sum(size for _, size in records.values()) > len(buffer):
+        raise pickle.UnpicklingError("records that overlap")
     programs = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if not programs:
         raise pickle.UnpicklingError("an archive without data.pkl")
@@ -247,11 +216,11 @@ def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
             raise pickle.UnpicklingError(f"record {key} is too short")
         return start
 
-    program = BytesIO(_bytes(buffer, records[programs[0]]))
-    return _Unpickler(program, _Source(buffer, place)).load()
+    program, source = _bytes(buffer, records[programs[0]]), _Source(buffer, place)
+    return unpickled(program, names, others=Foreign, references=source.storage, encoding="utf-8")[0]
 
 
-def _place_of(info: zipfile.ZipInfo, buffer: mmap.mmap) -> tuple[int, int]:
+def _place_of(info: zipfile.ZipInfo, buffer: Buffer) -> tuple[int, int]:
     """Return where the content of a record begins, and its size."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise pickle.UnpicklingError("compressed records, which torch.save does not write")
@@ -262,21 +231,16 @@ def _place_of(info: zipfile.ZipInfo, buffer: mmap.mmap) -> tuple[int, int]:
     return start, info.file_size
 
 
-def _bytes(buffer: mmap.mmap, place: tuple[int, int]) -> bytes:
+def _bytes(buffer: Buffer, place: tuple[int, int]) -> bytes:
     start, size = place
     return buffer[start : start + size]
 
 
-def _read_legacy(buffer: mmap.mmap) -> Any:
+def _read_legacy(buffer: Buffer, names: Names) -> Any:
     """Read the stream of pickles, followed by the storages' bytes, that PyTorch wrote before version 1.6."""
     source = _Source(buffer, lambda _key, _num_bytes: None)
-    magic, _protocol, system = (_Unpickler(buffer).load() for _ in range(3))
-    if magic != LEGACY_MAGIC or not system["little_endian"]:
-        raise pickle.UnpicklingError("another kind of pickle, or written on a big-endian machine")
-    content = _Unpickler(buffer, source).load()
-    start = 0
-    for key in _Unpickler(buffer).load():
-        start = start or buffer.tell()
+    content, keys, start = _pickles(buffer, names, source)
+    for key in keys:
         storage = source.storages[key]
         (count,) = struct.unpack_from("<q", buffer, start)
         storage.start = start + 8
@@ -286,3 +250,15 @@ def _read_legacy(buffer: mmap.mmap) -> Any:
     if any(storage.start is None for storage in source.storages.values()):
         raise pickle.UnpicklingError("a storage is missing")
     return content
+
+
+def _pickles(buffer: Buffer, names: Names, source: _Source) -> tuple[Any, Any, int]:
+    """Read the pickles: content, keys of the storages, and the place where the storages begin."""
+    found: list[Any] = []
+    start = 0
+    for references in (None, None, None, source.storage, None):
+        content, start = unpickled(buffer, names, start=start, others=Foreign, references=references, encoding="utf-8")
+        found.append(content)
+        if len(found) == 3 and (found[0] != LEGACY_MAGIC or not content["little_endian"]):
+            raise pickle.UnpicklingError("another kind of pickle, or written on a big-endian machine")
+    return found[3], found[4], start

@@ -1,0 +1,36 @@
+"""What is written to the terminal: file names and what files hold are shown as they are, and never obeyed."""
+
+import os
+import sys
+
+from atomslim.errors import printable
+
+
+def say(text: str) -> None:
+    """Print a text, with what a terminal would obey shown as its code."""
+    print(printable(text))  # noqa: T201 -- this is what prints
+
+
+def complete_streams() -> None:
+    """Let a process without stdin, stdout or stderr have them, to no effect; letters they cannot hold become codes.
+
+    Else the next file that is opened would take the place of a closed one, and get what was meant for the terminal.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            _occupy(number)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif number and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _occupy(number: int) -> None:
+    """Make a closed descriptor one of the null device."""
+    try:
+        os.fstat(number)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
