@@ -214,7 +214,7 @@ def _require_finite(batch: AtomsBatch) -> None:
             f"{_place(batch, atom)}: position {batch.positions[atom].tolist()} is not finite: "
             "correct it or remove the structure"
         )
-    if batch.num_atoms and float(batch.positions.abs().max()) > FARTHEST:
+    if batch.num_atoms and float(batch.positions.detach().abs().max()) > FARTHEST:
         atom = _first((batch.positions.abs() > FARTHEST).any(dim=1))
         raise StructureError(
             f"{_place(batch, atom)}: position {batch.positions[atom].tolist()} is farther than {FARTHEST:.0e} Å from "
