@@ -240,7 +240,7 @@ def structures(tmp_path: Path) -> str:
         ("validate_every=0 steps", "give more than 0"),
         ("optimiser.betas=[1.5,2]", "optimiser.betas.0: Input should be less than 1"),
         ("optimiser.weight_decay=.nan", "finite number"),
-        ("optimiser.block_rates={1: -1}", "greater than or equal to 0"),
+        ("optimiser.rates={block 1: -1}", "greater than or equal to 0"),
         ("cutoff=.inf", "finite number"),
         ("cutoff=1e5", "less than or equal to 1000"),
         ("targets={a.b: {kind: energy}}", "give one without dot or slash"),
