@@ -232,8 +232,8 @@ def structures(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("name=aspirin.v2", "give one without dot or slash"),
-        ("name=../../x", "give one without dot or slash"),
+        ("name=aspirin.v2", "give one without a dot"),
+        ("name=../../x", "give one without a dot"),
         ("name=_modules", "that torch does not use"),
         ("name=[x]", "name: Input should be a valid string"),
         ("budget=0s", "give a time above 0"),
@@ -243,7 +243,7 @@ def structures(tmp_path: Path) -> str:
         ("optimiser.rates={block 1: -1}", "greater than or equal to 0"),
         ("cutoff=.inf", "finite number"),
         ("cutoff=1e5", "less than or equal to 1000"),
-        ("targets={a.b: {kind: energy}}", "give one without dot or slash"),
+        ("targets={a.b: {kind: energy}}", "give one without a dot"),
         ("split.train=.nan", "finite number"),
         ("split={train: -3, validation: 1}", "not negative"),
         (f"learn={'[' * 5000}", "is no list or table"),
