@@ -105,15 +105,15 @@ def test_forces_are_the_slope_with_graphs_built_anew(name: str) -> None:
 
 
 def test_second_derivatives_are_those_of_forces() -> None:
-    model, batch = model_of().train(), from_ase(STRUCTURES["molecule"])
+    model, batch = model_of(), from_ase(STRUCTURES["molecule"])
     positions = batch.positions.clone().requires_grad_()
-    forces = model(replace(batch, positions=positions), tasks=["conservative"])["conservative"]["forces"]
+    outputs = model(replace(batch, positions=positions), tasks=["conservative"], create_graph=True)
+    forces = outputs["conservative"]["forces"]
     rows = [torch.autograd.grad(force, positions, retain_graph=True)[0].flatten() for force in forces.flatten()]
     hessian = torch.stack(rows)
     assert (hessian - hessian.T).abs().max() < 1e-10 * hessian.abs().max()
     move = torch.zeros_like(batch.positions)
     move[0, 1] = 1e-5
-    model.eval()
     ahead, behind = (
         model.predict(replace(batch, positions=batch.positions + s * move), "conservative") for s in (1, -1)
     )
