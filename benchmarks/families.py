@@ -44,10 +44,17 @@ def chgnet(version: str) -> Any:
     return CHGNetCalculator(CHGNet.load(model_name=version, use_device="cpu", verbose=False), use_device="cpu")
 
 
-OWN: dict[str, Callable[[str], Any]] = {"chgnet": chgnet}
+def sevennet(name: str) -> Any:
+    """Return the calculator of the package sevenn."""
+    from sevenn.calculator import SevenNetCalculator  # noqa: PLC0415 - one of several optional packages
+
+    return SevenNetCalculator(name, device="cpu")
+
+
+OWN: dict[str, Callable[[str], Any]] = {"chgnet": chgnet, "sevennet": sevennet}
 """Family → what makes the calculator of its package for a name."""
 
-MODELS = ("chgnet:0.3.0",)
+MODELS = ("chgnet:0.3.0", "sevennet:7net-0")
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ class BlockModel(nn.Module, ABC):
     readout_kind: ClassVar[ReadoutKind]
     atom_outputs: Mapping[str, str] = MappingProxyType({})
     """Names and units of what the model says of each atom besides its targets: {"magmoms": "μB"}, say."""
+    mirror_images: bool = True
+    """Whether mirror images have the same energy; not so where a family knows rotations only."""
     config: BaseModel
     tasks: dict[str, Task]
     block_ids: tuple[int, ...]

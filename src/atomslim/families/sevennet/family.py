@@ -1,0 +1,146 @@
+"""SevenNet as a family: its files, names and capabilities."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import BaseModel
+
+from atomslim.errors import CheckpointError, ConfigError
+from atomslim.families.sevennet.config import SevenNetConfig
+from atomslim.models.block_model import BlockModel
+from atomslim.models.family import Capability, Family
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.tasks import Task
+from atomslim.models.unpickle import read_pt
+
+if TYPE_CHECKING:
+    from atomslim.families.sevennet.model import SevenNet
+
+PREFIXES = ("sevennet-", "7net-")
+DEFAULT_OF = {"0": "0_11jul2024", "0_11july2024": "0_11jul2024"}
+"""Names without a date, or with the month in full, and what the package takes them for."""
+
+
+class SevenNetFamily(Family):
+    """SevenNet: the models that its package knows, and checkpoints of its trainer."""
+
+    name: ClassVar[str] = "sevennet"
+    title: ClassVar[str] = "SevenNet"
+    package: ClassVar[str | None] = "sevenn"
+    extra: ClassVar[str | None] = "sevennet"
+    config: ClassVar[type[BaseModel]] = SevenNetConfig
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export"})
+
+    def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
+        """Return a model without memory for its weights."""
+        self.require_package()
+        from atomslim.families.sevennet.model import SevenNet  # noqa: PLC0415 - needs the package
+
+        with torch.device("meta"):
+            return SevenNet(config, tasks)
+
+    def notes(self, model: BlockModel) -> list[str]:
+        """Say what belongs to a level of theory, and what a mirror image may do."""
+        config = _sevennet(model).config
+        notes = [f"task {task} has the level of theory {level}" for task, level in config.task_modalities.items()]
+        if not config.parity:
+            notes.append("energies of mirror images may differ: the model knows rotations only (SO3)")
+        return notes
+
+    def locate(self, name: str) -> Path:
+        """Return the file of a model that the package ships, or has downloaded.
+
+        Raises ConfigError for one that it does not know, or that it would have to download first.
+        """
+        from sevenn import _const  # noqa: PLC0415 - needs the package
+
+        wanted = name.lower()
+        wanted = next((wanted.removeprefix(prefix) for prefix in PREFIXES if wanted.startswith(prefix)), wanted)
+        wanted = DEFAULT_OF.get(wanted, wanted).replace("-", "_")
+        known = {key.removeprefix("SEVENNET_").lower(): path for key, path in vars(_const).items() if _is_model(key)}
+        if wanted not in known:
+            names = ", ".join(sorted(f"7net-{key.replace('_', '-')}" for key in known))
+            raise ConfigError(f"sevennet:{name}: the package knows {names}")
+        return _present(name, known[wanted], _const)
+
+    def recognises(self, path: Path) -> bool:
+        """Look for the weights and options of SevenNet's trainer."""
+        try:
+            return is_sevennet(read_pt(path))
+        except CheckpointError:
+            return False
+
+    def read(self, path: Path, **options: str) -> BlockModel:
+        """Read a checkpoint; there are no options: its levels of theory are its tasks."""
+        from atomslim.families.sevennet.checkpoint import read_sevennet  # noqa: PLC0415 - needs the package
+
+        self.refuse_options(options)
+        return read_sevennet(path)
+
+    def with_heads(
+        self, model: BlockModel, tasks: Sequence[Task], reused: Mapping[str, Task], regularisation: Mapping[str, float]
+    ) -> BlockModel:
+        """Return a copy with heads for these tasks only; there is no dropout."""
+        from atomslim.families.sevennet.rehead import with_heads  # noqa: PLC0415 - needs the package
+
+        if regularisation:
+            raise ConfigError(f"SevenNet models have no {next(iter(regularisation))}: leave it out")
+        return with_heads(_sevennet(model), tasks, reused)
+
+    def export(self, model: BlockModel, path: Path) -> None:
+        """Write a checkpoint for the package."""
+        from atomslim.families.sevennet.export import write_sevennet  # noqa: PLC0415 - needs the package
+
+        write_sevennet(_sevennet(model), path)
+
+    def graph(
+        self,
+        model: BlockModel | None,
+        *,
+        cutoff: float | None = None,
+        neighbours: int | None = None,
+        usual: tuple[float | None, int | None] = (None, None),
+    ) -> GraphSettings:
+        """Return the graphs of a new task, whose cutoff is the model's."""
+        chosen = super().graph(model, cutoff=cutoff, neighbours=neighbours, usual=usual)
+        if model is not None and chosen.cutoff != (own := _sevennet(model).config.cutoff):
+            raise ConfigError(
+                f"cutoff {chosen.cutoff:g} Å: that of a SevenNet model is part of it, here {own:g} Å: leave it out"
+            )
+        return chosen
+
+
+FAMILY = SevenNetFamily()
+
+
+def is_sevennet(content: object) -> bool:
+    """Say whether what a file of `torch.save` holds is a checkpoint of SevenNet."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("config"), Mapping):
+        return False
+    return isinstance(content.get("model_state_dict"), Mapping) and {"_type_map", "cutoff"} <= content["config"].keys()
+
+
+def _is_model(key: str) -> bool:
+    return key.startswith("SEVENNET_")
+
+
+def _present(name: str, path: str, const: Any) -> Path:
+    """Return the file where the package looks for it; raises ConfigError if it is not there."""
+    cached = path.replace(const._prefix, str(Path("~/.cache/sevennet").expanduser()))  # noqa: SLF001 - as the package does
+    for place in (path, cached):
+        if Path(place).is_file():
+            return Path(place)
+    source = const.CHECKPOINT_DOWNLOAD_LINKS.get(path, "")
+    raise ConfigError(
+        f"sevennet:{name}: its weights do not come with the package: download {source} and give the file's path"
+    )
+
+
+def _sevennet(model: BlockModel) -> "SevenNet":
+    from atomslim.families.sevennet.model import SevenNet  # noqa: PLC0415 - needs the package
+
+    if not isinstance(model, SevenNet):
+        raise ConfigError(f"a {type(model).__name__} is no SevenNet model")
+    return model
