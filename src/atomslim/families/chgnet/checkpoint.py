@@ -19,7 +19,7 @@ from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.metadata import checksum, first_problem, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed, require_fit
-from atomslim.models.unpickle import StoredTensor, read_pt
+from atomslim.unpickle.torch_file import StoredTensor, read_pt
 
 TASK = "chgnet"
 """Name of the only task of a model that was read."""

@@ -28,7 +28,7 @@ from atomslim.models.metadata import Metadata, checksum, versions
 from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed
-from atomslim.models.unpickle import StoredTensor, read_pt
+from atomslim.unpickle.torch_file import StoredTensor, read_pt
 
 CONSTANTS = ("output_mask", "_w3j", "equivariant_gate.", "convolution.convolution.", "linear.bias", ".tp.", "module.")
 """What the names of tensors have that follow from the configuration."""

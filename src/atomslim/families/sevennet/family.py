@@ -13,7 +13,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Capability, Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
-from atomslim.models.unpickle import read_pt
+from atomslim.unpickle.torch_file import read_pt
 
 if TYPE_CHECKING:
     from atomslim.families.sevennet.model import SevenNet
