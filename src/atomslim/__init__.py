@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from atomslim.train.distill import distill
     from atomslim.train.finetune import finetune
     from atomslim.train.pretrain import pretrain
+    from atomslim.validation.run import validate
 
 __version__ = version("atomslim")
 
@@ -47,6 +48,7 @@ __all__ = [
     "pretrain",
     "save",
     "to_ase",
+    "validate",
 ]
 
 # public name -> the module that defines it (the imports above say the same to type checkers; a test compares the two)
@@ -68,6 +70,7 @@ _HOMES = {
     "pretrain": "atomslim.train.pretrain",
     "save": "atomslim.models.model_file",
     "to_ase": "atomslim.atoms",
+    "validate": "atomslim.validation.run",
 }
 
 

@@ -37,6 +37,7 @@ from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
 from atomslim.cli.study import study
+from atomslim.cli.validate import validate
 from atomslim.errors import AtomslimError, AtomslimWarning, one_line, printable
 from atomslim.terminal import complete_streams
 
@@ -60,6 +61,7 @@ app.command(distill)
 app.command(finetune)
 app.command(evaluate)
 app.command(compare)
+app.command(validate)
 app.command(benchmark)
 app.command(predict)
 app.command(package)

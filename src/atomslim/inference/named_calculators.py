@@ -1,0 +1,62 @@
+"""Calculators by name: a model of ours, or any ASE calculator by its import path.
+
+ase:ase.calculators.emt:EMT
+ase:tblite.ase:TBLite?method=GFN2-xTB&verbosity=0
+ase:mace.calculators:mace_mp?model=small&device=cpu
+"""
+
+import os
+from importlib import import_module
+from typing import Any
+from urllib.parse import parse_qsl
+
+import yaml
+from ase.calculators.calculator import Calculator as AseCalculator
+
+from atomslim.errors import ConfigError
+from atomslim.inference.calculator import Calculator
+from atomslim.models.block_model import BlockModel
+
+PREFIX = "ase:"
+
+Named = BlockModel | AseCalculator | str | os.PathLike[str]
+"""What an energy can come from."""
+
+
+def calculator_of(source: Named, *, task: str | None = None) -> AseCalculator:
+    """Return an ASE calculator of a model, a model file, an import path, or a calculator itself.
+
+    Only what is installed is imported. Arguments are YAML's numbers, texts and booleans. Raises ConfigError where the
+    path leads to no calculator, and what `atomslim.Calculator` raises for a model.
+    """
+    if isinstance(source, AseCalculator):
+        return source
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return _imported(source)
+    return Calculator(source, task=task)
+
+
+def _imported(name: str) -> AseCalculator:
+    path, _, query = name.removeprefix(PREFIX).partition("?")
+    module, _, attribute = path.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"{name}: give module and class, as in ase:ase.calculators.emt:EMT")
+    try:
+        make = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name}: {error}: is the package installed here?") from error
+    try:
+        made = make(**_arguments(query, name))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {attribute} does not take these arguments: {error}") from error
+    if not isinstance(made, AseCalculator):
+        raise ConfigError(f"{name}: {attribute} makes a {type(made).__name__}, not an ASE calculator")
+    return made
+
+
+def _arguments(query: str, name: str) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
+    except ValueError as error:
+        raise ConfigError(f"{name}: write arguments as name=value&name=value") from error
+    return {key: yaml.safe_load(value) for key, value in pairs}

@@ -1,0 +1,138 @@
+"""The checks of `checks.yaml`: what each measures, and how its numbers are judged."""
+
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from atomslim.errors import ConfigError
+from atomslim.validation.measurement import Contrast, Measure, Measurement
+from atomslim.validation.structures import Kind
+
+Set = Literal["quick", "full"]
+
+
+class Bar(BaseModel):
+    """What a number must keep to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: str = Field(description="of the number")
+    bar: float | None = Field(default=None, description="the number, or its difference, must not be above it")
+    at_least: float | None = Field(default=None, description="the number must not be below it")
+    against: Literal["relative", "absolute", "contrast"] | None = Field(default=None, description="the reference")
+
+
+class Check(BaseModel):
+    """One check, as the file has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    measure: str = Field(description="module and function that measures")
+    contrast: str | None = Field(default=None, description="module and function that compares two measurements")
+    kinds: tuple[Kind, ...]
+    only: str | None = Field(default=None, description="the one built-in structure it is made on")
+    definition: str
+    means: str
+    source: str
+    settings: dict[str, Any]
+    quick: dict[str, Any] | None = None
+    full: dict[str, Any] | None = None
+    numbers: dict[str, Bar]
+
+    def function(self) -> Measure:
+        """Return what measures."""
+        return cast("Measure", _found(self.measure))
+
+    def differences(self, model: Measurement, reference: Measurement) -> dict[str, float]:
+        """Return the numbers that only two measurements give."""
+        return {} if self.contrast is None else cast("Contrast", _found(self.contrast))(model, reference)
+
+    def settings_of(self, chosen: Set) -> dict[str, Any]:
+        """Return the settings of a set."""
+        return self.settings | ((self.quick if chosen == "quick" else self.full) or {})
+
+    def is_in(self, chosen: Set) -> bool:
+        """Say whether the check belongs to a set."""
+        return (self.quick if chosen == "quick" else self.full) is not None
+
+
+class Verdict(BaseModel):
+    """One number of one check on one structure, judged where there is a bar; ``passed`` is None where not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    check: str
+    structure: str
+    number: str
+    value: float
+    unit: str
+    reference: float | None = None
+    difference: float | None = None
+    bar: float | None = None
+    passed: bool | None = None
+
+
+@cache
+def checks() -> dict[str, Check]:
+    """Return all checks by name, in the file's order."""
+    text = files("atomslim.validation").joinpath("checks.yaml").read_text(encoding="utf-8")
+    return {name: Check(name=name, **content) for name, content in yaml.safe_load(text).items()}
+
+
+def chosen_checks(names: str | tuple[str, ...]) -> tuple[list[Check], Set]:
+    """Return the checks of a set, quick or full, or those of these names with full settings.
+
+    Raises ConfigError for a name that there is not.
+    """
+    if names in {"quick", "full"} or names in {("quick",), ("full",)}:
+        which = cast("Set", names if isinstance(names, str) else names[0])
+        return [check for check in checks().values() if check.is_in(which)], which
+    wanted = (names,) if isinstance(names, str) else names
+    unknown = [name for name in wanted if name not in checks()]
+    if unknown:
+        raise ConfigError(f"check {unknown[0]!r}: there are quick, full, {', '.join(checks())}")
+    return [checks()[name] for name in wanted], "full"
+
+
+def judge(check: Check, structure: str, model: Measurement, reference: Measurement | None) -> list[Verdict]:
+    """Hold the numbers of a check against their bars."""
+    numbers = dict(model.numbers)
+    if reference is not None:
+        numbers |= check.differences(model, reference)
+    return [
+        _judged(check, structure, name, value, None if reference is None else reference.numbers.get(name))
+        for name, value in numbers.items()
+    ]
+
+
+def _judged(check: Check, structure: str, name: str, value: float, reference: float | None) -> Verdict:
+    bar = check.numbers.get(name, Bar(unit=""))
+    difference = None
+    if reference is not None and bar.against in {"relative", "absolute"}:
+        difference = abs(value - reference)
+        if bar.against == "relative":
+            difference /= max(abs(reference), 1e-12)
+    judged = value if bar.against in {None, "contrast"} else difference
+    outcomes = [judged <= bar.bar] if bar.bar is not None and judged is not None else []
+    outcomes += [value >= bar.at_least] if bar.at_least is not None else []
+    return Verdict(
+        check=check.name,
+        structure=structure,
+        number=name,
+        value=value,
+        unit=bar.unit,
+        reference=reference,
+        difference=difference,
+        bar=bar.bar if bar.bar is not None else bar.at_least,
+        passed=all(outcomes) if outcomes else None,
+    )
+
+
+def _found(name: str) -> Any:
+    module, _, function = name.partition(".")
+    return getattr(import_module(f"atomslim.validation.{module}"), function)

@@ -1,0 +1,213 @@
+"""Checks that need no reference: what every energy surface must obey."""
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.data import chemical_symbols, covalent_radii
+from scipy.spatial.transform import Rotation
+
+from atomslim.validation.measurement import (
+    FloatArray,
+    Measurement,
+    NotDoneError,
+    Settings,
+    energy_of,
+    rattled,
+    repeated,
+    stress_of,
+    with_calculator,
+)
+
+FAR = 60.0
+"""Å between two copies of a molecule that must not feel each other."""
+
+SHORTEST = 4.0
+"""Å: cells with shorter sides are repeated, so that atoms can move against each other."""
+
+MINIMUM = 0.05
+"""eV: a dip of a diatomic curve that is shallower than this is no minimum of its own."""
+
+
+def forces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Compare forces with central differences of the energy, along the forces themselves and at random.
+
+    error = max |−dE/dx − F·d| / |F| over unit vectors d of all atoms' coordinates.
+    """
+    moved = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
+    found = np.asarray(moved.get_forces(), dtype=np.float64)
+    size = float(np.linalg.norm(found))
+    if size == 0:
+        raise NotDoneError("there are no forces on the atoms")
+    random = np.random.default_rng(1).normal(size=(settings["directions"], *found.shape))
+    directions = [found / size, *(one / np.linalg.norm(one) for one in random)]
+    errors = [abs(-_slope(moved, d, settings["step"]) - (found * d).sum()) / size for d in directions]
+    return Measurement({"error": float(max(errors))})
+
+
+def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Compare stress with central differences of the energy by strain: σ = (1/V) dE/dε.
+
+    error = max |σ − σ_found| / max |σ| over the six components, of a cell compressed by some per cent.
+    """
+    squeezed = rattled(repeated(atoms, SHORTEST), settings["rattle"])
+    squeezed.set_cell(squeezed.cell * (1 - settings["squeeze"]), scale_atoms=True)
+    moved = with_calculator(squeezed, calculator)
+    found = stress_of(moved)
+    step, slopes = settings["step"], []
+    for place in range(6):
+        energies = [energy_of(strained(moved, place, sign * step)) for sign in (1, -1)]
+        twice = 2 if place < 3 else 4  # a shear strain stands twice in the tensor
+        slopes.append((energies[0] - energies[1]) / (twice * step) / moved.get_volume())
+    return Measurement({"error": float(np.abs(np.array(slopes) - found).max() / np.abs(slopes).max())})
+
+
+def strained(atoms: Atoms, component: int, strain: float) -> Atoms:
+    """Return a copy, with the same calculator, under one component ε of the strain tensor (Voigt's order).
+
+    A shear strain stands in both places of the tensor.
+    """
+    row, column = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)][component]
+    deformation = np.eye(3)
+    deformation[row, column] += strain
+    if row != column:
+        deformation[column, row] += strain
+    copy = with_calculator(atoms, atoms.calc)
+    copy.set_cell(atoms.cell @ deformation, scale_atoms=True)
+    return copy
+
+
+def symmetry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Turn, shift, renumber and wrap the structure: the energy stays, the forces go along."""
+    start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
+    energy, found = energy_of(start), np.asarray(start.get_forces())
+    random = np.random.default_rng(2)
+    turn = Rotation.from_euler("zyx", random.uniform(0.3, 2.5, 3)).as_matrix()
+    order = random.permutation(len(start))
+    turned = with_calculator(start, calculator)
+    turned.set_cell(start.cell @ turn)
+    turned.positions = start.positions @ turn
+    shifted = with_calculator(start, calculator)
+    shifted.positions += random.uniform(-3, 3, 3)
+    renumbered = with_calculator(start[order], calculator)
+    images = {
+        "rotation": (turned, found @ turn),
+        "translation": (shifted, found),
+        "numbering": (renumbered, found[order]),
+    }
+    if start.pbc.any():
+        wrapped = with_calculator(shifted, calculator)
+        wrapped.wrap()
+        images["wrapping"] = (wrapped, found)
+    numbers = {}
+    for name, (image, expected) in images.items():
+        numbers[f"{name}, energy"] = 1e3 * abs(energy_of(image) - energy) / len(start)
+        numbers[f"{name}, forces"] = float(np.abs(image.get_forces() - expected).max())
+    return Measurement(numbers)
+
+
+def extensivity(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Double the structure, by a larger cell or by a second copy far away: the energy doubles, forces stay."""
+    start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
+    energy, found = energy_of(start), np.asarray(start.get_forces())
+    if start.pbc.any():
+        axis = int(np.flatnonzero(start.pbc)[np.argmin(start.cell.lengths()[start.pbc])])
+        double = start.repeat([2 if place == axis else 1 for place in range(3)])
+    else:
+        other = start.copy()
+        other.positions += [FAR + np.ptp(start.positions), 0, 0]
+        double = start + other
+    double = with_calculator(double, calculator)
+    return Measurement(
+        {
+            "energy": 1e3 * abs(energy_of(double) / 2 - energy) / len(start),
+            "forces": float(np.abs(double.get_forces()[: len(start)] - found).max()),
+        }
+    )
+
+
+def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Swell the structure in small equal steps, so that all distances change, and look for steps of energy and forces.
+
+    A step of height J between two points shows as 3J in fourth differences, to which a smooth curve adds next to
+    nothing.
+    """
+    start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
+    low, high = settings["scales"]
+    scales = np.linspace(low, high, settings["points"])
+    energies, forces_of = [], []
+    for scale in scales:
+        image = with_calculator(start, calculator)
+        if start.pbc.any():
+            image.set_cell(start.cell * scale, scale_atoms=True)
+        else:
+            image.positions = start.positions * scale
+        energies.append(energy_of(image))
+        forces_of.append(np.asarray(image.get_forces()).ravel())
+    curve = np.array(energies)
+    return Measurement(
+        {
+            "energy": 1e3 * _largest_step(curve[:, None]),
+            "forces": _largest_step(np.array(forces_of)),
+        },
+        {"energy": (scales.tolist(), ((curve - curve.min()) / len(start)).tolist())},
+        ("scale of all lengths", "energy (eV/atom)"),
+    )
+
+
+def dimers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Pull two atoms apart, for all pairs of the structure's elements: one minimum, and a wall without holes.
+
+    wall: the distance, as a share of the sum of covalent radii, below which the curve falls towards short distances.
+    """
+    numbers, curves = {"minima": 0.0, "wall": 0.0}, {}
+    elements = sorted(set(atoms.numbers.tolist()))
+    for first, second in ((a, b) for place, a in enumerate(elements) for b in elements[place:]):
+        radius = covalent_radii[first] + covalent_radii[second]
+        distances = radius * np.linspace(settings["shortest"], 1.0, settings["points"])
+        distances = np.concatenate([distances, np.linspace(radius, max(6.0, 2 * radius), settings["points"])[1:]])
+        energies = np.array([_dimer(calculator, first, second, distance) for distance in distances])
+        name = f"{chemical_symbols[first]}–{chemical_symbols[second]}"
+        curves[name] = (distances.tolist(), np.clip(energies - energies[-1], -20, 20).tolist())
+        numbers["minima"] = max(numbers["minima"], float(_minima(energies)))
+        numbers["wall"] = max(numbers["wall"], _wall(distances / radius, energies))
+    return Measurement(numbers, curves, ("distance (Å)", "energy (eV)"))
+
+
+def _slope(atoms: Atoms, direction: FloatArray, step: float) -> float:
+    energies = []
+    for sign in (1, -1):
+        image = with_calculator(atoms, atoms.calc)
+        image.positions += sign * step * direction
+        energies.append(energy_of(image))
+    return (energies[0] - energies[1]) / (2 * step)
+
+
+def _largest_step(curve: FloatArray) -> float:
+    """Return the largest step of (points, components) curves."""
+    return float(np.abs(np.diff(curve, n=4, axis=0)).max()) / 3
+
+
+def _dimer(calculator: Calculator, first: int, second: int, distance: float) -> float:
+    return energy_of(with_calculator(Atoms([first, second], [[0, 0, 0], [0, 0, distance]]), calculator))
+
+
+def _minima(energies: FloatArray) -> int:
+    """Count minima that are at least `MINIMUM` deep on both sides; the ends do not count."""
+    found, lowest, highest, falling = 0, np.inf, energies[0], True
+    for energy in energies[1:]:
+        if falling:
+            lowest = min(lowest, energy)
+            if energy > lowest + MINIMUM:
+                found, falling, highest = found + (lowest < highest - MINIMUM), False, energy
+        else:
+            highest = max(highest, energy)
+            if energy < highest - MINIMUM:
+                falling, lowest = True, energy
+    return found
+
+
+def _wall(share: FloatArray, energies: FloatArray) -> float:
+    """Return the largest share of the covalent distance, below 0.7, at which the energy falls on the way in."""
+    inside = share <= 0.7
+    falls = np.flatnonzero(np.diff(energies[inside]) > 0)  # rising with distance: attractive inside the wall
+    return float(share[inside][falls[-1] + 1]) if len(falls) else 0.0

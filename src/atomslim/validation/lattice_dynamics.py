@@ -1,0 +1,137 @@
+"""Phonons and thermal expansion, by phonopy."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from atomslim.validation.measurement import (
+    FloatArray,
+    Measurement,
+    NotDoneError,
+    Settings,
+    energy_of,
+    imported,
+    with_calculator,
+)
+from atomslim.validation.solids import relaxed
+
+IMAGINARY = -0.1
+"""THz: frequencies below this count as imaginary; smaller ones are acoustic modes at Γ in their rounding."""
+
+
+def phonons(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Displace atoms of a supercell: frequencies (THz) at Γ, on a mesh and along the path of the lattice.
+
+    The structure is relaxed first, with its cell where the model has stress.
+    """
+    start = _at_rest(calculator, atoms, settings)
+    phonon = _phonon(calculator, start, settings)
+    mesh = settings["mesh"]
+    phonon.run_mesh([mesh] * 3, is_mesh_symmetry=False, is_gamma_center=True)
+    frequencies = np.asarray(phonon.get_mesh_dict()["frequencies"])
+    gamma = np.asarray(phonon.get_frequencies([0, 0, 0]))
+    phonon.run_total_dos(freq_pitch=0.05)
+    dos = phonon.get_total_dos_dict()
+    numbers = {
+        "highest": float(frequencies.max()),
+        "mean": float(frequencies.mean()),
+        "imaginary": float((frequencies < IMAGINARY).mean()),
+        **{f"Γ{place}": float(value) for place, value in enumerate(gamma[3:], start=1)},
+    }
+    curves = {
+        "density of states": (dos["frequency_points"].tolist(), dos["total_dos"].tolist()),
+        "mesh": (list(range(frequencies.size)), frequencies.ravel().tolist()),
+        **_bands(phonon),
+    }
+    return Measurement(numbers, curves, ("frequency (THz)", "density of states"))
+
+
+def phonon_differences(model: Measurement, reference: Measurement) -> dict[str, float]:
+    """Return the mean and the largest difference of frequencies on the mesh, in THz."""
+    ours, theirs = (np.array(each.curves["mesh"][1]) for each in (model, reference))
+    if len(ours) != len(theirs):
+        return {}
+    difference = np.abs(ours - theirs)
+    return {"mean difference": float(difference.mean()), "largest difference": float(difference.max())}
+
+
+def thermal_expansion(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Take phonons at several volumes: linear expansion at 300 K in 10⁻⁶/K, in the quasi-harmonic approximation."""
+    start = _at_rest(calculator, atoms, settings)
+    temperatures = np.arange(0, 620, 10.0)
+    volumes, energies, free, entropy, capacity = [], [], [], [], []
+    for scale in np.linspace(1 - settings["width"], 1 + settings["width"], settings["points"]):
+        scaled = start.copy()
+        scaled.set_cell(start.cell * scale ** (1 / 3), scale_atoms=True)
+        image = relaxed(scaled, calculator, settings)
+        phonon = _phonon(calculator, image, settings)
+        phonon.run_mesh([settings["mesh"]] * 3, is_gamma_center=True)
+        if float(np.min(phonon.get_mesh_dict()["frequencies"])) < IMAGINARY:
+            raise NotDoneError(f"imaginary modes at {scale:.3f} of the volume: the approximation does not hold")
+        phonon.run_thermal_properties(t_min=0, t_max=610, t_step=10)
+        found = phonon.get_thermal_properties_dict()
+        volumes.append(image.get_volume())
+        energies.append(energy_of(image))
+        free.append(found["free_energy"])
+        entropy.append(found["entropy"])
+        capacity.append(found["heat_capacity"])
+    qha = imported("phonopy").PhonopyQHA(
+        volumes=np.array(volumes),
+        electronic_energies=np.array(energies),
+        temperatures=temperatures[: len(free[0])],
+        free_energy=np.array(free).T,
+        cv=np.array(capacity).T,
+        entropy=np.array(entropy).T,
+        t_max=600,
+    )
+    expansion = np.asarray(qha.thermal_expansion)
+    return Measurement({"linear expansion": float(1e6 * expansion[30] / 3)})
+
+
+def _at_rest(calculator: Calculator, atoms: Atoms, settings: Settings) -> Atoms:
+    """Relax positions and, where there is stress, the cell."""
+    try:
+        return relaxed(atoms, calculator, settings, cell=True)
+    except NotDoneError as error:
+        if "no stress" not in str(error):
+            raise
+        return relaxed(atoms, calculator, settings)
+
+
+def _phonon(calculator: Calculator, atoms: Atoms, settings: Settings) -> Any:
+    """Return phonopy's object with force constants from finite displacements."""
+    phonopy = imported("phonopy")
+    cell = imported("phonopy.structure.atoms").PhonopyAtoms(
+        numbers=atoms.numbers, cell=np.asarray(atoms.cell), scaled_positions=atoms.get_scaled_positions()
+    )
+    repeats = [max(1, int(np.ceil(settings["length"] / side))) for side in atoms.cell.lengths()]
+    if len(atoms) * int(np.prod(repeats)) > settings["largest"]:
+        raise NotDoneError(
+            f"a supercell of {settings['length']} Å has more than {settings['largest']} atoms: give a smaller cell"
+        )
+    phonon = phonopy.Phonopy(cell, np.diag(repeats), primitive_matrix=np.eye(3))
+    phonon.generate_displacements(distance=settings["displacement"])
+    phonon.forces = np.array([_forces(calculator, one) for one in phonon.supercells_with_displacements])
+    phonon.produce_force_constants()
+    phonon.symmetrize_force_constants()
+    return phonon
+
+
+def _forces(calculator: Calculator, cell: Any) -> FloatArray:
+    atoms = Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+    found = np.asarray(with_calculator(atoms, calculator).get_forces(), dtype=np.float64)
+    return found - found.mean(axis=0)
+
+
+def _bands(phonon: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the branches along the straight way Γ → (½, 0, 0) → (½, ½, 0) → Γ, in the lattice's own coordinates."""
+    corners = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0.5, 0], [0, 0, 0]])
+    path = [np.linspace(a, b, 21) for a, b in pairwise(corners)]
+    phonon.run_band_structure(path)
+    found = phonon.get_band_structure_dict()
+    distance = np.concatenate(found["distances"])
+    branches = np.concatenate(found["frequencies"])
+    return {f"band {place}": (distance.tolist(), branch.tolist()) for place, branch in enumerate(branches.T, start=1)}

@@ -1,0 +1,156 @@
+"""Checks of crystals: equation of state, cell, elastic constants, phonons, vacancies and surfaces."""
+
+import numpy as np
+from ase import Atoms
+from ase.build import surface
+from ase.build.tools import sort
+from ase.calculators.calculator import Calculator
+from ase.eos import EquationOfState
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+from ase.units import GPa
+
+from atomslim.validation.consistency import strained
+from atomslim.validation.measurement import (
+    FloatArray,
+    Measurement,
+    NotDoneError,
+    Settings,
+    energy_of,
+    imported,
+    repeated,
+    stress_of,
+    with_calculator,
+)
+
+LONG_ENOUGH = 8.0
+"""Å: a cell shorter than this is repeated before an atom is taken out or moved."""
+
+
+def relaxed(atoms: Atoms, calculator: Calculator, settings: Settings, *, cell: bool = False) -> Atoms:
+    """Relax positions, and the cell if asked for; raises NotDoneError where that does not end."""
+    moved = with_calculator(atoms, calculator)
+    if cell:
+        stress_of(moved)  # refuses a calculator without stress
+    with FIRE(FrechetCellFilter(moved) if cell else moved, logfile=None) as optimiser:
+        if not optimiser.run(fmax=settings["fmax"], steps=settings["steps"]):
+            raise NotDoneError(f"the relaxation has not converged in {settings['steps']} steps")
+    return moved
+
+
+def cell(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Relax cell and positions: lengths (Å), angles (°), and volume (Å³/atom)."""
+    found = relaxed(atoms, calculator, settings, cell=True)
+    lengths = dict(zip(("a", "b", "c"), found.cell.lengths().tolist(), strict=True))
+    angles = dict(zip(("alpha", "beta", "gamma"), found.cell.angles().tolist(), strict=True))
+    return Measurement({**lengths, **angles, "volume": float(found.get_volume() / len(found))})
+
+
+def equation_of_state(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Fit Birch and Murnaghan's equation to energies of scaled cells, positions relaxed in each.
+
+    Gives V₀ (Å³/atom), B₀ (GPa) and B₀′.
+    """
+    width, volumes, energies = settings["width"], [], []
+    for scale in np.linspace(1 - width, 1 + width, settings["points"]):
+        scaled = atoms.copy()
+        scaled.set_cell(atoms.cell * scale ** (1 / 3), scale_atoms=True)
+        found = relaxed(scaled, calculator, settings)
+        volumes.append(found.get_volume() / len(found))
+        energies.append(energy_of(found) / len(found))
+    fit = EquationOfState(volumes, energies, eos="birchmurnaghan")
+    try:
+        volume, _, modulus = fit.fit(warn=False)
+    except (RuntimeError, ValueError) as error:
+        raise NotDoneError(
+            "no equation of state fits the energies: they have no minimum near the given volume"
+        ) from error
+    if not min(volumes) < volume < max(volumes):
+        raise NotDoneError(f"the minimum, at {volume:.2f} Å³/atom, is outside the volumes tried: relax the cell first")
+    derivative = float(fit.eos_parameters[2])
+    relative = (np.array(energies) - min(energies)).tolist()
+    return Measurement(
+        {"volume": float(volume), "bulk modulus": float(modulus / GPa), "derivative": derivative},
+        {"energy": (volumes, relative)},
+        ("volume (Å³/atom)", "energy (eV/atom)"),
+    )
+
+
+def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Differentiate stress by strain, ions relaxed: all 21 constants (GPa), and Hill's averages K and G.
+
+    C_ij = ∂σ_i/∂η_j at the relaxed cell, by central differences, symmetrised. Stable where all eigenvalues of C are
+    positive (Born).
+    """
+    start = relaxed(atoms, calculator, settings, cell=True)
+    rows = []
+    for place in range(6):
+        step = settings["strain"]
+        stresses = [stress_of(relaxed(strained(start, place, sign * step), calculator, settings)) for sign in (1, -1)]
+        width = 2 * step if place < 3 else 4 * step  # of Voigt's η, twice the shear strain
+        rows.append((stresses[0] - stresses[1]) / width)
+    constants = np.array(rows) / GPa
+    constants = (constants + constants.T) / 2
+    numbers = {f"C{i + 1}{j + 1}": float(constants[i, j]) for i in range(6) for j in range(i, 6)}
+    bulk, shear = _hill(constants)
+    lowest = float(np.linalg.eigvalsh(constants).min())
+    return Measurement({**numbers, "K": bulk, "G": shear, "lowest eigenvalue": lowest})
+
+
+def vacancy(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Take one atom out of a supercell of an elemental crystal: E_v = E(N − 1) − (N − 1)/N E(N), in eV, relaxed."""
+    if len(set(atoms.numbers.tolist())) > 1:
+        raise NotDoneError("only crystals of one element have a vacancy energy without chemical potentials")
+    whole = relaxed(repeated(atoms, LONG_ENOUGH), calculator, settings)
+    rest = whole.copy()
+    del rest[0]
+    rest = relaxed(rest, calculator, settings)
+    return Measurement({"energy": energy_of(rest) - len(rest) / len(whole) * energy_of(whole)})
+
+
+def surfaces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Cut slabs of low-index faces: γ = (E_slab − n E_bulk) / 2A in J/m², positions relaxed.
+
+    Faces are those of the conventional cell. Those whose slabs have not the composition of the bulk are left out.
+    """
+    numbers, notes = {}, []
+    conventional = _conventional(atoms)
+    bulk_energy = energy_of(relaxed(atoms, calculator, settings)) / len(atoms)
+    for face in settings["faces"]:
+        name = "".join(map(str, face))
+        slab = sort(surface(conventional, tuple(face), settings["layers"], vacuum=settings["vacuum"], periodic=True))
+        if not np.allclose(_shares(slab), _shares(atoms)):
+            notes.append(f"({name}) has not the composition of the bulk")
+            continue
+        found = relaxed(slab, calculator, settings)
+        area = float(np.linalg.norm(np.cross(found.cell[0], found.cell[1])))
+        numbers[name] = 16.0218 * (energy_of(found) - len(found) * bulk_energy) / (2 * area)
+    if not numbers:
+        raise NotDoneError("; ".join(notes))
+    return Measurement(numbers, notes=tuple(notes))
+
+
+def _conventional(atoms: Atoms) -> Atoms:
+    """Return the conventional cell in its standard setting, with all symmetries exact."""
+    spglib = imported("spglib")
+    cell = spglib.standardize_cell(
+        (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers), to_primitive=False, symprec=1e-3
+    )
+    if cell is None:
+        raise NotDoneError("no symmetry was found in the crystal")
+    lattice, positions, numbers = cell
+    return Atoms(numbers, cell=lattice, scaled_positions=positions, pbc=True)
+
+
+def _shares(atoms: Atoms) -> FloatArray:
+    return np.bincount(atoms.numbers, minlength=120) / len(atoms)
+
+
+def _hill(constants: FloatArray) -> tuple[float, float]:
+    """Return Hill's averages of bulk and shear modulus: means of Voigt's and Reuss's."""
+    c, s = constants, np.linalg.pinv(constants)
+    voigt_k = (c[:3, :3].sum()) / 9
+    voigt_g = (np.trace(c[:3, :3]) - (c[0, 1] + c[0, 2] + c[1, 2]) + 3 * np.trace(c[3:, 3:])) / 15
+    reuss_k = 1 / s[:3, :3].sum()
+    reuss_g = 15 / (4 * np.trace(s[:3, :3]) - 4 * (s[0, 1] + s[0, 2] + s[1, 2]) + 3 * np.trace(s[3:, 3:]))
+    return float((voigt_k + reuss_k) / 2), float((voigt_g + reuss_g) / 2)

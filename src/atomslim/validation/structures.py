@@ -1,0 +1,98 @@
+"""Which kind of structure a check has before it, and what is checked where nobody names a structure."""
+
+from collections.abc import Collection
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.spacegroup import crystal
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from atomslim.benchmarking.structures import aspirin, water
+
+Kind = Literal["molecule", "crystal", "slab", "liquid"]
+
+VACUUM = 6.0
+"""Å of empty space along a cell vector from which on a structure is a slab (or a molecule in a box)."""
+
+MANY = 4
+"""So many separate molecules in a periodic cell are a liquid."""
+
+
+def kind_of(atoms: Atoms) -> Kind:
+    """Tell what a structure is: by its periodicity, by gaps in it, and by the molecules in its cell."""
+    if not atoms.pbc.any():
+        return "molecule"
+    gaps = [axis for axis in range(3) if not atoms.pbc[axis] or _gap(atoms, axis) > VACUUM]
+    if len(gaps) == 3:
+        return "molecule"
+    if gaps:
+        return "slab"
+    return "liquid" if molecules_in(atoms) >= MANY else "crystal"
+
+
+def molecules_in(atoms: Atoms) -> int:
+    """Count finite molecules in a periodic cell: groups of bonded atoms that hold none of their own images."""
+    first, second, shift = neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=1.15))
+    graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(len(atoms), len(atoms)))
+    count, label = connected_components(graph, directed=False)
+    if count < MANY or np.bincount(label).max() < 2:
+        return 0
+    return count if not _endless(len(atoms), first, second, shift) else 0
+
+
+def built_in(elements: Collection[int] | None) -> dict[str, Atoms]:
+    """Return the built-in structures whose elements a model knows; all of them where that is not known."""
+    found = {
+        "Si": bulk("Si"),
+        "MgO": bulk("MgO", "rocksalt", a=4.21),
+        "NaCl": bulk("NaCl", "rocksalt", a=5.64),
+        "Cu": bulk("Cu"),
+        "TiO2": _rutile(),
+        "water molecule": molecule("H2O"),
+        "ammonia": molecule("NH3"),
+        "ethanol": molecule("CH3CH2OH"),
+        "aspirin": aspirin(),
+        "water": water(32),
+    }
+    known = None if elements is None else set(elements)
+    return {name: atoms for name, atoms in found.items() if known is None or set(atoms.numbers.tolist()) <= known}
+
+
+def _rutile() -> Atoms:
+    found: Atoms = crystal(
+        ["Ti", "O"], [(0, 0, 0), (0.3053, 0.3053, 0)], spacegroup=136, cellpar=[4.594, 4.594, 2.959, 90, 90, 90]
+    )
+    return found
+
+
+def _gap(atoms: Atoms, axis: int) -> float:
+    """Return the widest empty layer (Å) along a cell vector."""
+    along = np.sort(atoms.get_scaled_positions()[:, axis])
+    height = atoms.get_volume() / np.linalg.norm(np.cross(*np.delete(np.asarray(atoms.cell), axis, axis=0)))
+    return float(np.diff(np.append(along, along[0] + 1)).max() * height)
+
+
+def _endless(count: int, first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> bool:
+    """Say whether bonds lead from an atom to its own image: walk over bonds and compare the cells arrived in."""
+    cells: dict[int, tuple[int, ...]] = {}
+    bonds: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for one, other, cell in zip(first.tolist(), second.tolist(), shift, strict=True):
+        bonds.setdefault(one, []).append((other, cell))
+    for start in range(count):
+        if start in cells:
+            continue
+        cells[start], waiting = (0, 0, 0), [start]
+        while waiting:
+            atom = waiting.pop()
+            for other, cell in bonds.get(atom, []):
+                there = tuple(np.add(cells[atom], cell).tolist())
+                if other not in cells:
+                    cells[other] = there
+                    waiting.append(other)
+                elif cells[other] != there:
+                    return True
+    return False
