@@ -52,6 +52,11 @@ class Check(BaseModel):
         """Return the numbers that only two measurements give."""
         return {} if self.contrast is None else cast("Contrast", _found(self.contrast))(model, reference)
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any of its numbers is compared with a reference's."""
+        return any(bar.against is not None for bar in self.numbers.values())
+
     def settings_of(self, chosen: Set) -> dict[str, Any]:
         """Return the settings of a set."""
         return self.settings | ((self.quick if chosen == "quick" else self.full) or {})

@@ -8,7 +8,7 @@ from ase.calculators.calculator import Calculator
 from ase.data import covalent_radii
 from ase.md.langevin import Langevin
 from ase.md.nptberendsen import NPTBerendsen
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from ase.neighborlist import natural_cutoffs, neighbor_list
 
@@ -135,7 +135,8 @@ def _run(
 
 def _moving(atoms: Atoms, calculator: Calculator, temperature: float, seed: int = 0) -> Atoms:
     moved = with_calculator(atoms, calculator)
-    MaxwellBoltzmannDistribution(moved, temperature_K=temperature, rng=np.random.default_rng(seed))
+    width = np.sqrt(units.kB * temperature * moved.get_masses())[:, None]
+    moved.set_momenta(width * np.random.default_rng(seed).normal(size=(len(moved), 3)))
     Stationary(moved)
     if not moved.pbc.any():
         ZeroRotation(moved)

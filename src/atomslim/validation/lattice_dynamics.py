@@ -1,5 +1,6 @@
 """Phonons and thermal expansion, by phonopy."""
 
+import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -31,10 +32,10 @@ def phonons(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
     phonon = _phonon(calculator, start, settings)
     mesh = settings["mesh"]
     phonon.run_mesh([mesh] * 3, is_mesh_symmetry=False, is_gamma_center=True)
-    frequencies = np.asarray(phonon.get_mesh_dict()["frequencies"])
-    gamma = np.asarray(phonon.get_frequencies([0, 0, 0]))
+    frequencies = np.asarray(phonon.mesh.frequencies)
+    phonon.run_qpoints([[0, 0, 0]])
+    gamma = np.asarray(phonon.qpoints.frequencies)[0]
     phonon.run_total_dos(freq_pitch=0.05)
-    dos = phonon.get_total_dos_dict()
     numbers = {
         "highest": float(frequencies.max()),
         "mean": float(frequencies.mean()),
@@ -42,7 +43,10 @@ def phonons(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
         **{f"Γ{place}": float(value) for place, value in enumerate(gamma[3:], start=1)},
     }
     curves = {
-        "density of states": (dos["frequency_points"].tolist(), dos["total_dos"].tolist()),
+        "density of states": (
+            np.asarray(phonon.total_dos.frequency_points).tolist(),
+            np.asarray(phonon.total_dos.dos).tolist(),
+        ),
         "mesh": (list(range(frequencies.size)), frequencies.ravel().tolist()),
         **_bands(phonon),
     }
@@ -61,34 +65,24 @@ def phonon_differences(model: Measurement, reference: Measurement) -> dict[str, 
 def thermal_expansion(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Take phonons at several volumes: linear expansion at 300 K in 10⁻⁶/K, in the quasi-harmonic approximation."""
     start = _at_rest(calculator, atoms, settings)
-    temperatures = np.arange(0, 620, 10.0)
-    volumes, energies, free, entropy, capacity = [], [], [], [], []
+    crystals, energies = [], []
     for scale in np.linspace(1 - settings["width"], 1 + settings["width"], settings["points"]):
         scaled = start.copy()
         scaled.set_cell(start.cell * scale ** (1 / 3), scale_atoms=True)
         image = relaxed(scaled, calculator, settings)
         phonon = _phonon(calculator, image, settings)
         phonon.run_mesh([settings["mesh"]] * 3, is_gamma_center=True)
-        if float(np.min(phonon.get_mesh_dict()["frequencies"])) < IMAGINARY:
+        if float(np.min(phonon.mesh.frequencies)) < IMAGINARY:
             raise NotDoneError(f"imaginary modes at {scale:.3f} of the volume: the approximation does not hold")
-        phonon.run_thermal_properties(t_min=0, t_max=610, t_step=10)
-        found = phonon.get_thermal_properties_dict()
-        volumes.append(image.get_volume())
+        crystals.append(phonon)
         energies.append(energy_of(image))
-        free.append(found["free_energy"])
-        entropy.append(found["entropy"])
-        capacity.append(found["heat_capacity"])
-    qha = imported("phonopy").PhonopyQHA(
-        volumes=np.array(volumes),
-        electronic_energies=np.array(energies),
-        temperatures=temperatures[: len(free[0])],
-        free_energy=np.array(free).T,
-        cv=np.array(capacity).T,
-        entropy=np.array(entropy).T,
-        t_max=600,
-    )
-    expansion = np.asarray(qha.thermal_expansion)
-    return Measurement({"linear expansion": float(1e6 * expansion[30] / 3)})
+    temperatures = np.arange(250.0, 361.0, 10.0)
+    mesh = [settings["mesh"]] * 3
+    with warnings.catch_warnings():  # triclinic cells have no lattice parameters by temperature, which are not wanted
+        warnings.simplefilter("ignore")
+        found = imported("phonopy").run_qha(crystals, temperatures, energies, mesh=mesh, exclude_gamma_acoustic=True)
+    at_room = int(np.argmin(np.abs(np.asarray(found.temperatures) - 300)))
+    return Measurement({"linear expansion": float(1e6 * np.asarray(found.thermal_expansion)[at_room] / 3)})
 
 
 def _at_rest(calculator: Calculator, atoms: Atoms, settings: Settings) -> Atoms:
@@ -131,7 +125,6 @@ def _bands(phonon: Any) -> dict[str, tuple[list[float], list[float]]]:
     corners = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0.5, 0], [0, 0, 0]])
     path = [np.linspace(a, b, 21) for a, b in pairwise(corners)]
     phonon.run_band_structure(path)
-    found = phonon.get_band_structure_dict()
-    distance = np.concatenate(found["distances"])
-    branches = np.concatenate(found["frequencies"])
+    distance = np.concatenate(phonon.band_structure.distances)
+    branches = np.concatenate(phonon.band_structure.frequencies)
     return {f"band {place}": (distance.tolist(), branch.tolist()) for place, branch in enumerate(branches.T, start=1)}

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.calculator import Calculator as AseCalculator
@@ -106,7 +105,7 @@ def validate(
     """
     wanted, which = chosen_checks(checks)
     subjects = {"model": calculator_of(model, task=task)}
-    frames = _structures(structures, subjects["model"])
+    frames = _structures(structures, subjects["model"], which)
     if against is not None:
         subjects["reference"] = calculator_of(against, task=task)
     names = {who: _name(source) for who, source in (("model", model), ("reference", against)) if source is not None}
@@ -118,7 +117,8 @@ def validate(
     for check, name, atoms in _jobs(wanted, frames):
         console.print(f"{check.name}: {name}", markup=False, highlight=False)
         try:
-            found = {who: _measured(check, which, name, atoms, who, calc, folder) for who, calc in subjects.items()}
+            asked = subjects if check.needs_reference else {"model": subjects["model"]}
+            found = {who: _measured(check, which, name, atoms, who, calc, folder) for who, calc in asked.items()}
         except NotDoneError as error:
             not_done.append((check.name, name, str(error)))
             continue
@@ -169,9 +169,9 @@ def _measured(
     return found
 
 
-def _structures(given: Any, calculator: AseCalculator) -> dict[str, Atoms]:
+def _structures(given: Any, calculator: AseCalculator, which: Set) -> dict[str, Atoms]:
     if given is None:
-        found = built_in(_elements(calculator))
+        found = built_in(_elements(calculator), quick=which == "quick")
         if not found:
             raise ConfigError("the model knows no built-in structure's elements: name structures")
         return found
@@ -234,7 +234,7 @@ def _fingerprint(calculator: AseCalculator) -> str:
     digest = hashlib.sha256(calculator.task.model_dump_json().encode())
     for name, tensor in calculator.model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -44,7 +44,11 @@ def molecules_in(atoms: Atoms) -> int:
     return count if not _endless(len(atoms), first, second, shift) else 0
 
 
-def built_in(elements: Collection[int] | None) -> dict[str, Atoms]:
+QUICK = ("MgO", "Cu", "water molecule", "ethanol")
+"""The built-in structures of the quick set."""
+
+
+def built_in(elements: Collection[int] | None, *, quick: bool = False) -> dict[str, Atoms]:
     """Return the built-in structures whose elements a model knows; all of them where that is not known."""
     found = {
         "Si": bulk("Si"),
@@ -59,6 +63,8 @@ def built_in(elements: Collection[int] | None) -> dict[str, Atoms]:
         "water": water(32),
     }
     known = None if elements is None else set(elements)
+    if quick:
+        found = {name: found[name] for name in QUICK}
     return {name: atoms for name, atoms in found.items() if known is None or set(atoms.numbers.tolist()) <= known}
 
 

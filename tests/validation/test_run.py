@@ -1,0 +1,93 @@
+"""A validation as a whole: verdicts, files, going on, and what is said where something cannot be done."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from pair_potential import PairPotential
+
+from atomslim.cli.main import main
+from atomslim.errors import ConfigError
+from atomslim.inference.named_calculators import calculator_of
+from atomslim.validation.run import validate
+
+COPPER = {"copper": bulk("Cu", a=3.7)}
+FEW = ("forces", "symmetry", "equation of state")
+
+
+def test_a_model_against_itself_passes(tmp_path: Path) -> None:
+    found = validate(
+        PairPotential(), COPPER, against=PairPotential(), checks=FEW, output=tmp_path / "v", progress=False
+    )
+    assert found.passed
+    assert "all 3 checks" in found.sentence()
+    content = json.loads((tmp_path / "v" / "validation.json").read_text())
+    assert {verdict["check"] for verdict in content["verdicts"]} == set(FEW)
+    assert "copper" in (tmp_path / "v" / "validation.html").read_text()
+
+
+def test_another_potential_fails_where_it_differs(tmp_path: Path) -> None:
+    found = validate(EMT(), COPPER, against=PairPotential(), checks=FEW, output=tmp_path / "v", progress=False)
+    assert {verdict.check for verdict in found.failed} == {"equation of state"}
+    assert any(line.startswith("equation of state: FAILED") for line in found.lines())
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = validate(PairPotential(), COPPER, checks=FEW, output=tmp_path / "v", progress=False)
+    monkeypatch.setattr(PairPotential, "calculate", None)
+    second = validate(PairPotential(), COPPER, checks=FEW, output=tmp_path / "v", progress=False)
+    assert second.verdicts == first.verdicts
+    with pytest.raises(ConfigError, match="another model"):
+        validate(EMT(), COPPER, checks=FEW, output=tmp_path / "v", progress=False)
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="holds something else"):
+        validate(PairPotential(), COPPER, checks=FEW, output=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_cannot_be_done_is_said_and_the_rest_goes_on() -> None:
+    class Broken(PairPotential):
+        def calculate(self, *args: object, **kwargs: object) -> None:
+            super().calculate(*args, **kwargs)  # type: ignore[arg-type]
+            if self.atoms is not None and len(self.atoms) > 8:
+                raise RuntimeError("out of memory")
+
+    found = validate(Broken(), COPPER, checks=("forces", "extensivity"), progress=False)
+    assert [check for check, _, _ in found.not_done] == ["extensivity"]
+    assert "out of memory" in found.not_done[0][2]
+    assert [verdict.check for verdict in found.verdicts] == ["forces"]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("ase:", "give module and class"),
+        ("ase:ase.calculators.emt", "give module and class"),
+        ("ase:no.such.module:X", "is the package installed"),
+        ("ase:ase.calculators.emt:Nothing", "is the package installed"),
+        ("ase:ase.calculators.emt:EMT?wrong=1&", "write arguments"),
+        ("ase:ase.build:molecule?name=H2O", "not an ASE calculator"),
+    ],
+)
+def test_names_of_calculators_that_lead_nowhere(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        calculator_of(name)
+
+
+def test_a_calculator_by_name() -> None:
+    assert isinstance(calculator_of("ase:ase.calculators.emt:EMT"), EMT)
+    assert calculator_of("ase:ase.calculators.emt:EMT?asap_cutoff=true").parameters.asap_cutoff is True
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    molecule("H2O").write(tmp_path / "water.xyz")
+    command = ["validate", "ase:ase.calculators.emt:EMT", str(tmp_path / "water.xyz"), "-o", str(tmp_path / "v")]
+    main([*command, "--checks", "forces", "--checks", "symmetry"])
+    assert "forces: passed" in capsys.readouterr().out
+    assert main([*command[:-1], str(tmp_path / "w"), "--checks", "no such"]) == 1
+    assert "there are quick, full, forces" in capsys.readouterr().err
