@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from pair_potential import PairPotential
 
 from atomslim.cli.main import main
 from atomslim.errors import ConfigError
 from atomslim.inference.named_calculators import calculator_of
 from atomslim.validation.run import validate
+from pair_potential import PairPotential
 
 COPPER = {"copper": bulk("Cu", a=3.7)}
 FEW = ("forces", "symmetry", "equation of state")
@@ -81,7 +81,8 @@ def test_names_of_calculators_that_lead_nowhere(name: str, problem: str) -> None
 
 def test_a_calculator_by_name() -> None:
     assert isinstance(calculator_of("ase:ase.calculators.emt:EMT"), EMT)
-    assert calculator_of("ase:ase.calculators.emt:EMT?asap_cutoff=true").parameters.asap_cutoff is True
+    with_option = calculator_of("ase:ase.calculators.emt:EMT?asap_cutoff=true")
+    assert with_option.parameters["asap_cutoff"] is True
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
