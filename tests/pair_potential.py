@@ -1,7 +1,7 @@
 """A cheap crystal: pairs with a Morse potential that ends smoothly, and ways to break it."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -21,7 +21,7 @@ class PairPotential(Calculator):
     stronger), hole (atoms inside 1.4 Å attract), stress (of the wrong sign).
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress"]
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
 
     def __init__(self, break_: str = "") -> None:
         super().__init__()  # type: ignore[no-untyped-call]

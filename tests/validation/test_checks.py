@@ -1,12 +1,13 @@
 """Every check finds the fault it is for, and no other; library and textbook values come out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.vibrations import Vibrations
-from pair_potential import PairPotential
 
 from atomslim.validation.checks import checks, judge
 from atomslim.validation.consistency import dimers
@@ -14,6 +15,7 @@ from atomslim.validation.dynamics import conservation, stability, structure, str
 from atomslim.validation.measurement import Measurement, NotDoneError
 from atomslim.validation.molecules import geometry, geometry_difference, rotatable_bonds, torsions
 from atomslim.validation.structures import built_in, kind_of
+from pair_potential import PairPotential
 
 CONSISTENCY = ("forces", "stress", "symmetry", "extensivity", "smoothness", "dimers")
 COPPER = bulk("Cu", a=3.7)
@@ -160,3 +162,8 @@ def test_the_wall_s_end_is_found() -> None:
     whole = dimers(PairPotential(), COPPER, settings).numbers
     assert whole == {"minima": 1.0, "wall": 0.0}
     assert dimers(PairPotential("hole"), COPPER, settings).numbers["wall"] > 0.35
+
+
+def test_the_page_has_every_check() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "validation.md").read_text(encoding="utf-8")
+    assert [name for name in checks() if f"| {name} |" not in page] == []
