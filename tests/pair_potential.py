@@ -18,7 +18,7 @@ class PairPotential(Calculator):
     """E = ½ Σ_ij D (e^(−2a(r − r₀)) − 2 e^(−a(r − r₀))) (1 − (r/6 Å)²)³, for copper-like atoms.
 
     ``break_`` is one of: forces (2 % too large), step (5 meV per pair inside 4 Å), direction (bonds along x are
-    stronger), hole (atoms inside 1.4 Å attract), stress (of the wrong sign).
+    stronger), hole (atoms inside 1.7 Å attract), stress (of the wrong sign).
     """
 
     implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
@@ -38,7 +38,7 @@ class PairPotential(Calculator):
         if self.break_ == "step":
             energy = energy + 0.005 * (distance < 4.0)
         if self.break_ == "hole":
-            inside = np.minimum(distance - 1.4, 0.0)
+            inside = np.minimum(distance - 1.7, 0.0)
             energy, slope = energy - 1e3 * inside**2, slope - 2e3 * inside
         if self.break_ == "direction":
             share = (vector[:, 0] / distance) ** 2

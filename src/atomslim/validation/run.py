@@ -147,26 +147,38 @@ def _measured(
     """Measure, or take what an earlier run measured; raises NotDoneError, also where a calculator fails."""
     path = None if folder is None else folder / "measurements" / f"{_slug(name)}.{_slug(check.name)}.{which}.{who}.json"
     if path is not None and path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Measurement(
-            content["numbers"],
-            {key: (x, y) for key, (x, y) in content["curves"].items()},
-            tuple(content["axes"]),
-            tuple(content["notes"]),
-        )
+        return _kept(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AtomslimWarning)
             found = check.function()(calculator, atoms.copy(), check.settings_of(which))
-    except NotDoneError:
+    except NotDoneError as error:
+        _keep(path, {"not done": str(error)})
         raise
     except (AtomslimError, CalculationFailed, RuntimeError, ValueError, ArithmeticError, NotImplementedError) as error:
         raise NotDoneError(f"the {who} failed: {' '.join(str(error).split()) or type(error).__name__}") from error
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    _keep(path, asdict(found))
     return found
+
+
+def _keep(path: Path | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _kept(path: Path) -> Measurement:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "not done" in content:
+        raise NotDoneError(content["not done"])
+    return Measurement(
+        content["numbers"],
+        {key: (x, y) for key, (x, y) in content["curves"].items()},
+        tuple(content["axes"]),
+        tuple(content["notes"]),
+    )
 
 
 def _structures(given: Any, calculator: AseCalculator, which: Set) -> dict[str, Atoms]:
