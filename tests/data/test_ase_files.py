@@ -16,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from atomslim.data.readers import ase_files
+from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError
 from data.complaints import complaint
 
@@ -89,14 +90,14 @@ def test_labels_may_be_named(tmp_path: Path) -> None:
     assert sample.group == "oxides"
     assert list(next(ase_files.read(path, properties="gap, E0")).targets) == ["energy", "gap", "E0"]
     complaint(
-        ase_files.read(path, energy_key="E1"), f"{path}, record 0: has no E1 (it has: E0, energy, family, gap, push)"
+        ase_files.read(path, energy_key="E1"), f"{path}: no structure has E1 (there is: E0, energy, family, gap, push)"
     )
     complaint(ase_files.read(path, properties="family"), f"{path}, record 0: family is no number")
 
 
 def test_contradicting_labels_are_refused(tmp_path: Path) -> None:
     path = xyz(tmp_path / "a.xyz", "energy=-1 REF_energy=-2")
-    complaint(ase_files.read(path), "energy and REF_energy differ: say with energy_key")
+    complaint(ase_files.read(path), "energy and REF_energy differ: say with the option energy_key")
     assert float(next(ase_files.read(path, energy_key="REF_energy")).targets["energy"]) == -2
     assert float(next(ase_files.read(xyz(path, "energy=-1 REF_energy=-1"))).targets["energy"]) == -1
 
@@ -106,9 +107,24 @@ def test_forces_may_be_absent(tmp_path: Path) -> None:
     assert list(sample.targets) == ["energy"]
 
 
-def test_structures_without_labels_are_refused(tmp_path: Path) -> None:
-    path = xyz(tmp_path / "a.xyz", "bandgap=1", columns="velo:R:3")
-    complaint(ase_files.read(path), "record 0: has no energy, forces or stress (it has: bandgap, velo)", "energy_key")
+def test_structures_without_labels_are_read(tmp_path: Path) -> None:
+    assert next(ase_files.read(xyz(tmp_path / "a.xyz", "bandgap=1", columns="velo:R:3"))).targets == {}
+
+
+def test_labels_may_be_missing_in_some_structures_only(tmp_path: Path) -> None:
+    first = "1\nenergy=-1 Properties=species:S:1:pos:R:3\nC 0 0 0\n"
+    (tmp_path / "a.xyz").write_text(first + "1\nE=-2 gap=0.5 Properties=species:S:1:pos:R:3:F:R:3\nC 0 0 0 1 2 3\n")
+    samples = list(ase_files.read(tmp_path / "a.xyz", energy_key="E", forces_key="F", properties="gap"))
+    assert [sorted(sample.targets) for sample in samples] == [[], ["energy", "forces", "gap"]]
+    assert samples[1].targets["forces"].tolist() == [[1, 2, 3]]
+    complaint(ase_files.read(tmp_path / "a.xyz", forces_key="G"), f"{tmp_path / 'a.xyz'}: no structure has G")
+
+
+@pytest.mark.parametrize("value", ["T", "F", "true"])
+def test_a_truth_value_is_no_energy(value: str, tmp_path: Path) -> None:
+    complaint(ase_files.read(xyz(tmp_path / "a.xyz", f"energy={value}")), "record 0: the energy is true or false")
+    remark = next(ase_files.read(xyz(tmp_path / "a.xyz", "water, its energy and stress")))
+    assert list(remark.targets) == ["forces"]
 
 
 def test_a_lattice_without_periodicity_is_a_molecule(tmp_path: Path) -> None:
@@ -250,7 +266,10 @@ def ndarray(shape: list[int], kind: str, numbers: list[Any]) -> dict[str, Any]:
         (ROW | {"forces": ndarray([1, 3], "float64", [1, 2, 3])}, "record 1: forces has the shape (1, 3)"),
         (ROW | {"forces": ndarray([2, 3], "float64", [1, 2, 3])}, "record 1: cut off or damaged"),
         (ROW | {"forces": ndarray([2, 3], "object", [1, 2, 3, 4, 5, 6])}, "record 1: cut off or damaged"),
-        (ROW | {"forces": ndarray([2, 3], "float64", [float("nan")] * 6)}, "record 1: forces (row 0) not finite"),
+        (
+            ROW | {"forces": ndarray([2, 3], "float64", [float("nan"), *[1.0] * 5])},
+            "record 1: forces (row 0) not finite",
+        ),
         (ROW | {"numbers": ndarray([3], "int64", [1, 2, 3])}, "record 1: cannot be read"),
         (ROW | {"stress": ndarray([5], "float64", [1, 2, 3, 4, 5])}, "record 1: the stress has 5 numbers"),
         (ROW | {"energy": "low"}, "record 1: the energy is no number"),
@@ -272,7 +291,7 @@ def test_broken_aselmdb_files_are_named(tmp_path: Path) -> None:
         complaint(ase_files.read(broken), broken)
     complaint(ase_files.read(tmp_path / "missing.aselmdb"), "missing.aselmdb: there is no such file")
     (tmp_path / "empty").mkdir()
-    complaint(ase_files.read(tmp_path / "empty"), "has no file ending in .aselmdb")
+    complaint(ase_files.read(tmp_path / "empty"), "the folder holds no files of structures")
 
 
 _WHOLE = "2\nenergy=-1\nC 0 0 0\nO 0 0 1.2\n"
@@ -377,7 +396,9 @@ def test_real_band_gaps(data_folder: Path) -> None:
     file = data_folder / "materials/mp_gap_sample_1000.xyz"
     samples = list(islice(ase_files.read(file, properties=("band_gap",)), 200))
     assert all(sample.targets["band_gap"] >= 0 for sample in samples)
-    complaint(ase_files.read(file), "has no energy, forces or stress (it has: band_gap, initial_magmoms)")
+    remarks = Remarks()
+    assert not any(sample.targets for sample in islice(ase_files.read_noting(remarks, file), 5))
+    assert remarks.unused == {"band_gap": ""}
 
 
 def test_real_databases(data_folder: Path) -> None:

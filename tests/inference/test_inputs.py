@@ -7,7 +7,7 @@ from ase.build import bulk, molecule
 from ase.io import write
 
 from atomslim.data.staging import write_container
-from atomslim.errors import ConfigError, DataError, StructureError
+from atomslim.errors import ConfigError, DataError
 from atomslim.inference.inputs import open_inputs, read_inputs
 from data.made_samples import several, slab
 
@@ -106,8 +106,8 @@ def test_what_cannot_be_found_is_said(tmp_path: Path) -> None:
         open_inputs(["rmd71:aspirin"])
     with pytest.raises(ConfigError, match="no structures: name one"):
         open_inputs([])
-    with pytest.raises(StructureError, match="holds no files"):
+    with pytest.raises(DataError, match="holds no files"):
         open_inputs([tmp_path])
     (tmp_path / "notes.txt").write_text("nothing to see")
-    with pytest.raises(StructureError, match=r"notes\.txt: no format that ASE knows"):
+    with pytest.raises(DataError, match=r"notes\.txt: no format that ASE knows"):
         open_inputs([tmp_path])

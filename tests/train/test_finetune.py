@@ -123,7 +123,7 @@ def test_an_all_zero_target_is_an_error(changes: dict[str, Any], match: str, tmp
 
 
 def test_a_missing_target_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lack the target gap"):
+    with pytest.raises(DataError, match="none of 24 structures has gap"):
         atomslim.finetune(model(), waters(36), output=tmp_path / "run", learn=("gap",), **QUICK)
 
 

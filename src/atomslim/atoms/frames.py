@@ -18,6 +18,8 @@ from ase.io import iread, jsonio
 from ase.io.extxyz import read_xyz
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression
 
+from atomslim.atoms.xyz_header import fields
+from atomslim.errors import AtomslimWarning
 from atomslim.files import most_expanded
 
 LONGEST_ITEM = 1024
@@ -33,6 +35,21 @@ def format_of(path: Path) -> str | None:
         return get_ioformat(filetype(str(path))).name
     except UnknownFileTypeError:
         return None
+
+
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List a folder's files of structures in the order of their names, and the files that are left out of them.
+
+    Hidden files and those that databases leave behind (locks, journals) are neither. Beside `.aselmdb` files, others
+    only describe them.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not _is_no_data(file.name))
+    databases = [file for file in files if file.suffix == ".aselmdb"]
+    return (databases, [file for file in files if file not in databases]) if databases else (files, [])
+
+
+def _is_no_data(name: str) -> bool:
+    return name.startswith(".") or name == "lock.mdb" or name.endswith(("-lock", ".lock", "-journal", "-wal", "-shm"))
 
 
 def records_of(path: Path, form: str) -> Iterator[Record]:
@@ -120,7 +137,7 @@ def _lines(file: Any, most: int) -> Iterator[str]:
 
 def _parsed(record: list[str]) -> Atoms:
     _require_columns(record)
-    atoms: Atoms = next(iter(read_xyz(StringIO("".join(record)), slice(None))))
+    atoms: Atoms = next(iter(read_xyz(StringIO("".join(record)), slice(None), properties_parser=fields)))
     return atoms
 
 
@@ -133,7 +150,7 @@ def _require_columns(record: list[str]) -> None:
 
 
 def _split(lines: Iterator[str], most: int) -> Iterator[list[str]]:
-    header = _next_filled(lines)
+    header = _next_filled(lines).removeprefix("\ufeff")  # the byte order mark that some editors write
     while header:
         atoms = _atom_count(header)
         record = [header, *taken(lines, atoms + 1, most)]

@@ -52,6 +52,15 @@ class Sample:
         """Count the atoms n."""
         return len(self.numbers)
 
+    @property
+    def has_volume(self) -> bool:
+        """Whether it is periodic and its cell has a volume, without which there is no stress."""
+        return bool(self.pbc.any()) and bool(abs(np.linalg.det(self.cell)) > 0.0)
+
+    def label(self, name: str) -> NDArray[np.float64] | None:
+        """Return a target, or None where there is none; a stress without a volume means nothing and is none."""
+        return None if name == "stress" and not self.has_volume else self.targets.get(name)
+
     @classmethod
     def create(  # noqa: PLR0913 -- a structure has this many parts
         cls,

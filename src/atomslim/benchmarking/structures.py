@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule
-from ase.io import read
 from ase.spacegroup import crystal
 
+from atomslim.atoms import Sample
+from atomslim.data.readers import ase_files
 from atomslim.errors import ConfigError
 
 
@@ -80,8 +81,9 @@ def structure(name: str) -> Atoms:
         return BUILT_IN[name]()
     if not Path(name).is_file():
         raise ConfigError(f"structure {name!r}: give a file, or one of {', '.join(BUILT_IN)}")
-    found = read(name, 0)
-    return found if isinstance(found, Atoms) else found[0]
+    for _, frame in ase_files.frames(Path(name)):
+        return frame.to_ase() if isinstance(frame, Sample) else frame.atoms
+    raise ConfigError(f"structure {name!r}: the file holds none: give another")
 
 
 _ASPIRIN = [

@@ -21,6 +21,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     repeats: Annotated[int, COUNT] = 10,
     speed: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     device: Literal["cpu", "cuda"] = "cpu",
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -50,6 +51,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Measure FLOPs, times and memory, too.
     strict
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
+    option
+        An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     device
         Where the models run.
     force
@@ -57,7 +60,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
-    from atomslim.cli.settings import on_device, tasked
+    from atomslim.cli.settings import on_device, opened_data
     from atomslim.evaluation.compare import FILES, named
     from atomslim.evaluation.compare import compare as run
     from atomslim.report.console import plain_console
@@ -67,7 +70,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     require_folder(output, FILES, inputs, force=force, own=own)
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict}
-    found = run(loaded, tasked(data), split=split, repeats=repeats, speed=speed, **how)
+    found = run(loaded, opened_data(data, option), split=split, repeats=repeats, speed=speed, **how)
     found.write(output)
     plain_console().print(found)
     for sentence in found.words():

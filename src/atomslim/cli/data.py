@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -119,13 +119,17 @@ def prepare(
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
 
     """
+    from atomslim.cli.settings import reader_options
+    from atomslim.data.dataset import PreparedDataset
     from atomslim.data.prepare import prepare as make
     from atomslim.data.registry import resolve
+    from atomslim.data.survey import survey
 
-    source = resolve(name, root, _options(option))
+    source = resolve(name, root, reader_options(option))
     with _count_progress("prepare") as advance:
         done = make(source, output, processes=processes, edges=edges, force=force, advance=advance)
     container = done.container
+    print(survey(PreparedDataset(str(container.path), source.info, container)).sentence())
     speed = f"; {done.fresh} of them now, {done.fresh / done.seconds:.0f}/s" if done.fresh else "; it was there"
     say(f"{container.path}: {len(container)} structures, {int(container.natoms.sum())} atoms{speed}")
 
@@ -204,12 +208,13 @@ def check(
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
 
     """
+    from atomslim.cli.settings import reader_options
     from atomslim.data import check as checks
     from atomslim.data.dataset import open_dataset
     from atomslim.data.registry import resolve
     from atomslim.data.splits import Split
 
-    options = _options(option)
+    options = reader_options(option)
     source = resolve(name, root, options)
     variant = source.variant
     expected = variant.count if source.prepared is not None else None  # a file of the user's own may be a part
@@ -218,7 +223,7 @@ def check(
         expected,
         variant.targets,
         split=None if split is None else Split.load(split),
-        against=None if against is None else open_dataset(against, root),
+        against=None if against is None else open_dataset(against, root, options=options),
     )
     say(str(report))
     checks.require_fit(report, name)
@@ -256,25 +261,17 @@ def show(
 
     """
     from atomslim.cli.outputs import read_from, require_ending, require_output
+    from atomslim.cli.settings import reader_options
     from atomslim.data import show as shows
     from atomslim.data.dataset import open_dataset
 
     if figure is not None:
         require_ending(figure, shows.FIGURE_FORMATS, "a figure")
         require_output(figure, read_from(name), force=force)
-    result = shows.statistics(open_dataset(name, root, options=_options(option)), limit)
+    result = shows.statistics(open_dataset(name, root, options=reader_options(option)), limit)
     if figure is not None:
         shows.save_figure(shows.figure(result), figure)
     say(result.table())
-
-
-def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    from atomslim.errors import ConfigError
-
-    for pair in pairs:
-        if "=" not in pair:
-            raise ConfigError(f"option {pair!r}: write it as NAME=VALUE, such as energy_unit=kcal/mol")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _print_summary(out: Callable[..., None], found: "DatasetInfo") -> None:

@@ -23,6 +23,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     budget: str | None = None,
     steps: Annotated[int | None, WHOLE] = None,
     epochs: Annotated[float | None, FINITE] = None,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     strict: Flag = False,
@@ -30,7 +31,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
 ) -> None:
     """Train a cut model to answer as the full model does: forces, energies, and features of atoms and edges.
 
-    Labels are not needed for learning; validation compares with them unless validate_against=teacher is set.
+    Labels are not needed for learning; validation compares with them where there are any, unless
+    validate_against=teacher is set.
 
     Example: atomslim distill jmp-l-4.safetensors jmp-l.pt oc20=oc20:200k ani1x=ani1x -o runs/kd --budget 2h
 
@@ -50,6 +52,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Stop after this many steps.
     epochs
         Stop after this many passes over the data.
+    option
+        An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     config
         A YAML file of options.
     settings
@@ -60,7 +64,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings, require_options, tasked
+    from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options, tasked
     from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.distill import DistillOptions
     from atomslim.train.distill import distill as run
@@ -76,6 +80,11 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         raise nothing_named(usage, output, resume=resume)
     if data:
         options["tasks"] = named_tasks(tasked(data), options.get("tasks", ()))
+    if option:
+        options["tasks"] = [
+            {**task, "options": {**task.get("options", {}), **reader_options(option)}}
+            for task in options.get("tasks", ())
+        ]
     require_as_many_processes(options, os.environ)
     run(small, full, output=output, resume=resume, **options)
     say(f"{output / 'best.safetensors'}: the best student")

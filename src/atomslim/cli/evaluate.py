@@ -22,6 +22,7 @@ def evaluate(
     split: Path | None = None,
     batch_size: Annotated[int, COUNT] = 16,
     strict: Flag = False,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Flag = False,
 ) -> None:
     """Show mean absolute and root mean square errors of energies, forces, stress and other targets.
@@ -44,14 +45,18 @@ def evaluate(
         Structures at once.
     strict
         Refuse structures with elements or a composition that the task was not trained on, or with a charge or spin.
+    option
+        An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     json
         Print JSON instead of a table.
 
     """
+    from atomslim.cli.settings import opened_dataset
     from atomslim.evaluation.evaluate import evaluate as measure
     from atomslim.report.console import plain_console
 
-    found = measure(model, data, task=task, part=part, split=split, batch_size=batch_size, strict=strict)
+    dataset = opened_dataset(data, option)
+    found = measure(model, dataset, task=task, part=part, split=split, batch_size=batch_size, strict=strict)
     if json:
         say(json_format.dumps(found.as_dict(), indent=2))
         return

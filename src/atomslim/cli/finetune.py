@@ -22,6 +22,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     steps: Annotated[int | None, WHOLE] = None,
     epochs: Annotated[float | None, FINITE] = None,
     forces: Literal["conservative", "direct"] | None = None,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
@@ -48,6 +49,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Stop after this many passes over the data.
     forces
         Conservative (minus the gradient of the energy, the default) or direct.
+    option
+        An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     config
         A YAML file of options.
     settings
@@ -56,7 +59,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Go on with the run in the folder, if there is one; its options need not be given again.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings, require_options
+    from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options
     from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.finetune import FinetuneOptions
     from atomslim.train.finetune import finetune as run
@@ -65,6 +68,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "forces": forces, "data": data}
     given["model"] = None if model is None else str(model)
     options = read_settings(config or begun(output, resume=resume), settings, given)
+    if option:
+        options["options"] = {**options.get("options", {}), **reader_options(option)}
     require_options(FinetuneOptions, options)
     start, dataset = options.pop("model", ""), options.pop("data", "")
     if not start or not dataset:

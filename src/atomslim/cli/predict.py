@@ -29,6 +29,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     process: str | None = None,
     resume: Flag = False,
     force: Flag = False,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
 ) -> None:
     """Predict energies, forces, stress and other properties for every structure of files, folders or datasets.
 
@@ -70,15 +71,18 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
         Go on with the folder: shards that are there, as they were written, are not written again.
     force
         Write over a file that is there already.
+    option
+        An option of the readers, such as length_unit=bohr; may be repeated. Labels are not needed.
 
     """
     from atomslim.cli.outputs import read_from, require_output
+    from atomslim.cli.settings import reader_options
     from atomslim.inference.predict import predict_file
     from atomslim.inference.process import parse_process
     from atomslim.inference.shards import predict_shards
 
     common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device, "strict": strict}
-    common |= {"weights": "raw" if raw_weights else None, "precision": precision}
+    common |= {"weights": "raw" if raw_weights else None, "precision": precision, "options": reader_options(option)}
     for_folders = {"--format": form, "--shard-size": shard_size, "--process": process, "--resume": resume or None}
     if _is_file(output, [name for name, value in for_folders.items() if value is not None]):
         require_output(output, read_from(model, *structures), force=force)

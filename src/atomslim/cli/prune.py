@@ -27,6 +27,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
     realign: Literal["sliced", "random", "least-squares"] = "sliced",
     data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())] = (),
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     limit: Annotated[int, COUNT] = 256,
     batch_size: Annotated[int, COUNT] = 8,
     seed: Annotated[int, SEED] = 0,
@@ -66,6 +67,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     data
         Structures for least-squares, --drop-lowest (labelled) or --scan-neighbours (labelled): a dataset or file, as
         TASK=NAME where the model has several tasks.
+    option
+        An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     limit
         At most so many structures of each task.
     batch_size
@@ -82,7 +85,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Write over files that are there already; cuts of earlier commands are replaced without it.
 
     """
-    from atomslim.cli.settings import tasked
+    from atomslim.cli.settings import opened_data
     from atomslim.errors import ConfigError
     from atomslim.models.model_file import checksum, load
     from atomslim.models.registry import located
@@ -94,7 +97,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
             "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup (with or without "
             "--neighbours), --neighbours or --scan-neighbours"
         )
-    structures: Any = tasked(data) or None
+    labelled = scan_neighbours is not None or realign != "least-squares"
+    structures: Any = opened_data(data, option, labelled=labelled) if data else None
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
     if scan_neighbours is not None:

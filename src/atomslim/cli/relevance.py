@@ -21,6 +21,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     leave_out: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
 ) -> None:
     """Score every interaction block of a model on labelled data, as in the paper's Fig. 2.
 
@@ -49,10 +50,12 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     force
         Write over files that are there already; what this command wrote earlier is replaced without it.
+    option
+        An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
-    from atomslim.cli.settings import tasked
+    from atomslim.cli.settings import opened_data
     from atomslim.compress.relevance import block_relevance
     from atomslim.compress.relevance_report import FILES
     from atomslim.models.model_file import load
@@ -62,7 +65,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     require_folder(output, FILES, read_from(model, *data), force=force, own=own)
     found = block_relevance(
         load(model),
-        tasked(data),
+        opened_data(data, option),
         limit=limit,
         batch_size=batch_size,
         force_weight=force_weight,

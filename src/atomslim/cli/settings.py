@@ -1,6 +1,7 @@
 """Options of a run from a YAML file, with overrides by dotted name: `--set optimiser.learning_rate=1e-4`."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from atomslim.parsing import parse_yaml, read_yaml
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from atomslim.data import Dataset
+    from atomslim.evaluation.batches import TaskedData
     from atomslim.models.block_model import BlockModel
 
 
@@ -88,6 +91,36 @@ def tasked(texts: Sequence[str]) -> str | dict[str, str]:
     if len(found) < len(texts):
         raise ConfigError(f"data {' '.join(texts)}: write TASK=NAME, once for each task")
     return found
+
+
+def reader_options(pairs: Sequence[str]) -> dict[str, str]:
+    """Understand NAME=VALUE, once for each option of a dataset's reader; raises ConfigError for anything else."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"option {pair!r}: write it as NAME=VALUE, such as energy_unit=kcal/mol")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def opened_data(texts: Sequence[str], options: Sequence[str], *, labelled: bool = True) -> "TaskedData":
+    """Open data as `tasked` understands it, with options of its reader; nothing where none is named.
+
+    Says on stderr which labels there are, where they are asked for.
+    """
+    given = tasked(texts)
+    if isinstance(given, dict):
+        return {task: opened_dataset(name, options, labelled=labelled) for task, name in given.items()}
+    return opened_dataset(given, options, labelled=labelled)
+
+
+def opened_dataset(name: str, options: Sequence[str], *, labelled: bool = True) -> "Dataset":
+    """Open one dataset with options of its reader, and say on stderr which labels there are, if they are asked for."""
+    from atomslim.data.in_memory import opened
+    from atomslim.data.survey import survey
+
+    dataset = opened(name, reader_options(options))
+    if labelled:
+        print(survey(dataset).sentence(), file=sys.stderr)
+    return dataset
 
 
 def parts(text: str) -> list[str]:

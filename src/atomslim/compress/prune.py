@@ -69,7 +69,7 @@ def keep_blocks(
     if realign == "random":
         _draw_readout(small, seed)
     elif calibration is not None:
-        opened = datasets(model, calibration)
+        opened = datasets(model, calibration, labelled=False)
         fits = fit_readout(small, model, _structures(model, opened, limit, batch_size), ridge=ridge)
         entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
         entry["fit"] = {branch: fit.as_dict() for branch, fit in fits.items()}

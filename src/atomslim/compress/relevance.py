@@ -153,6 +153,8 @@ def _task_relevance(
     rows = _Rows({})
     mean_size = len(samples) / -(-len(samples) // batch_size)
     for batch in batches(model, task, samples, batch_size):
+        if not _labelled(batch, terms):
+            continue
         for score, by_branch in batch_scores(model, batch, terms).items():
             # the loss is a mean, so that gradients are larger in a last batch of fewer structures
             share = len(batch) / mean_size if score in _BY_GRADIENT else 1.0
@@ -168,6 +170,11 @@ def _task_relevance(
         errors=errors,
         left_out={name: _changes(name, error, without) for name, error in errors.items()},
     )
+
+
+def _labelled(batch: Batch, terms: Sequence[Term]) -> bool:
+    """Whether a structure of the batch has a label of the loss; the others take no part in it."""
+    return any(bool(batch.present[term.name].any()) for term in terms if term.name in batch.present)
 
 
 def _without_each(model: BlockModel) -> Iterator[BlockModel]:

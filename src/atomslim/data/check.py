@@ -1,32 +1,21 @@
-"""Is a dataset what it claims to be? Counts, missing and impossible values, units, duplicates, energy against forces.
-
-Energies and forces belong together as E(b) − E(a) = −∫ F · dr ≈ −½ (F_a + F_b) · (r_b − r_a) for two neighbouring
-frames a and b of one molecule (trapezoidal rule, exact up to third order in the displacement). Over many such pairs the
-slope of the left side against the right is 1; −1 means that gradients were taken for forces, and 23, 27, 0.5… that they
-are in other units.
-"""
+"""Is a dataset what it claims to be? Counts, missing and impossible values, units, signs, duplicates."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-from ase import units
-from numpy.typing import NDArray
 
 from atomslim.atoms.batch import validate
 from atomslim.atoms.sample import Sample, to_batch
+from atomslim.data.check_forces import TOLERANCE, meaning, nearest_pairs, slope
+from atomslim.data.check_labels import EnergySeen, ForcesSeen, Level, StressSeen
 from atomslim.data.dataset import Dataset, PreparedDataset, RawDataset
 from atomslim.data.readers._units import require_total
 from atomslim.data.splits import Split
+from atomslim.data.survey import Survey, described
 from atomslim.errors import AtomslimError, DataError, StructureError
-
-Level = Literal["ok", "note", "problem"]
-
-FARTHEST = 0.3
-"""Å: between frames with an atom displaced further, forces say little about the difference in energy."""
 
 _FEWEST_PAIRS = 4
 _FRAMES = 300
@@ -34,19 +23,6 @@ _FRAMES = 300
 
 _SAME = 1e-4
 """Å: structures whose atoms agree to this are the same."""
-
-_SLOPES = {
-    -1.0: "the forces have the wrong sign (gradients?)",
-    float(units.mol / units.kcal): "energies in kcal/mol and forces in eV/Å, or the like",
-    float(units.kcal / units.mol): "energies in eV and forces in kcal/mol/Å, or the like",
-    float(units.Hartree): "forces in Hartree/Å where the energies are in eV",
-    float(1 / units.Hartree): "energies in Hartree where the forces are in eV/Å",
-    float(units.Bohr): "forces in eV/Å where positions are in bohr, or the like",
-    float(1 / units.Bohr): "forces in eV/bohr where positions are in Å",
-    float(units.Hartree / units.Bohr): "forces in Hartree/bohr where energies and positions are in eV and Å",
-}
-_TOLERANCE = 0.3
-"""Relative: pairs of frames are not infinitely close."""
 
 _LARGE_FORCE = 15.0
 """eV/Å: root mean square of forces beyond what sampled or relaxed structures have."""
@@ -79,9 +55,20 @@ class Report:
         """The findings that make a dataset unfit."""
         return [finding for finding in self.findings if finding.level == "problem"]
 
+    @property
+    def verdict(self) -> str:
+        """What follows from the findings, in one line."""
+        if self.problems:
+            return f"not fit for training: {_number(len(self.problems), 'problem')}: {_listed(self.problems)}"
+        notes = [finding for finding in self.findings if finding.level == "note"]
+        return (
+            f"fit for training, with {_number(len(notes), 'note')}: {_listed(notes)}" if notes else "fit for training"
+        )
+
     def __str__(self) -> str:
-        """One line for each finding."""
-        return "\n".join(f"{finding.level:8} {finding.what:22} {finding.text}" for finding in self.findings)
+        """One line for each finding, and the verdict."""
+        lines = [f"{finding.level:8} {finding.what:22} {finding.text}" for finding in self.findings]
+        return "\n".join([*lines, f"verdict  {self.verdict}"])
 
 
 def check(
@@ -112,6 +99,7 @@ def check(
     _report_count(report, seen, expected)
     if not seen.count:
         return report
+    _report_labels(report, seen, samples)
     _report_structures(report, seen)
     _report_targets(report, seen, targets)
     _report_units(report, seen)
@@ -152,22 +140,6 @@ def same_structure_key(sample: Sample) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def slope(pairs: Sequence[tuple[Sample, Sample]]) -> tuple[int, float, float]:
-    """Compare differences in energy with the work of the forces, over pairs of neighbouring frames.
-
-    Returns:
-        How many pairs are near enough, the slope of energy against work, and their correlation.
-
-    """
-    near = [(energy, work) for far, energy, work in map(_work, pairs) if 0 < far < FARTHEST]
-    if not near:
-        return 0, 0.0, 0.0
-    energy, work = np.array(near).T
-    cross, squared = float(energy @ work), float(work @ work)
-    norm = np.sqrt(float(energy @ energy) * squared)
-    return len(near), cross / squared if squared else 0.0, cross / norm if norm else 0.0
-
-
 class _Seen:
     """What one pass over a dataset collects."""
 
@@ -183,6 +155,8 @@ class _Seen:
         self.alike: list[Sample] = []
         self.bonds: list[float] = []
         self.force_squares, self.force_count, self.largest_force = 0.0, 0, 0.0
+        self.stress, self.forces, self.energy = StressSeen(), ForcesSeen(), EnergySeen()
+        self.survey = Survey("the data")
         self._last: Sample | None = None
 
     def look(self, sample: Sample) -> None:
@@ -190,6 +164,9 @@ class _Seen:
         self.targets.update(sample.targets.keys())
         self.nonzero.update(name for name, values in sample.targets.items() if values.any())
         self._look_for_impossible(sample)
+        self.survey.add(sample)
+        for one in (self.stress, self.forces, self.energy):
+            one.look(sample)
         if self.count < _FRAMES:
             self._look_at_units(sample)
         if {"energy", "forces"} <= sample.targets.keys():
@@ -235,6 +212,13 @@ def _report_count(report: Report, seen: _Seen, expected: int | None) -> None:
         report.add("ok", "number of structures", str(seen.count))
 
 
+def _report_labels(report: Report, seen: _Seen, samples: Iterable[Sample]) -> None:
+    """Say, before everything else, which labels there are."""
+    found = described(seen.survey, samples)
+    level: Level = "ok" if not found.remarks.unused and not found.remarks.left_out else "note"
+    report.findings.insert(0, Finding(level if found.counts else "problem", "labels", found.line()))
+
+
 def _report_structures(report: Report, seen: _Seen) -> None:
     if seen.bad:
         report.add("problem", "impossible values", f"in {len(seen.bad)} places, first {seen.bad[0]}")
@@ -266,6 +250,10 @@ def _report_units(report: Report, seen: _Seen) -> None:
         if bond is not None and low < bond < high:
             text = f"hydrogen is {bond:.2f} from its nearest atom: the positions look like {unit}"
             report.add("problem", "unit of the positions", text)
+    if (totals := seen.energy.finding()) is not None:
+        report.add("note", "size of the energies", totals)
+    if seen.stress.numbers:
+        report.add(*seen.stress.finding())
     if not seen.force_count:
         return
     size = float(np.sqrt(seen.force_squares / seen.force_count))
@@ -274,6 +262,8 @@ def _report_units(report: Report, seen: _Seen) -> None:
         report.add("problem", "unit of the forces", f"{text}: this looks like kcal/mol/Å")
     else:
         report.add("ok", "size of the forces", text)
+    if 0 < seen.forces.zero < seen.forces.structures:
+        report.add("note", "forces", seen.forces.finding())
 
 
 def _report_consistency(report: Report, seen: _Seen) -> None:
@@ -282,16 +272,16 @@ def _report_consistency(report: Report, seen: _Seen) -> None:
     what = "energy and forces"
     number, value, correlation = slope(seen.consecutive)
     if number < _FEWEST_PAIRS:
-        number, value, correlation = slope(_nearest_pairs(seen.alike))
+        number, value, correlation = slope(nearest_pairs(seen.alike))
     text = f"slope {value:.3g}, correlation {correlation:.2f} over {number} pairs of neighbouring frames"
     if number < _FEWEST_PAIRS:
         report.add("note", what, "cannot be compared: no frames of one molecule are near to each other")
     elif abs(correlation) < 0.6:
         report.add("note", what, f"{text}: too noisy to compare")
-    elif abs(value - 1) < _TOLERANCE:
+    elif abs(value - 1) < TOLERANCE:
         report.add("ok", what, f"belong together: {text} (1 is right)")
     else:
-        report.add("problem", what, f"do not belong together: {text} (1 is right){_meaning(value)}")
+        report.add("problem", what, f"do not belong together: {text} (1 is right){meaning(value)}")
 
 
 def _report_duplicates(report: Report, seen: _Seen) -> None:
@@ -328,47 +318,18 @@ def _report_overlap(report: Report, seen: _Seen, against: Iterable[Sample]) -> N
         report.add("ok", "the other dataset", "shares no structure")
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _listed(findings: Sequence[Finding]) -> str:
+    return ", ".join(dict.fromkeys(finding.what for finding in findings))
+
+
 def _comparable(a: Sample, b: Sample) -> bool:
     """Whether two frames are of one molecule or system, in one cell."""
     same_system = a.group == b.group and np.array_equal(a.numbers, b.numbers)
     return same_system and np.array_equal(a.cell, b.cell) and np.array_equal(a.pbc, b.pbc)
-
-
-def _work(pair: tuple[Sample, Sample]) -> tuple[float, float, float]:
-    """Largest displacement of an atom (Å), difference in energy and work of the mean force (eV)."""
-    a, b = pair
-    shift = _displacement(a, b)
-    work = -0.5 * float(((a.targets["forces"] + b.targets["forces"]) * shift).sum())
-    return float(np.abs(shift).max()), float(b.targets["energy"] - a.targets["energy"]), work
-
-
-def _displacement(a: Sample, b: Sample) -> NDArray[np.float64]:
-    """From a to b, to the nearest image."""
-    shift = b.positions - a.positions
-    if not a.pbc.all() or abs(np.linalg.det(a.cell)) < 1e-6:
-        return shift
-    return shift - np.rint(np.linalg.solve(a.cell.T, shift.T).T) @ a.cell
-
-
-def _nearest_pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
-    """Each frame with the one that is nearest to it."""
-    if len(samples) < 2:
-        return []
-    flat = np.stack([sample.positions.ravel() for sample in samples])
-    return [(samples[i], samples[j]) for i, j in _nearest(flat)]
-
-
-def _nearest(flat: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    for i, row in enumerate(flat):
-        distance = ((flat - row) ** 2).sum(axis=1)
-        distance[i] = np.inf
-        yield i, int(distance.argmin())
-
-
-def _meaning(value: float) -> str:
-    """What a slope other than 1 hints at: the nearest of the known ones, if any is near."""
-    factor = min((known for known in _SLOPES if known * value > 0), key=lambda known: abs(np.log(value / known)))
-    return f": {_SLOPES[factor]}" if abs(value / factor - 1) < _TOLERANCE else ""
 
 
 def _hydrogen_bond_length(sample: Sample) -> float | None:
@@ -386,5 +347,6 @@ def require_fit(report: Report, name: str) -> None:
     if report.problems:
         first = report.problems[0]
         raise AtomslimError(
-            f"{name}: {len(report.problems)} problems, first {first.what}: {first.text}; mend the data before training"
+            f"{name}: {_number(len(report.problems), 'problem')}, first {first.what}: {first.text}; "
+            "mend the data before training"
         )

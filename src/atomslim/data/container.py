@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomslim.atoms.sample import Sample
-from atomslim.data.record import decode
+from atomslim.data.record import decode, labels_of
 from atomslim.errors import ConfigError, DataError, one_line
 from atomslim.parsing import parse_json
 
@@ -123,6 +123,10 @@ class Container:
     def __iter__(self) -> Iterator[Sample]:
         """Read all structures in order."""
         return (self[number] for number in range(len(self)))
+
+    def labels_of(self, number: int) -> tuple[str, ...]:
+        """Names of the labels of structure `number`, without reading them; of a broken record anything may come."""
+        return labels_of(self._bytes[self._bounds[number] : self._bounds[number + 1]])
 
     @property
     def natoms(self) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from atomslim.data.container import Container
 from atomslim.data.contents import require_current
 from atomslim.data.info import DatasetInfo
 from atomslim.data.registry import Source, info, names, require_files, resolve, written_options
+from atomslim.data.remarks import Remarks
 from atomslim.errors import DataError
 
 MEMORY_LIMIT = 4e9
@@ -82,6 +83,10 @@ class PreparedDataset:
         return self.container.groups
 
 
+class TooLargeError(DataError):
+    """A dataset without a container that does not fit into the memory it may take."""
+
+
 class RawDataset:
     """A dataset read from its files: iteration streams, access by number reads everything into memory once."""
 
@@ -91,6 +96,8 @@ class RawDataset:
         self._limit = memory_limit
         self._samples: list[Sample] | None = None
         self._count: int | None = None
+        self.remarks = Remarks()
+        """What was noticed at the last reading, beside the labels."""
 
     def __len__(self) -> int:
         """Number of structures."""
@@ -105,7 +112,7 @@ class RawDataset:
 
     def __iter__(self) -> Iterator[Sample]:
         """Read all structures in order, holding one at a time."""
-        return self.source.read() if self._samples is None else iter(self._samples)
+        return self._read() if self._samples is None else iter(self._samples)
 
     @property
     def natoms(self) -> NDArray[np.int64]:
@@ -122,16 +129,20 @@ class RawDataset:
             self._samples = self._load()
         return self._samples
 
+    def _read(self) -> Iterator[Sample]:
+        self.remarks = Remarks(said=self.remarks.said)
+        return self.source.read(remarks=self.remarks)
+
     def _load(self) -> list[Sample]:
         samples: list[Sample] = []
         size = 0
-        for sample in self.source.read():
+        for sample in self._read():
             samples.append(sample)
             size += (
                 1000 + 20 * len(sample) + sum(array.nbytes for array in (sample.positions, *sample.targets.values()))
             )
             if size > self._limit:
-                raise DataError(
+                raise TooLargeError(
                     f"{self.source.path}: more than {self._limit / 1e9:.1f} GB in memory after {len(samples)} "
                     f"structures: make a container with `atomslim data prepare {self.name}`"
                 )

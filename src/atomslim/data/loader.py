@@ -307,7 +307,7 @@ def _apart(_worker: int) -> None:
 
 
 def _label(sample: Sample, name: str) -> NDArray[np.float64] | None:
-    label = sample.targets.get(name)
+    label = sample.label(name)
     if label is None or np.isfinite(label).all():
         return label
     atom = f" at atom {np.flatnonzero(~np.isfinite(label).all(axis=-1))[0]}" if name == "forces" else ""

@@ -111,7 +111,8 @@ class TaskData:
         unseen, zero = set(self.targets), set[str]()
         others: set[str] = set()
         for place in range(len(self)):
-            labels = self[place].targets
+            sample = self[place]
+            labels = {name: values for name, values in sample.targets.items() if sample.label(name) is not None}
             others |= labels.keys()
             zero |= unseen & labels.keys()
             unseen -= {name for name in unseen & labels.keys() if np.any(labels[name])}

@@ -24,6 +24,7 @@ from atomslim.data import workers
 from atomslim.data.container import SUFFIX, Container, is_container
 from atomslim.data.contents import contents, source_files
 from atomslim.data.registry import Source, require_files, written_options
+from atomslim.data.remarks import Remarks
 from atomslim.data.staging import Extra, Part, Staging, append_rest, remove_staging, rows_written
 from atomslim.data.workers import run_jobs
 from atomslim.errors import AtomslimError, ConfigError, DataError
@@ -93,7 +94,7 @@ def prepare(
             for _ in run_jobs([partial(job.run, staging.folder) for job in jobs], min(processes, len(jobs)), target):
                 pass
         _require_count(source, _written(staging.folder, jobs))
-        staging.merge(len(parts), metadata, jobs[0].extra)
+        staging.merge(len(parts), {**metadata, "remarks": _noticed(jobs, staging.folder)}, jobs[0].extra)
     container = Container(target)
     return Prepared(container, time.perf_counter() - start, len(container) - before)
 
@@ -124,11 +125,33 @@ class _Job:
         """Write what is not yet written, until another process fails."""
         with Part(folder, self.number, self.extra) as part:
             if not part.finished:
-                append_rest(part, _until_stopped(self.source.read(self.path)))
+                remarks = Remarks()
+                append_rest(
+                    part, _until_stopped(self.source.read(self.path, remarks)), partial(self._note, folder, remarks)
+                )
+
+    def noticed(self, folder: Path) -> Remarks:
+        """What the reader noticed, from the note that goes with the finished part."""
+        note = self._note_path(folder)
+        return Remarks.of(json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else Remarks()
+
+    def _note(self, folder: Path, remarks: Remarks) -> None:
+        self._note_path(folder).write_text(json.dumps(remarks.plain()), encoding="utf-8")
+
+    def _note_path(self, folder: Path) -> Path:
+        return folder / f"{self.number:06d}.remarks"
 
     def written(self, folder: Path) -> int:
         """Number of structures that are written."""
         return rows_written(folder, self.number, self.extra)
+
+
+def _noticed(jobs: list[_Job], folder: Path) -> dict[str, Any]:
+    """Put together what was noticed in all parts."""
+    found = Remarks()
+    for job in jobs:
+        found.merge(job.noticed(folder))
+    return found.plain()
 
 
 def _target(source: Source, output: Path | None) -> Path:

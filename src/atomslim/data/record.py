@@ -95,6 +95,14 @@ def layout_of(record: memoryview) -> str:
     return bytes(record[_HEAD.size : _HEAD.size + _HEAD.unpack_from(record)[1]]).decode()
 
 
+def labels_of(record: memoryview) -> tuple[str, ...]:
+    """Read only the names of the labels of a record; the stress of a structure without a cell is none."""
+    names = target_names(layout_of(record))
+    flags = _HEAD.unpack_from(record)[-1]
+    periodic = flags & _CELL and flags & 7
+    return names if periodic else tuple(name for name in names if name != "stress")
+
+
 def target_names(layout: str) -> tuple[str, ...]:
     """Names of the targets of a layout."""
     return tuple(key for key, _, _ in _parse(layout, 1))

@@ -29,7 +29,9 @@ from pydantic import TypeAdapter, ValidationError
 from atomslim.atoms.sample import Sample
 from atomslim.data import readers
 from atomslim.data.container import SUFFIX, is_container
+from atomslim.data.hints import require_structures
 from atomslim.data.info import DatasetInfo, Variant
+from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError
 
 ROOT_VARIABLE = "ATOMSLIM_DATA"
@@ -65,10 +67,16 @@ class Source:
             return self.path
         return self.prepared if self.prepared is not None and self.prepared.is_file() else None
 
-    def read(self, part: Path | None = None) -> Iterator[Sample]:
-        """Read the structures one after the other, of one part or of all; raises DataError for a broken file."""
+    def read(self, part: Path | None = None, remarks: Remarks | None = None) -> Iterator[Sample]:
+        """Read the structures one after the other, of one part or of all; raises DataError for a broken file.
+
+        What the reader of files notices beside the labels goes to ``remarks``.
+        """
         require_files(self)
-        return _reader(self.reader).read(part or self.path, self.variant.name, **self.options)
+        place = part or self.path
+        if remarks is not None and self.reader == FILES:
+            return _reader(FILES).read_noting(remarks, place, self.variant.name, **self.options)
+        return _reader(self.reader).read(place, self.variant.name, **self.options)
 
     def count(self) -> int | None:
         """Count the structures, if the reader can do that cheaply."""
@@ -159,6 +167,7 @@ def _with_variables(name: str) -> str:
 
 
 def _file(name: str, path: Path, options: dict[str, Any]) -> Source:
+    require_structures(path.expanduser())
     return Source(name, FILES, info(FILES), Variant(targets=()), path.expanduser(), None, _checked(FILES, options))
 
 

@@ -16,6 +16,7 @@ from atomslim.atoms.batch import LAST_ELEMENT
 from atomslim.atoms.sample import Sample
 from atomslim.data.dataset import Dataset, PreparedDataset
 from atomslim.data.normalise import Moments
+from atomslim.data.survey import Survey, described
 from atomslim.errors import ConfigError, DataError
 from atomslim.files import atomic_write
 
@@ -45,12 +46,14 @@ class Statistics:
     force_lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(FORCE_EDGES) - 1, dtype=np.int64))
     largest_force: float = 0.0
     units: Mapping[str, str] = field(default_factory=dict)
+    labels: Survey = field(default_factory=lambda: Survey(""))
 
     def add(self, sample: Sample) -> None:
         """Take in one structure; raises DataError for an element that does not exist."""
         counts = np.bincount(sample.numbers, minlength=LAST_ELEMENT + 1)
         if len(counts) > LAST_ELEMENT + 1:
             raise DataError(f"{sample.name}: atomic number {len(counts) - 1} is no element: check the file")
+        self.labels.add(sample)
         self.natoms.append(len(sample))
         self.elements += counts
         self.containing += counts > 0
@@ -80,6 +83,7 @@ class Statistics:
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         atoms = np.array(self.natoms)
+        yield "labels", self.labels.line()
         yield "dataset", self.name
         yield "structures", f"{len(atoms)} ({self.periodic} periodic), in {len(self.groups - {''})} groups"
         yield "atoms", f"{atoms.sum()} ({self.fixed} fixed)"
@@ -123,6 +127,7 @@ def statistics(dataset: Dataset, limit: int | None = None) -> Statistics:
         result.add(sample)
     if not result.natoms:
         raise DataError(f"{dataset.name}: there are no structures: check the file")
+    described(result.labels, dataset)
     return result
 
 

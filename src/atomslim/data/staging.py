@@ -236,10 +236,12 @@ def write_container(
     return Container(path)
 
 
-def append_rest(part: Part, samples: Iterable[Sample]) -> None:
-    """Append the samples that a part does not hold yet, and say that it is finished."""
+def append_rest(part: Part, samples: Iterable[Sample], before_end: Callable[[], None] | None = None) -> None:
+    """Append the samples that a part does not hold yet, do what comes `before_end`, and say that it is finished."""
     for sample in islice(samples, len(part), None):
         part.append(sample)
+    if before_end is not None:
+        before_end()
     part.finish()
 
 

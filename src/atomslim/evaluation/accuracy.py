@@ -97,6 +97,11 @@ class Accuracy:
         sums = torch.stack([error.abs().sum(-1), torch.full_like(error[:, 0], 3.0)], dim=-1)
         self.elements.index_add_(0, numbers.cpu(), sums.cpu())
 
+    @property
+    def compared(self) -> bool:
+        """Whether any prediction had a label."""
+        return any(bool(sums[2]) for sums in self.sums.values())
+
     def by_element(self) -> dict[str, float]:
         """Return the mean absolute error of forces in eV/Å by element, lightest first."""
         return {

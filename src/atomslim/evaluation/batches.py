@@ -10,6 +10,7 @@ from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch, collate
+from atomslim.data.survey import survey
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
 
@@ -17,12 +18,15 @@ TaskedData: TypeAlias = Data | Mapping[str, Data]
 """Data for the model's only task, or for tasks by name."""
 
 
-def datasets(model: BlockModel, data: TaskedData, options: dict[str, str] | None = None) -> dict[str, Dataset]:
+def datasets(
+    model: BlockModel, data: TaskedData, options: dict[str, str] | None = None, *, labelled: bool = True
+) -> dict[str, Dataset]:
     """Open the data of each task.
 
     Raises:
         ConfigError: data without a task's name for a model that has several tasks, or a task that it does not have.
-        DataError: a dataset that is not there, or has no structures.
+        DataError: a dataset that is not there, has no structures, or, if it is to be ``labelled``, none of the labels
+            that its task predicts.
 
     """
     given: Mapping[str, Data] = data if isinstance(data, Mapping) else {"": data}
@@ -32,6 +36,8 @@ def datasets(model: BlockModel, data: TaskedData, options: dict[str, str] | None
     for name, dataset in found.items():
         if not len(dataset):
             raise DataError(f"{dataset.name}: has no structures for task {name}: check the file")
+        if labelled:
+            survey(dataset).require(predicted(model, name))
     return found
 
 
@@ -53,9 +59,12 @@ def batches(model: BlockModel, task: str, samples: Iterable[Sample], batch_size:
         yield _batch(model, task, chunk)
 
 
-def _batch(model: BlockModel, task: str, samples: Sequence[Sample]) -> Batch:
+def predicted(model: BlockModel, task: str) -> list[str]:
+    """Name what a task predicts: its targets, and the stress where forces are conservative."""
     targets = [target.name for target in model.task(task).targets]
-    if model.task(task).conservative:
-        targets.append("stress")
-    batch = collate(samples, [task] * len(samples), {task: targets}, model.topology)
+    return [*targets, "stress"] if model.task(task).conservative else targets
+
+
+def _batch(model: BlockModel, task: str, samples: Sequence[Sample]) -> Batch:
+    batch = collate(samples, [task] * len(samples), {task: predicted(model, task)}, model.topology)
     return batch.to(next(model.parameters()).device)

@@ -12,10 +12,11 @@ from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.splits import Split
+from atomslim.data.survey import survey
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
 from atomslim.evaluation.baseline import Baseline
-from atomslim.evaluation.batches import batches
+from atomslim.evaluation.batches import batches, predicted
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
@@ -101,6 +102,8 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     loaded.train(was_training)
     if not structures:
         raise DataError(f"{dataset.name}: there are no structures to compare with: check the file and the split")
+    if not accuracy.compared:
+        survey(dataset).require(predicted(loaded, name))
     errors, mean = accuracy.result(), baseline.result()
     return Evaluation(dataset.name, name, part, structures, errors, mean, dataset.info.units_in_file)
 

@@ -3,7 +3,7 @@
 | name | means |
 |---|---|
 | `water.xyz`, `xyz:water.xyz` | a file in any format that ASE reads, or an `.aselmdb` file; labels are not needed |
-| `frames/` | the files in a folder, in the order of their names, hidden ones left out |
+| `frames/` | the files in a folder, in the order of their names, without hidden ones and databases' locks |
 | `water.samples` | a container: records that are not wanted are not even looked at |
 | `rmd17:aspirin` | a dataset as `atomslim data list` names it: its container if it is prepared, else its files |
 
@@ -13,7 +13,7 @@ Every structure has a number, from 0 at the first of the first to the last of th
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,10 +26,11 @@ from atomslim.atoms import AtomsBatch, Sample, from_ase, to_batch, validate
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.data.container import Container, is_container
 from atomslim.data.contents import contents, require_current, source_files
+from atomslim.data.hints import require_structures
 from atomslim.data.readers import ase_files
-from atomslim.data.registry import FILE_PREFIXES, Source, names, require_files, resolve
+from atomslim.data.registry import FILE_PREFIXES, Source, names, require_files, resolve, written_options
 from atomslim.errors import ConfigError, StructureError
-from atomslim.inference.frames import place, read_numbered, require_format
+from atomslim.inference.frames import place, read_numbered
 
 Wanted = Callable[[int], bool]
 """Says of a number whether its structure is to be read."""
@@ -94,8 +95,8 @@ class FileInput:
 
     def read(self, wanted: Wanted) -> Iterator[Found | None]:
         """Read as `Input` says; raises StructureError or DataError that names the record."""
-        if self.path.suffix == ".aselmdb":
-            for number, (name, frame) in enumerate(ase_files.frames(self.path)):
+        if self.path.suffix == ".aselmdb" or ase_files.is_database(self.path):
+            for number, (name, frame) in enumerate(ase_files.database_frames(self.path)):
                 ignored = charge_or_spin(frame.atoms, frame.data)
                 yield Found(name, frame.atoms, ignored=ignored) if wanted(number) else None
         else:
@@ -116,14 +117,8 @@ class FolderInput:
 
     @classmethod
     def at(cls, path: Path) -> "FolderInput":
-        """List the files; raises StructureError where there are none, or one of no format that ASE knows."""
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        if not files:
-            raise StructureError(f"{path}: the folder holds no files of structures: check the path")
-        for file in files:
-            if not is_container(file) and file.suffix != ".aselmdb":
-                require_format(file)
-        return cls(path, tuple(files))
+        """List the files, as readers of data do; raises DataError where there are none, or one of no known format."""
+        return cls(path, tuple(ase_files.files_of(path)))
 
     def read(self, wanted: Wanted) -> Iterator[Found | None]:
         """Read as `Input` says."""
@@ -163,11 +158,12 @@ class DatasetInput:
 
     def identity(self) -> dict[str, Any]:
         """Name, number of files, and checksums of their names and contents."""
-        return {"name": self.source.name, **_identity(source_files(self.source.path))}
+        found = {"name": self.source.name, **_identity(source_files(self.source.path))}
+        return {**found, "options": written_options(self.source)} if self.source.options else found
 
 
-def open_inputs(sources: Iterable[str | os.PathLike[str]]) -> list[Input]:
-    """Find what the names mean.
+def open_inputs(sources: Iterable[str | os.PathLike[str]], options: Mapping[str, str] | None = None) -> list[Input]:
+    """Find what the names mean; with ``options`` of their readers, such as ``length_unit``.
 
     Raises:
         ConfigError: no name, or an unknown dataset.
@@ -175,7 +171,7 @@ def open_inputs(sources: Iterable[str | os.PathLike[str]]) -> list[Input]:
         OSError: there is no such file.
 
     """
-    inputs = [_input(os.fspath(source)) for source in sources]
+    inputs = [_input(os.fspath(source), dict(options or {})) for source in sources]
     if not inputs:
         raise ConfigError("no structures: name one or more files, folders or datasets")
     return inputs
@@ -212,24 +208,27 @@ def _counted_on(wanted: Wanted, first: int, number: int) -> bool:
     return wanted(first + number)
 
 
-def _input(name: str) -> Input:
+def _input(name: str, options: dict[str, str]) -> Input:
     path = Path(name).expanduser()
     prefix, _, rest = name.partition(":")
     if path.exists() and name not in names():
+        if options and not is_container(path):
+            return DatasetInput(resolve(name, options=options))
         return FolderInput.at(path) if path.is_dir() else _file(path)
     if prefix in FILE_PREFIXES and rest:
-        return _input(rest)
+        return _input(rest, options)
     dataset = name.partition("@")[0].partition(":")[0]
     if dataset not in names() and (os.sep in name or path.suffix):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    source = resolve(name)
-    if source.container is not None:
+    source = resolve(name, options=options)
+    if source.container is not None and not options:
         return _container(source.container, source.path)
     require_files(source)
     return DatasetInput(source)
 
 
 def _file(path: Path) -> Input:
+    require_structures(path)
     return _container(path) if is_container(path) else FileInput(path)
 
 

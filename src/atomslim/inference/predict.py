@@ -3,7 +3,7 @@
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +141,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
     precision: Policy | None = None,
     strict: bool = False,
     progress: bool = True,
+    options: Mapping[str, str] | None = None,
 ) -> PredictionSummary:
     """Predict every structure of one or more files and write them, with the results, as extended XYZ.
 
@@ -161,6 +162,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff, and those outside
             of what the task was trained on or with a charge or spin (`atomslim.models.scope`).
         progress: show it on stderr, where that is a terminal.
+        options: of the readers, such as ``{"length_unit": "bohr"}``.
 
     Raises:
         StructureError: a structure that cannot be read or predicted; names the file and the record.
@@ -176,7 +178,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
     _require_output(Path(output), sources)
     require_runnable(batch_size, device)
     model = load(model_path, weights=weights, device=device, precision=precision)
-    inputs = open_inputs(sources)
+    inputs = open_inputs(sources, options)
     with shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, device, batch_size, strict, PredictionSummary(device), advance)
         with atomic_write(output) as temporary, temporary.open("w", encoding="utf-8") as file:

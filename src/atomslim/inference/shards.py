@@ -17,7 +17,7 @@ import re
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +59,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     precision: Policy | None = None,
     strict: bool = False,
     progress: bool = True,
+    options: Mapping[str, str] | None = None,
 ) -> PredictionSummary:
     """Predict every structure of some files into a folder of shards.
 
@@ -78,6 +79,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
         precision: what is computed in, as for `load`.
         strict: refuse structures, as for `predict_file`.
         progress: show it on stderr, where that is a terminal.
+        options: of the readers, such as ``{"length_unit": "bohr"}``.
 
     Raises:
         ConfigError: a folder that holds another run, or one that is not to be resumed; options that make no sense.
@@ -98,7 +100,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     place = own_device(device, os.environ)
     model = load(model_path, weights=weights, device=place, precision=precision)
     chosen = model.task(task)
-    inputs = open_inputs(sources)
+    inputs = open_inputs(sources, options)
     identity = _identity(model_path, weights or "", inputs, chosen.name, shards)
     identity |= {"precision": precision or DEFAULT}
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
+from warnings import warn
 
 import torch
 from pydantic import Field
@@ -26,7 +27,7 @@ from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch
 from atomslim.data.normalise import Normalisation, TargetScale
 from atomslim.data.splits import Split
-from atomslim.errors import ConfigError, StructureError
+from atomslim.errors import AtomslimWarning, ConfigError, StructureError
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.model_file import load
@@ -49,9 +50,16 @@ from atomslim.train.options import (
     validated,
 )
 from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced
+from atomslim.train.progress import announced, say_labels
 from atomslim.train.run import train
-from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task
+from atomslim.train.tasks import (
+    FORCE_WEIGHT,
+    LearningTask,
+    loss_terms,
+    prepare_task,
+    require_validation,
+    validation_labels,
+)
 from atomslim.train.tasks import Part as SetName
 
 CACHE_LIMIT = 2e9
@@ -69,8 +77,9 @@ class DistillOptions(RunOptions):
     strict: bool = Field(
         default=False, description="refuse what the teacher was not trained on, charges, spins, and a larger student"
     )
-    validate_against: Literal["labels", "teacher"] = Field(
-        default="labels", description="what validation compares with; the teacher needs no labels"
+    validate_against: Literal["auto", "labels", "teacher"] = Field(
+        default="auto",
+        description="what validation compares with; the teacher needs no labels; auto: labels where there are any",
     )
     teacher_precision: Literal["32", "bf16"] = Field(default="32", description="bf16: teachers with direct forces only")
     teacher_cache: Literal["auto"] | bool = Field(
@@ -197,6 +206,7 @@ def _distilled(
             _learning_task(task, given, small, full, config, folder if resume else None)
             for task, given in _given(small, data, config)
         ]
+    say_labels(tasks, shown=progress)
     _look_at(tasks, full, strict=config.strict)
     began = origin({"student": small, "teacher": full}, tasks)
     small.requires_grad_(True)
@@ -280,14 +290,27 @@ def _learning_task(
         folder.require_origin({"data": {options.name: data_identity(dataset)}})
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
     wanted = options.model_copy(update={"targets": own_targets(task, options.targets)})
-    made = prepare_task(dataset, wanted, split, own_scales(task), graph=task.graph)
-    if config.validate_against == "labels":
-        return made
-    if config.labels:
+    prepared = prepare_task(dataset, wanted, split, own_scales(task), graph=task.graph, labelled=False)
+    made = replace(prepared, unlabelled=not config.labels)
+    if config.labels and config.validate_against == "teacher":
         raise ConfigError("validate against labels, or leave the loss on labels out")
+    if config.labels or config.validate_against == "labels":
+        require_validation(made)
+        return made
+    if config.validate_against == "auto" and _has_labels(made):
+        require_validation(made)
+        return made
+    if config.validate_against == "auto":
+        text = f"task {task.name}: no structure for validation has labels: compared with the teacher's answers instead"
+        warn(text, AtomslimWarning, stacklevel=3)
     parts: list[SetName] = ["validation", "test"] if made.has_test else ["validation"]
     answers = {part: labelled_by(teacher, made.part(part), task.name, config.batch_size) for part in parts}
-    return replace(made, unlabelled=True, others={**made.others, **answers})
+    return replace(made, others={**made.others, **answers})
+
+
+def _has_labels(task: LearningTask) -> bool:
+    counts = validation_labels(task).counts
+    return any(counts[name] for name, options in task.targets.items() if options.weight)
 
 
 def own_targets(task: Task, given: Mapping[str, TargetOptions]) -> dict[str, TargetOptions]:

@@ -21,7 +21,7 @@ from atomslim.train.folder import RunFolder, require_no_path, task_file
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import Name, RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
 from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced
+from atomslim.train.progress import announced, say_labels
 from atomslim.train.run import train
 from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, graph_for, prepare_task
 
@@ -34,7 +34,10 @@ class FinetuneOptions(RunOptions):
     validation_data: str = Field(default="", description="another dataset, all of it for validation")
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     name: Name = Field(default="", description="name of the new task; empty: the dataset's")
-    forces: Literal["conservative", "direct"] = Field(default="conservative", description="how forces are made")
+    forces: Literal["conservative", "direct"] | None = Field(
+        default=None,
+        description="how forces are made, which then must be there; none: conservative, where there are some",
+    )
     learn: tuple[Name, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
     heads: Literal["fresh", "reuse"] = Field(default="fresh", description="new heads, or those of a task it has")
@@ -100,6 +103,7 @@ def _finetuned(
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
     with announced("reading the data", shown=progress):
         task = _learning_task(loaded, data, config, folder if resume else None)
+    say_labels([task], shown=progress)
     began = origin({"model": loaded}, [task])
     tuned = with_tasks(
         loaded,
@@ -155,7 +159,7 @@ def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folde
 def _target(name: str, config: FinetuneOptions) -> TargetOptions:
     """Return what a target's name says of it."""
     if name == "forces":
-        kind: Any = f"{config.forces}_forces"
+        kind: Any = f"{config.forces or 'conservative'}_forces"
         return TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if "energy" in config.learn else 1.0)
     kind = cast("Any", name if name in {"energy", "stress"} else "scalar")
     return TargetOptions(kind=kind)

@@ -112,8 +112,10 @@ class TaskOptions(_Options):
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
-    forces: Literal["conservative", "direct"] = Field(
-        default="conservative", description="where targets are left to the data: how forces are made"
+    forces: Literal["conservative", "direct"] | None = Field(
+        default=None,
+        description="where targets are left to the data: how forces are made, which must be there if this is said; "
+        "none: conservative, where the data has forces",
     )
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(

@@ -29,7 +29,7 @@ from atomslim.train.folder import RunFolder, require_no_path
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
 from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced
+from atomslim.train.progress import announced, say_labels
 from atomslim.train.run import train
 from atomslim.train.tasks import LearningTask, graph_for, prepare_task
 
@@ -118,6 +118,7 @@ def _pretrained(
     with announced("reading the data", shown=progress):
         start = _start(config)
         tasks = _learning_tasks(config.tasks, data, folder if resume else None, start)
+    say_labels(tasks, shown=progress)
     began = origin({"model": start} if isinstance(start, BlockModel) else {}, tasks)
     model = _model(config, start, [task.task() for task in tasks])
     config = with_batch_cost(config, model, tasks, folder)

@@ -1,11 +1,17 @@
 """A progress bar on stderr, and what is done before there is one, where that is a terminal."""
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from atomslim.data.in_memory import Samples
+from atomslim.data.survey import survey
+from atomslim.inference.process import process_of
 from atomslim.report.console import plain_console
+from atomslim.train.tasks import LearningTask
 
 
 @contextmanager
@@ -16,6 +22,16 @@ def announced(what: str, *, shown: bool) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as status:
         status.add_task(what)
         yield
+
+
+def say_labels(tasks: Iterable[LearningTask], *, shown: bool) -> None:
+    """Say on stderr which labels the structures of each task have, one line for each dataset; one process does."""
+    if not shown or process_of(os.environ)[0]:
+        return
+    for task in tasks:
+        own = [dataset for dataset in task.others.values() if not isinstance(dataset, Samples)]  # not the teacher's
+        for dataset in (task.dataset, *own):
+            sys.stderr.write(f"{survey(dataset).sentence()}\n")
 
 
 class ProgressBar:

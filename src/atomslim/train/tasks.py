@@ -16,6 +16,7 @@ from atomslim.data.info import DatasetInfo
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, TargetScale, fit
 from atomslim.data.splits import Split
+from atomslim.data.survey import Survey, survey
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Family
@@ -64,7 +65,7 @@ class LearningTask:
             tuple(self.targets),
             indices,
             neighbours=self.graph.neighbours,
-            labelled=not (self.unlabelled and name == "train"),
+            labelled=name == "train" and not self.unlabelled,
         )
 
     def looked_at(self) -> Iterator[Sample]:
@@ -113,11 +114,13 @@ def prepare_task(
     known: Mapping[str, Normalisation] | None = None,
     *,
     graph: GraphSettings,
+    labelled: bool = True,
 ) -> LearningTask:
     """Split a dataset, choose its targets and fit their normalisation on the training set.
 
     ``graph`` is how the task's graphs are made (`graph_for`), ``split`` and ``normalisation`` are those of an earlier
-    run that is continued, ``known`` those of tasks whose references this one may take.
+    run that is continued, ``known`` those of tasks whose references this one may take. Where the set for validation
+    need not be ``labelled``, it is not looked at.
 
     Raises:
         ConfigError: targets that contradict each other, a split that the data cannot give, or references of a task
@@ -134,16 +137,45 @@ def prepare_task(
             f"{dataset.name}: the split has no validation set, by which the best model is chosen: give "
             "split.validation a size, or name validation_data"
         )
-    first = dataset[chosen.train[0]]
-    targets = dict(options.targets) or default_targets(first, options.forces)
-    _require_energy(targets, first)
+    found = survey(dataset, chosen.train)
+    targets = dict(options.targets) or default_targets(found, options.forces)
+    _require_energy(targets, found)
+    if normalisation is None and found.structures == found.total:  # else they are looked for in all structures below
+        for label in targets:
+            found.require([label])
     name = options.name or LearningTask.name_for(dataset)
     train = TaskData(name, dataset, tuple(targets), np.array(chosen.train, dtype=np.int64))
     scales = normalisation or normalise(train, targets, known or {})
     if normalisation is None:
         _warn_of_units(dataset, chosen)
+        _warn_of_other_names(found)
     limit = options.validation_limit
-    return LearningTask(name, dataset, chosen, targets, scales, graph, others, validation_limit=limit)
+    made = LearningTask(name, dataset, chosen, targets, scales, graph, others, validation_limit=limit)
+    if labelled:
+        require_validation(made)
+    return made
+
+
+def require_validation(task: LearningTask) -> None:
+    """Warn of targets that no structure for validation has; raises DataError if these are all."""
+    found, weighted = validation_labels(task), [name for name, options in task.targets.items() if options.weight]
+    missing = [name for name in weighted if not found.counts[name]]
+    if missing and len(missing) == len(weighted):
+        raise DataError(
+            f"task {task.name}: of {found.structures} structures for validation in {found.name} none has a label "
+            f"{' or '.join(missing)}: choose another split, or name validation_data"
+        )
+    if missing:
+        text = f"task {task.name}: no structure for validation has {' or '.join(missing)}: the best model is chosen by "
+        warn(
+            text + f"{', '.join(name for name in weighted if name not in missing)} alone", AtomslimWarning, stacklevel=3
+        )
+
+
+def validation_labels(task: LearningTask) -> Survey:
+    """Count the labels of the structures for validation."""
+    part = task.part("validation")
+    return survey(part.dataset, part.numbers)
 
 
 def graph_for(family: Family, model: BlockModel | None, options: TaskOptions, info: DatasetInfo) -> GraphSettings:
@@ -181,17 +213,20 @@ def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part]
     return splits.random(count, 0.8, 0.1, seed=options.seed)
 
 
-def default_targets(sample: Sample, forces: Literal["direct", "conservative"]) -> dict[str, TargetOptions]:
-    """Choose what to learn from what a structure has: energy and forces, or else its scalars; stress only if asked."""
-    names = [name for name in sample.targets if name != STRESS]
-    if "forces" in names and "energy" in names:
+def default_targets(found: Survey, forces: Literal["direct", "conservative"] | None) -> dict[str, TargetOptions]:
+    """Choose what to learn from what any structure has: energy and forces, or else scalars; stress only if asked.
+
+    Raises DataError where forces are asked for and no structure has them.
+    """
+    names = [name for name, count in found.counts.items() if count and name != STRESS]
+    if forces is not None:
+        found.require(["forces"])
+    if "forces" in names and ("energy" in names or forces == "direct"):
         kind: Literal["direct_forces", "conservative_forces"] = (
             "direct_forces" if forces == "direct" else "conservative_forces"
         )
-        return {
-            "energy": TargetOptions(kind="energy"),
-            "forces": TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT),
-        }
+        energy = {"energy": TargetOptions(kind="energy")} if "energy" in names else {}
+        return {**energy, "forces": TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if energy else 1.0)}
     return {name: TargetOptions(kind="energy" if name == "energy" else "scalar") for name in names if name != "forces"}
 
 
@@ -240,10 +275,18 @@ def _warn_of_units(dataset: Dataset, split: Split) -> None:
         warn(f"{text}; the model learns it so: mend the data, see `atomslim data check`", AtomslimWarning, stacklevel=2)
 
 
+def _warn_of_other_names(found: Survey) -> None:
+    """Say which fields may be forces where none are known as such."""
+    fields = found.remarks.forces_like()
+    if fields and not found.counts["forces"]:
+        text = f"{found.name}: no structure has forces by a known name: if {fields[0]} are forces, give the option "
+        warn(f"{text}forces_key={fields[0]}; they are not learned", AtomslimWarning, stacklevel=3)
+
+
 def _scale(train: TaskData, name: str, options: TargetOptions, known: Mapping[str, Normalisation]) -> TargetScale:
     replace(train, targets=(name,)).require_targets()
     samples = (train[place] for place in range(len(train)))
-    labelled = (sample for sample in samples if name in sample.targets)
+    labelled = (sample for sample in samples if sample.label(name) is not None)
     if isinstance(options.references, str):
         found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, known)})
     else:
@@ -263,16 +306,15 @@ def _references_of(other: str, task: str, name: str, known: Mapping[str, Normali
     )
 
 
-def _require_energy(targets: dict[str, TargetOptions], sample: Sample) -> None:
+def _require_energy(targets: dict[str, TargetOptions], found: Survey) -> None:
     """Require targets, and give conservative forces and stress the energy they are derivatives of."""
     if not targets:
-        raise DataError(f"{sample.name or 'the first structure'}: has no label to learn: check the file's keys")
+        found.require(["energy"])
     kinds = {options.kind for options in targets.values()}
     if kinds >= {"direct_forces", "conservative_forces"}:
         raise ConfigError("forces are either direct or conservative: choose one")
     if "stress" in kinds and "conservative_forces" not in kinds:
         raise ConfigError("stress comes from conservative forces: choose forces conservative")
     if "conservative_forces" in kinds and "energy" not in kinds:
-        if "energy" not in sample.targets:
-            raise DataError(f"{sample.name or 'the first structure'}: has no energy, of which forces are derivatives")
+        found.require(["energy"])  # of which forces are derivatives
         targets["energy"] = TargetOptions(kind="energy", weight=0.0)

@@ -108,7 +108,10 @@ def require_keys(content: Collection[str] | Mapping[str, Any], keys: Collection[
 def number(value: object, what: str, place: str) -> float:
     """Give a number that is written as such, or as an array of one; raises DataError for anything else."""
     try:
-        array = np.asarray(value, dtype=np.float64)
+        given = np.asarray(value)
+        if given.dtype.kind == "b":
+            raise DataError(f"{place}: {what} is true or false, no number: check the file")
+        array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: {what} is no number: check the file") from error
     if array.size != 1:

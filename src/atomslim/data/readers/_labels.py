@@ -7,6 +7,7 @@ upper and lower case do not matter.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.sample import Sample
+from atomslim.atoms.xyz_header import symmetric
 from atomslim.data.readers._common import converted, labelled, number
 from atomslim.data.readers._units import factor
+from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError, one_line
 
 NAMES = {
@@ -27,6 +30,9 @@ NAMES = {
     "virial": ("virial", "virials", "ref_virial", "ref_virials", "dft_virial", "dft_virials"),
 }
 """The names that are known, in lower case."""
+
+_AGREEMENT = 0.05
+"""Relative: a stress and a virial that differ by more are not the same."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,16 @@ class Labels:
     energy_unit: str = "eV"
     length_unit: str = "Å"
     stress_factor: float = 1.0
+    stress_unit: str = ""
+    """Empty: that of the energy and of lengths."""
     required: tuple[str, ...] = ()
 
-    def sample(self, frame: Frame, place: str) -> Sample:
-        """Make a sample, in eV and Å, of a frame with at least one label.
+    def sample(self, frame: Frame, place: str, remarks: Remarks | None = None) -> Sample:
+        """Make a sample, in eV and Å, of a frame with the labels that it has; `remarks` get what else is noticed.
 
         Raises:
-            DataError: there is no label, or a required one or one named by a key is missing; two labels contradict each
-                other; numbers that are not finite, or shapes that do not fit. Names `place`.
+            DataError: a required label is missing; two labels contradict each other; numbers that are not finite, or
+                shapes that do not fit. Names `place`.
 
         """
         length = factor(self.length_unit, "length_unit")
@@ -87,7 +95,7 @@ class Labels:
             place,
             atoms.numbers,
             atoms.positions * length,
-            self.targets(frame, place),
+            self.targets(frame, place, Remarks() if remarks is None else remarks),
             cell=atoms.cell.array * length,
             pbc=atoms.pbc,
             tags=batch.tags.numpy(),
@@ -96,51 +104,84 @@ class Labels:
         )
         return replace(sample, ignored=charge_or_spin(atoms, frame.data))
 
-    def targets(self, frame: Frame, place: str) -> dict[str, Any]:
+    def targets(self, frame: Frame, place: str, remarks: Remarks) -> dict[str, Any]:
         """Find and convert the labels; raises as `sample` does."""
         energy, length = factor(self.energy_unit, "energy_unit"), factor(self.length_unit, "length_unit")
         found: dict[str, Any] = {}
-        if (value := _find(frame, "energy", self.energy_key, place)) is not None:
+        if (value := _find(frame, "energy", self.energy_key, place, remarks)) is not None:
             found["energy"] = number(value, "the energy", place) * energy
-        if (value := _find(frame, "forces", self.forces_key, place)) is not None:
+        if (value := _find(frame, "forces", self.forces_key, place, remarks)) is not None:
             found["forces"] = _floats(value, "forces", place) * (energy / length)
-        if (value := self._stress(frame, place)) is not None:
-            found["stress"] = value * (energy / length**3 * self.stress_factor)
+        if (value := self._stress(frame, place, energy / length**3, remarks)) is not None:
+            found["stress"] = value
         for name in self.properties:
-            found[name] = number(_named(frame, name, place), name, place)
+            if (value := _named(frame, name)) is not None:
+                found[name] = number(value, name, place)
+                remarks.found(name, name)
+        remarks.look_for_unused(frame.items(), self.used, len(frame.atoms))
         self._require(found, frame, place)
         return found
 
-    def _stress(self, frame: Frame, place: str) -> NDArray[np.float64] | None:
-        """Give the stress, in the file's units, (3, 3)."""
-        value = _find(frame, "stress", self.stress_key, place)
-        if value is not None:
-            return _matrix(value, "stress", place)
-        virial = _find(frame, "virial", "", place)
-        if virial is None or not frame.atoms.pbc.all():
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """The names that labels are taken from, in lower case."""
+        keys = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
+        known = {name for what, names in NAMES.items() if not keys.get(what, self.stress_key) for name in names}
+        return frozenset(known | {name.lower() for name in (*keys.values(), *self.properties, self.group_key) if name})
+
+    def require_named(self, remarks: Remarks, path: object) -> None:
+        """Raise DataError if a label that an option names was in no structure."""
+        named = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
+        named |= {name: name for name in self.properties}
+        for label, key in named.items():
+            if key and label not in remarks.sources:
+                there = ", ".join(sorted(remarks.looked_at)[:12]) or "nothing"
+                raise DataError(f"{path}: no structure has {key} (there is: {there}): correct the name in the option")
+
+    def _stress(self, frame: Frame, place: str, unit: float, remarks: Remarks) -> NDArray[np.float64] | None:
+        """Give the stress in eV/Å³, (3, 3); a structure without a volume has none. `unit` is that of the virial."""
+        value = _find(frame, "stress", self.stress_key, place, remarks)
+        virial = None if self.stress_key else _find(frame, "virial", "", place, remarks)
+        if value is None and virial is None:
             return None
         volume = abs(float(np.linalg.det(frame.atoms.cell.array)))
-        if not volume:
+        if value is None and frame.atoms.pbc.all() and not volume:
             raise DataError(f"{place}: has a virial and a cell without volume: correct the lattice vectors")
-        return -_matrix(virial, "virial", place) / volume
+        if not frame.atoms.pbc.any() or not volume:
+            remarks.left_out["stress or virial without a volume"] += 1
+            return None
+        from_virial = None if virial is None else -_matrix(virial, "virial", place, remarks) / volume * unit
+        if value is None:
+            return None if from_virial is None else from_virial * self.stress_factor
+        own = factor(self.stress_unit, "stress_unit") if self.stress_unit else unit
+        stress = _matrix(value, "stress", place, remarks) * (own * self.stress_factor)
+        if from_virial is not None:
+            _compare(stress, from_virial, place, remarks)
+        return stress
 
     def _group(self, frame: Frame, place: str) -> str:
-        return str(_named(frame, self.group_key, place)) if self.group_key else ""
+        if not self.group_key:
+            return ""
+        value = _named(frame, self.group_key)
+        if value is None:
+            raise DataError(
+                f"{place}: has no {self.group_key} (it has: {_names(frame)}): correct the option group_key or remove "
+                "the record"
+            )
+        return str(value)
 
     def _require(self, found: Mapping[str, Any], frame: Frame, place: str) -> None:
         missing = [name for name in self.required if name not in found]
-        if found and not missing:
-            return
-        what = ", ".join(missing) or "energy, forces or stress"
-        raise DataError(
-            f"{place}: has no {what} (it has: {_names(frame)}): name the label with energy_key, forces_key, stress_key "
-            "or properties"
-        )
+        if missing:
+            raise DataError(
+                f"{place}: has no {', '.join(missing)} (it has: {_names(frame)}): mend or remove the record"
+            )
 
 
 def check_options(labels: Labels) -> Labels:
     """Return labels whose units are known; raises ConfigError for others."""
-    for option, unit in {"energy_unit": labels.energy_unit, "length_unit": labels.length_unit}.items():
+    given = {"energy_unit": labels.energy_unit, "length_unit": labels.length_unit, "stress_unit": labels.stress_unit}
+    for option, unit in given.items():
         try:
             factor(unit, option)
         except DataError as error:
@@ -148,28 +189,44 @@ def check_options(labels: Labels) -> Labels:
     return labels
 
 
-def _find(frame: Frame, what: str, key: str, place: str) -> Any:
+def _find(frame: Frame, what: str, key: str, place: str, remarks: Remarks) -> Any:
     """Give the value under a key, or under the known names of a label; None where there is none."""
     if key:
-        return _named(frame, key, place)
-    found = [(name, value) for name, value in frame.items() if name.lower() in NAMES[what] and value is not None]
+        value = _named(frame, key)
+        found = [] if value is None else [(key, value)]
+    else:
+        found = [(name, value) for name, value in frame.items() if name.lower() in NAMES[what] and value is not None]
     if any(not _same(value, found[0][1]) for _, value in found[1:]):
         names = " and ".join(dict.fromkeys(name for name, _ in found))
         option = "stress_key" if what == "virial" else f"{what}_key"
-        raise DataError(f"{place}: {names} differ: say with {option} which one is meant")
-    return found[0][1] if found else None
-
-
-def _named(frame: Frame, key: str, place: str) -> Any:
-    """Give the value of a name that is spelt exactly so, or else but for upper and lower case."""
-    found = [(name, value) for name, value in frame.items() if name.lower() == key.lower() and value is not None]
+        raise DataError(f"{place}: {names} differ: say with the option {option} which one is meant")
     if not found:
-        raise DataError(f"{place}: has no {key} (it has: {_names(frame)}): correct the name or remove the record")
-    return next((value for name, value in found if name == key), found[0][1])
+        return None
+    if what != "energy" and _all_nan(found[0][1]):
+        remarks.left_out[f"{what} of nothing but NaN"] += 1
+        return None
+    label = "stress" if what == "virial" else what
+    for name, _ in found:
+        remarks.found(label, name)
+    return found[0][1]
+
+
+def _named(frame: Frame, key: str) -> Any:
+    """Give the value of a name that is spelt exactly so, or else but for upper and lower case; None for none."""
+    found = [(name, value) for name, value in frame.items() if name.lower() == key.lower() and value is not None]
+    return next((value for name, value in found if name == key), found[0][1] if found else None)
 
 
 def _names(frame: Frame) -> str:
     return ", ".join(sorted({name for name, _ in frame.items()})[:12]) or "nothing"
+
+
+def _all_nan(value: Any) -> bool:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths, which are refused later
+        return False
+    return array.dtype.kind == "f" and array.size > 0 and bool(np.isnan(array).all())
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -178,15 +235,36 @@ def _same(one: Any, other: Any) -> bool:
 
 def _floats(value: Any, what: str, place: str) -> NDArray[np.float64]:
     try:
-        return np.asarray(value, dtype=np.float64)
+        array = np.asarray(value)
+        if array.dtype.kind == "b":
+            raise DataError(f"{place}: the {what} are true and false, no numbers: check the file")
+        return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{place}: the {what} are no numbers ({one_line(error)}): check the file") from error
 
 
-def _matrix(value: Any, what: str, place: str) -> NDArray[np.float64]:
+def _matrix(value: Any, what: str, place: str, remarks: Remarks) -> NDArray[np.float64]:
+    """Give 6 numbers in Voigt's order or 9 as a symmetric matrix (3, 3)."""
     array = _floats(value, what, place)
     if array.size == 6:
         return np.asarray(voigt_6_to_full_3x3_stress(array.reshape(6)))
     if array.size != 9:
         raise DataError(f"{place}: the {what} has {array.size} numbers where 6 or 9 are expected: check the file")
-    return array.reshape(3, 3)
+    matrix = array.reshape(3, 3)
+    if not symmetric(matrix):
+        text = f"{place}: the {what} is not symmetric: its symmetric part is taken, here and in all other structures"
+        remarks.say_once(f"asymmetric {what}", text)
+    return np.asarray((matrix + matrix.T) / 2)
+
+
+def _compare(stress: NDArray[np.float64], other: NDArray[np.float64], place: str, remarks: Remarks) -> None:
+    """Say it where a stress and what follows from the virial do not agree."""
+    size = float(np.linalg.norm(stress))
+    if not np.isfinite(size) or np.linalg.norm(stress - other) <= _AGREEMENT * size:
+        return
+    if np.linalg.norm(stress + other) <= _AGREEMENT * size:
+        text = "have opposite signs (virial = -volume × stress, tension positive): if the stress counts compression as "
+        text += "positive, give the option stress_factor=-1"
+    else:
+        text = "do not agree (virial = -volume × stress in eV): check their units"
+    remarks.say_once("stress and virial", f"{place}: stress and virial {text}; the stress is taken")

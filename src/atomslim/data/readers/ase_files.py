@@ -15,21 +15,25 @@ from itertools import chain
 from itertools import count as integers_from
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.db import connect
 
-from atomslim.atoms.frames import bounded_arrays
+from atomslim.atoms.frames import bounded_arrays, files_in, format_of
 from atomslim.atoms.sample import Sample
+from atomslim.data.container import Container, is_container
+from atomslim.data.hints import require_structures
 from atomslim.data.info import DatasetInfo, Variant
 from atomslim.data.lmdb_file import LmdbFile
-from atomslim.data.readers._common import damaged, existing, files_at
+from atomslim.data.readers._common import damaged, existing
 from atomslim.data.readers._frames import read_frames, readable
 from atomslim.data.readers._labels import Frame, Labels, check_options
 from atomslim.data.readers._units import require_total
-from atomslim.errors import ConfigError, DataError
+from atomslim.data.remarks import Remarks
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.files import most_expanded
 from atomslim.parsing import parse_json
 
@@ -64,12 +68,13 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
     group_key: str = "",
     energy_unit: str = "",
     length_unit: str = "Å",
+    stress_unit: str = "",
     stress_factor: float = 1.0,
 ) -> Iterator[Sample]:
     """Give the structures of a file, in its order, with the labels they have; labels may differ between structures.
 
     Args:
-        path: the file; or a folder of `.aselmdb` files, read in the order of their names.
+        path: the file; or a folder of files, read in the order of their names.
         variant: empty: a file has no variants.
         energy_key: name of the energy in the file; empty: energy, REF_energy and the like, in upper or lower case.
         forces_key: name of the forces; empty as above.
@@ -80,55 +85,104 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
         energy_unit: unit of the energy; with `length_unit` also of forces and stress. Empty: eV, and energies that look
             like totals in kcal/mol or Hartree are refused.
         length_unit: unit of positions and lattice.
+        stress_unit: unit of the stress, such as GPa or kbar; empty: as the two others say. Virials are energies.
         stress_factor: multiplies the stress: -1 where compression counts as positive.
 
     Raises:
         ConfigError: a variant, or a unit that is not known.
-        DataError: a file that is not there, cut off, damaged or of no known format; a structure without labels, with
-            two that contradict each other, or with numbers that are not finite; energies that look like another unit's.
+        DataError: a file that is not there, cut off, damaged or of no known format; a structure with two labels that
+            contradict each other, or with numbers that are not finite; a label named here that no structure has;
+            energies that look like another unit's.
 
     """
+    yield from read_noting(
+        Remarks(),
+        path,
+        variant,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        stress_key=stress_key,
+        properties=properties,
+        group_key=group_key,
+        energy_unit=energy_unit,
+        length_unit=length_unit,
+        stress_unit=stress_unit,
+        stress_factor=stress_factor,
+    )
+
+
+def read_noting(remarks: Remarks, path: Path, variant: str = "", **options: Any) -> Iterator[Sample]:
+    """Read as `read` does, whose options these are, and note what there is beside the labels that are taken."""
     if variant:
         raise ConfigError(f"a file has no variants: leave {variant!r} out")
-    labels = check_options(
-        Labels(
-            energy_key=energy_key,
-            forces_key=forces_key,
-            stress_key=stress_key,
-            group_key=group_key,
-            properties=tuple(name.strip() for name in properties.split(","))
-            if isinstance(properties, str)
-            else properties,
-            energy_unit=energy_unit or "eV",
-            length_unit=length_unit,
-            stress_factor=stress_factor,
-        )
-    )
-    for index, (place, frame) in enumerate(frames(path)):
-        sample = labels.sample(frame, place)
-        if index == 0 and not energy_unit and "energy" in sample.targets:
+    labels = check_options(_labels(**options))
+    checked = bool(options.get("energy_unit"))
+    for place, frame in frames(path):
+        sample = frame if isinstance(frame, Sample) else labels.sample(frame, place, remarks)
+        if not checked and "energy" in sample.targets and len(sample) > 1:
             require_total(float(sample.targets["energy"]), sample.numbers, "eV", place)
+            checked = True
         yield sample
+    labels.require_named(remarks, path)
 
 
-def frames(path: Path) -> Iterator[tuple[str, Frame]]:
-    """Give the place (file and record) and the contents of every record; raises DataError as `read` does."""
+def _labels(properties: str | tuple[str, ...] = (), energy_unit: str = "", **others: Any) -> Labels:
+    names = properties.split(",") if isinstance(properties, str) else properties
+    wanted = tuple(name.strip() for name in names if name.strip())
+    return Labels(properties=wanted, energy_unit=energy_unit or "eV", **others)
+
+
+def frames(path: Path) -> Iterator[tuple[str, Frame | Sample]]:
+    """Give the place (file and record) and the contents of every record; raises DataError as `read` does.
+
+    Records of a container of ours, which a folder may hold, are samples already.
+    """
     if existing(path).is_dir():
-        yield from chain.from_iterable(map(_lmdb_frames, files_at(path, [".aselmdb"])))
-    elif path.suffix == ".aselmdb":
-        yield from _lmdb_frames(path)
-    elif path.suffix == ".db":
+        yield from chain.from_iterable(map(frames, files_of(path)))
+    elif is_container(path):
+        yield from ((sample.name or f"{path}, record {place}", sample) for place, sample in enumerate(Container(path)))
+    elif path.suffix == ".aselmdb" or is_database(path):
         yield from database_frames(path)
     else:
         yield from ((place, Frame.of(atoms)) for place, atoms in read_frames(path))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """List a folder's files of structures in the order of their names, without locks and hidden files.
+
+    Raises DataError where there are none, or one of no known format. Beside `.aselmdb` files, others are passed over
+    with a warning.
+    """
+    files, others = files_in(folder)
+    if not files:
+        inside = ", ".join(sorted(child.name for child in folder.iterdir() if child.is_dir())) or "none"
+        raise DataError(f"{folder}: the folder holds no files of structures (subfolders: {inside}): check the path")
+    if others:
+        names = ", ".join(file.name for file in others[:5])
+        warn(f"{folder}: only its .aselmdb files are read, not {names}", AtomslimWarning, stacklevel=2)
+    for file in files:
+        require_structures(file)
+        if file.suffix != ".aselmdb" and not is_container(file) and format_of(file) is None:
+            raise DataError(f"{file}: no format that ASE knows: keep only files of structures in the folder")
+    return files
+
+
+def is_database(path: Path) -> bool:
+    """Say whether a file is an ASE database, in SQLite or JSON, by its ending."""
+    return path.suffix in {".db", ".json"}
 
 
 def count(path: Path, variant: str = "") -> int | None:
     """Count the structures of a database; None for other files, which would have to be read for it."""
     if variant:
         raise ConfigError(f"a file has no variants: leave {variant!r} out")
-    if existing(path).is_dir() or path.suffix == ".aselmdb":
-        return sum(_count_rows(LmdbFile(file)) for file in files_at(path, [".aselmdb"]))
+    if existing(path).is_dir():
+        counts = [count(file) for file in files_of(path)]
+        return None if None in counts else sum(number for number in counts if number is not None)
+    if is_container(path):
+        return len(Container(path))
+    if path.suffix == ".aselmdb":
+        return _count_rows(LmdbFile(path))
     if path.suffix == ".db":
         with damaged(f"{path}", Exception):
             return int(connect(path, type="db").count())
@@ -136,7 +190,10 @@ def count(path: Path, variant: str = "") -> int | None:
 
 
 def database_frames(path: Path) -> Iterator[tuple[str, Frame]]:
-    """Give the place and the contents of every row of an ASE database (SQLite); raises DataError as `read` does."""
+    """Give the place and the contents of every row of a database; raises DataError as `read` does."""
+    if path.suffix == ".aselmdb":
+        yield from _lmdb_frames(path)
+        return
     rows = _rows(path)
     for index in integers_from():
         place = f"{path}, record {index}"
@@ -157,8 +214,9 @@ def metadata(path: Path) -> Mapping[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    with damaged(f"{existing(path)}", sqlite3.Error):
-        yield from connect(path, type="db", use_lock_file=False).select()
+    kind = "json" if path.suffix == ".json" else "db"
+    with damaged(f"{existing(path)}", sqlite3.Error, ValueError, KeyError, AttributeError):
+        yield from connect(path, type=kind, use_lock_file=False).select()
 
 
 def _lmdb_frames(path: Path) -> Iterator[tuple[str, Frame]]:
