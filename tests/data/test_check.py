@@ -163,7 +163,7 @@ def test_a_broken_file_is_a_problem_with_its_place() -> None:
 
     report = check(broken())
     assert "file.npz, record 1" in finding(report, "reading").text
-    with pytest.raises(AtomslimError, match=r"set: 1 problems, first reading: file\.npz") as error:
+    with pytest.raises(AtomslimError, match=r"set: 1 problem, first reading: file\.npz") as error:
         checks.require_fit(report, "set")
     assert "\n" not in str(error.value)
 

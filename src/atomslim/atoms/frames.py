@@ -11,6 +11,7 @@ from io import StringIO
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 from ase import Atoms
@@ -137,6 +138,7 @@ def _lines(file: Any, most: int) -> Iterator[str]:
 
 def _parsed(record: list[str]) -> Atoms:
     _require_columns(record)
+    _say_unnamed_columns(record)
     atoms: Atoms = next(iter(read_xyz(StringIO("".join(record)), slice(None), properties_parser=fields)))
     return atoms
 
@@ -147,6 +149,18 @@ def _require_columns(record: list[str]) -> None:
     counts = re.findall(r"\d+", announced[1]) if announced else []
     if any(len(digits) > 6 or int(digits) > max(map(len, record[2:]), default=0) for digits in counts):
         raise ValueError("Properties announces more columns than the lines of atoms have")
+
+
+def _say_unnamed_columns(record: list[str]) -> None:
+    """Say it once where rows have more columns than are declared: what is in them is not read."""
+    declared = re.search(r"properties\s*=\s*\"?([^\s\"]+)", record[1], flags=re.IGNORECASE)
+    counts = re.findall(r":(\d+)(?=:|$)", declared[1]) if declared else ["1", "3"]
+    more = len(record[2].split()) - sum(map(int, counts)) if len(record) > 2 else 0
+    if more > 0:
+        text = (
+            f"{more} columns of an extended XYZ file have no name in Properties and are not read: if they are forces, "
+        )
+        warn(f"{text}write Properties=species:S:1:pos:R:3:forces:R:3", AtomslimWarning, stacklevel=2)
 
 
 def _split(lines: Iterator[str], most: int) -> Iterator[list[str]]:

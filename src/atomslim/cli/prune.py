@@ -1,6 +1,7 @@
 """`atomslim prune`: a model with fewer blocks, or with fewer neighbours."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -97,8 +98,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
             "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup (with or without "
             "--neighbours), --neighbours or --scan-neighbours"
         )
-    labelled = scan_neighbours is not None or realign != "least-squares"
-    structures: Any = opened_data(data, option, labelled=labelled) if data else None
+    structures: Any = partial(opened_data, data, option) if data else None
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
     if scan_neighbours is not None:
@@ -176,13 +176,13 @@ def _cut(
     order: Any = relevance
     if scored:
         limits = {name: options[name] for name in ("limit", "batch_size")}
-        order = block_relevance(whole, structures, leave_out=score == "leave-out", **limits)
+        order = block_relevance(whole, structures(), leave_out=score == "leave-out", **limits)
     kept = chosen_blocks(whole, ways, order, score)
     if kept is None:
         if realign != "sliced":
             raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
         return whole
-    calibration = structures if realign == "least-squares" else None
+    calibration = structures(labelled=False) if realign == "least-squares" else None
     return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
 
 
@@ -218,7 +218,7 @@ def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | Non
         counts = [float(part) for part in numbers.split(",")]
     except ValueError as error:
         raise ConfigError(f"--scan-neighbours {numbers}: write numbers, as in 10,15,20") from error
-    found = neighbour_scan(model, structures, counts, **options)
+    found = neighbour_scan(model, structures(), counts, **options)
     plain_console().print(found)
     if output is not None:
         found.write(output)

@@ -118,8 +118,8 @@ def opened_dataset(name: str, options: Sequence[str], *, labelled: bool = True) 
     from atomslim.data.survey import survey
 
     dataset = opened(name, reader_options(options))
-    if labelled:
-        print(survey(dataset).sentence(), file=sys.stderr)
+    if labelled and (found := survey(dataset)).structures:
+        print(found.sentence(), file=sys.stderr)
     return dataset
 
 

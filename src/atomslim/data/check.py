@@ -14,7 +14,7 @@ from atomslim.data.check_labels import EnergySeen, ForcesSeen, Level, StressSeen
 from atomslim.data.dataset import Dataset, PreparedDataset, RawDataset
 from atomslim.data.readers._units import require_total
 from atomslim.data.splits import Split
-from atomslim.data.survey import Survey, described
+from atomslim.data.survey import HOW, Survey, described
 from atomslim.errors import AtomslimError, DataError, StructureError
 
 _FEWEST_PAIRS = 4
@@ -216,7 +216,8 @@ def _report_labels(report: Report, seen: _Seen, samples: Iterable[Sample]) -> No
     """Say, before everything else, which labels there are."""
     found = described(seen.survey, samples)
     level: Level = "ok" if not found.remarks.unused and not found.remarks.left_out else "note"
-    report.findings.insert(0, Finding(level if found.counts else "problem", "labels", found.line()))
+    text = found.line() if found.counts else f"{found.line()}: {HOW}"
+    report.findings.insert(0, Finding(level if found.counts else "problem", "labels", text))
 
 
 def _report_structures(report: Report, seen: _Seen) -> None:

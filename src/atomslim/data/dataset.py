@@ -18,7 +18,7 @@ from atomslim.data.contents import require_current
 from atomslim.data.info import DatasetInfo
 from atomslim.data.registry import Source, info, names, require_files, resolve, written_options
 from atomslim.data.remarks import Remarks
-from atomslim.errors import DataError
+from atomslim.errors import ConfigError, DataError
 
 MEMORY_LIMIT = 4e9
 """Bytes that a dataset read from raw files may take in memory; larger ones must be prepared."""
@@ -173,10 +173,22 @@ def open_dataset(
     source = resolve(name, root, options)
     path = source.container
     container = None if path is None else Container(path)
+    if container is not None and path == source.path and source.options:
+        _require_options(container, source)
     if container is None or (source.options and container.metadata.get("options") != written_options(source)):
         return RawDataset(source, memory_limit)
     require_current(container, source.path if source.prepared else None)
     return PreparedDataset(name, _info_of(container, source), container)
+
+
+def _require_options(container: Container, source: Source) -> None:
+    """Raise ConfigError for options that a container, of which there are no other files, was not made with."""
+    made_with = container.metadata.get("options") or {}
+    if made_with != written_options(source):
+        said = ", ".join(f"{name}={value}" for name, value in made_with.items()) or "none"
+        raise ConfigError(
+            f"{source.path}: is a container, made with the options: {said}; others are for `atomslim data prepare`"
+        )
 
 
 def _info_of(container: Container, source: Source) -> DatasetInfo:

@@ -1,7 +1,10 @@
 """What to name a file that holds no structures by itself: a dataset's archive, in which only its reader is at home."""
 
 import re
+from lzma import LZMAError
 from pathlib import Path
+
+from ase.io.formats import open_with_compression
 
 from atomslim.errors import DataError
 
@@ -19,7 +22,6 @@ READERS = {
     ".zip": (),
     ".tar": (),
     ".tgz": (),
-    ".bz2": (),
     ".7z": (),
     ".json": ("matbench", "qmof"),
 }
@@ -33,8 +35,11 @@ _ASE_JSON = re.compile(rb'\s*\{\s*"(\d+|ids|nextid|metadata)"\s*:|\s*\{\s*\}|\s*
 
 def is_ase_json(path: Path) -> bool:
     """Say whether a file begins as ASE's JSON database does."""
-    with path.open("rb") as file:
-        return _ASE_JSON.match(file.read(4096)) is not None
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            return _ASE_JSON.match(file.read(4096)) is not None
+    except (OSError, EOFError, LZMAError):  # a compressed file that is cut off or is none
+        return False
 
 
 def require_structures(path: Path) -> None:

@@ -289,8 +289,9 @@ class BlockModel(nn.Module, ABC):
         outputs = {"forces": -grads[0].to(dtype)}
         if strain is not None:
             volume = torch.linalg.det(batch.cell.detach()).abs()
-            volume = torch.where(batch.pbc.any(-1) & (volume > 0), volume, torch.nan)
-            outputs["stress"] = (grads[1] / volume[:, None, None]).to(dtype)
+            there = (batch.pbc.any(-1) & (volume > 0))[:, None, None]
+            stress = grads[1] / torch.where(there, volume[:, None, None], 1.0)  # no NaN on the way back through this
+            outputs["stress"] = torch.where(there, stress, torch.nan).to(dtype)
         return outputs
 
 

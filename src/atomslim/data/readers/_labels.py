@@ -202,6 +202,9 @@ def _find(frame: Frame, what: str, key: str, place: str, remarks: Remarks) -> An
         raise DataError(f"{place}: {names} differ: say with the option {option} which one is meant")
     if not found:
         return None
+    if what in {"stress", "virial"} and _of_each_atom(found[0][1], len(frame.atoms)):
+        remarks.left_out[f"{what} of each atom"] += 1
+        return None
     if what != "energy" and _all_nan(found[0][1]):
         remarks.left_out[f"{what} of nothing but NaN"] += 1
         return None
@@ -219,6 +222,12 @@ def _named(frame: Frame, key: str) -> Any:
 
 def _names(frame: Frame) -> str:
     return ", ".join(sorted({name for name, _ in frame.items()})[:12]) or "nothing"
+
+
+def _of_each_atom(value: Any, natoms: int) -> bool:
+    """Say whether 6 or 9 numbers are there for each atom, which are no stress of the structure."""
+    shape = np.shape(value)
+    return len(shape) > 1 and shape[0] == natoms and shape != (3, 3) and np.size(value) not in {6, 9}
 
 
 def _all_nan(value: Any) -> bool:
