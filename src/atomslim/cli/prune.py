@@ -182,7 +182,7 @@ def _cut(
         if realign != "sliced":
             raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
         return whole
-    calibration = structures(labelled=False) if realign == "least-squares" else None
+    calibration = structures(labelled=False) if structures is not None and realign == "least-squares" else None
     return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
 
 
