@@ -121,7 +121,7 @@ def test_wrong_use_is_said() -> None:
     with pytest.raises(ConfigError, match="model 2: has no task direct"):
         compare([model, jmp(CONSERVATIVE, num_blocks=1)], {"direct": waters(2)}, speed=False)
     unlabelled = [replace(sample, targets={"charge": np.array(0.0)}) for sample in waters(2)]
-    with pytest.raises(DataError, match="no prediction has a label"):
+    with pytest.raises(DataError, match="none of 2 structures has energy or forces"):
         compare([model], unlabelled, speed=False)
     forces_only = DIRECT.model_copy(update={"targets": DIRECT.targets[1:]})
     energy_only = DIRECT.model_copy(update={"targets": DIRECT.targets[:1]})

@@ -14,6 +14,7 @@ from atomslim.data.in_memory import Samples
 from atomslim.data.splits import Split
 from atomslim.data.survey import survey
 from atomslim.errors import AtomslimWarning, DataError
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.train.options import SplitOptions, TaskOptions
 from atomslim.train.tasks import default_targets, prepare_task
 from samples import small_model
@@ -41,7 +42,7 @@ def mixed(count: int = 20) -> list[Sample]:
 
 def targets(samples: list[Sample], **options: Any) -> dict[str, str]:
     options = {"split": SplitOptions(train=len(samples) - 2, validation=2, test=0), **options}
-    task = prepare_task(Samples(samples), TaskOptions(**options))
+    task = prepare_task(Samples(samples), TaskOptions(**options), graph=JMPGraphSettings())
     return {name: target.kind for name, target in task.targets.items()}
 
 
