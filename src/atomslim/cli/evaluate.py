@@ -12,7 +12,7 @@ from atomslim.terminal import say
 Flag = Annotated[bool, Parameter(negative=())]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what is compared with what
     model: Path,
     data: str,
     /,
