@@ -208,7 +208,7 @@ def test_another_run_is_not_gone_on_with(model: Path, tmp_path: Path) -> None:
     wrong_uses: list[tuple[dict[str, Any], str]] = [
         ({"resume": False}, "holds predictions already"),
         ({"model_path": other}, "another run: model was .* and is now"),
-        ({"weights": "raw"}, "another run: model was .*'ema'.* and is now .*'raw'"),
+        ({"weights": "raw"}, "another run: model was .*'weights': ''.* and is now .*'raw'"),
         ({"shard_size": 3}, "another run: shard size was 2 and is now 3"),
         ({"form": "parquet"}, "another run: format was extxyz and is now parquet"),
         ({"sources": ["all.xyz", "more.xyz"]}, "another run: it has 1 inputs, not 2"),

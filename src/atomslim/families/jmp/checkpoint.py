@@ -336,7 +336,8 @@ def _load(where: str, chosen: Mapping[str, tuple[str, AnyTensor]]) -> dict[str, 
 
 def _read(tensor: AnyTensor) -> Tensor:
     """Return the tensor in memory of its own."""
-    return tensor.read() if isinstance(tensor, StoredTensor) else tensor.detach().cpu().clone()
+    whole = tensor.read() if isinstance(tensor, StoredTensor) else tensor.detach().cpu()
+    return whole.clone()  # mapped memory is aligned otherwise, and some processors' products round differently there
 
 
 # -- what is not in the tensors
