@@ -106,7 +106,7 @@ def test_a_scan_leaves_the_model_as_it_was_whatever_happens() -> None:
     with pytest.raises(ConfigError, match="choose one of"):
         neighbour_scan(model, waters(2), [1])
     unlabelled = [sample.__class__.from_ase(sample.to_ase(), {}) for sample in waters(2)]
-    with pytest.raises(DataError, match="label to compare"):
+    with pytest.raises(DataError, match="none of 2 structures has energy or forces"):
         neighbour_scan(model, {"direct": unlabelled}, [1])
     assert model.training
     assert model.tasks["direct"] == DIRECT

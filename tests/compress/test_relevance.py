@@ -232,5 +232,5 @@ def test_wrong_use_is_said() -> None:
     with pytest.raises(ConfigError, match="unknown task 'oc20'"):
         block_relevance(model, {"oc20": waters(2)})
     unlabelled = [replace(sample, targets={}) for sample in waters(2)]
-    with pytest.raises(DataError, match="labelled structures"):
+    with pytest.raises(DataError, match="none of 2 structures has energy or forces"):
         block_relevance(model, {"direct": unlabelled})

@@ -40,7 +40,7 @@ _BLOCK = 2**23
 
 _COPY = 2**22
 
-_OURS = re.compile(r"lock|plan\.json|merged|\d{6}\.(records|index|done|json)|\..+\.tmp")
+_OURS = re.compile(r"lock|plan\.json|merged|\d{6}\.(records|index|done|json|remarks)|\..+\.tmp")
 """Names of files in the folder in which a container grows."""
 
 

@@ -101,7 +101,9 @@ def read(path: Path, variant: str = "") -> Iterator[Sample]:
     for index, (before, row) in enumerate(read_object(file, "data")):
         place = f"{file}, record {index}"
         structure, value = _pair(before.get("columns"), row, task, place)
-        target = number(value, COLUMNS[task], place) * _FACTORS.get(task, 1.0)
+        target = number(float(value) if isinstance(value, bool) else value, COLUMNS[task], place) * _FACTORS.get(
+            task, 1.0
+        )
         yield crystal(structure, {task: target}, place)
     if index < 0:
         raise DataError(f"{file}: the file holds no structures: check that it was written completely")
