@@ -233,7 +233,7 @@ def test_a_folder_is_not_named_as_a_file(tmp_path: Path) -> None:
 
 def test_the_name_of_a_task_is_no_path(tmp_path: Path) -> None:
     for name in ("../outside", "/absolute", "a\\b", "a\nb"):
-        with pytest.raises(ConfigError, match="its name goes into names of files|give one without"):
+        with pytest.raises(ConfigError, match=r"its name goes into names of files|give one without"):
             tune(tmp_path / "run", name=name)
         with pytest.raises(ConfigError, match="its name goes into names of files"):
             task_file("split", name)
