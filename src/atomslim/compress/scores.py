@@ -35,7 +35,13 @@ def taylor(features: Features, gradients: Features) -> Float[Tensor, " blocks"]:
 def influence(features: Features) -> Float[Tensor, " blocks"]:
     """Return the mean over rows of 1 − cos(f_{i−1}, f_i): how far block i turns the features (arXiv 2403.03853).
 
-    The embedding, before which there is nothing, has NaN.
+    The embedding, before which there is nothing, has NaN. Of two widths the narrower counts as zero beyond its own.
     """
-    turned = [1 - functional.cosine_similarity(one, two, dim=-1).mean() for one, two in pairwise(features)]
+    turned = [1 - functional.cosine_similarity(*_as_wide(one, two), dim=-1).mean() for one, two in pairwise(features)]
     return torch.stack([features[0].new_tensor(torch.nan), *turned])
+
+
+def _as_wide(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """Add zeros to the narrower of two tensors of features."""
+    width = max(one.shape[-1], two.shape[-1])
+    return functional.pad(one, (0, width - one.shape[-1])), functional.pad(two, (0, width - two.shape[-1]))

@@ -121,7 +121,7 @@ def _energy_of(task: Task) -> Target:
     if energy.mean or energy.reduction != "sum":
         raise ConfigError(
             f"task {task.name}: SevenNet's format has no place for a mean of {energy.mean:g} eV or for averages over "
-            "atoms: use per-element references, or save the model as .safetensors"
+            "atoms: tune with targets.energy.references=true and targets.energy.mean=0, or save it as .safetensors"
         )
     return energy
 
