@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import atomslim
 from atomslim.cli.main import app
-from atomslim.data import registry
+from atomslim.data.known import names
 from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, validated
@@ -103,13 +103,13 @@ def test_every_command_has_its_section() -> None:
 
 def test_every_dataset_is_named() -> None:
     table = (DOCS / "data.md").read_text(encoding="utf-8").partition("## Datasets by name")[2].partition("## Splits")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == registry.names()
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == names()
 
 
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    names = [page.relative_to(DOCS).as_posix() for page in PAGES]
-    missing = [name for name in names if f": {name}\n" not in text]
+    pages = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    missing = [name for name in pages if f": {name}\n" not in text]
     assert not missing, f"name these pages in mkdocs.yml under nav: {missing}"
 
 

@@ -156,3 +156,46 @@ def test_a_family_that_is_named_is_found(source: str) -> None:
 def test_every_room_is_in_the_picture() -> None:
     rooms = {path.parts[0].removesuffix(".py") for path in SOURCES}
     assert rooms == set(LINE)
+
+
+# -- circles
+
+
+def uses(path: Path, source: str) -> set[str]:
+    """List the modules that a file imports, inside functions too; what only annotations name does not count."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    package = ".".join(["atomslim", *path.parent.parts])
+    names = set(imported_modules(ast.unparse(tree), package))
+    return names | {name.rpartition(".")[0] for name in names}
+
+
+def circles(modules: dict[str, set[str]]) -> set[str]:
+    """Return the modules that come back to themselves by way of others, and those between two such circles."""
+    left = {name: (found & modules.keys()) - {name} for name, found in modules.items()}
+    while True:
+        used = set().union(*left.values())
+        inside = {name: found & left.keys() for name, found in left.items() if found & left.keys() and name in used}
+        if inside == left:
+            return set(left)
+        left = inside
+
+
+def test_no_circles_outside_families() -> None:
+    dotted = {
+        path: ".".join(["atomslim", *path.with_suffix("").parts]) for path in SOURCES if path.name != "__init__.py"
+    }
+    modules = {
+        name: uses(path, (PACKAGE / path).read_text(encoding="utf-8"))
+        for path, name in dotted.items()
+        if path.parts[0] != "families"  # there, the object that stands for a family and its models name one another
+    }
+    assert circles(modules) == set()
+
+
+def test_a_circle_is_found() -> None:
+    figure = uses(Path("report/figure.py"), "from atomslim.report.page import Page")
+    page = uses(Path("report/page.py"), "def draw():\n    from atomslim.report import figure")
+    assert circles({"atomslim.report.figure": figure, "atomslim.report.page": page, "atomslim.files": set()})

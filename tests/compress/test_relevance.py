@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from atomslim.atoms import Sample, from_ase
+from atomslim.compress.block_scores import Score
 from atomslim.compress.choose import chosen_blocks, removal_order
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import batch_scores, block_relevance
-from atomslim.compress.relevance_report import Score
 from atomslim.compress.scores import gradcam, influence, taylor
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.batches import batches

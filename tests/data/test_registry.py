@@ -11,8 +11,9 @@ from ase.io import write
 from atomslim.atoms import Sample
 from atomslim.data import open_dataset, registry
 from atomslim.data.dataset import PreparedDataset, RawDataset
+from atomslim.data.known import names, reader_of
 from atomslim.data.prepare import prepare
-from atomslim.data.registry import names, resolve
+from atomslim.data.registry import resolve
 from atomslim.errors import ConfigError, DataError
 from data.made_samples import assert_same
 
@@ -42,12 +43,13 @@ def test_every_reader_says_what_it_is() -> None:
         assert info.name == name
         assert info.citation
         assert info.licence
-        assert callable(registry._reader(name).read)
+        assert callable(reader_of(name).read)
 
 
 def test_names_do_not_import_the_readers() -> None:
     program = (
-        "import sys; from atomslim.data.registry import names, resolve; names(); resolve('rmd17:aspirin');"
+        "import sys; from atomslim.data.known import names; from atomslim.data.registry import resolve;"
+        "names(); resolve('rmd17:aspirin');"
         "loaded = {m.rsplit('.', 1)[1] for m in sys.modules if m.startswith('atomslim.data.readers.')};"
         "assert not {m for m in loaded if not m.startswith('_')} - {'rmd17'}, loaded"
     )

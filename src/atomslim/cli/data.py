@@ -46,12 +46,13 @@ def list_datasets(name: str | None = None, /, *, root: Path | None = None) -> No
 
     """
     from atomslim.data import registry
+    from atomslim.data.known import names
     from atomslim.report.console import plain_console
 
     console = plain_console()
     folder = registry.data_root(root)
     if name is None:
-        for known in registry.names():
+        for known in names():
             _print_summary(console.print, registry.info(known))
         console.print(f"Any other file of structures: xyz:PATH. Datasets lie in {folder}.", soft_wrap=True)
         return

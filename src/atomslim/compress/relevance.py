@@ -24,8 +24,9 @@ from torch import Tensor
 
 from atomslim.atoms import Sample
 from atomslim.compress import scores
+from atomslim.compress.block_scores import Score, TaskRelevance
 from atomslim.compress.prune import keep_blocks
-from atomslim.compress.relevance_report import Relevance, Score, TaskRelevance
+from atomslim.compress.relevance_report import Relevance
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.accuracy import Errors

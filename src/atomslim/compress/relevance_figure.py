@@ -4,13 +4,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from atomslim.compress.relevance_report import SCORES, Relevance
+from atomslim.compress.block_scores import SCORES, BlockScores
 
 NODE, EDGE, SUM = "#0072b2", "#e69f00", "#009e73"
 """Told apart with any colour vision (Okabe and Ito)."""
 
 
-def draw(relevance: Relevance) -> Figure:
+def draw(relevance: BlockScores) -> Figure:
     """Draw one panel of GradCAM scores for each task, one for the mix, and one that compares all scores."""
     panels = [*relevance.tasks, *(["mix"] if len(relevance.tasks) > 1 else []), "compare"]
     columns = min(len(panels), 4)
@@ -27,7 +27,7 @@ def draw(relevance: Relevance) -> Figure:
     return figure
 
 
-def _scores(axes: Axes, relevance: Relevance, name: str) -> None:
+def _scores(axes: Axes, relevance: BlockScores, name: str) -> None:
     places = np.arange(len(relevance.blocks))
     if name in relevance.tasks:
         by_branch = relevance.tasks[name].gradcam
@@ -43,7 +43,7 @@ def _scores(axes: Axes, relevance: Relevance, name: str) -> None:
     _finish(axes, relevance, f"GradCAM, {name}", "share of the relevance")
 
 
-def _compare(axes: Axes, relevance: Relevance) -> None:
+def _compare(axes: Axes, relevance: BlockScores) -> None:
     places = np.arange(1, len(relevance.blocks))
     width = 0.8 / len(relevance.scores)
     for number, (name, colour) in enumerate(zip(relevance.scores, (SUM, NODE, EDGE, "#cc79a7"), strict=False)):
@@ -57,7 +57,7 @@ def _compare(axes: Axes, relevance: Relevance) -> None:
     axes.set_ylim(top=1.4)  # room for the legend
 
 
-def _finish(axes: Axes, relevance: Relevance, title: str, label: str) -> None:
+def _finish(axes: Axes, relevance: BlockScores, title: str, label: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xticks(range(len(relevance.blocks)), [str(block) if block else "emb." for block in relevance.blocks])
     axes.set_xlabel("block", fontsize=8)

@@ -16,7 +16,8 @@ from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container
 from atomslim.data.contents import require_current
 from atomslim.data.info import DatasetInfo
-from atomslim.data.registry import Source, info, names, require_files, resolve, written_options
+from atomslim.data.known import names
+from atomslim.data.registry import Source, info, require_files, resolve, written_options
 from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ase.io.formats import open_with_compression
 
+from atomslim.data.known import names, reader_of
 from atomslim.errors import DataError
 
 READERS = {
@@ -72,19 +73,15 @@ def _remedy(path: Path, ending: str) -> str:
 
 def _by_name(path: Path) -> list[str]:
     """Name the datasets that the file's name begins with or contains."""
-    from atomslim.data.registry import names  # noqa: PLC0415 -- which needs this module
-
     plain = re.sub(r"[^a-z0-9]", "", path.name.lower())
     return [name for name in names() if name != "mini" and name in plain]
 
 
 def _variant(path: Path, dataset: str) -> str:
     """Return the variant that the file's name says, else what to put there."""
-    from atomslim.data.registry import info  # noqa: PLC0415 -- which needs this module
-
-    variants = [variant.name for variant in info(dataset).variants if variant.name]
+    known = [variant.name for variant in reader_of(dataset).INFO.variants]
     stem = path.name.lower()
-    found = [name for name in variants if name.lower() in stem]
+    found = [name for name in known if name and name.lower() in stem]
     if found:
         return max(found, key=len)
-    return "VARIANT" if variants and not any(not variant.name for variant in info(dataset).variants) else ""
+    return "VARIANT" if known and all(known) else ""

@@ -12,33 +12,27 @@ Only the module of the dataset that is named is imported.
 """
 
 import os
-import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from atomslim.atoms.sample import Sample
-from atomslim.data import readers
 from atomslim.data.container import SUFFIX, is_container
 from atomslim.data.hints import require_structures
 from atomslim.data.info import DatasetInfo, Variant
+from atomslim.data.known import FILES, names, reader_of
 from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError
 
 ROOT_VARIABLE = "ATOMSLIM_DATA"
 """Environment variable that names the folder of all datasets."""
-
-FILES = "ase_files"
-"""Reader of any file of structures."""
 
 FILE_PREFIXES = ("xyz", "extxyz", "ase", "db", "aselmdb")
 """What may stand before the path of a file of structures."""
@@ -75,8 +69,8 @@ class Source:
         require_files(self)
         place = part or self.path
         if remarks is not None and self.reader == FILES:
-            return _reader(FILES).read_noting(remarks, place, self.variant.name, **self.options)
-        return _reader(self.reader).read(place, self.variant.name, **self.options)
+            return reader_of(FILES).read_noting(remarks, place, self.variant.name, **self.options)
+        return reader_of(self.reader).read(place, self.variant.name, **self.options)
 
     def count(self) -> int | None:
         """Count the structures, if the reader can do that cheaply."""
@@ -87,17 +81,11 @@ class Source:
         return list(_optional(self.reader, "parts", _shards)(self.path, self.variant.name))
 
 
-def names() -> list[str]:
-    """Names of the datasets, without importing their readers."""
-    found = {module.name for module in pkgutil.iter_modules(readers.__path__) if not module.name.startswith("_")}
-    return sorted(found - {FILES})
-
-
 def info(name: str) -> DatasetInfo:
     """Return what is known of a dataset; raises ConfigError for an unknown name, with the nearest ones."""
     if name not in names() and name != FILES:
         raise ConfigError(f"unknown dataset {name!r}{_nearest(name, [*names(), *FILE_PREFIXES])}")
-    return _reader(name).INFO
+    return reader_of(name).INFO
 
 
 def resolve(name: str, root: str | os.PathLike[str] | None = None, options: dict[str, Any] | None = None) -> Source:
@@ -175,13 +163,13 @@ def _checked(reader: str, options: dict[str, Any]) -> dict[str, Any]:
     """Convert the values of options, which may be texts, to what the reader takes; ConfigError for unknown ones."""
     if not options:
         return {}
-    read = _reader(reader).read
+    read = reader_of(reader).read
     hints = get_type_hints(read)
     known = [name for name, value in signature(read).parameters.items() if value.kind is Parameter.KEYWORD_ONLY]
     checked = {}
     for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"{_reader(reader).INFO.title}: there is no option {name!r}{_nearest(name, known)}")
+            raise ConfigError(f"{reader_of(reader).INFO.title}: there is no option {name!r}{_nearest(name, known)}")
         try:
             checked[name] = TypeAdapter(hints[name]).validate_python(value)
         except ValidationError as error:
@@ -219,9 +207,5 @@ def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 @cache
-def _reader(name: str) -> ModuleType:
-    return import_module(f"{readers.__name__}.{name}")
-
-
 def _optional(name: str, function: str, default: Callable[..., Any]) -> Callable[..., Any]:
-    return getattr(_reader(name), function, default)
+    return getattr(reader_of(name), function, default)

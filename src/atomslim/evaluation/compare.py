@@ -22,6 +22,7 @@ from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.compared import ComparedModel
 from atomslim.files import atomic_files
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
@@ -50,49 +51,6 @@ CONVENTION = (
     "their spread, and unclear where that exceeds ± 15 %. Models of one architecture share one time. × floor compares "
     "a batch's time with its FLOPs at the measured rate of the model's largest dense layer."
 )
-
-
-@dataclass(frozen=True)
-class ComparedModel:
-    """One model's errors and costs."""
-
-    name: str
-    blocks: int
-    parameters: int
-    errors: dict[str, dict[str, Errors]]
-    """Task → target → errors."""
-    by_element: dict[str, dict[str, float]]
-    """Task → element → force MAE in eV/Å."""
-    speed: Speed | None
-    """Of a batch."""
-    single: Speed | None
-    """Of one structure."""
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds for one structure."""
-        return None if self.single is None else self.single.seconds
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers."""
-        speeds = {"speed": self.speed, "single": self.single}
-        plain = {name: None if speed is None else speed.as_dict() for name, speed in speeds.items()}
-        return {**asdict(self), **plain, "latency": self.latency}
-
-    def row(self) -> dict[str, str | float | None]:
-        """Everything but the errors by element in one line: names of columns with their units → numbers."""
-        cells: dict[str, str | float | None] = {
-            "model": self.name,
-            "blocks": self.blocks,
-            "parameters": self.parameters,
-        }
-        for task, found in self.errors.items():
-            cells |= {f"MAE {name}, {task} ({error.unit})": error.mae for name, error in found.items()}
-        if self.speed is not None:
-            cells |= {"FLOPs": self.speed.flops, "latency (s)": self.latency, "× floor": self.speed.over_floor}
-            cells |= {"latency spread (s)": None if self.single is None else self.single.spread}
-            cells |= {"structures/s": self.speed.throughput, "peak memory (bytes)": self.speed.memory}
-        return cells
 
 
 @dataclass(frozen=True)
@@ -125,7 +83,7 @@ class Comparison:
         """Draw error against time (or parameters, where no time was measured) with the Pareto front."""
         from atomslim.evaluation.compare_figure import draw  # noqa: PLC0415 - matplotlib takes half a second
 
-        return draw(self)
+        return draw(self.models, *self.main_target, several=len(self.data) > 1)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write compare.json, compare.csv, compare.md, compare.html and compare.png into a folder."""

@@ -1,13 +1,11 @@
 """The figure of a comparison: error against cost."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from atomslim.evaluation.compare import ComparedModel, Comparison
+from atomslim.evaluation.compared import ComparedModel
 
 LATENCY = "latency of one structure (ms)"
 
@@ -15,10 +13,11 @@ WIDE = 3.0
 """Ratio of the largest to the smallest error from which on the axis is logarithmic."""
 
 
-def draw(comparison: "Comparison") -> Figure:
-    """Draw one point per model, labelled, and the Pareto front: models that none beats in both error and cost."""
-    task, target = comparison.main_target
-    models = comparison.models
+def draw(models: Sequence[ComparedModel], task: str, target: str, *, several: bool) -> Figure:
+    """Draw one point per model, labelled, and the Pareto front: models that none beats in both error and cost.
+
+    Errors are those of a target of a task, which is named where there are ``several``.
+    """
     errors = [model.errors[task][target] for model in models]
     shown = [error.milli or error for error in errors]
     label, costs = _costs(models)
@@ -29,12 +28,12 @@ def draw(comparison: "Comparison") -> Figure:
     if label == LATENCY:
         _bars(axes, points, models)
     axes.set_xlabel(label)
-    axes.set_ylabel(f"MAE of {target}" + (f", {task}" if len(comparison.data) > 1 else "") + f" ({shown[0].unit})")
+    axes.set_ylabel(f"MAE of {target}" + (f", {task}" if several else "") + f" ({shown[0].unit})")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _costs(models: "Sequence[ComparedModel]") -> tuple[str, list[float]]:
+def _costs(models: Sequence[ComparedModel]) -> tuple[str, list[float]]:
     """Return what is drawn as cost: latencies if all can be told, else FLOPs, or parameters where none was measured."""
     single = [model.single for model in models if model.single is not None]
     if len(single) < len(models):
@@ -44,7 +43,7 @@ def _costs(models: "Sequence[ComparedModel]") -> tuple[str, list[float]]:
     return "GFLOPs of one structure (the machine was too busy to time)", [speed.flops / 1e9 for speed in single]
 
 
-def _bars(axes: Axes, points: list[tuple[float, float, str]], models: "Sequence[ComparedModel]") -> None:
+def _bars(axes: Axes, points: list[tuple[float, float, str]], models: Sequence[ComparedModel]) -> None:
     """Draw how far latencies spread."""
     for (cost, error, _), model in zip(points, models, strict=True):
         spread = 0.0 if model.single is None else 1e3 * model.single.spread

@@ -27,8 +27,9 @@ from atomslim.atoms.charges import charge_or_spin
 from atomslim.data.container import Container, is_container
 from atomslim.data.contents import contents, require_current, source_files
 from atomslim.data.hints import require_structures
+from atomslim.data.known import names
 from atomslim.data.readers import ase_files
-from atomslim.data.registry import FILE_PREFIXES, Source, names, require_files, resolve, written_options
+from atomslim.data.registry import FILE_PREFIXES, Source, require_files, resolve, written_options
 from atomslim.errors import ConfigError, StructureError
 from atomslim.inference.frames import place, read_numbered
 

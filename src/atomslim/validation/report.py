@@ -12,7 +12,7 @@ from atomslim.report import page
 from atomslim.report.page import TextTable
 from atomslim.validation.checks import Verdict, checks
 from atomslim.validation.measurement import Measurement
-from atomslim.validation.run import Validation
+from atomslim.validation.result import Validation
 
 DRAWN = ("mesh", "positions")
 """Curves that are only compared."""

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,52 +23,11 @@ from atomslim.inference.inputs import open_inputs, read_inputs
 from atomslim.inference.named_calculators import Named, calculator_of
 from atomslim.validation.checks import Check, Set, Verdict, chosen_checks, judge
 from atomslim.validation.measurement import Measurement, NotDoneError
+from atomslim.validation.result import Validation
 from atomslim.validation.structures import built_in, kind_of
 
 MOST_STRUCTURES = 10
 """Of a file, evenly spread: a check can take minutes for each."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """All verdicts, what could not be done, and the curves behind them."""
-
-    model: str
-    against: str | None
-    verdicts: tuple[Verdict, ...]
-    not_done: tuple[tuple[str, str, str], ...]
-    """Check, structure and reason."""
-    curves: Mapping[tuple[str, str], tuple[Measurement, Measurement | None]] = field(repr=False)
-    """Measurements of model and reference by check and structure."""
-
-    @property
-    def failed(self) -> list[Verdict]:
-        """What is above its bar."""
-        return [verdict for verdict in self.verdicts if verdict.passed is False]
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return not self.failed
-
-    def lines(self) -> list[str]:
-        """Return one line for each check: passed, or what is above its bar, or why it was not done."""
-        found = []
-        for check in dict.fromkeys([v.check for v in self.verdicts] + [name for name, _, _ in self.not_done]):
-            ours = [verdict for verdict in self.verdicts if verdict.check == check]
-            found.append(f"{check}: {_outcome(ours, [n for n in self.not_done if n[0] == check])}")
-        return found
-
-    def sentence(self) -> str:
-        """Say it in one sentence."""
-        judged = {verdict.check for verdict in self.verdicts if verdict.passed is not None}
-        broken = dict.fromkeys(verdict.check for verdict in self.failed)
-        if not judged:
-            return "Nothing was judged: give a reference with against, or structures that checks fit."
-        if not broken:
-            return f"{self.model} keeps to the bars of all {len(judged)} checks that were judged."
-        kept = f"{self.model} keeps to the bars of {len(judged) - len(broken)} of {len(judged)} checks"
-        return f"{kept}; not of: {', '.join(broken)}."
 
 
 def validate(
@@ -262,22 +221,3 @@ def _name(source: Named) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
-
-
-def _outcome(verdicts: Sequence[Verdict], not_done: Sequence[tuple[str, str, str]]) -> str:
-    broken = [verdict for verdict in verdicts if verdict.passed is False]
-    judged = [verdict for verdict in verdicts if verdict.passed is not None]
-    parts = []
-    if broken:
-        worst = broken[0]
-        value = worst.value if worst.difference is None else worst.difference
-        what = f"{worst.number} {value:.3g} {'' if worst.difference is not None else worst.unit}".strip()
-        parts.append(f"FAILED ({worst.structure}: {what}, bar {worst.bar:g}; {len(broken)} of {len(judged)} numbers)")
-    elif judged:
-        parts.append(f"passed ({len(judged)} numbers)")
-    elif verdicts:
-        parts.append(f"measured, no bar without a reference ({len(verdicts)} numbers)")
-    parts += [f"not done for {structure}: {reason}" for _, structure, reason in not_done[:2]]
-    if len(not_done) > 2:
-        parts.append(f"nor for {len(not_done) - 2} others")
-    return "; ".join(parts)

@@ -1,0 +1,87 @@
+"""Scores of blocks on tasks: plain data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomslim.evaluation.accuracy import PER_ATOM, Errors
+
+Numbers = NDArray[np.float64]
+
+SCORES = {
+    "gradcam": "GradCAM",
+    "taylor": "Taylor",
+    "influence": "influence",
+    "leave-out": "leave-out",
+}
+"""Name in files and options → name for people."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of every block, (b + 1,), with its standard deviation over batches."""
+
+    mean: Numbers
+    deviation: Numbers
+    batches: int
+
+    @classmethod
+    def of(cls, rows: Numbers) -> "Score":
+        """Summarise the scores of batches (batches, b + 1)."""
+        deviation = rows.std(0, ddof=1) if len(rows) > 1 else np.full(rows.shape[1], np.nan)
+        return cls(rows.mean(0), deviation, len(rows))
+
+    @property
+    def normalised(self) -> "Score":
+        """The same divided by the sum over blocks; NaN (the embedding's influence) does not count."""
+        total = np.nansum(self.mean)
+        scale = 1.0 / total if total > 0 else 1.0
+        return Score(self.mean * scale, self.deviation * scale, self.batches)
+
+
+@dataclass(frozen=True)
+class TaskRelevance:
+    """Scores of one task, by branch ("node", "edge"), and errors with all blocks and without each."""
+
+    structures: int
+    gradcam: dict[str, Score]
+    taylor: dict[str, Score]
+    influence: dict[str, Score]
+    errors: dict[str, Errors]
+    left_out: dict[str, Numbers]
+    """Target → what leaving out each block adds to the MAE, (b + 1,), in the target's unit; NaN for the embedding."""
+
+    def summed(self, name: str) -> Numbers:
+        """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors.
+
+        Energies per atom, the same errors as energies', do not count. Where every score is 0, so is the mean.
+        """
+        if name == "leave-out":
+            errors = {target: error.mae for target, error in self.errors.items() if target != PER_ATOM}
+            changes = [self.left_out[target] / max(mae, 1e-300) for target, mae in errors.items()]
+            return np.mean(changes, axis=0) if changes else np.array([])
+        by_branch: dict[str, Score] = getattr(self, name)
+        counted = [score.normalised.mean for score in by_branch.values() if np.nansum(score.mean) > 0]
+        shares: Numbers = np.mean(counted or [score.mean for score in by_branch.values()], axis=0)
+        return shares
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """Scores of the blocks of a model on one or more tasks."""
+
+    blocks: tuple[int, ...]
+    """Their numbers in the original model, 0 the embedding."""
+    tasks: dict[str, TaskRelevance]
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores there are."""
+        measured = all(task.errors for task in self.tasks.values())
+        return tuple(name for name in SCORES if name != "leave-out" or measured)
+
+    def mix(self, name: str) -> Numbers:
+        """Return a score of every block over the mix: the mean of the tasks' (b + 1,)."""
+        mean: Numbers = np.mean([task.summed(name) for task in self.tasks.values()], axis=0)
+        return mean

@@ -1,0 +1,50 @@
+"""What a comparison finds out about one model: plain data."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from atomslim.benchmarking.speed import Speed
+from atomslim.evaluation.accuracy import Errors
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One model's errors and costs."""
+
+    name: str
+    blocks: int
+    parameters: int
+    errors: dict[str, dict[str, Errors]]
+    """Task → target → errors."""
+    by_element: dict[str, dict[str, float]]
+    """Task → element → force MAE in eV/Å."""
+    speed: Speed | None
+    """Of a batch."""
+    single: Speed | None
+    """Of one structure."""
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds for one structure."""
+        return None if self.single is None else self.single.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers."""
+        speeds = {"speed": self.speed, "single": self.single}
+        plain = {name: None if speed is None else speed.as_dict() for name, speed in speeds.items()}
+        return {**asdict(self), **plain, "latency": self.latency}
+
+    def row(self) -> dict[str, str | float | None]:
+        """Everything but the errors by element in one line: names of columns with their units → numbers."""
+        cells: dict[str, str | float | None] = {
+            "model": self.name,
+            "blocks": self.blocks,
+            "parameters": self.parameters,
+        }
+        for task, found in self.errors.items():
+            cells |= {f"MAE {name}, {task} ({error.unit})": error.mae for name, error in found.items()}
+        if self.speed is not None:
+            cells |= {"FLOPs": self.speed.flops, "latency (s)": self.latency, "× floor": self.speed.over_floor}
+            cells |= {"latency spread (s)": None if self.single is None else self.single.spread}
+            cells |= {"structures/s": self.speed.throughput, "peak memory (bytes)": self.speed.memory}
+        return cells
