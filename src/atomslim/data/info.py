@@ -48,8 +48,8 @@ class DatasetInfo(_Frozen):
     units: dict[str, str] = Field(
         default_factory=dict, description="unit of a target as `read` gives it, where it is not eV, eV/Å or eV/Å³"
     )
-    cutoff: float = Field(default=12.0, description="Å")
-    neighbours: int = Field(default=30, description="base number k of neighbours kept")
+    cutoff: float = Field(default=12.0, description="Å, as published models have it; families may follow")
+    neighbours: int = Field(default=30, description="the most of an atom, likewise; also what costs are estimated by")
     periodic: bool = False
 
     def variant(self, name: str) -> Variant | None:
