@@ -14,7 +14,9 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.chdir(tmp_path)
     assert len(blocks(README, "python")) >= 2
     run_python(README)
-    assert "eV" in capsys.readouterr().out
+    energy = re.search(r"(-\d+\.\d+) eV", capsys.readouterr().out)
+    assert energy is not None
+    assert float(energy[1]) == pytest.approx(-310.0, abs=0.3)  # GFN2-xTB
     assert (tmp_path / "small.safetensors").is_file()
 
 

@@ -23,6 +23,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     epochs: Annotated[float | None, FINITE] = None,
     forces: Literal["conservative", "direct"] | None = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    heads: Literal["better", "fresh", "reuse"] | None = None,
+    e0s: str | None = None,
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
@@ -51,6 +53,12 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Conservative (minus the gradient of the energy, the default) or direct.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
+    heads
+        New heads (fresh), those of a task that the model has (reuse), or those that start with smaller errors (better,
+        the default). Reused heads predict what they did until they learn.
+    e0s
+        Reference energies of the elements: a table such as H=-13.6,C=-1029.5, a file of one, or fit, isolated, model or
+        mean (none: energies do not add up). Default: isolated atoms of the data, else fitted near the model's.
     config
         A YAML file of options.
     settings
@@ -65,7 +73,15 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     from atomslim.train.finetune import finetune as run
     from atomslim.train.folder import begun
 
-    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "forces": forces, "data": data}
+    given: dict[str, Any] = {
+        "budget": budget,
+        "steps": steps,
+        "epochs": epochs,
+        "forces": forces,
+        "heads": heads,
+        "e0s": e0s,
+    }
+    given |= {"data": data}
     given["model"] = None if model is None else str(model)
     options = read_settings(config or begun(output, resume=resume), settings, given)
     if option:

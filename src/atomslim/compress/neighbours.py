@@ -22,6 +22,7 @@ from atomslim.data import Dataset
 from atomslim.errors import ConfigError
 from atomslim.evaluation.accuracy import Accuracy, Errors
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
@@ -101,7 +102,7 @@ class NeighbourScan:
         del console, options
         table = Table("task", "neighbours", "edges per atom", "speed-up", "MAE")
         for row in self.rows:
-            shown = {name: error.milli or error for name, error in row.errors.items()}
+            shown = {name: error.shown for name, error in row.errors.items()}
             errors = "\n".join(f"{name} {error.mae:.4g} {error.unit}" for name, error in shown.items())
             table.add_row(row.task, f"{row.neighbours:g}", f"{row.edges:.1f}", str(self.speed_up(row)), errors)
         yield table
@@ -130,7 +131,8 @@ def neighbour_scan(
         tasks = {
             task.graph.typical_neighbours: task for task in (model.tasks[name], *(tasks[name] for tasks in reduced))
         }
-        cases = [_Case(model, task, dataset, spread_out(dataset, limit), batch_size) for task in tasks.values()]
+        samples = on_reference_of(model, name, spread_out(dataset, limit))
+        cases = [_Case(model, task, dataset, samples, batch_size) for task in tasks.values()]
         for case in cases:
             case.warm_up()
         take_turns(cases, repeats)

@@ -32,6 +32,7 @@ from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.accuracy import Errors
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.evaluation.evaluate import evaluate
+from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
 from atomslim.models.scope import Watch
@@ -150,6 +151,7 @@ def _task_relevance(
     *,
     leave_out: bool,
 ) -> TaskRelevance:
+    samples = on_reference_of(model, task, samples)
     terms = task_terms(model.task(task), force_weight=force_weight)
     rows = _Rows({})
     mean_size = len(samples) / -(-len(samples) // batch_size)

@@ -10,14 +10,16 @@
 Normalised: (y_s − Σ_Z n_sZ E_Z − μ) / σ. Forces have no references, and mean 0 by definition: their σ is the root mean
 square of all components of all free atoms (those of held atoms are artefacts of holding them).
 
-References are the least squares solution of Σ_Z n_sZ E_Z ≈ y_s without an intercept, in float64. Structures of equal
-composition are one weighted row, which changes nothing in the solution. Where the compositions leave it open (a single
-molecule fixes one number, not one for every element), the solution of least norm is taken: sums over these compositions
-are right, the values of single elements, and sums for other compositions, mean nothing; `undetermined` says so.
+References are a linear fit Σ_Z n_sZ E_Z ≈ y_s without an intercept, in float64 (`atomslim.data.references`), so that
+energies add up: with them μ = 0, and σ is the root mean square of the rest. Structures of equal composition are one
+weighted row, which changes nothing in the solution. Where the compositions leave it open (a single molecule fixes one
+number, not one for every element), what is expected decides: given references, or an equal share per atom; then sums
+over these compositions are right, and sums for others only as right as what was expected; `undetermined` says so.
 """
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atomslim.atoms.sample import Sample
+from atomslim.data.references import ASSUMED_NOISE, fit_references, per_atom
 from atomslim.errors import DataError
 from atomslim.files import atomic_write
 
 SMALLEST_STD = 1e-12
 """Relative to the magnitude of the values: a smaller spread is rounding."""
+
+BINDING = 5.0
+"""Times the spread: from here on the mean of what given references leave over is added to them."""
+
+ROUNDING = 1e-9
+"""The same for what a fit leaves over."""
 
 
 class _Frozen(BaseModel):
@@ -47,6 +56,7 @@ class TargetScale(_Frozen):
     undetermined: int = Field(
         default=0, ge=0, description="elements in excess of what the compositions can tell apart (0: all is determined)"
     )
+    source: str = Field(default="", description="where the references come from, in words")
 
     def reference(self, numbers: NDArray[np.int64]) -> float:
         """Sum of the references of a structure's atoms; raises DataError for an element that has none."""
@@ -94,7 +104,7 @@ def fit(
         samples: the training structures only.
         targets: names of the targets, such as ("energy", "forces").
         references: those of them that get per-element references (sums over atoms: energies).
-        given: scales fitted elsewhere whose references these targets take.
+        given: scales fitted elsewhere, from whose references those of these targets depart where the data say so.
 
     Raises:
         DataError: there are no structures; a target is missing in one of them, not finite, or the same everywhere; an
@@ -102,23 +112,34 @@ def fit(
 
     """
     given = given or {}
-    moments = {name: Moments() for name in targets if name not in references}
-    compositions = {name: Compositions() for name in references}
+    moments = {name: Moments() for name in targets if name not in {*references, *given}}
+    compositions = {name: Compositions() for name in {*references, *given}}
     count = 0
     for sample in samples:
         for name, moment in moments.items():
-            values = _values(sample, name)
-            moment.add(values - given[name].reference(sample.numbers) if name in given else values)
+            moment.add(_values(sample, name))
         for name, composition in compositions.items():
+            if name in given:
+                given[name].reference(sample.numbers)
             composition.add(sample.numbers, float(_values(sample, name)))
         count += 1
     if not count:
         raise DataError("there are no structures to compute mean and spread from: check the training split")
     scales = {name: moment.scale(name) for name, moment in moments.items()}
-    for name, other in given.items():
-        scales[name] = scales[name].model_copy(update={"references": other.references})
-    scales |= {name: composition.scale(name) for name, composition in compositions.items()}
+    for name, composition in compositions.items():
+        scales[name] = composition.scale(name, given[name].references if name in given else None)
     return Normalisation(targets={name: scales[name] for name in targets})
+
+
+def compositions_of(samples: Iterable[Sample], name: str) -> "Compositions":
+    """Gather a target of the structures that have it; raises DataError if none has, or one is not finite."""
+    found = Compositions()
+    for sample in samples:
+        if name in sample.targets:
+            found.add(sample.numbers, float(_values(sample, name)))
+    if not found:
+        raise DataError(f"{name}: no training structure has it: check the key and the split")
+    return found
 
 
 class Moments:
@@ -166,53 +187,109 @@ class Compositions:
         key = np.bincount(numbers, minlength=1).tobytes()
         self._moments.setdefault(key, Moments()).add(np.array(value))
 
-    def scale(self, name: str) -> TargetScale:
-        """Fit the references, and give mean and spread of what they leave over."""
-        rows = [np.frombuffer(key, dtype=np.int64) for key in self._moments]
-        table = np.zeros((len(rows), max(map(len, rows))))
-        for row, counts in zip(table, rows, strict=True):
-            row[: len(counts)] = counts
-        moments = list(self._moments.values())
-        weights = np.array([moment.count for moment in moments], dtype=np.float64)
-        means = np.array([moment.mean for moment in moments])
-        elements = np.flatnonzero(table.any(axis=0))
-        values, rank = weighted_least_squares(table[:, elements], means, weights)
-        rest = means - table[:, elements] @ values
-        mean = float((weights * rest).sum() / weights.sum())
-        within = sum(moment.squares for moment in moments)
-        std = float(np.sqrt((within + (weights * (rest - mean) ** 2).sum()) / weights.sum()))
-        return TargetScale(
-            mean=mean,
-            std=_require_rest(std, float(np.abs(means).max()), name),
-            count=int(weights.sum()),
-            references=dict(zip(elements.tolist(), values.tolist(), strict=True)),
-            undetermined=len(elements) - rank,
+    def __len__(self) -> int:
+        """Count the compositions."""
+        return len(self._moments)
+
+    def scale(
+        self, name: str, prior: Mapping[int, float] | None = None, *, source: str = "", lenient: bool = False
+    ) -> TargetScale:
+        """Fit the references, near those expected (``prior``), and give the spread of what they leave over.
+
+        Raises DataError if nothing is left over; ``lenient``: a spread is assumed then, if there are values at all.
+        """
+        rows = self._rows()
+        expected = None if prior is None else np.array([prior.get(number, np.nan) for number in rows.elements])
+        fit = fit_references(rows.table, rows.means, rows.weights, rows.within, expected)
+        if not lenient and rows.weights.sum() <= fit.rank:
+            raise _nothing_left(name)
+        found = dict(zip(rows.elements, fit.values.tolist(), strict=True))
+        open_numbers = len(rows.elements) - fit.rank
+        return self._scale(name, rows, found, lenient=lenient).model_copy(
+            update={"undetermined": open_numbers, "source": source}
         )
 
+    def taken(self, name: str, references: Mapping[int, float], *, source: str) -> TargetScale:
+        """Take references as they are; where they leave more over than its spread, add one number for every atom.
 
-def weighted_least_squares(
-    table: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], int]:
-    """Minimise Σ_s w_s (Σ_Z n_sZ E_Z − y_s)²: the solution of least norm, shape (elements,), and the rank.
+        Raises DataError for an element that has none.
+        """
+        rows = self._rows()
+        TargetScale(count=1, references=dict(references)).reference(np.array(rows.elements))
+        scale = self._scale(name, rows, dict(references), lenient=True)
+        rest = rows.means - rows.table @ np.array([references[number] for number in rows.elements])
+        share = per_atom(rows.table.sum(axis=1), rest, rows.weights)
+        moved = {number: value + share for number, value in references.items()}
+        other = self._scale(name, rows, moved, lenient=True)
+        if scale.std < BINDING * other.std:
+            return scale.model_copy(update={"source": source})
+        return other.model_copy(update={"source": f"{source}, all of them moved by {share:+.4g} eV, the mean binding"})
 
-    One step of refinement takes out most of the rounding that total energies of 10⁵ eV bring with them.
-    """
-    root = np.sqrt(weights / weights.sum())
-    matrix = table * root[:, None]
-    solution, _, rank, _ = np.linalg.lstsq(matrix, values * root, rcond=None)
-    correction = np.linalg.lstsq(matrix, (values - table @ solution) * root, rcond=None)[0]
-    return solution + correction, int(rank)
+    def left_over(self, references: Mapping[int, float]) -> float:
+        """Return the root mean square of what references leave over, per atom; infinite if an element has none."""
+        rows = self._rows()
+        if not set(rows.elements) <= references.keys():
+            return np.inf
+        rest = rows.means - rows.table @ np.array([references[number] for number in rows.elements])
+        squares = (rest / rows.table.sum(axis=1)) ** 2
+        return float(np.sqrt((rows.weights * squares).sum() / rows.weights.sum()))
+
+    def mean_scale(self, name: str) -> TargetScale:
+        """Return mean and spread by structure, without references: such energies do not add up."""
+        rows = self._rows()
+        mean = float((rows.weights * rows.means).sum() / rows.weights.sum())
+        squares = rows.within + float((rows.weights * (rows.means - mean) ** 2).sum())
+        std = float(np.sqrt(squares / rows.weights.sum()))
+        return TargetScale(mean=mean, std=_require_spread(std, mean, name), count=int(rows.weights.sum()))
+
+    def _rows(self) -> "_Rows":
+        counts = [np.frombuffer(key, dtype=np.int64) for key in self._moments]
+        table = np.zeros((len(counts), max(map(len, counts))))
+        for row, count in zip(table, counts, strict=True):
+            row[: len(count)] = count
+        elements = np.flatnonzero(table.any(axis=0))
+        moments = list(self._moments.values())
+        return _Rows(
+            elements.tolist(),
+            table[:, elements],
+            np.array([moment.mean for moment in moments]),
+            np.array([moment.count for moment in moments], dtype=np.float64),
+            sum(moment.squares for moment in moments),
+        )
+
+    @staticmethod
+    def _scale(name: str, rows: "_Rows", references: dict[int, float], *, lenient: bool) -> TargetScale:
+        rest = rows.means - rows.table @ np.array([references[number] for number in rows.elements])
+        count = rows.weights.sum()
+        std = float(np.sqrt((rows.within + (rows.weights * rest**2).sum()) / count))
+        magnitude = float(np.abs(rows.means).max())
+        if lenient and len(rows.weights) > 1 and std <= ROUNDING * max(magnitude, 1.0):
+            std = ASSUMED_NOISE * float((rows.weights * rows.table.sum(axis=1)).sum() / count)
+        std = _require_rest(std, magnitude, name, alone=len(rows.weights) == 1)
+        return TargetScale(std=std, count=int(count), references=references)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Compositions as a table: atomic numbers of its columns, mean values, numbers of structures, squares inside."""
+
+    elements: list[int]
+    table: NDArray[np.float64]
+    means: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    within: float
 
 
 def explain(name: str, scale: TargetScale) -> str:
     """Say in one line what a scale is, including what is wrong with its references."""
     text = f"{name}: mean {scale.mean:.6g}, std {scale.std:.6g} from {scale.count} values"
     if scale.references:
-        text += f", after references for {len(scale.references)} elements"
+        values = ", ".join(f"{chemical_symbols[number]} {value:.6g}" for number, value in scale.references.items())
+        text += f", after references for {len(scale.references)} elements ({scale.source or 'fitted'}): {values}"
     if scale.undetermined:
         text += (
-            f"; {scale.undetermined} of these numbers cannot be told from the training set's compositions (least norm "
-            "taken): right for these compositions, meaningless for others"
+            f"; {scale.undetermined} of these numbers cannot be told from the training set's compositions: right for "
+            "these, for others only as far as what was expected of the elements"
         )
     return text
 
@@ -244,9 +321,18 @@ def _require_spread(std: float, mean: float, name: str) -> float:
     )
 
 
-def _require_rest(std: float, magnitude: float, name: str) -> float:
+def _require_rest(std: float, magnitude: float, name: str, *, alone: bool) -> float:
     if std > SMALLEST_STD * max(magnitude, 1.0):
         return std
-    raise DataError(
+    if alone:
+        raise DataError(
+            f"{name}: {magnitude:g} in size in all training structures, of one composition, so there is nothing to "
+            "learn: check the key and the split"
+        )
+    raise _nothing_left(name)
+
+
+def _nothing_left(name: str) -> DataError:
+    return DataError(
         f"{name}: the references alone give every value of the training structures: take more structures, or none"
     )

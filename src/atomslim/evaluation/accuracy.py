@@ -26,6 +26,9 @@ from atomslim.errors import DataError
 
 PER_ATOM = "energy per atom"
 
+LARGE = 1e4
+"""meV, from which on eV are shown."""
+
 ENERGY_UNITS = {
     "kcal/mol": ase_units.kcal / ase_units.mol,
     "kJ/mol": ase_units.kJ / ase_units.mol,
@@ -54,6 +57,11 @@ class Errors:
     def converted(self, unit: str, factor: float) -> "Errors":
         """Return the same in another unit, one of which is ``factor`` of this one's."""
         return Errors(self.mae / factor, self.rmse / factor, self.count, unit)
+
+    @property
+    def shown(self) -> "Errors":
+        """The same as it is shown: in meV (meV/Å, …) where the unit is one of energy, unless this is a large number."""
+        return self.milli if self.milli is not None and self.milli.mae < LARGE else self
 
     @property
     def milli(self) -> "Errors | None":

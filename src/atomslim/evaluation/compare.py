@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,6 +23,7 @@ from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.evaluation.compared import ComparedModel
+from atomslim.evaluation.reference_gap import MARK, REMEDY, ReferenceGap, find_gap, marked, without_gap
 from atomslim.files import atomic_files
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
@@ -67,6 +68,8 @@ class Comparison:
     """Task → target → errors of predicting the mean, see `atomslim.evaluation.baseline`."""
     mean_by_element: dict[str, dict[str, float]]
     """Task → element → mean absolute force in eV/Å."""
+    gaps: dict[str, ReferenceGap] = field(default_factory=dict)
+    """Tasks whose labels have another reference than the first model's energies, by which the labels were lowered."""
 
     @property
     def main_target(self) -> tuple[str, str]:
@@ -92,6 +95,7 @@ class Comparison:
         means = {task: {name: asdict(one) for name, one in found.items()} for task, found in self.mean.items()}
         content[MEAN] = means
         content |= {"conventions": CONVENTION, "main target": list(self.main_target)}
+        content |= {"reference gaps": {task: asdict(gap) for task, gap in self.gaps.items()}}
         content |= {"models": [{**model.as_dict(), **self._speed_ups(model)} for model in self.models]}
         body = [
             page.summary(self.words()),
@@ -133,6 +137,7 @@ class Comparison:
             if before:
                 parts.append(f"{now / before:.2f} × the error of {target}")
             sentences.append(f"{model.name}, against {first.name}: {', '.join(parts)}.")
+        sentences += self._gap_notes()
         if first.speed is not None:
             sentences.append(f"Measured on {self.machine}.")
         return sentences
@@ -154,7 +159,14 @@ class Comparison:
         return list(dict.fromkeys(found))
 
     def _heads(self) -> list[str]:
-        return [f"{task}, {name}" if len(self.data) > 1 else name for task, name in self._targets()]
+        names = [(task, marked(name, self.gaps.get(task))) for task, name in self._targets()]
+        return [f"{task}, {name}" if len(self.data) > 1 else name for task, name in names]
+
+    def _gap_notes(self) -> list[str]:
+        return [
+            f"{MARK} {task}, after the fit to {self.models[0].name}: {gap}; {REMEDY}."
+            for task, gap in self.gaps.items()
+        ]
 
     def _errors(self) -> TextTable:
         rows = [
@@ -162,9 +174,8 @@ class Comparison:
             for model in self.models
         ]
         rows.append((MEAN, *(_error(self.mean[task].get(name)) for task, name in self._targets())))
-        note = (
-            f"Mean absolute errors on the same structures. {MEAN}: of these labels, by element for energies; no forces."
-        )
+        what = f"{MEAN}: of these labels, by element for energies; no forces."
+        note = " ".join(["Mean absolute errors on the same structures.", what, *self._gap_notes()])
         return TextTable("Errors", note, ("model", *self._heads()), tuple(rows))
 
     def _costs(self) -> TextTable:
@@ -254,6 +265,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     samples = {task: _chosen(dataset, split, limit) for task, dataset in sets.items()}
     for name, model in loaded.items():
         _look_at(model, name, samples, strict=strict)
+    found_gaps = {task: find_gap(first, task, samples[task], batch_size) for task in sets}
+    samples = {task: without_gap(samples[task], gap) for task, gap in found_gaps.items()}
     found = {
         name: {task: _accuracy(model, task, samples[task], batch_size, sets[task].info.units) for task in sets}
         for name, model in loaded.items()
@@ -287,6 +300,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         rows,
         {task: baseline.result() for task, baseline in baselines.items()},
         {task: baseline.by_element() for task, baseline in baselines.items()},
+        {task: gap for task, gap in found_gaps.items() if gap is not None},
     )
 
 
@@ -413,5 +427,5 @@ def _gains(first: ComparedModel, model: ComparedModel) -> list[str]:
 def _error(errors: Errors | None) -> str:
     if errors is None:
         return ""
-    shown = errors.milli or errors
+    shown = errors.shown
     return f"{number(shown.mae, 4)} {shown.unit}"

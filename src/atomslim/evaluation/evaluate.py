@@ -17,6 +17,7 @@ from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import batches, predicted
+from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, ReferenceGap, marked
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
@@ -35,24 +36,28 @@ class Evaluation:
     errors: dict[str, Errors]
     mean: dict[str, Errors]
     units_in_file: str
+    gap: ReferenceGap | None = None
+    """Between the reference energies of labels and model: errors of energies are then those after a fit per element."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers and texts."""
         parts = {"errors": self.errors, "mean": self.mean}
         plain = {what: {name: vars(value) for name, value in part.items()} for what, part in parts.items()}
-        return {**vars(self), **plain}
+        return {**vars(self), **plain, "gap": None if self.gap is None else vars(self.gap)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as a table."""
         del console, options
         table = Table("target", "MAE", "RMSE", "MAE, dataset's unit", "MAE of predicting the mean", "numbers")
         for name, value in self.errors.items():
-            shown, own = value.milli or value, own_unit(value, self.units_in_file)
+            shown, own = value.shown, own_unit(value, self.units_in_file)
             cells = f"{shown.mae:.4g} {shown.unit}", f"{shown.rmse:.4g} {shown.unit}", f"{own.mae:.4g} {own.unit}"
-            mean = self.mean[name].milli or self.mean[name]
-            table.add_row(name, *cells, f"{mean.mae:.4g} {mean.unit}", str(value.count))
+            mean = self.mean[name].shown
+            table.add_row(marked(name, self.gap), *cells, f"{mean.mae:.4g} {mean.unit}", str(value.count))
         yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
         yield table
+        if self.gap is not None:
+            yield f"{MARK} after this fit: {self.gap}; {REMEDY}"
 
 
 def evaluate(  # noqa: PLR0913 - what is compared, and how
@@ -90,13 +95,15 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     name = loaded.task(task).name
     dataset = opened(data, options)
     accuracy = Accuracy(dataset.info.units, free_atoms_only=free_atoms_only)
-    baseline = Baseline(dataset.info.units, free_atoms_only=free_atoms_only)
+    baseline, energies = Baseline(dataset.info.units, free_atoms_only=free_atoms_only), EnergyDifferences()
     structures = 0
     was_training = loaded.training
     loaded.eval()
     chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
     for batch in batches(loaded, name, chosen, batch_size):
-        accuracy.add(loaded.predict(batch.atoms, name, batch.topology), batch.targets, batch.atoms)
+        outputs = loaded.predict(batch.atoms, name, batch.topology)
+        accuracy.add(outputs, batch.targets, batch.atoms)
+        energies.add_batch(outputs, batch.targets, batch.atoms)
         baseline.add(batch.targets, batch.atoms)
         structures += len(batch)
     loaded.train(was_training)
@@ -104,8 +111,9 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
         raise DataError(f"{dataset.name}: there are no structures to compare with: check the file and the split")
     if not accuracy.compared:
         survey(dataset).require(predicted(loaded, name))
-    errors, mean = accuracy.result(), baseline.result()
-    return Evaluation(dataset.name, name, part, structures, errors, mean, dataset.info.units_in_file)
+    gap, mean = energies.gap(), baseline.result()
+    errors = accuracy.result() | ({} if gap is None else energies.errors(gap))
+    return Evaluation(dataset.name, name, part, structures, errors, mean, dataset.info.units_in_file, gap)
 
 
 def _chosen(dataset: Dataset, part: Part, split: Split | str | os.PathLike[str] | None) -> Iterator[Sample]:

@@ -4,23 +4,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atomslim.atoms import Sample
 from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import fit
+from atomslim.data.references import shifted
 from atomslim.errors import ConfigError
+from atomslim.evaluation.reference_gap import differences
 from atomslim.models.block_model import BlockModel
 from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, Task
+from atomslim.train.lowered import spread_over
 from atomslim.train.options import TargetOptions, TaskOptions
 
 STRUCTURES = 20_000
 """Of a dataset, evenly over it: more change linear references of a hundred elements no further."""
 
 
+CORRECTED = 64
+"""Structures that the model predicts, to correct its references by what labels are above predictions."""
+
+
 def with_references(model: BlockModel, mix: Sequence[TaskOptions]) -> BlockModel:
     """Return the model with references fitted where options say ``references: true`` and it has none.
 
-    Spreads are the model's own: its heads learned with them. Changes outputs.
+    They are fitted to the labels first, and then by what labels are above predictions. Spreads are the model's own:
+    its heads learned with them. Changes outputs.
 
     Raises:
         ConfigError: a spread in the options that is not the model's.
@@ -28,9 +37,30 @@ def with_references(model: BlockModel, mix: Sequence[TaskOptions]) -> BlockModel
 
     """
     tasks = [_referenced(model.task(options.name or None), options) for options in mix]
-    if any(task != model.tasks[task.name] for task in tasks):
+    changed = [task for task in tasks if task != model.tasks[task.name]]
+    if changed:
         replace_tasks(model, tasks)
+        for task in changed:
+            options = next(one for one in mix if model.task(one.name or None).name == task.name)
+            model.tasks[task.name] = _corrected(model, task, _samples(task.name, options, CORRECTED))
     return model
+
+
+def _corrected(model: BlockModel, task: Task, samples: list[Sample]) -> Task:
+    """Return the task with the energy's references raised by a fit of label − prediction."""
+    shift = differences(model, task.name, samples, 16).fit()
+    targets = tuple(
+        target.model_copy(update={"references": {**target.references, **shifted(target.references, shift)}})
+        if target.kind == "energy"
+        else target
+        for target in task.targets
+    )
+    return task.model_copy(update={"targets": targets})
+
+
+def _samples(task: str, options: TaskOptions, count: int) -> list[Sample]:
+    """Return structures of a task's data, evenly over it."""
+    return spread_over(TaskData(task, opened(options.data, options.options), ("energy",)), count)
 
 
 def _referenced(task: Task, options: TaskOptions) -> Task:
@@ -48,8 +78,6 @@ def _target(task: str, target: Target, wanted: TargetOptions | None, options: Ta
         return target
     if isinstance(wanted.references, str):
         raise ConfigError(f"mix, task {task}: references of {target.name}: say true; others' are for pre-training")
-    data = opened(options.data, options.options)
-    places = np.linspace(0, len(data) - 1, min(STRUCTURES, len(data))).round().astype(int)
-    samples = TaskData(task, data, (target.name,), places)
-    scale = fit((samples[place] for place in range(len(samples))), [target.name], [target.name]).targets[target.name]
+    labelled = (sample for sample in _samples(task, options, STRUCTURES) if target.name in sample.targets)
+    scale = fit(labelled, [target.name], [target.name]).targets[target.name]
     return target.model_copy(update={"references": scale.references, "mean": scale.mean})

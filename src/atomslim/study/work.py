@@ -18,7 +18,6 @@ from atomslim.benchmarking.structures import structure
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.data.in_memory import opened
-from atomslim.data.mixing import TaskData
 from atomslim.errors import ConfigError
 from atomslim.evaluation.accuracy import Errors
 from atomslim.models.block_model import BlockModel
@@ -30,6 +29,7 @@ from atomslim.study.outcome import outcome
 from atomslim.study.references import with_references
 from atomslim.train.distill import distill, own_scales, own_targets
 from atomslim.train.finetune import finetune
+from atomslim.train.lowered import on_reference_of_model, spread_over
 from atomslim.train.options import RunOptions, TaskOptions
 from atomslim.train.tasks import LearningTask, prepare_task
 from atomslim.train.validation import Processes, mean_errors, model_errors
@@ -68,7 +68,7 @@ class Workshop:
 
     def samples(self, part: Literal["train", "validation"], count: int) -> dict[str, list[Sample]]:
         """Return structures of every task's set, evenly over it."""
-        return {task.name: _evenly(task.part(part), count) for task in self.tasks}
+        return {task.name: spread_over(task.part(part), count) for task in self.tasks}
 
     def do(self, cell: Cell, place: Path) -> dict[str, Any]:
         """Compute a cell in its folder and return its result."""
@@ -172,7 +172,7 @@ class Workshop:
     def _mean_errors(self) -> dict[str, Any]:
         """Return the errors of predicting the mean on every task's validation set."""
         options, processes = RunOptions(steps=1, batch_size=16), Processes(device=self.device)
-        found = mean_errors(self.full, self.tasks, "validation", options, processes)
+        found = mean_errors(self.tasks, "validation", options, processes)
         return {task: _plain(errors) for task, errors in found.items()}
 
     def _downstream(self, name: str) -> DownstreamOptions:
@@ -193,14 +193,10 @@ class Workshop:
     def _task(self, options: TaskOptions) -> LearningTask:
         task = self.full.task(options.name or None)
         named = options.model_copy(update={"name": task.name, "targets": own_targets(task, options.targets)})
-        return prepare_task(
+        made = prepare_task(
             opened(options.data, options.options), named, normalisation=own_scales(task), graph=task.graph
         )
-
-
-def _evenly(data: TaskData, count: int) -> list[Sample]:
-    places = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
-    return [data[int(place)] for place in places]
+        return on_reference_of_model(made, self.full)
 
 
 def _plain(errors: Mapping[str, Errors]) -> dict[str, Any]:

@@ -23,12 +23,21 @@ from atomslim.train.folder import RunFolder
 from atomslim.train.module import TrainingModule
 from atomslim.train.optimiser import set_rates
 from atomslim.train.options import RunOptions
-from atomslim.train.progress import ProgressBar, announced
+from atomslim.train.progress import ProgressBar, announced, said
 from atomslim.train.schedule import Plateau, factor, plateau_rules
 from atomslim.train.standing import STATE_VERSION, Standing, parsed, plain
 from atomslim.train.stop import StopRequest, ending
 from atomslim.train.tasks import LearningTask
-from atomslim.train.validation import Processes, Results, columns, flat, mean_errors, model_errors, score
+from atomslim.train.validation import (
+    Processes,
+    Results,
+    before_first_step,
+    columns,
+    flat,
+    mean_errors,
+    model_errors,
+    score,
+)
 
 
 class Conductor(Callback):
@@ -162,10 +171,11 @@ class Conductor(Callback):
     def _begin(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Measure the baselines; the loaded model is the first that may turn out to be the best."""
         processes = _processes(trainer, module)
-        self.baselines["mean"] = mean_errors(module.model, self.tasks, "validation", self.options, processes)
+        self.baselines["mean"] = mean_errors(self.tasks, "validation", self.options, processes)
         self.standing.validations = -1
         self._validate(trainer, module)
         self.baselines["loaded"] = self.latest
+        said(before_first_step(self.latest, self.baselines["mean"]), shown=self.show and trainer.is_global_zero)
         self._save(trainer, module)
 
     def _rate(self) -> float:

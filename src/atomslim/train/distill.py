@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from atomslim.train.cluster import is_first
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder
+from atomslim.train.graphs import graph_note
+from atomslim.train.lowered import on_reference_of_model
 from atomslim.train.module import Summed, attend
 from atomslim.train.options import (
     OptimiserOptions,
@@ -50,7 +53,7 @@ from atomslim.train.options import (
     validated,
 )
 from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced, say_labels
+from atomslim.train.progress import announced, said, say_labels
 from atomslim.train.run import train
 from atomslim.train.tasks import (
     FORCE_WEIGHT,
@@ -220,6 +223,10 @@ def _distilled(
         note_task(folder, task)
     with announced("asking the teacher", shown=progress):
         objective.answers = _answers(full, tasks, config, folder)
+    said(
+        filter(None, (graph_note(small, task.graph, task.dataset.info, task.name) for task in tasks)),
+        shown=progress,
+    )
     summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
     if progress:
         plain_console(stderr=True).print(summary)
@@ -289,6 +296,11 @@ def _learning_task(
     if folder is not None:  # before a split is asked of data that it was not made for
         folder.require_origin({"data": {options.name: data_identity(dataset)}})
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
+    ours = {"cutoff": task.graph.cutoff, "neighbours": task.graph.neighbours}
+    given = {name: value for name in ours if (value := getattr(options, name)) is not None}
+    if any(value != ours[name] for name, value in given.items()):
+        text = f"task {task.name}: {given} of the options are not used: graphs are those of the two models, {ours}"
+        warnings.warn(text, AtomslimWarning, stacklevel=2)
     wanted = options.model_copy(update={"targets": own_targets(task, options.targets)})
     prepared = prepare_task(dataset, wanted, split, own_scales(task), graph=task.graph, labelled=False)
     made = replace(prepared, unlabelled=not config.labels)
@@ -296,10 +308,10 @@ def _learning_task(
         raise ConfigError("validate against labels, or leave the loss on labels out")
     if config.labels or config.validate_against == "labels":
         require_validation(made)
-        return made
+        return on_reference_of_model(made, teacher)
     if config.validate_against == "auto" and _has_labels(made):
         require_validation(made)
-        return made
+        return on_reference_of_model(made, teacher)
     if config.validate_against == "auto":
         text = f"task {task.name}: no structure for validation has labels: compared with the teacher's answers instead"
         warn(text, AtomslimWarning, stacklevel=3)

@@ -38,7 +38,7 @@ def training_feed(
 
 
 def ordered_batches(
-    data: TaskData, options: RunOptions, topology: TopologyBuilder, *, rank: int = 0, world_size: int = 1
+    data: TaskData, options: RunOptions, topology: TopologyBuilder | None, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Give every structure once, in order, dealt out to the processes; a few more at once than in training."""
     size = max(options.batch_size, world_size)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,12 +19,26 @@ from atomslim.report.console import plain_console
 from atomslim.train.batch_size import with_batch_cost
 from atomslim.train.cluster import is_first
 from atomslim.train.folder import RunFolder, require_no_path, task_file
+from atomslim.train.graphs import graph_for, graph_note
 from atomslim.train.heads import with_tasks
-from atomslim.train.options import Name, RunOptions, SplitOptions, TargetOptions, TaskOptions, validated
+from atomslim.train.options import (
+    CUTOFF,
+    E0S,
+    NEIGHBOURS,
+    E0s,
+    Name,
+    RunOptions,
+    SplitOptions,
+    TargetOptions,
+    TaskOptions,
+    validated,
+)
 from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced, say_labels
+from atomslim.train.progress import announced, said, say_labels
+from atomslim.train.references import Inherited
 from atomslim.train.run import train
-from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, graph_for, prepare_task
+from atomslim.train.start import Start, choose_start
+from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, prepare_task, reference_notes
 
 
 class FinetuneOptions(RunOptions):
@@ -40,16 +55,15 @@ class FinetuneOptions(RunOptions):
     )
     learn: tuple[Name, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
-    heads: Literal["fresh", "reuse"] = Field(default="fresh", description="new heads, or those of a task it has")
-    task: str | None = Field(default=None, description="with reuse: whose heads; none: the model's only task")
+    e0s: E0s = E0S
+    heads: Literal["better", "fresh", "reuse"] = Field(
+        default="better", description="new heads, those of a task it has, or those that start with smaller errors"
+    )
+    task: str | None = Field(default=None, description="whose heads, if not new ones; none: those that start best")
     options: dict[str, str] = Field(default_factory=dict, description="options of the dataset's reader")
     split: SplitOptions = SplitOptions()
-    cutoff: float | None = Field(
-        default=None, gt=0, le=LONGEST_CUTOFF, description="Å; none: as the family does, JMP with the dataset's"
-    )
-    neighbours: int | None = Field(
-        default=None, ge=1, le=MOST, description="the most kept, where there is a cap; none: likewise"
-    )
+    cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
+    neighbours: int | None = Field(default=None, ge=1, le=MOST, description=NEIGHBOURS)
 
 
 def finetune(
@@ -105,17 +119,23 @@ def _finetuned(
         task = _learning_task(loaded, data, config, folder if resume else None)
     say_labels([task], shown=progress)
     began = origin({"model": loaded}, [task])
+    with announced("comparing heads to start with", shown=progress):
+        start, notes = _start(loaded, task, config, folder if resume else None)
+    task = replace(task, graph=start.task.graph)
     tuned = with_tasks(
         loaded,
-        [task.task()],
-        reuse=_reused(loaded, config),
+        [start.task],
+        reuse=start.reused,
         seed=config.seed,
         dropout=config.dropout,
         edge_dropout=config.edge_dropout,
     )
+    tuned.tasks = {task.name: start.task}  # whose references may be shifted
     config = with_batch_cost(config, tuned, [task], folder)
     folder.create(config.model_dump(mode="json"), resume=resume, origin=began)
     note_task(folder, task)
+    note = graph_note(loaded, start.task.graph, task.dataset.info, start.reused)
+    said(filter(None, [*reference_notes(task), *notes, note]), shown=progress)
     summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress)
     if progress:
         plain_console(stderr=True).print(summary)
@@ -134,6 +154,16 @@ def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | N
     return (Split.load(split) if split.is_file() else None, Normalisation.load(scales) if scales.is_file() else None)
 
 
+def _start(
+    model: BlockModel, task: LearningTask, config: FinetuneOptions, folder: RunFolder | None
+) -> tuple[Start, list[str]]:
+    """Return what the run starts from; one that goes on keeps the task that its best model has."""
+    best = None if folder is None else folder.path / "best.safetensors"
+    if best is not None and folder is not None and folder.has_state and best.is_file():
+        return Start(load(best).task(task.name), None), []
+    return choose_start(model, task, config, config)
+
+
 def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folder: RunFolder | None) -> LearningTask:
     dataset = opened(data, config.options)
     options = TaskOptions(
@@ -143,6 +173,7 @@ def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folde
         validation_data=config.validation_data,
         test_data=config.test_data,
         options=config.options,
+        e0s=config.e0s,
         split=config.split,
         cutoff=config.cutoff,
         neighbours=config.neighbours,
@@ -152,8 +183,8 @@ def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folde
     if folder is not None:  # before a split is asked of data that it was not made for
         folder.require_origin({"data": {task_name: data_identity(dataset)}})
     split, scales = (None, None) if folder is None else noted(folder, task_name)
-    graph = graph_for(family_of(model), model, options, dataset.info)
-    return prepare_task(dataset, options, split, scales, graph=graph)
+    graph = graph_for(family_of(model), model, config, dataset.info, config.task)
+    return prepare_task(dataset, options, split, scales, inherited=Inherited.of(model, config.task), graph=graph)
 
 
 def _target(name: str, config: FinetuneOptions) -> TargetOptions:
@@ -163,10 +194,6 @@ def _target(name: str, config: FinetuneOptions) -> TargetOptions:
         return TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if "energy" in config.learn else 1.0)
     kind = cast("Any", name if name in {"energy", "stress"} else "scalar")
     return TargetOptions(kind=kind)
-
-
-def _reused(model: BlockModel, config: FinetuneOptions) -> str | None:
-    return model.task(config.task).name if config.heads == "reuse" else None
 
 
 def _name_of(model: BlockModel | str | os.PathLike[str]) -> str:

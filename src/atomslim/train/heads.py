@@ -11,6 +11,9 @@ from atomslim.models.tasks import Task, matching
 
 Model = TypeVar("Model", bound=BlockModel)
 
+_KEPT = ("std", "mean", "references")
+"""What a target keeps with the head that learned it."""
+
 
 def with_tasks(
     model: Model,
@@ -24,7 +27,7 @@ def with_tasks(
     """Return an independent copy of a model that has these tasks, and no others.
 
     Heads start fresh (drawn with ``seed``), or are those of the task ``reuse``, target by target of the same kind;
-    these also keep their scale ``std``, so that what they learned keeps its size in eV. A mapping says so for each new
+    these also keep ``std``, ``mean`` and references, so that they predict what they did. A mapping says so for each new
     task; those that are not in it start fresh. What no task reads any more is left out. Changes outputs.
 
     Raises ConfigError for a family that cannot do this, an unknown task, or heads that are not there.
@@ -48,7 +51,9 @@ def with_tasks(
 
 def _with_old_scales(task: Task, old: Task) -> Task:
     targets = [
-        target if target.kind == "conservative_forces" else target.model_copy(update={"std": matching(target, old).std})
+        target
+        if target.kind == "conservative_forces"
+        else target.model_copy(update={name: getattr(matching(target, old), name) for name in _KEPT})
         for target in task.targets
     ]
     return task.model_copy(update={"targets": tuple(targets)})

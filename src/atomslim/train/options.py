@@ -47,7 +47,7 @@ class ScheduleOptions(_Options):
 class OptimiserOptions(_Options):
     """AdamW with layer-wise rates; a block keeps its rate when others are cut (arXiv 2504.19538)."""
 
-    learning_rate: float = Field(default=8e-5, gt=0)
+    learning_rate: float = Field(default=8e-5, ge=0, description="0: nothing is learned, reused heads stay as they are")
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95))
     weight_decay: float = Field(default=0.1, ge=0)
     rates: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
@@ -67,9 +67,11 @@ class TargetOptions(_Options):
     weight: float = Field(default=1.0, ge=0, description="factor on its loss")
     loss: Loss = Field(default="l1", description="l2: Euclidean norm per atom, averaged by structure (forces)")
     reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up a structure's number")
-    references: bool | str = Field(
-        default=False,
-        description="subtract a per-element linear fit first; the name of another task of the run: that one's fit",
+    references: bool | str | None = Field(
+        default=None,
+        description="per-element energies, subtracted first. none: as e0s says for energies, else no; true: fitted; "
+        "false: no, and a mean per structure, so that energies do not add up; the name of another task of the run: "
+        "fitted near that one's",
     )
     mean: float | None = Field(default=None, description="none: fitted on the training set")
     std: float | None = Field(default=None, gt=0, description="none: fitted on the training set")
@@ -79,6 +81,17 @@ class TargetOptions(_Options):
         if self.loss == "l2" and self.kind not in {"direct_forces", "conservative_forces", "stress"}:
             raise ValueError(f"loss l2 is for forces and stress: choose l1, mse or huber for {self.kind}")
         return self
+
+
+E0s = str | dict[str | int, float]
+"""Per-element reference energies: a rule, a table, or the name of a file, see `train.references`."""
+
+E0S = Field(
+    default="",
+    description="reference energy of each element. empty: isolated atoms of the data, else fitted near the model's; "
+    "fit, isolated, model: only so; a table such as H=-13.6,C=-1029.5 or a file of one (JSON, YAML, or structures of "
+    "one atom); mean: none, and energies that do not add up",
+)
 
 
 class SplitOptions(_Options):
@@ -100,6 +113,10 @@ class SplitOptions(_Options):
         return self
 
 
+CUTOFF = "Å; none: the model's, or the dataset's where it has none of its own"
+NEIGHBOURS = "base number k; none: the model's, or the dataset's where it has none of its own"
+
+
 class TaskOptions(_Options):
     """A dataset and what is learned from it."""
 
@@ -117,13 +134,10 @@ class TaskOptions(_Options):
         description="where targets are left to the data: how forces are made, which must be there if this is said; "
         "none: conservative, where the data has forces",
     )
+    e0s: E0s = E0S
     split: SplitOptions = SplitOptions()
-    cutoff: float | None = Field(
-        default=None, gt=0, le=LONGEST_CUTOFF, description="Å; none: as the family does, JMP with the dataset's"
-    )
-    neighbours: int | None = Field(
-        default=None, ge=1, le=MOST, description="the most kept, where there is a cap; none: likewise"
-    )
+    cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
+    neighbours: int | None = Field(default=None, ge=1, le=MOST, description=NEIGHBOURS)
 
 
 class RunOptions(_Options):

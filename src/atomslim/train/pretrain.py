@@ -26,12 +26,15 @@ from atomslim.train.cluster import is_first
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
 from atomslim.train.folder import RunFolder, require_no_path
+from atomslim.train.graphs import graph_for
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
 from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced, say_labels
+from atomslim.train.progress import announced, said, say_labels
+from atomslim.train.references import Inherited
 from atomslim.train.run import train
-from atomslim.train.tasks import LearningTask, graph_for, prepare_task
+from atomslim.train.start import move_to_labels
+from atomslim.train.tasks import LearningTask, prepare_task, reference_notes
 
 SCALE_EDGES = 50_000
 """Edges of the structures on which a new model is fitted, at most: they are in memory together."""
@@ -121,6 +124,9 @@ def _pretrained(
     say_labels(tasks, shown=progress)
     began = origin({"model": start} if isinstance(start, BlockModel) else {}, tasks)
     model = _model(config, start, [task.task() for task in tasks])
+    notes = [note for task in tasks for note in reference_notes(task)]
+    notes += _moved(model, tasks, config) if isinstance(start, BlockModel) else []
+    said(notes, shown=progress)
     config = with_batch_cost(config, model, tasks, folder)
     folder.create(config.model_dump(mode="json"), resume=resume, origin=began)
     for task in tasks:
@@ -154,7 +160,7 @@ def _start(config: PretrainOptions) -> BlockModel | Family:
 
 
 def _learning_tasks(
-    options: Sequence[TaskOptions], data: Mapping[str, Data], folder: RunFolder | None, start: BlockModel | Family
+    options: Sequence[PretrainTask], data: Mapping[str, Data], folder: RunFolder | None, start: BlockModel | Family
 ) -> list[LearningTask]:
     """Prepare all tasks, last those that take references from others."""
     done: dict[int, LearningTask] = {}
@@ -169,7 +175,7 @@ def _borrows(task: TaskOptions) -> bool:
 
 
 def _learning_task(
-    options: TaskOptions,
+    options: PretrainTask,
     data: Data,
     folder: RunFolder | None,
     start: BlockModel | Family,
@@ -184,7 +190,20 @@ def _learning_task(
         folder.require_origin({"data": {name: data_identity(dataset)}})
     split, scales = (None, None) if folder is None else noted(folder, name)
     of, model = (start, None) if isinstance(start, Family) else (family_of(start), start)
-    return prepare_task(dataset, options, split, scales, others, graph=graph_for(of, model, options, dataset.info))
+    head = options.head or name
+    task = head if model is not None and head in model.tasks else None
+    inherited = Inherited() if model is None else Inherited.of(model, task)
+    graph = graph_for(of, model, options, dataset.info, task)
+    return prepare_task(dataset, options, split, scales, others, inherited, graph=graph)
+
+
+def _moved(model: BlockModel, tasks: list[LearningTask], config: PretrainOptions) -> list[str]:
+    """Shift the references of heads that go on where their labels are on another reference, and say so."""
+    notes = []
+    for task, options in zip(tasks, config.tasks, strict=True):
+        if options.head != FRESH and config.optimiser.learning_rate > 0 and (gap := move_to_labels(model, task)):
+            notes.append(f"{task.name}: {gap}; the references of its heads are shifted by it")
+    return notes
 
 
 def _model(config: PretrainOptions, start: BlockModel | Family, wanted: list[Task]) -> BlockModel:

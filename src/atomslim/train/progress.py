@@ -34,6 +34,12 @@ def say_labels(tasks: Iterable[LearningTask], *, shown: bool) -> None:
             sys.stderr.write(f"{survey(dataset).sentence()}\n")
 
 
+def said(lines: Iterable[str], *, shown: bool) -> None:
+    """Show lines on stderr as they are."""
+    for line in lines if shown else ():
+        sys.stderr.write(f"{line}\n")
+
+
 class ProgressBar:
     """Shows how much of a run is done and the last loss."""
 

@@ -82,6 +82,11 @@ class Summary:
         """Targets whose validation error grew."""
         return [row for row in self.rows if row.before and row.after and row.after.mae > row.before.mae]
 
+    @property
+    def worse_than_mean(self) -> list[Row]:
+        """Targets that the last model gets worse than predicting the mean does."""
+        return [row for row in self.rows if row.mean_baseline and row.after and row.after.mae > row.mean_baseline.mae]
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as a table."""
         del console, options
@@ -100,6 +105,9 @@ class Summary:
             yield f"{self.budget} were {self.steps} steps here: steps={self.steps} repeats the run at any speed."
         for row in self.worse_than_before:
             yield f"Note: {row.task}/{row.target} ended worse than before the first step; the best model was kept."
+        for row in self.worse_than_mean:
+            numbers = f"{_cell(row.after)} against {_cell(row.mean_baseline)}"
+            yield f"Note: {row.task}/{row.target} ended worse than predicting the mean: {numbers}; train for longer."
 
 
 def _rows(conductor: "Conductor") -> Iterator[Row]:
@@ -128,5 +136,5 @@ def _plain(value: object) -> object:
 def _cell(value: Errors | None) -> str:
     if value is None:
         return ""
-    shown = value if value.milli is None or "/mol" in value.unit else value.milli
+    shown = value if "/mol" in value.unit else value.shown
     return f"{shown.mae:.4g} {shown.unit}"

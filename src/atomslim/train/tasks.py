@@ -12,18 +12,16 @@ from atomslim.atoms import Sample
 from atomslim.data import Dataset, splits
 from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
-from atomslim.data.info import DatasetInfo
 from atomslim.data.mixing import TaskData
-from atomslim.data.normalise import Normalisation, TargetScale, fit
+from atomslim.data.normalise import Normalisation, TargetScale, explain, fit
 from atomslim.data.splits import Split
 from atomslim.data.survey import Survey, survey
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
-from atomslim.models.block_model import BlockModel
-from atomslim.models.family import Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
-from atomslim.train.options import SplitOptions, TargetOptions, TaskOptions
+from atomslim.train.options import E0s, SplitOptions, TargetOptions, TaskOptions
+from atomslim.train.references import Inherited, energy_scale, is_extensive
 
 FORCE_WEIGHT = 100.0
 """Weight of forces beside energies in fine-tuning (arXiv 2310.16802)."""
@@ -34,6 +32,15 @@ LOOKED_AT = 20_000
 """Structures whose composition is noted with a model."""
 
 Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a task's per-element references come from: its options, other tasks, the model."""
+
+    e0s: E0s = ""
+    known: Mapping[str, Normalisation] = field(default_factory=dict)
+    inherited: Inherited = field(default_factory=Inherited)
 
 
 @dataclass(frozen=True)
@@ -112,15 +119,16 @@ def prepare_task(
     split: Split | None = None,
     normalisation: Normalisation | None = None,
     known: Mapping[str, Normalisation] | None = None,
+    inherited: Inherited | None = None,
     *,
     graph: GraphSettings,
     labelled: bool = True,
 ) -> LearningTask:
     """Split a dataset, choose its targets and fit their normalisation on the training set.
 
-    ``graph`` is how the task's graphs are made (`graph_for`), ``split`` and ``normalisation`` are those of an earlier
-    run that is continued, ``known`` those of tasks whose references this one may take. Where the set for validation
-    need not be ``labelled``, it is not looked at.
+    ``graph`` is how the task's graphs are made (`train.graphs`), ``split`` and ``normalisation`` are those of an
+    earlier run that is continued, ``known`` those of tasks whose references this one may take, ``inherited`` the
+    references of the model that learns it. Where the set for validation need not be ``labelled``, it is not looked at.
 
     Raises:
         ConfigError: targets that contradict each other, a split that the data cannot give, or references of a task
@@ -145,7 +153,8 @@ def prepare_task(
             found.require([label])
     name = options.name or LearningTask.name_for(dataset)
     train = TaskData(name, dataset, tuple(targets), np.array(chosen.train, dtype=np.int64))
-    scales = normalisation or normalise(train, targets, known or {})
+    choice = Choice(options.e0s, known or {}, inherited or Inherited())
+    scales = normalisation or normalise(train, targets, choice)
     if normalisation is None:
         _warn_of_units(dataset, chosen)
         _warn_of_other_names(found)
@@ -178,13 +187,17 @@ def validation_labels(task: LearningTask) -> Survey:
     return survey(part.dataset, part.numbers)
 
 
-def graph_for(family: Family, model: BlockModel | None, options: TaskOptions, info: DatasetInfo) -> GraphSettings:
-    """Return the graphs of a new task of a model (None: one still to be made) on a dataset, as its family has them.
-
-    Raises ConfigError for a cutoff or neighbours that the family cannot have.
-    """
-    usual = (info.cutoff, info.neighbours)
-    return family.graph(model, cutoff=options.cutoff, neighbours=options.neighbours, usual=usual)
+def reference_notes(data: LearningTask) -> list[str]:
+    """Say which references energies get, in a line each; those of a single mean, which do not add up, too."""
+    notes = []
+    for name, options in data.targets.items():
+        scale = data.normalisation.targets[name]
+        if scale.references:
+            notes.append(explain(name, scale))
+        elif options.kind == "energy":
+            text = f"{explain(name, scale)}; one mean for every structure: energies do not add up"
+            notes.append(f"{text}; e0s=fit gives every element its reference")
+    return notes
 
 
 def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part] = ()) -> Split:
@@ -230,15 +243,13 @@ def default_targets(found: Survey, forces: Literal["direct", "conservative"] | N
     return {name: TargetOptions(kind="energy" if name == "energy" else "scalar") for name in names if name != "forces"}
 
 
-def normalise(
-    train: TaskData, targets: Mapping[str, TargetOptions], known: Mapping[str, Normalisation]
-) -> Normalisation:
+def normalise(train: TaskData, targets: Mapping[str, TargetOptions], choice: Choice) -> Normalisation:
     """Fit each target's mean, spread and references on the training structures that have it.
 
     Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing;
-    ConfigError for references of a task that is not among ``known`` or has none.
+    ConfigError for references of a task that is not known or has none.
     """
-    return Normalisation(targets={name: _scale(train, name, options, known) for name, options in targets.items()})
+    return Normalisation(targets={name: _scale(train, name, options, choice) for name, options in targets.items()})
 
 
 def loss_terms(data: LearningTask, task: Task, *, free_atoms_only: bool = True) -> list[Term]:
@@ -283,15 +294,17 @@ def _warn_of_other_names(found: Survey) -> None:
         warn(f"{text}forces_key={fields[0]}; they are not learned", AtomslimWarning, stacklevel=3)
 
 
-def _scale(train: TaskData, name: str, options: TargetOptions, known: Mapping[str, Normalisation]) -> TargetScale:
+def _scale(train: TaskData, name: str, options: TargetOptions, choice: Choice) -> TargetScale:
     replace(train, targets=(name,)).require_targets()
+    changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
+    if options.references is None and options.mean is None and is_extensive(name, options):
+        return energy_scale(train, name, choice.e0s, choice.inherited).model_copy(update=changes)
     samples = (train[place] for place in range(len(train)))
     labelled = (sample for sample in samples if sample.label(name) is not None)
     if isinstance(options.references, str):
-        found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, known)})
+        found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, choice.known)})
     else:
         found = fit(labelled, [name], [name] if options.references else [])
-    changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
     return found.targets[name].model_copy(update=changes)
 
 

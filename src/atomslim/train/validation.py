@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from atomslim.data.loader import Batch
+from atomslim.data.loader import Batch, TopologyBuilder
 from atomslim.errors import DataError
 from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
 from atomslim.models.block_model import BlockModel
@@ -43,15 +43,12 @@ def model_errors(
     """Return the model's errors on a set of every task, in full precision; leaves the model's mode as it was."""
     with _evaluating(model):
         predict = partial(_predictions, model)
-        return {task.name: _errors(model, task, part, options, processes, predict) for task in tasks}
+        return {task.name: _errors(model.topology, task, part, options, processes, predict) for task in tasks}
 
 
-def mean_errors(
-    model: BlockModel, tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes
-) -> Results:
-    """Return the errors of predicting mean and references for every structure, and no forces or stress."""
-    predict = partial(_means, model)
-    return {task.name: _errors(model, task, part, options, processes, predict) for task in tasks}
+def mean_errors(tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes) -> Results:
+    """Return the errors of predicting the training labels' mean and references, and no forces or stress."""
+    return {task.name: _errors(None, task, part, options, processes, partial(_means, task)) for task in tasks}
 
 
 def score(results: Results, mean: Results, terms: Sequence[Term]) -> float:
@@ -76,6 +73,19 @@ def _ratio(error: float, mean: float) -> float:
     return max(error, SMALLEST_MAE) / max(mean, SMALLEST_MAE)
 
 
+def before_first_step(results: Results, mean: Results) -> list[str]:
+    """Say for every task what the model has before it learns, beside predicting the mean."""
+    return [
+        f"{task}, before the first step (and predicting the mean): "
+        + ", ".join(f"{name} {_shown(found[name])} ({_shown(mean[task][name])})" for name in found)
+        for task, found in results.items()
+    ]
+
+
+def _shown(errors: Errors) -> str:
+    return f"{errors.shown.mae:.4g} {errors.shown.unit}"
+
+
 def flat(results: Results) -> dict[str, float]:
     """Return the mean absolute errors by ``task/target/mae``, for the metrics."""
     return {f"{task}/{name}/mae": value.mae for task, errors in results.items() for name, value in errors.items()}
@@ -91,7 +101,7 @@ def _compared(targets: Mapping[str, object]) -> list[str]:
 
 
 def _errors(
-    model: BlockModel,
+    topology: TopologyBuilder | None,
     task: LearningTask,
     part: Part,
     options: RunOptions,
@@ -100,7 +110,7 @@ def _errors(
 ) -> dict[str, Errors]:
     accuracy = Accuracy(task.dataset.info.units, free_atoms_only=options.free_atoms_only)
     data = task.part(part)
-    for batch in ordered_batches(data, options, model.topology, rank=processes.rank, world_size=processes.size):
+    for batch in ordered_batches(data, options, topology, rank=processes.rank, world_size=processes.size):
         moved = batch.to(processes.device)
         accuracy.add(predict(task.name, moved), moved.targets, moved.atoms)
     if processes.size > 1:
@@ -114,8 +124,8 @@ def _predictions(model: BlockModel, task: str, batch: Batch) -> dict[str, Tensor
     return model.predict(batch.atoms, task, batch.topology)
 
 
-def _means(model: BlockModel, task: str, batch: Batch) -> dict[str, Tensor]:
-    known = {target.name: target for target in model.task(task).targets}
+def _means(data: LearningTask, _task: str, batch: Batch) -> dict[str, Tensor]:
+    known = {target.name: target for target in data.task().targets}
     means = {}
     for name, label in batch.targets.items():
         means[name] = torch.zeros_like(label)

@@ -20,6 +20,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.atoms.xyz_header import symmetric
 from atomslim.data.readers._common import converted, labelled, number
 from atomslim.data.readers._units import factor
+from atomslim.data.references import ISOLATED_ATOM
 from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError, one_line
 
@@ -161,7 +162,8 @@ class Labels:
 
     def _group(self, frame: Frame, place: str) -> str:
         if not self.group_key:
-            return ""
+            kinds = (str(value).lower() for name, value in frame.items() if name.lower() == "config_type")
+            return ISOLATED_ATOM if ISOLATED_ATOM.lower() in kinds else ""
         value = _named(frame, self.group_key)
         if value is None:
             raise DataError(

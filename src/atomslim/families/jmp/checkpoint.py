@@ -351,6 +351,7 @@ def _entry(file: _File, layout: Layout, alias: Alias) -> dict[str, Any]:
         "sha256": None,
         "weights": "raw" if file.averages is None else "ema",
         "alias": alias,
+        "graphs": "its own" if file.own else "assumed",
         "notes": [] if file.own else [_RELATIVE if layout.pretraining else _ASSUMED],
         "versions": versions(),
     }

@@ -167,9 +167,10 @@ class JMPFamily(Family):
         neighbours: int | None = None,
         usual: tuple[float | None, int | None] = (None, None),
     ) -> GraphSettings:
-        """Follow the dataset, or else JMP's pre-training: 12 Å and 30 neighbours."""
-        del model
-        return JMPGraphSettings.from_neighbours(cutoff or usual[0] or 12.0, neighbours or usual[1] or 30)
+        """Follow what is usual, or else JMP's pre-training: 12 Å and 30 neighbours; reverse edges as the model's."""
+        own = None if model is None else next(iter(model.tasks.values())).graph
+        symmetrise = own.symmetrise if isinstance(own, JMPGraphSettings) else "original"
+        return JMPGraphSettings.from_neighbours(cutoff or usual[0] or 12.0, neighbours or usual[1] or 30, symmetrise)
 
 
 FAMILY = JMPFamily()

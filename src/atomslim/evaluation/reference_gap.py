@@ -1,0 +1,171 @@
+"""Labels on another reference than a model's energies: total energies of a code beside energies of another method.
+
+Such energies differ by a constant for every atom of an element, up to thousands of eV, and their plain errors say
+nothing. The gap is a fit of label − prediction by composition (`atomslim.data.references`, nothing expected). It
+counts where the median of |label − prediction| per atom is `FACTOR` times what the fit leaves over, and `SMALLEST` eV.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atomslim.atoms import AtomsBatch, Sample
+from atomslim.atoms.batch import LAST_ELEMENT
+from atomslim.data.references import fit_references
+from atomslim.errors import AtomslimWarning
+from atomslim.evaluation.accuracy import PER_ATOM, Errors
+from atomslim.evaluation.batches import batches
+from atomslim.models.block_model import BlockModel
+
+FACTOR = 10.0
+"""Median before the fit over median after it, from which on references differ."""
+
+SMALLEST = 0.2
+"""eV per atom: smaller differences are errors."""
+
+ABSURD = 5.0
+"""eV per atom: larger differences are of references even where structures are too few to tell."""
+
+MARK = "*"
+"""Beside the names of targets whose errors are those after the fit."""
+
+REMEDY = "fine-tuning moves the model to the labels' reference (e0s)"
+
+STRUCTURES = 128
+"""On so many structures, evenly over those given, a gap is looked for."""
+
+
+@dataclass(frozen=True)
+class ReferenceGap:
+    """What labels have more than predictions, by element."""
+
+    references: dict[int, float]
+    """Label − prediction in eV of one atom."""
+    before: float
+    """Median |label − prediction| in eV per atom."""
+    after: float
+    """The same after the fit."""
+    structures: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        values = ", ".join(f"{chemical_symbols[number]} {value:+.4g}" for number, value in self.references.items())
+        return (
+            f"labels and model have different reference energies: {self.before:.4g} eV per atom apart in the median, "
+            f"{self.after:.3g} after a fit per element ({values} eV)"
+        )
+
+
+def marked(target: str, gap: ReferenceGap | None) -> str:
+    """Return a target's name, with a mark where its errors are those after the fit."""
+    return f"{target}{MARK}" if gap is not None and target in {"energy", PER_ATOM} else target
+
+
+@dataclass
+class EnergyDifferences:
+    """Label − prediction of structures, with their compositions."""
+
+    counts: list[NDArray[np.int32]] = field(default_factory=list)
+    values: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, difference: Float[Tensor, " b"], atoms: AtomsBatch) -> None:
+        """Take in a batch; NaN where a structure has no label."""
+        found = difference.detach().double().cpu().numpy()
+        known = np.isfinite(found)
+        places = atoms.batch.cpu() * (LAST_ELEMENT + 1) + atoms.numbers.cpu()
+        table = torch.bincount(places, minlength=len(found) * (LAST_ELEMENT + 1)).view(len(found), -1).numpy()
+        self.counts.append(table[known].astype(np.int32))
+        self.values.append(found[known])
+
+    def add_batch(self, predicted: Mapping[str, Tensor], labels: Mapping[str, Tensor], atoms: AtomsBatch) -> None:
+        """Take in a batch's predictions and labels, if both have energies."""
+        if "energy" in predicted and "energy" in labels:
+            self.add(labels["energy"].double() - predicted["energy"].detach().double(), atoms)
+
+    def errors(self, gap: ReferenceGap) -> dict[str, Errors]:
+        """Return the errors of energies after the fit."""
+        values, table = np.concatenate(self.values), np.concatenate(self.counts).astype(np.float64)
+        fitted = table[:, list(gap.references)] @ np.array(list(gap.references.values()))
+        rest, atoms = values - fitted, table.sum(axis=1)
+        return {"energy": _errors(rest), PER_ATOM: _errors(rest / atoms)}
+
+    def fit(self) -> dict[int, float]:
+        """Return label − prediction by element."""
+        values, table = np.concatenate(self.values), np.concatenate(self.counts).astype(np.float64)
+        elements = np.flatnonzero(table.any(axis=0))
+        fit = fit_references(table[:, elements], values, np.ones(len(values)), prior=np.zeros(len(elements)))
+        return dict(zip(elements.tolist(), fit.values.tolist(), strict=True))
+
+    def gap(self) -> ReferenceGap | None:
+        """Return the gap where there is one."""
+        values = np.concatenate([np.zeros(0), *self.values])
+        if not len(values):
+            return None
+        table = np.concatenate(self.counts).astype(np.float64)
+        atoms, elements = table.sum(axis=1), np.flatnonzero(table.any(axis=0))
+        before = float(np.median(np.abs(values) / atoms))
+        if before < SMALLEST:
+            return None
+        fit = fit_references(table[:, elements], values, np.ones(len(values)), prior=np.zeros(len(elements)))
+        after = float(np.median(np.abs(values - table[:, elements] @ fit.values) / atoms))
+        if before < FACTOR * after or (len(values) <= 2 * fit.rank and before < ABSURD):
+            return None
+        return ReferenceGap(dict(zip(elements.tolist(), fit.values.tolist(), strict=True)), before, after, len(values))
+
+
+def find_gap(
+    model: BlockModel, task: str, samples: Sequence[Sample], batch_size: int = 16, limit: int = STRUCTURES
+) -> ReferenceGap | None:
+    """Compare a task's energies with labels on some structures; None where they have none, or agree but for errors."""
+    if model.task(task).of_kind("energy") is None:
+        return None
+    labelled = [sample for sample in _spread(samples, limit) if "energy" in sample.targets]
+    return differences(model, task, labelled, batch_size).gap()
+
+
+def differences(model: BlockModel, task: str, samples: Sequence[Sample], batch_size: int) -> EnergyDifferences:
+    """Return label − prediction of the energies of structures that have one; leaves the model's mode as it was."""
+    found, was_training = EnergyDifferences(), model.training
+    model.eval()
+    for batch in batches(model, task, samples, batch_size):
+        found.add_batch(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
+    model.train(was_training)
+    return found
+
+
+def without_gap(samples: Iterable[Sample], gap: ReferenceGap | None) -> list[Sample]:
+    """Return structures whose energies are on the model's reference: label minus the gap of their elements."""
+    return [sample if gap is None else lowered(sample, gap.references) for sample in samples]
+
+
+def on_reference_of(model: BlockModel, task: str, samples: Sequence[Sample]) -> list[Sample]:
+    """Return structures on the reference of a model's energies; a warning says so where their own is another."""
+    gap = find_gap(model, task, samples)
+    if gap is not None:
+        text = f"task {task}: {gap}; errors of energies are those after this fit, and {REMEDY}"
+        warnings.warn(text, AtomslimWarning, stacklevel=2)
+    return without_gap(samples, gap)
+
+
+def lowered(sample: Sample, references: dict[int, float]) -> Sample:
+    """Return a structure whose energy lacks the references of its atoms; others stay as they are."""
+    if "energy" not in sample.targets:
+        return sample
+    rest = sum(references.get(number, 0.0) for number in sample.numbers.tolist())
+    return replace(sample, targets={**sample.targets, "energy": sample.targets["energy"] - rest})
+
+
+def _errors(values: NDArray[np.float64]) -> Errors:
+    return Errors(float(np.abs(values).mean()), float(np.sqrt((values**2).mean())), len(values), "eV")
+
+
+def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    places = np.linspace(0, len(samples) - 1, min(limit, len(samples))).round().astype(int)
+    return [samples[int(place)] for place in places]
