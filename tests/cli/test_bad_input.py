@@ -235,8 +235,10 @@ def files(folder: Path) -> list[str]:
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     lines = capsys.readouterr().err.splitlines(keepends=True)
-    text = "".join(line for line in lines if not line.startswith("labels of "))  # what was found before
-    assert text.startswith("atomslim: error: "), text
+    text = lines[-1]  # what was found before stands in lines of its own
+    assert text.startswith("atomslim: error: "), lines
+    assert sum(line.startswith("atomslim: error: ") for line in lines) == 1, lines
+    assert not any(line.startswith((" ", "Traceback")) for line in lines), lines
     assert text.count("\n") == 1, text
     return text
 

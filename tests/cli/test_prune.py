@@ -13,6 +13,8 @@ from atomslim.models.model_file import checksum, load, save
 from small_models import DIRECT, jmp
 from train.water import waters
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*different reference energies")  # no trained model is at hand
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ from samples import DIRECT
 from small_models import jmp
 from train.water import waters
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*different reference energies")  # no trained model is at hand
+
 
 @cache
 def three_blocks() -> BlockModel:

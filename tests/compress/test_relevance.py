@@ -27,6 +27,8 @@ from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
 from train.water import waters
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*different reference energies")  # no trained model is at hand
+
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

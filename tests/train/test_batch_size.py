@@ -20,6 +20,8 @@ from samples import DIRECT, small_model
 from small_models import jmp
 from train.water import waters
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*different reference energies")  # no trained model is at hand
+
 QUICK: dict[str, Any] = {"split": {"train": 30, "validation": 3}, "steps": 1, "cutoff": 4.5, "progress": False}
 
 

@@ -37,7 +37,7 @@ def mixed(count: int = 20) -> list[Sample]:
         without(sample, *names)
         for sample, names in zip(waters(2, seed=9), [("energy",), ("energy", "forces")], strict=True)
     ]
-    return [atom(-1.0), atom(-1.1), *bare, *waters(count - 4)]
+    return [atom(-1.0), atom(-1.0), *bare, *waters(count - 4)]
 
 
 def targets(samples: list[Sample], **options: Any) -> dict[str, str]:

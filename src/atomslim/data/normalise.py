@@ -191,6 +191,11 @@ class Compositions:
         """Count the compositions."""
         return len(self._moments)
 
+    @property
+    def elements(self) -> set[int]:
+        """Atomic numbers of the elements there are."""
+        return set(self._rows().elements) if self._moments else set()
+
     def scale(
         self, name: str, prior: Mapping[int, float] | None = None, *, source: str = "", lenient: bool = False
     ) -> TargetScale:

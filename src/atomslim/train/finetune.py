@@ -160,7 +160,9 @@ def _start(
     """Return what the run starts from; one that goes on keeps the task that its best model has."""
     best = None if folder is None else folder.path / "best.safetensors"
     if best is not None and folder is not None and folder.has_state and best.is_file():
-        return Start(load(best).task(task.name), None), []
+        kept = load(best).tasks.get(task.name)  # where it has another name, the folder says so when it is gone on with
+        if kept is not None:
+            return Start(kept, None), []
     return choose_start(model, task, config, config)
 
 

@@ -24,6 +24,7 @@ from atomslim.data.record import encode
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
+from atomslim.train.lowered import Lowered
 from atomslim.train.tasks import LearningTask
 
 READ = 1000
@@ -60,6 +61,8 @@ def _configuration(model: BlockModel) -> Any:
 
 def data_identity(dataset: Dataset, *, labelled: bool = True) -> dict[str, Any]:
     """Return number and checksum of a dataset's structures, with their labels if they count, without their names."""
+    if isinstance(dataset, Lowered):  # its references follow from the same labels and the teacher
+        dataset = dataset.dataset
     count = len(dataset.natoms)  # which reads a file once, where its length alone would be one pass more
     if isinstance(dataset, PreparedDataset):
         checksums = np.asarray(dataset.container.index.crc, "<u4")

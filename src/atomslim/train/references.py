@@ -2,7 +2,7 @@
 
 | `e0s` | references |
 |---|---|
-| empty | those of isolated atoms in the data; else fitted on the training set, near those of the model where they fit |
+| empty | isolated atoms' in the data, if of all elements; else fitted to the training set, near the model's that fit |
 | `fit` | fitted on the training set alone |
 | `isolated` | those of isolated atoms: structures of one atom, not periodic or marked `config_type=IsolatedAtom` |
 | `model` | those of the model's task |
@@ -87,7 +87,10 @@ def energy_scale(data: TaskData, name: str, e0s: E0s, inherited: Inherited) -> T
     if rule == "mean":
         return compositions.mean_scale(name)
     if rule in {"", "isolated"} and (atoms := isolated_atoms(data.dataset, name)):
-        return compositions.taken(name, atoms, source="isolated atoms of the data")
+        if rule == "isolated" or compositions.elements <= atoms.keys():
+            return compositions.taken(name, atoms, source="isolated atoms of the data")
+        source = "fitted; what is left open: isolated atoms of the data, for the others an equal share per atom"
+        return compositions.scale(name, atoms, source=source, lenient=True)
     if rule == "isolated":
         raise ConfigError(
             f"e0s isolated: {data.dataset.name} has no structure of one atom that is not periodic or marked "

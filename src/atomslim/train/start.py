@@ -109,7 +109,7 @@ def _candidates(model: BlockModel, data: LearningTask, options: StartOptions) ->
             wanted = ", ".join(f"{target.name} ({target.kind})" for target in data.task().targets)
             raise ConfigError(f"heads reuse: no task of the model has heads for {wanted}: start with fresh ones")
         return list(own)
-    if own and "fresh heads" not in family_of(model).capabilities:
+    if options.heads == "better" and own and "fresh heads" not in family_of(model).capabilities:
         return list(own)
     return [None, *own]
 
