@@ -36,7 +36,7 @@ docs: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "atomslim needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[data,labels,chgnet,sevennet,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[data,labels,chgnet,sevennet,validate,dev]'
 	touch $@
 
 clean:

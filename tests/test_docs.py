@@ -57,6 +57,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*different reference energies")  # the models here are not trained
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python(page: Path, reader: Path) -> None:
     run_python(page, budget="steps=1")
@@ -72,7 +73,7 @@ def test_command_lines(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_options_in_the_text_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    shown = [option for code in re.findall(r"`([^`\n]+)`", text) for option in re.findall(r"(?<!\S)--[a-z-]+", code)]
+    shown = [option for code in re.findall(r"`([^`\n]+)`", text) for option in re.findall(r"(?<!\S)--[a-z0-9-]+", code)]
     assert set(shown) <= all_options() | SLURM
 
 

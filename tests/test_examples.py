@@ -15,6 +15,7 @@ from train.water import waters
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.filterwarnings("ignore:.*different reference energies")  # the models here are not trained
 def test_half_the_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     atomslim.save(jmp(DIRECT, num_blocks=2).float(), tmp_path / "model.safetensors")
     write(tmp_path / "water.xyz", [sample.to_ase() for sample in waters(20)])

@@ -253,7 +253,8 @@ def compiling(test: Callable[..., None]) -> Callable[..., None]:
 def test_compiled_direct_forces_add_up(tmp_path: Path) -> None:
     graph = GRAPH.model_copy(update={"quad": 0})  # quicker to compile, and fails alike without plain scatters
     found = package(tiny(DIRECT.model_copy(update={"graph": graph})).float(), tmp_path / "small.pt2")
-    assert max(found.energy, found.forces) < 1e-5
+    assert found.energy < 3e-5  # rounding of energies of tens of eV in float32
+    assert found.forces < 1e-5
     assert not torch.are_deterministic_algorithms_enabled()
 
 

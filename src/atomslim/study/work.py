@@ -21,6 +21,7 @@ from atomslim.data.in_memory import opened
 from atomslim.errors import ConfigError
 from atomslim.evaluation.accuracy import Errors
 from atomslim.models.block_model import BlockModel
+from atomslim.models.metadata import checksum
 from atomslim.models.model_file import load
 from atomslim.study.cells import Cell
 from atomslim.study.options import DownstreamOptions, Start, StudyOptions
@@ -89,9 +90,11 @@ class Workshop:
         options = self.options.distill
         if options is None:
             raise ConfigError("the study has no options distill")
+        cut = Cell("reduce", _STARTS[cell.strategy], cell.blocks)
         student = distill(
-            self._cut(Cell("reduce", _STARTS[cell.strategy], cell.blocks)),
+            self._cut(cut),
             self.full,
+            known={"student": self._known(cut), "teacher": self._known(Cell("reduce"))},
             **self._run(place),
             **{**options.run, "tasks": self.options.mix, "seed": cell.seed},
         )
@@ -103,6 +106,7 @@ class Workshop:
         finetune(
             self._start(cell),
             downstream.data,
+            known=None if cell.needs is not None else {"model": self._known(cell)},
             **self._run(place),
             **{**downstream.finetune, "name": cell.downstream, "seed": cell.seed},
         )
@@ -151,6 +155,15 @@ class Workshop:
         if cell.needs is not None:
             return load(self.folder / "cells" / cell.needs.name / "run" / "best.safetensors", device=self.device)
         return self._cut(cell)
+
+    def _known(self, cell: Cell) -> str:
+        """Say what a cell's model is made from: made again with other threads, its last digits may differ."""
+        seed = cell.seed if cell.strategy == "random" else 0
+        return f"{self._checksum}, {cell.strategy}, {cell.blocks or 'all'} blocks, seed {seed}"
+
+    @cached_property
+    def _checksum(self) -> str:
+        return checksum(self.options.model_path)
 
     def _cut(self, cell: Cell) -> BlockModel:
         if cell.blocks is None:

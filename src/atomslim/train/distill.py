@@ -157,6 +157,7 @@ def distill(
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
+    known: Mapping[str, str] | None = None,
     **options: Any,
 ) -> BlockModel:
     """Train a copy of a cut model to answer as its teacher does, and return the one with the best validation error.
@@ -171,6 +172,8 @@ def distill(
         output: folder of the run; default `runs/distill-DATE`.
         resume: go on with the run in `output`.
         progress: show baselines, a progress bar and the summary.
+        known: by what `student` and `teacher` are known when the run goes on, where they are computed anew; default:
+            their content.
         options: fields of `DistillOptions`: ``budget="2h"``, ``weights={"blocks": 1.0}``, ``labels=0.1``, ….
 
     Raises:
@@ -184,7 +187,7 @@ def distill(
     config = validated(DistillOptions, named | options)
     folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
     with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
-        return _distilled(student, teacher, data, config, folder, resume=resume, progress=progress)
+        return _distilled(student, teacher, data, config, folder, resume=resume, progress=progress, known=known)
 
 
 def _distilled(
@@ -196,6 +199,7 @@ def _distilled(
     *,
     resume: bool,
     progress: bool,
+    known: Mapping[str, str] | None,
 ) -> BlockModel:
     """Distil in the run's folder."""
     small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
@@ -211,7 +215,7 @@ def _distilled(
         ]
     say_labels(tasks, shown=progress)
     _look_at(tasks, full, strict=config.strict)
-    began = origin({"student": small, "teacher": full}, tasks)
+    began = origin({"student": small, "teacher": full}, tasks, known)
     small.requires_grad_(True)
     terms = [term for task in tasks for term in loss_terms(task, small.task(task.name))]
     with torch.random.fork_rng(devices=[]):

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -73,6 +74,7 @@ def finetune(
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
+    known: Mapping[str, str] | None = None,
     **options: Any,
 ) -> BlockModel:
     """Fine-tune a copy of a model on a dataset and return the one with the best validation error.
@@ -88,6 +90,7 @@ def finetune(
         output: folder of the run; default `runs/finetune-DATE`.
         resume: go on with the run in `output`, exactly as if it had never stopped.
         progress: show baselines, a progress bar and the summary.
+        known: by what `model` is known when the run goes on, where it is computed anew; default: its content.
         options: fields of `FinetuneOptions`: ``budget="30min"``, ``steps``, ``epochs``, ``forces="direct"``,
             ``learn=("band_gap",)``, ``heads="reuse"``, ``split={"train": 950, "validation": 50}``, ….
 
@@ -101,7 +104,7 @@ def finetune(
     config = validated(FinetuneOptions, named | options)
     folder = RunFolder(output or Path("runs") / time.strftime("finetune-%Y%m%d-%H%M%S"))
     with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
-        return _finetuned(model, data, config, folder, resume=resume, progress=progress)
+        return _finetuned(model, data, config, folder, resume=resume, progress=progress, known=known)
 
 
 def _finetuned(
@@ -112,13 +115,14 @@ def _finetuned(
     *,
     resume: bool,
     progress: bool,
+    known: Mapping[str, str] | None,
 ) -> BlockModel:
     """Fine-tune in the run's folder."""
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
     with announced("reading the data", shown=progress):
         task = _learning_task(loaded, data, config, folder if resume else None)
     say_labels([task], shown=progress)
-    began = origin({"model": loaded}, [task])
+    began = origin({"model": loaded}, [task], known)
     with announced("comparing heads to start with", shown=progress):
         start, notes = _start(loaded, task, config, folder if resume else None)
     task = replace(task, graph=start.task.graph)

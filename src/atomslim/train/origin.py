@@ -31,13 +31,20 @@ READ = 1000
 """Structures that are read of a dataset of an unknown class."""
 
 
-def origin(models: Mapping[str, BlockModel], tasks: Sequence[LearningTask]) -> dict[str, Any]:
-    """Return what a run notes of its models, by their parts in it, and of its data, by task and set."""
+def origin(
+    models: Mapping[str, BlockModel], tasks: Sequence[LearningTask], known: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what a run notes of its models, by their parts in it, and of its data, by task and set.
+
+    Models that are computed anew when a run goes on, perhaps with other last digits, are ``known`` by what they are
+    computed from.
+    """
     data = {task.name: data_identity(task.dataset) for task in tasks}
     for task in tasks:  # whose other sets may have a teacher's answers for labels, which differ in their last digits
         own = {f"{task.name}, {part}": other for part, other in task.others.items()}
         data |= {name: data_identity(other, labelled=not task.unlabelled) for name, other in own.items()}
-    return {"models": {name: model_digest(model) for name, model in models.items()}, "data": data}
+    found = {name: (known or {}).get(name) or model_digest(model) for name, model in models.items()}
+    return {"models": found, "data": data}
 
 
 def model_digest(model: BlockModel) -> str:

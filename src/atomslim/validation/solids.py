@@ -1,5 +1,7 @@
 """Checks of crystals: equation of state, cell, elastic constants, phonons, vacancies and surfaces."""
 
+import warnings
+
 import numpy as np
 from ase import Atoms
 from ase.build import surface
@@ -133,9 +135,10 @@ def surfaces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
 def _conventional(atoms: Atoms) -> Atoms:
     """Return the conventional cell in its standard setting, with all symmetries exact."""
     spglib = imported("spglib")
-    cell = spglib.standardize_cell(
-        (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers), to_primitive=False, symprec=1e-3
-    )
+    given = (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers)
+    with warnings.catch_warnings():  # of how it will tell failures one day
+        warnings.simplefilter("ignore", DeprecationWarning)
+        cell = spglib.standardize_cell(given, to_primitive=False, symprec=1e-3)
     if cell is None:
         raise NotDoneError("no symmetry was found in the crystal")
     lattice, positions, numbers = cell
