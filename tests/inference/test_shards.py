@@ -309,7 +309,9 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(model: Path, tmp_pa
     assert start("killed").wait() == 0
     assert start("whole").wait() == 0
     expected, found = ({path.name: path.read_bytes() for path in (tmp_path / f).iterdir()} for f in ("whole", "killed"))
-    assert found.pop("_parts-0.jsonl").count(b"\n") == expected.pop("_parts-0.jsonl").count(b"\n")  # when each was written
+    assert found.pop("_parts-0.jsonl").count(b"\n") == expected.pop("_parts-0.jsonl").count(
+        b"\n"
+    )  # when each was written
     assert found == expected
     assert [atoms.info["record"] for atoms in shards(tmp_path / "killed")] == list(range(150))
     for one, other in zip(shards(tmp_path / "killed"), made, strict=True):

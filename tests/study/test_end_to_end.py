@@ -20,7 +20,7 @@ from samples import DIRECT
 from small_models import jmp
 from train.water import waters
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*different reference energies")]
 
 STRATEGIES = ["full", "sliced", "random", "distilled"]
 SPLIT = {"train": 8, "validation": 4}

@@ -96,7 +96,9 @@ def test_numbers_of_a_thousand_atoms_agree() -> None:
     atoms = cell * (5, 5, 5)
     found = atomslim.load("chgnet:0.3.0").predict(from_ase(atoms))
     expected = package_results(shipped_model(), cell)
-    tiled = {name: np.tile(expected[name], (125, *[1] * (np.ndim(expected[name]) - 1))) for name in ("forces", "magmoms")}
+    tiled = {
+        name: np.tile(expected[name], (125, *[1] * (np.ndim(expected[name]) - 1))) for name in ("forces", "magmoms")
+    }
     compare(found, {**expected, **tiled, "energy": 125 * expected["energy"]}, atoms)
 
 
