@@ -1,0 +1,81 @@
+"""What everything else makes of CHGNet models: predictions with magnetic moments, relevance, training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from numpy.typing import NDArray
+
+import atomslim
+from atomslim.atoms import from_ase
+from atomslim.compress.relevance import block_relevance
+from atomslim.inference.predict import predict_file
+from atomslim.inference.shards import predict_shards
+from chgnet_models import package_model, saved
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return saved(package_model(), tmp_path / "model.pth.tar")
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> str:
+    structures = []
+    for seed in range(12):
+        atoms = bulk("MgO", "rocksalt", a=4.3)
+        atoms.rattle(0.1, seed=seed)
+        forces = np.random.default_rng(seed).normal(size=(2, 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=-10.0 - 0.1 * seed, forces=forces)
+        structures.append(atoms)
+    write(tmp_path / "frames.xyz", structures)
+    return str(tmp_path / "frames.xyz")
+
+
+def moments(path: Path, atoms: Atoms) -> NDArray[np.float64]:
+    atoms = atoms.copy()
+    atoms.calc = atomslim.Calculator(path)
+    return np.asarray(atoms.get_magnetic_moments())
+
+
+def test_magnetic_moments_are_read_back_from_files_of_predictions(path: Path, frames: str, tmp_path: Path) -> None:
+    predict_file(path, frames, tmp_path / "out.xyz", progress=False)
+    found = read(tmp_path / "out.xyz", ":")
+    for atoms, start in zip(found, read(frames, ":"), strict=True):
+        np.testing.assert_allclose(atoms.get_magnetic_moments(), moments(path, start), atol=1e-6)
+    predict_shards(path, frames, tmp_path / "shards", form="parquet", progress=False)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(tmp_path / "shards" / "part-00000.parquet")["magmoms"].to_pylist()
+    np.testing.assert_allclose(rows, [atoms.get_magnetic_moments() for atoms in found], atol=1e-6)
+
+
+def test_every_block_has_its_relevance(path: Path, frames: str) -> None:
+    found = block_relevance(atomslim.load(path), frames, leave_out=True)
+    mix = found.as_dict()["mix"]
+    assert {"gradcam", "taylor", "influence", "leave-out"} <= mix.keys()
+    assert all(len(values) == 4 and np.isfinite(values[1:]).all() for values in mix.values())
+
+
+def test_a_cut_learns_from_the_full_model(path: Path, frames: str, tmp_path: Path) -> None:
+    full = atomslim.load(path)
+    small = atomslim.keep_blocks(full, 2, realign="least-squares", calibration=frames)
+    options: dict[str, Any] = {"weights": {"hessian": 0.1, "blocks": 1.0}, "optimiser": {"learning_rate": 3e-3}}
+    learned = atomslim.distill(
+        small, full, frames, output=tmp_path / "run", steps=8, batch_size=4, validate_against="teacher", **options
+    )
+    batch = from_ase(read(frames, ":"))
+    wanted = full.predict(batch)["forces"]
+    before, after = (float((model.predict(batch)["forces"] - wanted).abs().mean()) for model in (small, learned))
+    assert after < before
+
+
+@pytest.mark.parametrize("heads", ["fresh", "reuse"])
+def test_it_is_tuned_on_labels(heads: str, path: Path, frames: str, tmp_path: Path) -> None:
+    tuned = atomslim.finetune(atomslim.load(path), data=frames, output=tmp_path / "run", steps=3, heads=heads)
+    assert torch.isfinite(tuned.predict(from_ase(read(frames)))["forces"]).all()
