@@ -47,7 +47,7 @@ def check_block_model(
 
     ``dtype`` is float32 for families that compute in nothing wider; ``tolerances`` replace those of `TOLERANCES`.
     """
-    for check in (check_symmetries, check_batching, check_gradients, check_features, check_blocks):
+    for check in (check_symmetries, check_batching, check_gradients, check_features, check_blocks, check_units):
         check(model, dtype=dtype, tolerances=tolerances)
     check_round_trip(model, dtype=dtype)
 
@@ -165,6 +165,21 @@ def check_blocks(
         for parameter in full.parameters():
             parameter.zero_()
     _require(any(bool(p.any()) for p in model.parameters()), "a cut copy must not share weights with the model")
+
+
+def check_units(model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None) -> None:
+    """Require that each unit that is finer than a block can be left out, alone or with all others, and counts."""
+    del tolerances
+    model, batch = _ready(model, dtype), from_ase(sample_structures())
+    expected = _all_outputs(model, batch)
+    for unit in model.fine_units:
+        small = model.without_units([unit])
+        _require(unit not in small.fine_units, f"{unit} is still there after it was left out")
+        _require(small.block_ids == model.block_ids, f"without {unit} the blocks are {small.block_ids}")
+        found = _all_outputs(small, batch)
+        _require(any(not torch.equal(found[key], expected[key]) for key in expected), f"{unit} does not count")
+    left = model.without_units(model.fine_units).fine_units
+    _require(not left, f"without all fine units there are {', '.join(left)}")
 
 
 def check_round_trip(model: BlockModel, *, dtype: torch.dtype = torch.float64) -> None:
@@ -297,5 +312,6 @@ __all__: Sequence[str] = [
     "check_gradients",
     "check_round_trip",
     "check_symmetries",
+    "check_units",
     "sample_structures",
 ]

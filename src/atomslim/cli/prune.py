@@ -35,6 +35,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     neighbours: Annotated[float | None, FINITE] = None,
     scan_neighbours: str | None = None,
     export: Path | None = None,
+    without: str | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
@@ -82,6 +83,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
     export
         Also write a checkpoint (.pt, say) in the format of the model's family.
+    without
+        Leave out what is finer than blocks, too, as in 'bonds 3,angles 2'; atomslim info names what a model has.
     force
         Write over files that are there already; cuts of earlier commands are replaced without it.
 
@@ -92,11 +95,11 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
-    cuts = neighbours is not None or any(value is not None for value in ways.values())
+    cuts = neighbours is not None or without is not None or any(value is not None for value in ways.values())
     if cuts == (scan_neighbours is not None):
         raise ConfigError(
             "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup (with or without "
-            "--neighbours), --neighbours or --scan-neighbours"
+            "--neighbours or --without), --neighbours, --without or --scan-neighbours"
         )
     structures: Any = partial(opened_data, data, option) if data else None
     options = {"limit": limit, "batch_size": batch_size}
@@ -107,7 +110,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     if output is None:
         raise ConfigError("say where the model goes: -o small.safetensors")
     whole = load(model)
-    small = _cut(whole, ways, relevance, score, realign, structures, {**options, "seed": seed})
+    units = [] if without is None else [name.strip() for name in without.split(",")]
+    small = _cut(whole, ways, relevance, score, realign, structures, {**options, "seed": seed, "without": units})
     if neighbours is not None:
         from atomslim.compress.neighbours import with_neighbours
 
@@ -178,6 +182,8 @@ def _cut(
         limits = {name: options[name] for name in ("limit", "batch_size")}
         order = block_relevance(whole, structures(), leave_out=score == "leave-out", **limits)
     kept = chosen_blocks(whole, ways, order, score)
+    if kept is None and options["without"]:
+        kept = whole.block_ids
     if kept is None:
         if realign != "sliced":
             raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
@@ -195,6 +201,8 @@ def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bo
         say(f"estimated to be {choose.flops(whole) / choose.flops(small):.2f} × as fast, by FLOPs counted on benzene")
     for entry in small.history[len(whole.history) :]:
         if entry["operation"] == "keep blocks":
+            for unit in entry.get("without", ()):
+                say(f"without {unit}")
             say(f"readout: {entry['realign']}")
         else:
             before, after = entry["neighbours before"], entry["neighbours after"]

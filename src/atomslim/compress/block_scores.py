@@ -1,6 +1,6 @@
 """Scores of blocks on tasks: plain data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ class TaskRelevance:
     errors: dict[str, Errors]
     left_out: dict[str, Numbers]
     """Target → what leaving out each block adds to the MAE, (b + 1,), in the target's unit; NaN for the embedding."""
+    units_left_out: dict[str, Numbers] = field(default_factory=dict)
+    """The same for each of what the model can leave out that is finer than blocks."""
 
     def summed(self, name: str) -> Numbers:
         """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors.
@@ -58,13 +60,17 @@ class TaskRelevance:
         Energies per atom, the same errors as energies', do not count. Where every score is 0, so is the mean.
         """
         if name == "leave-out":
-            errors = {target: error.mae for target, error in self.errors.items() if target != PER_ATOM}
-            changes = [self.left_out[target] / max(mae, 1e-300) for target, mae in errors.items()]
-            return np.mean(changes, axis=0) if changes else np.array([])
+            return self.relative(self.left_out)
         by_branch: dict[str, Score] = getattr(self, name)
         counted = [score.normalised.mean for score in by_branch.values() if np.nansum(score.mean) > 0]
         shares: Numbers = np.mean(counted or [score.mean for score in by_branch.values()], axis=0)
         return shares
+
+    def relative(self, left_out: dict[str, Numbers]) -> Numbers:
+        """Return what leaving out adds to the errors, as a share of them, the mean over targets."""
+        errors = {target: error.mae for target, error in self.errors.items() if target != PER_ATOM}
+        changes = [left_out[target] / max(mae, 1e-300) for target, mae in errors.items()]
+        return np.mean(changes, axis=0) if changes else np.array([])
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class BlockScores:
     blocks: tuple[int, ...]
     """Their numbers in the original model, 0 the embedding."""
     tasks: dict[str, TaskRelevance]
+    units: tuple[str, ...] = ()
+    """Names of what the model can leave out that is finer than blocks."""
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -85,3 +93,10 @@ class BlockScores:
         """Return a score of every block over the mix: the mean of the tasks' (b + 1,)."""
         mean: Numbers = np.mean([task.summed(name) for task in self.tasks.values()], axis=0)
         return mean
+
+    def without_units(self) -> dict[str, float]:
+        """Return the relative change of the errors without each unit over the mix; nothing if it was not measured."""
+        if not self.units or "leave-out" not in self.scores:
+            return {}
+        mean = np.mean([task.relative(task.units_left_out) for task in self.tasks.values()], axis=0)
+        return dict(zip(self.units, mean.tolist(), strict=True))

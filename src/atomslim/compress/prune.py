@@ -27,7 +27,7 @@ least-squares: it is fitted to reproduce the full model's pre-activations on cal
 Model = TypeVar("Model", bound=BlockModel)
 
 
-def keep_blocks(
+def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout follows
     model: Model,
     blocks: int | Sequence[int],
     *,
@@ -37,6 +37,7 @@ def keep_blocks(
     batch_size: int = 8,
     ridge: float | None = None,
     seed: int | None = None,
+    without: Sequence[str] = (),
 ) -> Model:
     """Return a copy of ``model`` with fewer interaction blocks; the model itself stays as it is.
 
@@ -52,10 +53,11 @@ def keep_blocks(
         batch_size: structures at once; fewer where that would leave no batch to hold out.
         ridge: of least squares, see `atomslim.compress.realign`; None: chosen on held-out structures.
         seed: of the random layer; None: drawn from torch's global generator.
+        without: what to leave out that is finer than blocks, by the names in the model's ``fine_units``.
 
     Raises:
-        ConfigError: blocks that the model does not have, least squares without calibration structures, or calibration
-            structures for something else.
+        ConfigError: blocks or units that the model does not have, least squares without calibration structures, or
+            calibration structures for something else.
         DataError: calibration structures that are not there or cannot be read.
 
     """
@@ -64,8 +66,9 @@ def keep_blocks(
     if (realign == "least-squares") != (calibration is not None):
         wrong = "needs calibration structures" if calibration is None else "looks at no calibration structures"
         raise ConfigError(f"re-alignment {realign} {wrong}: give them with least-squares, for each task")
-    small = model.with_blocks(places_of(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks))
-    entry = _entry(model, small, realign)
+    places = places_of(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks)
+    small = (model.without_units(without) if without else model).with_blocks(places)
+    entry = _entry(model, small, realign) | ({"without": list(without)} if without else {})
     if realign == "random":
         _draw_readout(small, seed)
     elif calibration is not None:

@@ -75,7 +75,8 @@ def block_relevance(
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once; scores are means over batches, and their spread is over batches.
         force_weight: α of forces beside 1 for everything else.
-        leave_out: also measure the errors without each block (one evaluation per block).
+        leave_out: also measure the errors without each block, and without each of what the model can leave out that is
+            finer (one evaluation for each).
         options: options of the datasets' readers.
         strict: refuse structures outside of what a task was trained on, or with a charge or spin.
 
@@ -95,7 +96,7 @@ def block_relevance(
         name: _task_relevance(model, name, given, batch_size, force_weight, leave_out=leave_out)
         for name, given in samples.items()
     }
-    return Relevance((0, *model.block_ids), tasks)
+    return Relevance((0, *model.block_ids), tasks, model.fine_units)
 
 
 def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict[str, dict[str, Tensor]]:
@@ -165,6 +166,7 @@ def _task_relevance(
                 rows.add(score, branch, share * value)
     errors = _errors([model], task, samples, batch_size)[0] if leave_out else {}
     without = _errors(_without_each(model), task, samples, batch_size) if leave_out else []
+    finer = _errors(_without_each_unit(model), task, samples, batch_size) if leave_out else []
     return TaskRelevance(
         structures=len(samples),
         gradcam=rows.score("gradcam"),
@@ -172,6 +174,7 @@ def _task_relevance(
         influence=rows.score("influence"),
         errors=errors,
         left_out={name: _changes(name, error, without) for name, error in errors.items()},
+        units_left_out={name: _changes(name, error, finer)[1:] for name, error in errors.items()},
     )
 
 
@@ -184,6 +187,12 @@ def _without_each(model: BlockModel) -> Iterator[BlockModel]:
     """Give the model without block 1, without block 2, …."""
     for removed in model.block_ids:
         yield keep_blocks(model, [block for block in model.block_ids if block != removed])
+
+
+def _without_each_unit(model: BlockModel) -> Iterator[BlockModel]:
+    """Give the model without each of what can be left out that is finer than blocks."""
+    for unit in model.fine_units:
+        yield keep_blocks(model, model.block_ids, without=[unit])
 
 
 def _errors(models: Iterable[BlockModel], task: str, samples: list[Sample], batch_size: int) -> list[dict[str, Errors]]:

@@ -42,6 +42,7 @@ class Relevance(BlockScores):
             "mix": {name: _plain(self.mix(name)) for name in self.scores},
             "agreement": {"scores": list(self.scores), "spearman": [_plain(row) for row in self.agreement]},
             "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
+            **({"without units": self.without_units()} if self.units else {}),
         }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -71,6 +72,12 @@ class Relevance(BlockScores):
         for place, block in enumerate(self.blocks):
             table.add_row(self._block_name(block), *self._cells(place))
         yield table
+        changes = self.without_units()
+        if changes:
+            finer = Table("without", "leave-out, mix")
+            for unit, change in changes.items():
+                finer.add_row(unit, f"{change:.3f}")
+            yield finer
         yield from self.words()
 
     def words(self) -> Iterator[str]:

@@ -39,6 +39,8 @@ class Description:
     parameters_by_part: dict[str, int]
     details: dict[str, int]
     """What only models of this family have."""
+    fine_units: tuple[str, ...]
+    """What it can leave out that is finer than blocks."""
     notes: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
 
@@ -60,6 +62,8 @@ class Description:
         blocks = ", ".join(map(str, self.blocks)) or "none"
         yield Text(f"{self.file or 'model in memory'}: family {self.family}, {self.dtype}")
         yield Text(f"Interaction blocks: {len(self.blocks)} (of the original: {blocks})")
+        if self.fine_units:
+            yield Text(f"Finer than blocks, and to be left out one by one: {', '.join(self.fine_units)}")
         for name, count in self.details.items():
             yield Text(f"{name.replace('_', ' ').capitalize()}: {count}")
         yield Text()
@@ -94,6 +98,7 @@ def describe(model: BlockModel | str | os.PathLike[str], *, raw_weights: bool = 
         parameters=count_parameters([loaded]),
         parameters_by_part={name: count_parameters(modules) for name, modules in loaded.parts().items()},
         details=family.details(loaded),
+        fine_units=loaded.fine_units,
         notes=tuple(_notes(metadata, family.notes(loaded))),
         history=tuple(metadata.history),
     )

@@ -6,6 +6,7 @@ Block 0 is the embedding, which is never removed; blocks 1 … b are the interac
 `BlockModel`, fill in its abstract methods, say the rest in a `Family`, and run the checks of `atomslim.testing`.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,6 +160,19 @@ class BlockModel(nn.Module, ABC):
         that are repeated, out of order, or name no block.
         """
 
+    @property
+    def fine_units(self) -> tuple[str, ...]:
+        """Names of what can be left out besides whole blocks, by the blocks' numbers in the original model."""
+        return ()
+
+    def without_units(self, names: Sequence[str]) -> Self:
+        """Return an independent copy without some of ``fine_units``, and without what only these made use of.
+
+        Raises ConfigError for a name that is none of them.
+        """
+        check_units(self, names)
+        return copy.deepcopy(self)
+
     @abstractmethod
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters by part: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
@@ -293,6 +307,14 @@ class BlockModel(nn.Module, ABC):
             stress = grads[1] / torch.where(there, volume[:, None, None], 1.0)  # no NaN on the way back through this
             outputs["stress"] = torch.where(there, stress, torch.nan).to(dtype)
         return outputs
+
+
+def check_units(model: BlockModel, names: Sequence[str]) -> None:
+    """Raise ConfigError unless all names are of the model's fine units."""
+    missing = [name for name in names if name not in model.fine_units]
+    if missing:
+        there = ", ".join(model.fine_units) or "nothing that is finer than its blocks"
+        raise ConfigError(f"no unit {missing[0]!r} to leave out: the model has {there}")
 
 
 def check_block_indices(indices: Sequence[int], num_blocks: int) -> tuple[int, ...]:

@@ -67,6 +67,20 @@ def test_updates_that_nothing_reads_any_more_are_cut_off(model: CHGNet) -> None:
     assert (config.bond_updates, config.angle_updates) == ((True, True, False), (True, False, False))
 
 
+def test_single_updates_are_left_out_by_name(model: CHGNet, crystal: Atoms) -> None:
+    assert model.fine_units == ("bonds 1", "angles 1", "bonds 2", "angles 2", "bonds 3")
+    small = atomslim.keep_blocks(model, [1, 2, 4], without=["angles 1"])
+    assert small.fine_units == ("bonds 1", "bonds 2")
+    assert small.history[-1]["without"] == ["angles 1"]
+    assert atomslim.keep_blocks(small, [1, 4]).fine_units == ("bonds 1",)
+    assert model.without_units(["bonds 2", "bonds 3"]).fine_units == ("bonds 1",)  # no update of bonds reads angles
+    with pytest.raises(ConfigError, match="no unit 'angles 3' to leave out: the model has bonds 1, angles 1"):
+        model.without_units(["angles 3"])
+    plain = atomslim.keep_blocks(model, 4, without=model.fine_units)
+    assert torch.isfinite(plain.predict(from_ase(crystal))["forces"]).all()
+    assert not plain.fine_units
+
+
 def test_a_shorter_cutoff_fades_bonds_out_without_a_step(model: CHGNet) -> None:
     task = model.task()
     shorter = task.graph.model_copy(update={"cutoff": 3.5})

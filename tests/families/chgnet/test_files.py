@@ -165,6 +165,16 @@ def test_cut_models_give_the_same_numbers_in_the_package(
     require_same_numbers(small, tmp_path / "small.pth.tar", crystal)
 
 
+@pytest.mark.parametrize("unit", ["bonds 1", "angles 1", "bonds 2"])
+@pytest.mark.parametrize("kind", [{}, {"gMLP_norm": None, "mlp_out_bias": True}])
+def test_updates_that_were_left_out_add_nothing_in_the_package(
+    unit: str, kind: dict[str, Any], tmp_path: Path, crystal: Atoms
+) -> None:
+    small = atomslim.load(saved(package_model(**kind), tmp_path / "full.pth.tar")).without_units([unit])
+    atomslim.export(small, tmp_path / "small.pth.tar")
+    require_same_numbers(small, tmp_path / "small.pth.tar", crystal)
+
+
 def test_a_re_aligned_readout_is_worked_into_the_features(path: Path, tmp_path: Path, crystal: Atoms) -> None:
     model = atomslim.load(path)
     other = crystal.copy()

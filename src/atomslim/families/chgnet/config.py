@@ -1,5 +1,6 @@
 """What a CHGNet model is built from: the arguments of the package's own class, and which updates there are."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -84,7 +85,7 @@ def of_arguments(arguments: dict[str, Any], *, output_bias: bool) -> CHGNetConfi
     )
 
 
-def read_updates(bonds: list[bool], angles: list[bool]) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+def read_updates(bonds: Sequence[bool], angles: Sequence[bool]) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     """Leave out the updates that nothing reads: of bonds by a later block, of angles by a later update of bonds."""
     last = len(bonds) - 1
     read_bonds = tuple(there and block < last for block, there in enumerate(bonds))

@@ -25,6 +25,7 @@ from atomslim.models.block_model import (
     ReadoutFeatures,
     ReadoutKind,
     check_block_indices,
+    check_units,
 )
 from atomslim.models.family import Family
 from atomslim.models.outputs import reduce_over_atoms
@@ -34,6 +35,9 @@ from atomslim.models.tasks import Target, Task
 
 ALMOST_ONE = 1 - 1e-6
 """CHGNet multiplies cosines by this, so that straight angles have a derivative."""
+
+KINDS = ("bonds", "angles")
+"""What is updated besides atoms, and can be left out by block."""
 
 SWITCH = 0.5
 """Å: over this length before it, a cutoff that is shorter than that of the radial functions fades bonds out."""
@@ -188,17 +192,24 @@ class CHGNet(BlockModel):
         The readout takes what the last of them gives.
         """
         kept = check_block_indices(indices, self.num_blocks)
-        updates = self.config.bond_updates, self.config.angle_updates
-        chosen = [[there[index - 1] for index in kept] for there in updates]
-        model = copy.deepcopy(self)
-        model.block_ids = tuple(self.block_ids[index - 1] for index in kept)
-        model.blocks = nn.ModuleList(model.blocks[index - 1] for index in kept)
-        bonds, angles = read_updates(*chosen)
-        for block, bond, angle in zip(cast("list[Block]", list(model.blocks)), bonds, angles, strict=True):
-            block.bonds = block.bonds if bond else None
-            block.angles = block.angles if angle else None
-        model.config = self.config.model_copy(update={"bond_updates": bonds, "angle_updates": angles})
-        return model
+        bonds, angles = ([there[index - 1] for index in kept] for there in self._updates)
+        return self._reduced(kept, bonds, angles)
+
+    @property
+    def fine_units(self) -> tuple[str, ...]:
+        """Single updates of bonds and angles: bonds 1, angles 1, bonds 2, …."""
+        bonds, angles = self._updates
+        there = zip(self.block_ids, bonds, angles, strict=True)
+        return tuple(f"{kind} {block}" for block, *both in there for kind, has in zip(KINDS, both, strict=True) if has)
+
+    def without_units(self, names: Sequence[str]) -> Self:
+        """Return an independent copy without some updates, and without those that nothing reads any more."""
+        check_units(self, names)
+        bonds, angles = (
+            [has and f"{kind} {block}" not in names for block, has in zip(self.block_ids, there, strict=True)]
+            for kind, there in zip(KINDS, self._updates, strict=True)
+        )
+        return self._reduced(range(1, self.num_blocks + 1), bonds, angles)
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters by part; the map to magnetic moments counts as readout."""
@@ -213,6 +224,22 @@ class CHGNet(BlockModel):
         for old, (task, target) in names.items():
             heads.setdefault(task, {})[target] = self.heads.get_submodule(".".join(old))
         self.heads = nn.ModuleDict({task: nn.ModuleDict(targets) for task, targets in heads.items()})
+
+    @property
+    def _updates(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+        return self.config.bond_updates, self.config.angle_updates
+
+    def _reduced(self, kept: Sequence[int], bonds: Sequence[bool], angles: Sequence[bool]) -> Self:
+        """Return a copy with these blocks, and with these of their updates that are read."""
+        model = copy.deepcopy(self)
+        model.block_ids = tuple(self.block_ids[index - 1] for index in kept)
+        model.blocks = nn.ModuleList(model.blocks[index - 1] for index in kept)
+        bonds, angles = read_updates(bonds, angles)
+        for block, bond, angle in zip(cast("list[Block]", list(model.blocks)), bonds, angles, strict=True):
+            block.bonds = block.bonds if bond else None
+            block.angles = block.angles if angle else None
+        model.config = self.config.model_copy(update={"bond_updates": bonds, "angle_updates": angles})
+        return model
 
     def _require_elements(self, batch: AtomsBatch) -> None:
         known = self.embedding.atom_embedding.embedding.num_embeddings
