@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import atomslim
 from atomslim.atoms import from_ase
+from atomslim.cli import main as cli
 from atomslim.compress.relevance import block_relevance
 from atomslim.inference.predict import predict_file
 from atomslim.inference.shards import predict_shards
@@ -81,3 +82,14 @@ def test_a_cut_learns_from_the_full_model(path: Path, frames: str, tmp_path: Pat
 def test_it_is_tuned_on_labels(heads: str, path: Path, frames: str, tmp_path: Path) -> None:
     tuned = atomslim.finetune(atomslim.load(path), data=frames, output=tmp_path / "run", steps=3, heads=heads)
     assert torch.isfinite(tuned.predict(from_ase(read(frames)))["forces"]).all()
+
+
+def test_prune_leaves_out_units_by_name(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = tmp_path / "small.safetensors"
+    assert cli.main(["prune", str(path), "-o", str(small), "--without", "angles 1,bonds 2"]) == 0
+    assert "without angles 1\nwithout bonds 2\n" in capsys.readouterr().out
+    assert atomslim.load(small).fine_units == ("bonds 1",)
+    assert cli.main(["info", str(small)]) == 0
+    assert "to be left out one by one: bonds 1" in capsys.readouterr().out
+    assert cli.main(["prune", str(path), "-o", str(small), "--without", "angles 9"]) == 1
+    assert "no unit 'angles 9' to leave out: the model has bonds 1, angles 1, bonds 2" in capsys.readouterr().err
