@@ -166,12 +166,13 @@ class Family:
         model: "BlockModel | None",
         *,
         cutoff: float | None = None,
-        neighbours: int | None = None,
+        neighbours: int | str | None = None,
         usual: tuple[float | None, int | None] = (None, None),
     ) -> GraphSettings:
         """Return the graphs of a new task of a model; by default those of its first task, with another cutoff if asked.
 
-        ``usual`` are the cutoff and neighbours that the new task's dataset is used with elsewhere: a family may follow.
+        ``neighbours`` is a number, or ``smooth K`` for families that have smooth graphs. ``usual`` are the cutoff and
+        neighbours that the new task's dataset is used with elsewhere: a family may follow.
         ``model`` is None only where it is still to be made from sizes. Raises ConfigError for what it cannot have.
         """
         del usual
@@ -180,6 +181,8 @@ class Family:
         own = next(iter(model.tasks.values())).graph
         if neighbours is not None:
             self.require("neighbour caps")
+            if isinstance(neighbours, str):
+                raise ConfigError(f"neighbours {neighbours}: {self.title} models have no smooth graphs")
             own = own.fewer(neighbours)
         return own if cutoff is None else own.model_copy(update={"cutoff": cutoff})
 

@@ -14,7 +14,7 @@ from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
-from atomslim.models.graph_settings import LONGEST_CUTOFF, MOST
+from atomslim.models.graph_settings import LONGEST_CUTOFF
 from atomslim.models.model_file import load
 from atomslim.report.console import plain_console
 from atomslim.train.batch_size import with_batch_cost
@@ -28,6 +28,7 @@ from atomslim.train.options import (
     NEIGHBOURS,
     E0s,
     Name,
+    Neighbours,
     RunOptions,
     SplitOptions,
     TargetOptions,
@@ -64,7 +65,7 @@ class FinetuneOptions(RunOptions):
     options: dict[str, str] = Field(default_factory=dict, description="options of the dataset's reader")
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
-    neighbours: int | None = Field(default=None, ge=1, le=MOST, description=NEIGHBOURS)
+    neighbours: Neighbours | None = Field(default=None, description=NEIGHBOURS)
 
 
 def finetune(

@@ -20,7 +20,7 @@ class GraphOptions(Protocol):
         ...
 
     @property
-    def neighbours(self) -> int | None:
+    def neighbours(self) -> int | str | None:
         """Base number k, or None."""
         ...
 
@@ -76,5 +76,6 @@ def graph_note(model: BlockModel, used: GraphSettings, info: DatasetInfo, task: 
 
 
 def _words(graph: GraphSettings) -> str:
-    count = "all" if graph.neighbours is None else f"{graph.neighbours}"
+    smooth = graph.neighbours is None and graph.typical_neighbours is not None
+    count = f"about {graph.typical_neighbours:g}" if smooth else graph.neighbours or "all"
     return f"cutoff {graph.cutoff:g} Å, {count} neighbours"

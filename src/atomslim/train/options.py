@@ -114,7 +114,13 @@ class SplitOptions(_Options):
 
 
 CUTOFF = "Å; none: the model's, or the dataset's where it has none of its own"
-NEIGHBOURS = "base number k; none: the model's, or the dataset's where it has none of its own"
+NEIGHBOURS = (
+    "base number k, or smooth K: no cap, but a reach of every atom that lets about K in; none: the model's, or the "
+    "dataset's where it has none of its own"
+)
+
+Neighbours = Annotated[int, Field(ge=1, le=MOST)] | Annotated[str, Field(pattern=r"^smooth [0-9]{1,4}(\.[0-9]+)?$")]
+"""A cap on neighbours, or a smooth graph."""
 
 
 class TaskOptions(_Options):
@@ -137,7 +143,7 @@ class TaskOptions(_Options):
     e0s: E0s = E0S
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
-    neighbours: int | None = Field(default=None, ge=1, le=MOST, description=NEIGHBOURS)
+    neighbours: Neighbours | None = Field(default=None, description=NEIGHBOURS)
 
 
 class RunOptions(_Options):

@@ -55,8 +55,8 @@ class StartOptions(Protocol):
         ...
 
     @property
-    def neighbours(self) -> int | None:
-        """Base number k, or None."""
+    def neighbours(self) -> int | str | None:
+        """Base number k, a smooth graph, or None."""
         ...
 
 

@@ -1,6 +1,8 @@
 """Smooth graphs: no ranks, no steps, and the same numbers whatever the numbering."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ from torch import Tensor
 from atomslim.atoms import AtomsBatch, find_pairs, from_ase
 from atomslim.errors import ConfigError
 from atomslim.families.jmp import JMP
+from atomslim.families.jmp.family import FAMILY
 from atomslim.families.jmp.gemnet_oc import build_topology
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
 from atomslim.families.jmp.gemnet_oc.reach import COUNT, WALL, envelope, envelope_slope, solve_reach
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.models import energy_and_forces
+from atomslim.train.finetune import finetune
 from small_models import jmp
+from train.water import waters
 
 SMOOTH = JMPGraphSettings(cutoff=6.0, smooth=10.0)
 
@@ -202,3 +207,22 @@ def neighbour_matrix(batch: AtomsBatch) -> tuple[Tensor, Tensor]:
     offsets = torch.zeros(*neighbours.shape, 3, dtype=torch.long)
     neighbours[pairs.target, place], offsets[pairs.target, place] = pairs.source, pairs.offset
     return neighbours, offsets
+
+
+def test_a_smooth_graph_is_an_option_of_training(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 1, "progress": False, "split": {"train": 6, "validation": 2}, "name": "water"}
+    model = jmp(energy_and_forces("capped", forces="conservative", graph=JMPGraphSettings()), basis_cutoff=6.0)
+    tuned = finetune(model, waters(8), output=tmp_path / "a", heads="fresh", neighbours="smooth 6", cutoff=5, **options)
+    graph = tuned.task("water").graph
+    assert isinstance(graph, JMPGraphSettings)
+    assert (graph.smooth, graph.cutoff, graph.neighbours) == (6.0, 5.0, None)
+    again = finetune(tuned, waters(8), output=tmp_path / "b", heads="fresh", **options)  # it stays
+    assert again.task("water").graph == graph
+    with pytest.raises(ConfigError, match="neighbours"):
+        finetune(model, waters(8), output=tmp_path / "c", neighbours="smoothly", **options)
+
+
+def test_new_models_have_reverse_edges_whatever_the_numbering() -> None:
+    graph = FAMILY.graph(None, cutoff=6.0, neighbours=8)
+    assert isinstance(graph, JMPGraphSettings)
+    assert graph.symmetrise == "invariant"

@@ -82,7 +82,7 @@ class CHGNetFamily(Family):
         model: BlockModel | None,
         *,
         cutoff: float | None = None,
-        neighbours: int | None = None,
+        neighbours: int | str | None = None,
         usual: tuple[float | None, int | None] = (None, None),
     ) -> GraphSettings:
         """Return the graphs of a new task; a cutoff beyond that of the radial functions would change nothing."""

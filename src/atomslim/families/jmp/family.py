@@ -164,12 +164,18 @@ class JMPFamily(Family):
         model: BlockModel | None,
         *,
         cutoff: float | None = None,
-        neighbours: int | None = None,
+        neighbours: int | str | None = None,
         usual: tuple[float | None, int | None] = (None, None),
     ) -> GraphSettings:
-        """Follow what is usual, or else JMP's pre-training: 12 Å and 30 neighbours; reverse edges as the model's."""
+        """Follow what is usual, or else JMP's pre-training: 12 Å and 30 neighbours; reverse edges as the model's.
+
+        New models take the rule for reverse edges that does not depend on the numbering of the atoms.
+        """
         own = None if model is None else next(iter(model.tasks.values())).graph
-        symmetrise = own.symmetrise if isinstance(own, JMPGraphSettings) else "original"
+        symmetrise = own.symmetrise if isinstance(own, JMPGraphSettings) else "invariant"
+        if isinstance(neighbours, str):
+            smooth = float(neighbours.removeprefix("smooth"))
+            return JMPGraphSettings(cutoff=cutoff or usual[0] or 12.0, symmetrise=symmetrise, smooth=smooth)
         return JMPGraphSettings.from_neighbours(cutoff or usual[0] or 12.0, neighbours or usual[1] or 30, symmetrise)
 
 

@@ -100,7 +100,7 @@ class SevenNetFamily(Family):
         model: BlockModel | None,
         *,
         cutoff: float | None = None,
-        neighbours: int | None = None,
+        neighbours: int | str | None = None,
         usual: tuple[float | None, int | None] = (None, None),
     ) -> GraphSettings:
         """Return the graphs of a new task, whose cutoff is the model's."""
