@@ -184,7 +184,12 @@ class Family:
             if isinstance(neighbours, str):
                 raise ConfigError(f"neighbours {neighbours}: {self.title} models have no smooth graphs")
             own = own.fewer(neighbours)
-        return own if cutoff is None else own.model_copy(update={"cutoff": cutoff})
+        chosen = own if cutoff is None else own.model_copy(update={"cutoff": cutoff})
+        self.check_graph(model, chosen)
+        return chosen
+
+    def check_graph(self, model: "BlockModel", graph: GraphSettings) -> None:
+        """Raise ConfigError for graphs that a model cannot use."""
 
     def require(self, capability: Capability) -> None:
         """Raise ConfigError, naming the family, unless its models have a capability."""

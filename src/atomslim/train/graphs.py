@@ -52,7 +52,11 @@ def graph_for(
         family.require("neighbour caps")
         usual = (own.cutoff, own.neighbours)
         return family.graph(model, cutoff=options.cutoff, neighbours=options.neighbours, usual=usual)
-    return own if options.cutoff is None else own.model_copy(update={"cutoff": options.cutoff})
+    if model is None or options.cutoff is None:
+        return own
+    chosen = own.model_copy(update={"cutoff": options.cutoff})
+    family.check_graph(model, chosen)
+    return chosen
 
 
 def own_graph(model: BlockModel | None, task: str | None = None) -> GraphSettings | None:

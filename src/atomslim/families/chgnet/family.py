@@ -77,20 +77,10 @@ class CHGNetFamily(Family):
 
         write_chgnet(_chgnet(model), path)
 
-    def graph(
-        self,
-        model: BlockModel | None,
-        *,
-        cutoff: float | None = None,
-        neighbours: int | str | None = None,
-        usual: tuple[float | None, int | None] = (None, None),
-    ) -> GraphSettings:
-        """Return the graphs of a new task; a cutoff beyond that of the radial functions would change nothing."""
-        chosen = super().graph(model, cutoff=cutoff, neighbours=neighbours, usual=usual)
-        if model is not None and chosen.cutoff > _chgnet(model).config.atom_graph_cutoff:
-            longest = _chgnet(model).config.atom_graph_cutoff
-            raise ConfigError(f"cutoff {chosen.cutoff:g} Å: this CHGNet model sees nothing beyond {longest:g} Å")
-        return chosen
+    def check_graph(self, model: BlockModel, graph: GraphSettings) -> None:
+        """A cutoff beyond that of the radial functions would change nothing."""
+        if graph.cutoff > (longest := _chgnet(model).config.atom_graph_cutoff):
+            raise ConfigError(f"cutoff {graph.cutoff:g} Å: this CHGNet model sees nothing beyond {longest:g} Å")
 
 
 FAMILY = CHGNetFamily()

@@ -95,21 +95,12 @@ class SevenNetFamily(Family):
 
         write_sevennet(_sevennet(model), path)
 
-    def graph(
-        self,
-        model: BlockModel | None,
-        *,
-        cutoff: float | None = None,
-        neighbours: int | str | None = None,
-        usual: tuple[float | None, int | None] = (None, None),
-    ) -> GraphSettings:
-        """Return the graphs of a new task, whose cutoff is the model's."""
-        chosen = super().graph(model, cutoff=cutoff, neighbours=neighbours, usual=usual)
-        if model is not None and chosen.cutoff != (own := _sevennet(model).config.cutoff):
+    def check_graph(self, model: BlockModel, graph: GraphSettings) -> None:
+        """The cutoff is the model's."""
+        if graph.cutoff != (own := _sevennet(model).config.cutoff):
             raise ConfigError(
-                f"cutoff {chosen.cutoff:g} Å: that of a SevenNet model is part of it, here {own:g} Å: leave it out"
+                f"cutoff {graph.cutoff:g} Å: that of a SevenNet model is part of it, here {own:g} Å: leave it out"
             )
-        return chosen
 
 
 FAMILY = SevenNetFamily()
