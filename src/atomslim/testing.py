@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from torch import Tensor
 
-from atomslim.atoms import AtomsBatch, from_ase
+from atomslim.atoms import AtomsBatch, find_pairs, from_ase
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures
 
 Tolerances: TypeAlias = Mapping[str, float]
@@ -36,6 +36,9 @@ TOLERANCES: dict[torch.dtype, Tolerances] = {
 STEPS = {torch.float64: 2e-5, torch.float32: 1e-2}
 """Å by which atoms are moved in central differences."""
 
+MOVED = 0.1
+"""Å: standard deviation of what atoms moved since pairs were found."""
+
 DIFFERENCES = ((-1.0, 1 / 6), (-0.5, -4 / 3), (0.5, 4 / 3), (1.0, -1 / 6))
 """Steps and weights of the central difference of fourth order: straight angles of some families bend within 1e-3 Å."""
 
@@ -47,7 +50,15 @@ def check_block_model(
 
     ``dtype`` is float32 for families that compute in nothing wider; ``tolerances`` replace those of `TOLERANCES`.
     """
-    for check in (check_symmetries, check_batching, check_gradients, check_features, check_blocks, check_units):
+    for check in (
+        check_symmetries,
+        check_batching,
+        check_reuse,
+        check_gradients,
+        check_features,
+        check_blocks,
+        check_units,
+    ):
         check(model, dtype=dtype, tolerances=tolerances)
     check_round_trip(model, dtype=dtype)
 
@@ -102,6 +113,18 @@ def check_batching(
         parts = [one.get(key, torch.full((1, 3, 3), torch.nan)) for one in alone]
         expected[key] = torch.cat([part.to(values) for part in parts])
     _compare("batching", together, expected, within)
+
+
+def check_reuse(model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None) -> None:
+    """Require that pairs found earlier, with a larger cutoff and before atoms moved, lead to the same numbers."""
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
+    for task in model.tasks.values():
+        for atoms in sample_structures():
+            batch = from_ase(atoms)
+            before = replace(batch, positions=batch.positions + MOVED * torch.randn_like(batch.positions).clamp(-3, 3))
+            pairs = find_pairs(before, task.graph.cutoff + 6 * 3**0.5 * MOVED)  # two atoms, three deviations in x, y, z
+            found = model.predict(batch, task.name, model.topology(batch, task.name, pairs=pairs))
+            _compare(f"pairs found earlier, task {task.name}", found, model.predict(batch, task.name), within)
 
 
 def check_gradients(
@@ -310,6 +333,7 @@ __all__: Sequence[str] = [
     "check_blocks",
     "check_features",
     "check_gradients",
+    "check_reuse",
     "check_round_trip",
     "check_symmetries",
     "check_units",

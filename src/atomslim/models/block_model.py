@@ -120,7 +120,8 @@ class BlockModel(nn.Module, ABC):
     ) -> Graph:
         """Return the graphs of a batch as its task defines them: one task for all, or one for each structure.
 
-        ``pairs`` reuses candidates found earlier with a cutoff at least as large as the task's.
+        ``pairs`` reuses candidates found earlier with a cutoff so large that none within the task's is missing. Atoms
+        have moved since: their distances are computed anew (`update_distances`).
         """
 
     @abstractmethod

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from atomslim.atoms import AtomsBatch, Pairs, find_pairs, within
+from atomslim.atoms import AtomsBatch, Pairs, find_pairs, update_distances, within
 from atomslim.errors import ConfigError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.families.sevennet.cut import with_blocks
@@ -105,9 +105,9 @@ class SevenNet(BlockModel):
     ) -> Graph:
         """Return the graph of a batch, with the level of theory of its task: one task for all, or one per structure."""
         names = [self.task(tasks).name] * batch.num_structures if tasks is None or isinstance(tasks, str) else tasks
-        found = find_pairs(batch, self.config.cutoff) if pairs is None else pairs
+        cutoff = self.config.cutoff
+        near = find_pairs(batch, cutoff) if pairs is None else within(update_distances(pairs, batch), batch, cutoff)
         levels = [self._level(name) for name in names]
-        near = within(found, batch, self.config.cutoff)
         return build_graph(batch, near, self.config.species, torch.tensor(levels))
 
     def features(self, batch: AtomsBatch, topology: Graph, *, edges: bool = True) -> BlockFeatures:  # noqa: ARG002
