@@ -34,6 +34,9 @@ def test_errors_are_those_of_evaluation_and_elements_add_up() -> None:
         assert (2 * elements["H"] + elements["O"]) / 3 == pytest.approx(alone["forces"].mae, rel=1e-9)
         assert row.blocks == blocks
         assert row.speed is None
+    table = found.tables()[-1]
+    assert table.columns == ("element", "full", "cut", "predicting the mean")
+    assert [line[0] for line in table.rows] == ["H", "O"]
 
 
 def test_files_are_complete_and_stand_alone(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_models_are_compared_by_what_all_of_them_predict() -> None:
     assert found.main_target == ("direct", "energy per atom")
     errors, elements = found.tables()[0], found.tables()[-1]
     assert errors.rows[1][-1] == ""
-    assert elements.rows[1] == ("energy", "", "")
+    assert [row[2] for row in elements.rows] == ["", ""]
     assert "energy per atom (meV)" in found.plot().axes[0].get_ylabel()
 
 

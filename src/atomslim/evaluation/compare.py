@@ -214,15 +214,17 @@ class Comparison:
         return TextTable(f"Relative to {first.name}", note, columns, tuple(rows))
 
     def _elements(self, task: str) -> TextTable:
-        elements = list(self.models[0].by_element[task])
-        rows = []
-        for model in self.models:
-            found = model.by_element.get(task, {})
-            rows.append((model.name, *(number(1e3 * found[one]) if one in found else "" for one in elements)))
-        mean = self.mean_by_element[task]
-        rows.append((MEAN, *(number(1e3 * mean[one]) if one in mean else "" for one in elements)))
+        """Give each element a row: there may be ninety."""
+        found = {
+            **{model.name: model.by_element.get(task, {}) for model in self.models},
+            MEAN: self.mean_by_element[task],
+        }
+        rows = tuple(
+            (element, *(number(1e3 * errors[element]) if element in errors else "" for errors in found.values()))
+            for element in self.models[0].by_element[task]
+        )
         title = f"Force error by element, {task}"
-        return TextTable(title, "Mean absolute error in meV/Å.", ("model", *elements), tuple(rows))
+        return TextTable(title, "Mean absolute error in meV/Å.", ("element", *found), rows)
 
 
 def compare(  # noqa: PLR0913 - what is compared, and how

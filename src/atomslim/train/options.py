@@ -1,9 +1,18 @@
 """Options of a run: the same fields in YAML, on the command line and in Python."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from atomslim.errors import ConfigError
 from atomslim.models.graph_settings import LONGEST_CUTOFF, MOST
@@ -29,6 +38,13 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take "none", as the descriptions have it, for nothing where an option may be left out."""
+        field = cls.model_fields[str(info.field_name)]
+        return None if value == "none" and type(None) in get_args(field.annotation) else value
 
 
 class ScheduleOptions(_Options):
