@@ -196,3 +196,13 @@ _CHANGES: dict[str, Callable[[str], str]] = {
 def test_broken_json_is_named(what: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(_CHANGES[what](json.dumps([1, 2, {"a": "long text"}])))
     complaint(read_array(tmp_path / "a.json"), tmp_path / "a.json", what)
+
+
+def test_metals_are_labels_of_true_and_false(tmp_path: Path) -> None:
+    file = save(tmp_path / "matbench_mp_is_metal.json.gz", [True, False, 1, None, 0.0], "is_metal")
+    found = [sample.targets for sample in matbench.read(file)]
+    assert found == [{"mp_is_metal": 1.0}, {"mp_is_metal": 0.0}, {"mp_is_metal": 1.0}, {}, {"mp_is_metal": 0.0}]
+    assert matbench.INFO.is_label("mp_is_metal")
+    assert not matbench.INFO.is_label("mp_gap")
+    save(file, [True, 0.3], "is_metal")
+    complaint(matbench.read(file), f"{file}, record 1", "is_metal is '0.3'", "0 or 1")

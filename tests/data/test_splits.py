@@ -137,3 +137,25 @@ def test_a_file_that_is_no_split_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"split\.json: is no saved split") as error:
         Split.load(tmp_path / "split.json")
     assert "\n" not in str(error.value)
+
+
+def test_folds_of_classes_are_stratified_as_scikit_learn_does() -> None:
+    selection = pytest.importorskip("sklearn.model_selection")
+    labels = (np.random.RandomState(3).rand(53) < 0.3).astype(float)
+    theirs = selection.StratifiedKFold(5, shuffle=True, random_state=18012019).split(labels, labels)
+    for fold, (_, test) in enumerate(theirs):
+        assert splits.matbench(53, fold, labels).test == tuple(test.tolist())
+    assert "stratified" in splits.matbench(53, 0, labels).recipe
+
+
+def test_scaffolds_go_by_size() -> None:
+    """Sizes 5, 2, 1, 1, 1; of equal ones the last goes first."""
+    groups = ["a", "b", "a", "c", "a", "d", "a", "b", "a", "e"]
+    split = splits.by_scaffold(groups, 0.8, 0.1)
+    assert split.train == (0, 2, 4, 6, 8, 1, 7, 9)
+    assert split.validation == (5,)
+    assert split.test == (3,)
+    with pytest.raises(ConfigError, match="by scaffold: use a random split"):
+        splits.by_scaffold([""] * 10, 0.8, 0.1)
+    with pytest.raises(ConfigError, match="every scaffold has more structures"):
+        splits.by_scaffold(["a"] * 4 + ["b"] * 4 + ["c"] * 4, 0.2, 0.2)

@@ -4,7 +4,8 @@ import torch
 
 from atomslim.atoms import Sample, from_ase
 from atomslim.errors import ConfigError, DataError
-from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
+from atomslim.evaluation.accuracy import Accuracy
+from atomslim.evaluation.errors import Errors, own_unit
 from atomslim.evaluation.evaluate import evaluate
 from samples import CONSERVATIVE, ethanol, small_model
 

@@ -4,9 +4,9 @@ import torch
 from ase.build import molecule
 
 from atomslim.atoms import Sample, from_ase
-from atomslim.evaluation.accuracy import PER_ATOM
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.compare import MEAN, compare
+from atomslim.evaluation.errors import PER_ATOM
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.report.page import number
 from samples import DIRECT

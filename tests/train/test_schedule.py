@@ -3,7 +3,7 @@ import math
 import pytest
 
 from atomslim.errors import DataError
-from atomslim.evaluation.accuracy import Errors
+from atomslim.evaluation.errors import Errors
 from atomslim.models.losses import Term
 from atomslim.train.budget import Budget, Clock
 from atomslim.train.durations import parse_duration

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from atomslim.evaluation.accuracy import PER_ATOM, Errors
+from atomslim.evaluation.classification import MEAN_OF_LABELS
+from atomslim.evaluation.errors import PER_ATOM, Errors
 
 Numbers = NDArray[np.float64]
+
+_REPEATED = {PER_ATOM, MEAN_OF_LABELS}
 
 SCORES = {
     "gradcam": "GradCAM",
@@ -50,14 +53,18 @@ class TaskRelevance:
     influence: dict[str, Score]
     errors: dict[str, Errors]
     left_out: dict[str, Numbers]
-    """Target → what leaving out each block adds to the MAE, (b + 1,), in the target's unit; NaN for the embedding."""
+    """Target → what leaving out each block adds to the MAE in the target's unit, (b + 1,); NaN for the embedding.
+
+    Of labels of 0 and 1, what it adds to the log loss.
+    """
     units_left_out: dict[str, Numbers] = field(default_factory=dict)
     """The same for each of what the model can leave out that is finer than blocks."""
 
     def summed(self, name: str) -> Numbers:
         """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors.
 
-        Energies per atom, the same errors as energies', do not count. Where every score is 0, so is the mean.
+        Energies per atom, the same errors as energies', and means over labels do not count. Where every score is 0, so
+        is the mean.
         """
         if name == "leave-out":
             return self.relative(self.left_out)
@@ -68,8 +75,8 @@ class TaskRelevance:
 
     def relative(self, left_out: dict[str, Numbers]) -> Numbers:
         """Return what leaving out adds to the errors, as a share of them, the mean over targets."""
-        errors = {target: error.mae for target, error in self.errors.items() if target != PER_ATOM}
-        changes = [left_out[target] / max(mae, 1e-300) for target, mae in errors.items()]
+        errors = {target: error.smooth_error for target, error in self.errors.items() if target not in _REPEATED}
+        changes = [left_out[target] / max(error, 1e-300) for target, error in errors.items()]
         return np.mean(changes, axis=0) if changes else np.array([])
 
 

@@ -20,8 +20,9 @@ from atomslim.benchmarking.speed import count_flops
 from atomslim.benchmarking.turns import Gain, Rounds, take_turns
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
-from atomslim.evaluation.accuracy import Accuracy, Errors
+from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.errors import Errors
 from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
@@ -100,10 +101,9 @@ class NeighbourScan:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as a table."""
         del console, options
-        table = Table("task", "neighbours", "edges per atom", "speed-up", "MAE")
+        table = Table("task", "neighbours", "edges per atom", "speed-up", "error")
         for row in self.rows:
-            shown = {name: error.shown for name, error in row.errors.items()}
-            errors = "\n".join(f"{name} {error.mae:.4g} {error.unit}" for name, error in shown.items())
+            errors = "\n".join(f"{name} {error}" for name, error in row.errors.items())
             table.add_row(row.task, f"{row.neighbours:g}", f"{row.edges:.1f}", str(self.speed_up(row)), errors)
         yield table
         yield from self.words()
@@ -169,12 +169,12 @@ class _Case:
         self.rounds.fill(self.run, seconds)
 
     def run(self) -> dict[str, float]:
-        accuracy, edges, atoms = Accuracy(self.dataset.info.units), 0, 0
+        accuracy, edges, atoms = Accuracy(self.dataset.info.units, labels=self.task.labels), 0, 0
         start = time.perf_counter()
         with _evaluated_with(self.model, self.task):
             for batch in batches(self.model, self.task.name, self.samples, self.batch_size):
                 outputs = self.model.predict(batch.atoms, self.task.name, batch.topology)
-                accuracy.add(outputs, batch.targets, batch.atoms)
+                accuracy.add(outputs, batch.targets, batch.atoms, batch.names)
                 edges, atoms = edges + len(batch.topology.edges().source), atoms + batch.atoms.num_atoms
         taken = time.perf_counter() - start
         self.edges, self.errors = edges / atoms, accuracy.result()

@@ -29,8 +29,8 @@ from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance_report import Relevance
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
-from atomslim.evaluation.accuracy import Errors
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.errors import Errors
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.models.block_model import BlockModel
@@ -202,5 +202,5 @@ def _errors(models: Iterable[BlockModel], task: str, samples: list[Sample], batc
 
 
 def _changes(name: str, full: Errors, without: list[dict[str, Errors]]) -> NDArray[np.float64]:
-    """Return what leaving out each block adds to the MAE, (b + 1,); the embedding, never left out, has NaN."""
-    return np.array([np.nan, *(errors[name].mae - full.mae for errors in without)])
+    """Return what leaving out each block adds to the MAE (log loss of labels), (b + 1,); the embedding has NaN."""
+    return np.array([np.nan, *(errors[name].smooth_error - full.smooth_error for errors in without)])

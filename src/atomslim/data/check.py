@@ -12,6 +12,7 @@ from atomslim.atoms.sample import Sample, to_batch
 from atomslim.data.check_forces import TOLERANCE, meaning, nearest_pairs, slope
 from atomslim.data.check_labels import EnergySeen, ForcesSeen, Level, StressSeen
 from atomslim.data.dataset import Dataset, PreparedDataset, RawDataset
+from atomslim.data.info import DatasetInfo
 from atomslim.data.readers._units import require_total
 from atomslim.data.splits import Split
 from atomslim.data.survey import HOW, Survey, described
@@ -101,7 +102,7 @@ def check(
         return report
     _report_labels(report, seen, samples)
     _report_structures(report, seen)
-    _report_targets(report, seen, targets)
+    _report_targets(report, seen, targets, getattr(samples, "info", None))
     _report_units(report, seen)
     _report_consistency(report, seen)
     _report_duplicates(report, seen)
@@ -229,16 +230,21 @@ def _report_structures(report: Report, seen: _Seen) -> None:
         )
 
 
-def _report_targets(report: Report, seen: _Seen, expected: Sequence[str]) -> None:
+def _report_targets(report: Report, seen: _Seen, expected: Sequence[str], info: DatasetInfo | None) -> None:
     for name in dict.fromkeys([*expected, *seen.targets]):
-        number = seen.targets[name]
+        number, nonzero = seen.targets[name], seen.nonzero[name]
+        labels = info is not None and info.is_label(name)
         if not number and seen.count:
             report.add("problem", name, "no structure has it")
         elif number < seen.count:
-            level: Level = "problem" if name in expected else "note"
+            level: Level = "problem" if name in expected and not labels else "note"
             report.add(level, name, f"{seen.count - number} of {seen.count} structures do not have it")
-        elif number and not seen.nonzero[name]:
+        elif number and not nonzero and not labels:
             report.add("problem", name, "zero in all structures")
+        if number and labels:
+            text = f"yes (1) for {nonzero} of {number} labels, {nonzero / number:.1%}"
+            one = nonzero in {0, number}
+            report.add("problem" if one else "ok", name, text + (": there is nothing to tell apart" if one else ""))
 
 
 def _report_units(report: Report, seen: _Seen) -> None:

@@ -17,7 +17,7 @@ from atomslim.data.container import Container
 from atomslim.data.contents import require_current
 from atomslim.data.info import DatasetInfo
 from atomslim.data.known import names
-from atomslim.data.registry import Source, info, require_files, resolve, written_options
+from atomslim.data.registry import Source, file_info, info, require_files, resolve, written_options
 from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError
 
@@ -195,4 +195,6 @@ def _require_options(container: Container, source: Source) -> None:
 def _info_of(container: Container, source: Source) -> DatasetInfo:
     """Find out which dataset a container that was named by its path is made from."""
     made_from = str(container.metadata.get("dataset", "")).partition("@")[0].partition(":")[0]
-    return info(made_from) if made_from in names() else source.info
+    if made_from in names():
+        return info(made_from)
+    return file_info(container.metadata.get("options") or {}) if source.info.name == "file" else source.info

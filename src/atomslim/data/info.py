@@ -1,5 +1,7 @@
 """What a reader says about its dataset: source, licence, citation, units, variants, graph settings."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -48,9 +50,16 @@ class DatasetInfo(_Frozen):
     units: dict[str, str] = Field(
         default_factory=dict, description="unit of a target as `read` gives it, where it is not eV, eV/Å or eV/Å³"
     )
+    labels: tuple[str, ...] | Literal["all"] = Field(
+        default=(), description="targets that are labels of 0 and 1, no or yes; all: every one"
+    )
     cutoff: float = Field(default=12.0, description="Å, as published models have it; families may follow")
     neighbours: int = Field(default=30, description="the most of an atom, likewise; also what costs are estimated by")
     periodic: bool = False
+
+    def is_label(self, name: str) -> bool:
+        """Say whether a target is a label of 0 or 1, no or yes."""
+        return self.labels == "all" or name in self.labels
 
     def variant(self, name: str) -> Variant | None:
         """The variant of a name (upper and lower case do not matter), or None."""

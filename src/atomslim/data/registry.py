@@ -13,7 +13,7 @@ Only the module of the dataset that is named is imported.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -64,12 +64,13 @@ class Source:
     def read(self, part: Path | None = None, remarks: Remarks | None = None) -> Iterator[Sample]:
         """Read the structures one after the other, of one part or of all; raises DataError for a broken file.
 
-        What the reader of files notices beside the labels goes to ``remarks``.
+        What a reader notices beside the labels goes to ``remarks``.
         """
         require_files(self)
         place = part or self.path
-        if remarks is not None and self.reader == FILES:
-            return reader_of(FILES).read_noting(remarks, place, self.variant.name, **self.options)
+        noting = _optional(self.reader, "read_noting", None)
+        if remarks is not None and noting is not None:
+            return noting(remarks, place, self.variant.name, **self.options)
         return reader_of(self.reader).read(place, self.variant.name, **self.options)
 
     def count(self) -> int | None:
@@ -86,6 +87,14 @@ def info(name: str) -> DatasetInfo:
     if name not in names() and name != FILES:
         raise ConfigError(f"unknown dataset {name!r}{_nearest(name, [*names(), *FILE_PREFIXES])}")
     return reader_of(name).INFO
+
+
+def file_info(options: Mapping[str, Any]) -> DatasetInfo:
+    """Return what is known of files of structures that are read with these options: which labels are no or yes."""
+    given = options.get("labels", ())
+    names = given.split(",") if isinstance(given, str) else given
+    labels = tuple(stripped for name in names if (stripped := name.strip()))
+    return info(FILES).model_copy(update={"labels": labels}) if labels else info(FILES)
 
 
 def resolve(name: str, root: str | os.PathLike[str] | None = None, options: dict[str, Any] | None = None) -> Source:
@@ -156,7 +165,8 @@ def _with_variables(name: str) -> str:
 
 def _file(name: str, path: Path, options: dict[str, Any]) -> Source:
     require_structures(path.expanduser())
-    return Source(name, FILES, info(FILES), Variant(targets=()), path.expanduser(), None, _checked(FILES, options))
+    options = _checked(FILES, options)
+    return Source(name, FILES, file_info(options), Variant(targets=()), path.expanduser(), None, options)
 
 
 def _checked(reader: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -207,5 +217,5 @@ def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 @cache
-def _optional(name: str, function: str, default: Callable[..., Any]) -> Callable[..., Any]:
+def _optional(name: str, function: str, default: Callable[..., Any] | None) -> Any:
     return getattr(reader_of(name), function, default)

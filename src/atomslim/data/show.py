@@ -1,7 +1,7 @@
 """What is in a dataset: a table of its numbers, and a figure of how they are distributed."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Statistics:
     force_lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(FORCE_EDGES) - 1, dtype=np.int64))
     largest_force: float = 0.0
     units: Mapping[str, str] = field(default_factory=dict)
+    classes: Collection[str] = ()
+    """Targets that are labels of 0 and 1, no or yes, or all."""
     labels: Survey = field(default_factory=lambda: Survey(""))
 
     def add(self, sample: Sample) -> None:
@@ -70,6 +72,8 @@ class Statistics:
 
     def unit(self, name: str) -> str:
         """Unit of a target."""
+        if self.labels_are_classes(name):
+            return "0: no, 1: yes"
         return self.units.get(name, _UNITS.get(name, "eV"))
 
     def table(self) -> str:
@@ -94,6 +98,9 @@ class Statistics:
             yield f"  {chemical_symbols[number]}", f"{share:6.1%} of the atoms, in {where:.1%} of the structures"
         for name, values in self.scalars.items():
             numbers = np.array(values)
+            if self.labels_are_classes(name):
+                yield name, f"yes for {int(numbers.sum())} of {len(numbers)} labels ({numbers.mean():.1%})"
+                continue
             text = f"mean {numbers.mean():.8g}, std {numbers.std():.4g}, {_range(numbers)} {self.unit(name)}"
             yield name, f"{text}   {sparkline(np.histogram(numbers[np.isfinite(numbers)], 24)[0])}"
             if name == "energy":
@@ -109,6 +116,10 @@ class Statistics:
             text = f"median {self._median_force():.3g}, largest {self.largest_force:.4g} eV/Å"
             yield "length of the forces", f"{text}   {sparkline(part)} ({low:.2g} to {high:.2g}, logarithmic)"
 
+    def labels_are_classes(self, name: str) -> bool:
+        """Say whether a target is a label of 0 and 1, no or yes, as the dataset says."""
+        return name in self.classes or self.classes == "all"
+
     def _median_force(self) -> float:
         share = np.cumsum(self.force_lengths) / self.force_lengths.sum()
         place = int(np.searchsorted(share, 0.5))
@@ -122,7 +133,7 @@ def statistics(dataset: Dataset, limit: int | None = None) -> Statistics:
         DataError: there are no structures, or a file is broken.
 
     """
-    result = Statistics(dataset.name, units=dataset.info.units)
+    result = Statistics(dataset.name, units=dataset.info.units, classes=dataset.info.labels)
     for sample in _chosen(dataset, limit):
         result.add(sample)
     if not result.natoms:

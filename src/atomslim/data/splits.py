@@ -1,4 +1,4 @@
-"""Training, validation and test sets: the original's, published ones, by group, and random ones.
+"""Training, validation and test sets: the original's, published ones, by group or scaffold, and random ones.
 
 JMP's splits (arXiv 2310.16802) shuffle 0, 1, … with numpy's `RandomState(42)` and cut the result in the order training,
 validation, test. `original` knows the sizes for each dataset:
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atomslim.errors import ConfigError, DataError
@@ -102,7 +102,13 @@ class Split(BaseModel):
             raise DataError(f"{path}: is no saved split: {_reason(error)}; make it again") from error
 
 
-def original(dataset: str, variant: str, count: int, groups: Sequence[str] | None = None) -> Split:
+def original(
+    dataset: str,
+    variant: str,
+    count: int,
+    groups: Sequence[str] | None = None,
+    labels: ArrayLike | None = None,
+) -> Split:
     """Split a dataset as JMP did.
 
     Args:
@@ -110,6 +116,7 @@ def original(dataset: str, variant: str, count: int, groups: Sequence[str] | Non
         variant: its variant (MD22's molecule); of MatBench this gives fold 0, `matbench` the others.
         count: number of its structures.
         groups: molecule of every structure, where the split keeps them together (ANI-1x).
+        labels: class of every structure, where each fold has the same share of them (MatBench's classification).
 
     Raises:
         ConfigError: no such rule is known, or the dataset is too small for it.
@@ -124,7 +131,7 @@ def original(dataset: str, variant: str, count: int, groups: Sequence[str] | Non
     if dataset in {"spice", "qmof"}:
         return random(count, 0.8, 0.1, recipe=f"JMP's for {dataset}")
     if dataset == "matbench":
-        return matbench(count, fold=0)
+        return matbench(count, fold=0, labels=labels)
     if dataset == "ani1x" and groups is not None:
         return by_group(groups, 0.8, 0.1)
     raise ConfigError(f"{dataset}: there is no original split: choose random, by group, or index files")
@@ -174,22 +181,79 @@ def by_group(groups: Sequence[str], train: float, validation: float, *, seed: in
     return _split(f"by group, {train:g}/{validation:g} of the structures, seed {seed}", len(groups), *sets)
 
 
-def matbench(count: int, fold: int) -> Split:
-    """One of MatBench's five folds for regression; validation is the last tenth of its shuffled training set.
+def by_scaffold(groups: Sequence[str], train: float, validation: float) -> Split:
+    """Split so that rare groups (scaffolds of molecules) are for validation and test, as is usual for BBBP.
+
+    The groups go, the largest first (of equal ones the one that appears last), into the training set as long as it
+    stays within the fraction `train` of all structures, then into the validation set, then into the test set: no
+    chance has a part in it.
+
+    Raises:
+        ConfigError: structures without groups, or fractions larger than one together.
+
+    """
+    names, member = _numbered(groups)
+    if not any(groups) or names < 3:
+        raise ConfigError(f"{names} groups cannot be split by scaffold: use a random split, or a dataset that has them")
+    sizes = [_size(train, len(groups)), _size(validation, len(groups))]
+    _require_fits(sizes, len(groups))
+    members = [np.flatnonzero(member == group) for group in range(names)]
+    sets: list[list[Indices]] = [[], [], []]
+    filled = [0, 0, 0]
+    for group in sorted(members, key=lambda one: (len(one), one[0]), reverse=True):
+        place = next((place for place in (0, 1) if sum(filled[: place + 1]) + len(group) <= sum(sizes[: place + 1])), 2)
+        sets[place].append(group)
+        filled[place] += len(group)
+    found = [np.concatenate([np.empty(0, dtype=np.int64), *parts]) for parts in sets]
+    if not filled[0]:
+        raise ConfigError("every scaffold has more structures than the training set may have: use a random split")
+    return _split(f"by scaffold, {train:g}/{validation:g} of the structures", len(groups), *found)
+
+
+def matbench(count: int, fold: int, labels: ArrayLike | None = None) -> Split:
+    """One of MatBench's five folds; validation is the last tenth of its shuffled training set.
+
+    With labels (count,) of classes, the folds are those of classification: scikit-learn's `StratifiedKFold` with the
+    same arguments, in which every fold has the same share of each class.
 
     The folds are those of scikit-learn's `KFold(5, shuffle=True, random_state=18012019)`: a shuffled order cut into
     five, the first count mod 5 of which have one structure more; training and test sets are in ascending order.
     """
     if fold not in range(5):
         raise ConfigError(f"fold {fold}: MatBench has the folds 0 to 4")
-    order = np.arange(count)
-    np.random.RandomState(MATBENCH_SEED).shuffle(order)
-    test = np.sort(np.array_split(order, 5)[fold])
-    rest = np.setdiff1d(order, test)
+    test = _kfold(count, fold) if labels is None else _stratified(np.asarray(labels), fold)
+    rest = np.setdiff1d(np.arange(count), test)
     np.random.RandomState(SEED).shuffle(rest)
     cut = len(rest) - len(rest) // 10
     _require_fits([cut], count)
-    return _split(f"MatBench fold {fold}, seed {SEED} for validation", count, rest[:cut], rest[cut:], test)
+    return _split(
+        f"MatBench fold {fold}{'' if labels is None else ', stratified'}, seed {SEED} for validation",
+        count,
+        rest[:cut],
+        rest[cut:],
+        test,
+    )
+
+
+def _kfold(count: int, fold: int) -> Indices:
+    order = np.arange(count)
+    np.random.RandomState(MATBENCH_SEED).shuffle(order)
+    test: Indices = np.sort(np.array_split(order, 5)[fold])
+    return test
+
+
+def _stratified(labels: NDArray[Any], fold: int) -> Indices:
+    """Deal the structures of each class, classes by first appearance, out to five folds in a shuffled order."""
+    _, first, member = np.unique(labels, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[member]
+    ordered, random = np.sort(place), np.random.RandomState(MATBENCH_SEED)
+    share = np.array([np.bincount(ordered[start::5], minlength=len(first)) for start in range(5)])
+    folds = np.empty(len(labels), dtype=np.int64)
+    for one in range(len(first)):
+        dealt = np.arange(5).repeat(share[:, one])
+        random.shuffle(dealt)
+        folds[place == one] = dealt
+    return np.flatnonzero(folds == fold)
 
 
 def from_files(

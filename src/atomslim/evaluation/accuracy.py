@@ -1,4 +1,6 @@
-"""How far predictions are from labels: mean absolute and root mean square errors, gathered batch by batch.
+"""How far predictions are from labels, gathered batch by batch: mean absolute and root mean square errors.
+
+Of labels, yes or no, probabilities and labels are gathered, see `atomslim.evaluation.classification`.
 
 | name | errors of | unit |
 |---|---|---|
@@ -11,62 +13,20 @@
 Missing labels (NaN) are left out.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from ase import units as ase_units
 from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.errors import DataError
-
-PER_ATOM = "energy per atom"
-
-LARGE = 1e4
-"""meV, from which on eV are shown."""
-
-ENERGY_UNITS = {
-    "kcal/mol": ase_units.kcal / ase_units.mol,
-    "kJ/mol": ase_units.kJ / ase_units.mol,
-    "Hartree": ase_units.Hartree,
-    "Ha": ase_units.Hartree,
-    "meV": 1e-3,
-    "eV": 1.0,
-}
-"""eV."""
+from atomslim.evaluation.classification import ClassErrors, require_labels, with_mean
+from atomslim.evaluation.errors import PER_ATOM, Errors
 
 _INTERNAL = {"energy": "eV", PER_ATOM: "eV", "forces": "eV/Å", "stress": "eV/Å³"}
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Errors of one target."""
-
-    mae: float
-    """Mean absolute error."""
-    rmse: float
-    """Root mean square error."""
-    count: int
-    """Numbers compared."""
-    unit: str
-
-    def converted(self, unit: str, factor: float) -> "Errors":
-        """Return the same in another unit, one of which is ``factor`` of this one's."""
-        return Errors(self.mae / factor, self.rmse / factor, self.count, unit)
-
-    @property
-    def shown(self) -> "Errors":
-        """The same as it is shown: in meV (meV/Å, …) where the unit is one of energy, unless this is a large number."""
-        return self.milli if self.milli is not None and self.milli.mae < LARGE else self
-
-    @property
-    def milli(self) -> "Errors | None":
-        """The same in meV (meV/Å, …), or None where the unit is none of energy."""
-        return self.converted(f"m{self.unit}", 1e-3) if self.unit.startswith("eV") else None
 
 
 @dataclass
@@ -76,17 +36,31 @@ class Accuracy:
     units: Mapping[str, str] = field(default_factory=dict)
     """Of targets that are not energy, forces or stress."""
     free_atoms_only: bool = True
+    labels: Collection[str] = ()
+    """Names of the targets that are yes or no, of which probabilities are predicted."""
     sums: dict[str, Float[Tensor, "3"]] = field(default_factory=dict)
     """Σ |error|, Σ error², and the number of errors, on the CPU in float64."""
+    classes: dict[str, list[Float[Tensor, "k 2"]]] = field(default_factory=dict)
+    """Probabilities and labels of what is yes or no, on the CPU in float64."""
     elements: Float[Tensor, "Z 2"] = field(default_factory=lambda: torch.zeros(120, 2, dtype=torch.float64))
     """Σ |error| and the number of errors of forces, by atomic number."""
 
-    def add(self, predicted: Mapping[str, Tensor], labels: Mapping[str, Tensor], atoms: AtomsBatch) -> None:
+    def add(
+        self,
+        predicted: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        atoms: AtomsBatch,
+        places: Sequence[str] = (),
+    ) -> None:
         """Compare the predictions of one batch, in physical units, with its labels: what both have, by name.
 
-        Labels that are missing (NaN) are left out; a prediction that is not finite makes the error so, too.
+        Labels that are missing (NaN) are left out; a prediction that is not finite makes the error so, too. Raises
+        DataError, with the structure's name in ``places``, for a label of yes or no that is neither 0 nor 1.
         """
         for name in predicted.keys() & labels.keys():
+            if name in self.labels:
+                self._add_class(name, predicted[name], labels[name], places)
+                continue
             known = torch.isfinite(labels[name])
             error = predicted[name].detach().double() - labels[name].double()
             if name == "forces":
@@ -101,6 +75,22 @@ class Accuracy:
         new = torch.stack([error.abs().sum(), error.square().sum(), error.new_tensor(float(error.numel()))]).cpu()
         self.sums[name] = self.sums[name] + new if name in self.sums else new
 
+    def _add_class(self, name: str, predicted: Tensor, label: Tensor, places: Sequence[str]) -> None:
+        wanted = label.double().cpu()
+        require_labels(wanted.numpy(), name, places)
+        known = torch.isfinite(wanted)
+        pairs = torch.stack([predicted.detach().double().cpu(), wanted], dim=-1)[known]
+        self.classes.setdefault(name, []).append(pairs)
+
+    def share(self, names: Collection[str], rank: int, size: int, summed: Callable[[Tensor], Tensor]) -> None:
+        """Put together what several processes have added, all of which call it, for the targets they may have."""
+        for name in names:
+            if name in self.labels:
+                own = torch.cat([torch.zeros(0, 2, dtype=torch.float64), *self.classes.get(name, [])])
+                self.classes[name] = [_gathered(own, rank, size, summed)]
+            else:
+                self.sums[name] = summed(self.sums.get(name, torch.zeros(3, dtype=torch.float64)))
+
     def _add_elements(self, error: Float[Tensor, "n 3"], numbers: Int[Tensor, " n"]) -> None:
         sums = torch.stack([error.abs().sum(-1), torch.full_like(error[:, 0], 3.0)], dim=-1)
         self.elements.index_add_(0, numbers.cpu(), sums.cpu())
@@ -108,7 +98,8 @@ class Accuracy:
     @property
     def compared(self) -> bool:
         """Whether any prediction had a label."""
-        return any(bool(sums[2]) for sums in self.sums.values())
+        pairs = (part for parts in self.classes.values() for part in parts)
+        return any(bool(sums[2]) for sums in self.sums.values()) or any(map(len, pairs))
 
     def by_element(self) -> dict[str, float]:
         """Return the mean absolute error of forces in eV/Å by element, lightest first."""
@@ -119,26 +110,30 @@ class Accuracy:
         }
 
     def result(self) -> dict[str, Errors]:
-        """Return the errors by target, alphabetically; raises DataError if nothing was compared."""
-        found = {
+        """Return the errors by target, the mean over labels last; raises DataError if nothing was compared."""
+        found: dict[str, Errors] = {
             name: Errors(total / count, (squares / count) ** 0.5, int(count), self.unit(name))
-            for name, (total, squares, count) in sorted((name, sums.tolist()) for name, sums in self.sums.items())
+            for name, (total, squares, count) in ((name, sums.tolist()) for name, sums in self.sums.items())
             if count
         }
+        pairs = {name: torch.cat(parts) for name, parts in self.classes.items() if sum(map(len, parts))}
+        found |= {name: ClassErrors.of(*pair.T.numpy()) for name, pair in pairs.items()}
         if not found:
             raise DataError("no prediction has a label to compare with: check the dataset's targets and the task")
-        return found
+        return with_mean(dict(sorted(found.items())))
 
     def unit(self, name: str) -> str:
         """Return the unit of a target's errors."""
         return _INTERNAL.get(name) or self.units.get(name, "eV")
 
 
-def own_unit(errors: Errors, units_in_file: str) -> Errors:
-    """Return errors in the unit of energy that a dataset's files are in ("kcal/mol, Å"), or as they are."""
-    if not errors.unit.startswith("eV"):
-        return errors
-    for unit, factor in ENERGY_UNITS.items():
-        if re.search(rf"(?<![\w/]){re.escape(unit)}(?![\w])", units_in_file):
-            return errors.converted(unit + errors.unit.removeprefix("eV"), factor)
-    return errors
+def _gathered(
+    own: Float[Tensor, "k 2"], rank: int, size: int, summed: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "K 2"]:
+    """Return the rows of all processes, in their order, by sums alone."""
+    counts = torch.zeros(size, dtype=torch.float64)
+    counts[rank] = len(own)
+    ends = summed(counts).cumsum(0).long()
+    rows = torch.zeros(int(ends[-1]), 2, dtype=torch.float64)
+    rows[int(ends[rank]) - len(own) : int(ends[rank])] = own
+    return summed(rows)

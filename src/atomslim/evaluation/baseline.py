@@ -4,10 +4,11 @@
 |---|---|
 | energy | Σ_Z n_Z e_Z, fitted to these labels; the mean per atom where they are too few for that |
 | other numbers of a structure | their mean |
+| labels, yes or no | the share of yes, as the probability of each; as a decision, that is the majority |
 | forces, stress | zero |
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
-from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.evaluation.accuracy import Accuracy
+from atomslim.evaluation.classification import ClassErrors, with_mean
+from atomslim.evaluation.errors import PER_ATOM, Errors
 
 PER_ELEMENT = 2
 """Structures for each element that a fit takes at least."""
@@ -30,6 +33,8 @@ class Baseline:
 
     units: Mapping[str, str] = field(default_factory=dict)
     free_atoms_only: bool = True
+    classes: Collection[str] = ()
+    """Names of the labels that are yes or no."""
 
     def __post_init__(self) -> None:
         """Begin without any."""
@@ -52,10 +57,15 @@ class Baseline:
     def result(self) -> dict[str, Errors]:
         """Return the errors by target, alphabetically."""
         unit = self._nothing.unit
-        found = {name: _errors(error, unit(name)) for name, error in self._rests().items()}
+        found: dict[str, Errors] = {name: _errors(error, unit(name)) for name, error in self._rests().items()}
+        known = {
+            name: np.concatenate([np.zeros(0), *(values for values, _ in self._labels.get(name, []))])
+            for name in self.classes
+        }
+        found |= {name: base_rate(values, float(values.mean())) for name, values in known.items() if values.size}
         if any(bool(sums[2]) for sums in self._nothing.sums.values()):
             found |= self._nothing.result()
-        return dict(sorted(found.items()))
+        return with_mean(dict(sorted(found.items())))
 
     def by_element(self) -> dict[str, float]:
         """Return the mean absolute force in eV/Å by element, lightest first."""
@@ -66,12 +76,17 @@ class Baseline:
         rests: dict[str, NDArray[np.float64]] = {}
         for name, parts in self._labels.items():
             values, compositions = (np.concatenate(one) for one in zip(*parts, strict=True))
-            if not values.size:
+            if not values.size or name in self.classes:
                 continue
             rests[name] = values - (_fitted(compositions, values) if name == "energy" else values.mean())
             if name == "energy":
                 rests[PER_ATOM] = rests[name] / compositions.sum(axis=1)
         return rests
+
+
+def base_rate(labels: NDArray[np.float64], share: float) -> ClassErrors:
+    """Return the errors of giving every label of yes or no the same probability."""
+    return ClassErrors.of(np.full_like(labels, share), labels)
 
 
 def _fitted(compositions: NDArray[np.float64], energies: NDArray[np.float64]) -> NDArray[np.float64]:

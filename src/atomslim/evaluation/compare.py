@@ -19,10 +19,13 @@ from atomslim.benchmarking.turns import BUSY
 from atomslim.data.loader import collate
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
-from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
+from atomslim.evaluation.class_table import BASE_RATE, CLASSES, class_errors, class_table
+from atomslim.evaluation.classification import MEAN_OF_LABELS, ClassErrors
 from atomslim.evaluation.compared import ComparedModel
+from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.evaluation.reference_gap import MARK, REMEDY, ReferenceGap, find_gap, marked, without_gap
 from atomslim.files import atomic_files
 from atomslim.models.block_model import BlockModel
@@ -78,7 +81,10 @@ class Comparison:
 
     def tables(self) -> list[TextTable]:
         """Return errors, costs, both relative to the first model, and force errors by element as tables of texts."""
-        made = [self._errors(), self._costs()]
+        classes = class_table(
+            {**{model.name: self._flat(model.errors) for model in self.models}, BASE_RATE: self._flat(self.mean)}
+        )
+        made = [self._errors(), *([classes] if classes is not None else []), self._costs()]
         made += [self._relative()] if len(self.models) > 1 else []
         return [*made, *(self._elements(task) for task in self.data if self.models[0].by_element.get(task))]
 
@@ -133,9 +139,10 @@ class Comparison:
             parts = [f"{model.parameters / first.parameters:.0%} of the parameters"]
             if model.single is not None and first.single is not None:
                 parts.append(model.single.gain(first.single, graphs=False).words())
-            before, now = (one.errors[task][target].mae for one in (first, model))
-            if before:
-                parts.append(f"{now / before:.2f} × the error of {target}")
+            before, now = (one.errors[task][target] for one in (first, model))
+            if before.error:
+                what = target if before.measure == "MAE" else f"{target} ({before.measure})"
+                parts.append(f"{now.error / before.error:.2f} × the error of {what}")
             sentences.append(f"{model.name}, against {first.name}: {', '.join(parts)}.")
         sentences += self._gap_notes()
         if first.speed is not None:
@@ -145,7 +152,10 @@ class Comparison:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show errors and costs as tables."""
         del console, options
-        yield from (table.rich() for table in self.tables())
+        for table in self.tables():
+            yield table.rich()
+            if table.title == CLASSES:
+                yield table.note
 
     def _speed_ups(self, model: ComparedModel) -> dict[str, Any]:
         first = self.models[0]
@@ -153,6 +163,13 @@ class Comparison:
             return {}
         gains = {"one": model.single.gain(first.single, graphs=False), "batch": model.speed.gain(first.speed)}
         return {"speed-up": {name: gain.as_dict() for name, gain in gains.items()}}
+
+    def _flat(self, errors: Mapping[str, Mapping[str, Errors]]) -> dict[str, Errors]:
+        """Return errors by target, with the task's name where there are several."""
+        several = len(self.data) > 1
+        return {
+            f"{task}, {name}" if several else name: one for task, found in errors.items() for name, one in found.items()
+        }
 
     def _targets(self) -> list[tuple[str, str]]:
         found = ((task, name) for model in self.models for task in model.errors for name in model.errors[task])
@@ -174,9 +191,15 @@ class Comparison:
             for model in self.models
         ]
         rows.append((MEAN, *(_error(self.mean[task].get(name)) for task, name in self._targets())))
-        what = f"{MEAN}: of these labels, by element for energies; no forces."
-        note = " ".join(["Mean absolute errors on the same structures.", what, *self._gap_notes()])
+        what = f"{MEAN}: of these labels, by element for energies, the base rate for labels of 0 and 1; no forces."
+        note = " ".join([f"{self._measures()} on the same structures.", what, *self._gap_notes()])
         return TextTable("Errors", note, ("model", *self._heads()), tuple(rows))
+
+    def _measures(self) -> str:
+        shown = self._flat(self.models[0].errors)
+        kinds = ["Mean absolute errors"] if len(class_errors(shown)) < len(shown) else []
+        kinds += ["ROC-AUC (the log loss where all labels are alike)"] if class_errors(shown) else []
+        return " and ".join(kinds)
 
     def _costs(self) -> TextTable:
         rows = []
@@ -206,11 +229,13 @@ class Comparison:
                 cells += _gains(first, model)
             for task, name in self._targets():
                 now, before = (one.errors.get(task, {}).get(name) for one in (model, first))
-                cells.append(_ratio(_mae(now), _mae(before)))
+                cells.append(_ratio(_value(now), _value(before)))
             rows.append((model.name, *cells))
         columns = ("model", "parameters", *(("FLOPs", "speed-up, one", "speed-up, batch") if measured else ()))
         columns += tuple(f"error, {head}" for head in self._heads())
         note = f"Ratios; a speed-up above 1 is faster, an error above 1 is larger; unclear: {BUSY}."
+        if class_errors(self._flat(first.errors)):
+            note += " The error of a label of 0 and 1 is 1 − ROC-AUC, or its log loss where all labels are alike."
         return TextTable(f"Relative to {first.name}", note, columns, tuple(rows))
 
     def _elements(self, task: str) -> TextTable:
@@ -307,14 +332,15 @@ def compare(  # noqa: PLR0913 - what is compared, and how
 
 
 def main_target(models: Sequence[Mapping[str, Mapping[str, Errors]]]) -> tuple[str, str]:
-    """Return the task and target to compare models' errors by: forces, energy per atom, or what else all have.
+    """Return the task and target to compare models' errors by.
 
-    Raises ConfigError if there is none.
+    That is forces, energy per atom, the mean over labels of 0 and 1, or what else all have. Raises ConfigError if
+    there is none.
     """
     shared = [
         (task, name)
         for task, errors in models[0].items()
-        for name in sorted(errors, key=lambda name: {"forces": 0, PER_ATOM: 1}.get(name, 2))
+        for name in sorted(errors, key=lambda name: {"forces": 0, PER_ATOM: 1, MEAN_OF_LABELS: 2}.get(name, 3))
         if all(name in model[task] for model in models)
     ]
     if not shared:
@@ -386,14 +412,14 @@ def _look_at(model: BlockModel, name: str, samples: Mapping[str, list[Sample]], 
 def _accuracy(
     model: BlockModel, task: str, samples: list[Sample], batch_size: int, units: Mapping[str, str]
 ) -> Accuracy:
-    accuracy = Accuracy(units)
+    accuracy = Accuracy(units, labels=model.task(task).labels)
     for batch in batches(model.eval(), task, samples, batch_size):
-        accuracy.add(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
+        accuracy.add(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms, batch.names)
     return accuracy
 
 
 def _baseline(model: BlockModel, task: str, samples: list[Sample], units: Mapping[str, str]) -> Baseline:
-    baseline = Baseline(units)
+    baseline = Baseline(units, classes=model.task(task).labels)
     targets = [*(target.name for target in model.task(task).targets), "stress"]
     for sample in samples:
         batch = collate([sample], [task], {task: targets})
@@ -401,8 +427,8 @@ def _baseline(model: BlockModel, task: str, samples: list[Sample], units: Mappin
     return baseline
 
 
-def _mae(errors: Errors | None) -> float | None:
-    return None if errors is None else errors.mae
+def _value(errors: Errors | None) -> float | None:
+    return None if errors is None else errors.error
 
 
 def _ratio(above: float | None, below: float | None) -> str:
@@ -430,4 +456,4 @@ def _error(errors: Errors | None) -> str:
     if errors is None:
         return ""
     shown = errors.shown
-    return f"{number(shown.mae, 4)} {shown.unit}"
+    return str(errors) if isinstance(errors, ClassErrors) else f"{number(shown.mae, 4)} {shown.unit}"

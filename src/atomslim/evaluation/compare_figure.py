@@ -21,14 +21,15 @@ def draw(models: Sequence[ComparedModel], task: str, target: str, *, several: bo
     errors = [model.errors[task][target] for model in models]
     shown = [error.milli or error for error in errors]
     label, costs = _costs(models)
-    points = [(cost, error.mae, model.name) for cost, error, model in zip(costs, shown, models, strict=True)]
+    points = [(cost, error.error, model.name) for cost, error, model in zip(costs, shown, models, strict=True)]
     figure = Figure(figsize=(5.8, 3.8), layout="constrained")
     axes = figure.subplots()
     _points(axes, points)
     if label == LATENCY:
         _bars(axes, points, models)
     axes.set_xlabel(label)
-    axes.set_ylabel(f"MAE of {target}" + (f", {task}" if several else "") + f" ({shown[0].unit})")
+    unit = f" ({shown[0].unit})" if shown[0].measure == "MAE" else ""
+    axes.set_ylabel(f"{shown[0].measure} of {target}" + (f", {task}" if several else "") + unit)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atomslim.benchmarking.speed import Speed
-from atomslim.evaluation.accuracy import Errors
+from atomslim.evaluation.classification import COLUMNS, ClassErrors
+from atomslim.evaluation.errors import Errors
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,16 @@ class ComparedModel:
             "parameters": self.parameters,
         }
         for task, found in self.errors.items():
-            cells |= {f"MAE {name}, {task} ({error.unit})": error.mae for name, error in found.items()}
+            for name, error in found.items():
+                cells |= _cells(f"{name}, {task}", error)
         if self.speed is not None:
             cells |= {"FLOPs": self.speed.flops, "latency (s)": self.latency, "× floor": self.speed.over_floor}
             cells |= {"latency spread (s)": None if self.single is None else self.single.spread}
             cells |= {"structures/s": self.speed.throughput, "peak memory (bytes)": self.speed.memory}
         return cells
+
+
+def _cells(name: str, error: Errors) -> dict[str, str | float | None]:
+    if isinstance(error, ClassErrors):
+        return {f"{shown} {name}": error.metrics[metric] for metric, shown in COLUMNS.items()}
+    return {f"MAE {name} ({error.unit})": error.mae}

@@ -14,9 +14,11 @@ from atomslim.data.in_memory import Data, opened
 from atomslim.data.splits import Split
 from atomslim.data.survey import survey
 from atomslim.errors import ConfigError, DataError
-from atomslim.evaluation.accuracy import Accuracy, Errors, own_unit
+from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import batches, predicted
+from atomslim.evaluation.class_table import BASE_RATE, class_errors, class_table
+from atomslim.evaluation.errors import Errors, own_unit
 from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, ReferenceGap, marked
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
@@ -27,7 +29,10 @@ Part = Literal["all", "train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors by target, of the model and of predicting the ``mean``; `units_in_file` are the dataset's own."""
+    """Errors by target, of the model and of predicting the ``mean``; `units_in_file` are the dataset's own.
+
+    Of labels of 0 and 1, ``mean`` is the base rate.
+    """
 
     data: str
     task: str
@@ -46,18 +51,29 @@ class Evaluation:
         return {**vars(self), **plain, "gap": None if self.gap is None else vars(self.gap)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show it as a table."""
+        """Show it as tables: numbers, and labels of 0 and 1."""
         del console, options
+        yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
+        if len(class_errors(self.errors)) < len(self.errors):
+            yield self._numbers()
+        if (labels := class_table({"the model": self.errors, BASE_RATE: self.mean})) is not None:
+            yield labels.rich()
+            yield labels.note
+        if self.gap is not None:
+            yield f"{MARK} after this fit: {self.gap}; {REMEDY}"
+
+    def _numbers(self) -> Table:
+        """Return the errors of everything that is a number."""
         table = Table("target", "MAE", "RMSE", "MAE, dataset's unit", "MAE of predicting the mean", "numbers")
+        labels = class_errors(self.errors)
         for name, value in self.errors.items():
+            if name in labels:
+                continue
             shown, own = value.shown, own_unit(value, self.units_in_file)
             cells = f"{shown.mae:.4g} {shown.unit}", f"{shown.rmse:.4g} {shown.unit}", f"{own.mae:.4g} {own.unit}"
             mean = self.mean[name].shown
             table.add_row(marked(name, self.gap), *cells, f"{mean.mae:.4g} {mean.unit}", str(value.count))
-        yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
-        yield table
-        if self.gap is not None:
-            yield f"{MARK} after this fit: {self.gap}; {REMEDY}"
+        return table
 
 
 def evaluate(  # noqa: PLR0913 - what is compared, and how
@@ -94,15 +110,17 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
     name = loaded.task(task).name
     dataset = opened(data, options)
-    accuracy = Accuracy(dataset.info.units, free_atoms_only=free_atoms_only)
-    baseline, energies = Baseline(dataset.info.units, free_atoms_only=free_atoms_only), EnergyDifferences()
+    units, classes = dataset.info.units, loaded.task(name).labels
+    accuracy = Accuracy(units, free_atoms_only=free_atoms_only, labels=classes)
+    baseline = Baseline(units, free_atoms_only=free_atoms_only, classes=classes)
+    energies = EnergyDifferences()
     structures = 0
     was_training = loaded.training
     loaded.eval()
     chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
     for batch in batches(loaded, name, chosen, batch_size):
         outputs = loaded.predict(batch.atoms, name, batch.topology)
-        accuracy.add(outputs, batch.targets, batch.atoms)
+        accuracy.add(outputs, batch.targets, batch.atoms, batch.names)
         energies.add_batch(outputs, batch.targets, batch.atoms)
         baseline.add(batch.targets, batch.atoms)
         structures += len(batch)

@@ -20,8 +20,8 @@ from atomslim.atoms import AtomsBatch, Sample
 from atomslim.atoms.batch import LAST_ELEMENT
 from atomslim.data.references import fit_references
 from atomslim.errors import AtomslimWarning
-from atomslim.evaluation.accuracy import PER_ATOM, Errors
 from atomslim.evaluation.batches import batches
+from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.models.block_model import BlockModel
 
 FACTOR = 10.0

@@ -267,16 +267,25 @@ def energy_target(task: Task) -> Target:
 
 def _scalars(task: Task) -> list[str]:
     """Names of the task's other numbers, unless ASE takes the name for something else (dipole is a vector there)."""
-    return [
-        target.name for target in task.targets if target.kind in {"scalar", "r2"} and target.name not in all_properties
-    ]
+    return list(_other_targets(task))
+
+
+def _other_targets(task: Task) -> dict[str, str]:
+    """Return what ASE finds the task's other numbers under → the target's name."""
+    return {
+        target.output_name: target.name
+        for target in task.targets
+        if target.kind in {"scalar", "r2", "binary"} and target.output_name not in all_properties
+    }
 
 
 def _results(
     outputs: dict[str, Tensor], task: Task, atoms: Atoms, atom_outputs: Iterable[str] = ()
 ) -> dict[str, float | NDArray[np.float64]]:
     arrays = {name: values.double().cpu().numpy() for name, values in outputs.items()}
-    results: dict[str, float | NDArray[np.float64]] = {name: float(arrays[name][0]) for name in _scalars(task)}
+    results: dict[str, float | NDArray[np.float64]] = {
+        shown: float(arrays[name][0]) for shown, name in _other_targets(task).items()
+    }
     results["energy"] = results["free_energy"] = float(arrays[energy_target(task).name][0])
     forces = task.of_kind("conservative_forces") or task.of_kind("direct_forces")
     if forces is not None:

@@ -25,6 +25,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.precision import Policy
 from atomslim.models.scope import Watch
+from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
 
 Device = Literal["cpu", "cuda"]
@@ -147,7 +148,8 @@ def predict_file(  # noqa: PLR0913 - the options of a command
 
     Energy (eV), forces (eV/Å) and, for structures with a periodic cell, stress (eV/Å³, ASE's sign and order) are
     written where ASE reads them back as calculator results, and replace results that came with the structures; scalar
-    targets go to `atoms.info` by name. The output appears when all is done, or not at all.
+    targets go to `atoms.info` by name, probabilities of labels as NAME_probability. The output appears when all is
+    done, or not at all.
 
     Args:
         model_path: model file, as `load` takes it.
@@ -220,7 +222,7 @@ def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None,
     try:
         with _memory_hint(frames), naming_structure(frames[0].name):
             topology = model.topology(batch, task)
-            outputs = model.predict(batch, task, topology)
+            outputs = _named(model.predict(batch, task, topology), model.task(task))
     except StructureError:
         if len(frames) == 1:
             raise
@@ -248,6 +250,12 @@ def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
         raise _OutOfMemory(
             f"{frames[0].name}: out of memory with {atoms} atoms: use a device with more memory"
         ) from error
+
+
+def _named(outputs: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Name outputs as files have them: probabilities of labels as such."""
+    shown = {target.name: target.output_name for target in task.targets}
+    return {shown.get(name, name): values for name, values in outputs.items()}
 
 
 def _split(outputs: dict[str, Tensor], natoms: Sequence[int], by_atom: Collection[str]) -> list[Results]:

@@ -14,6 +14,7 @@ Parquet has one row for each structure:
 | forces | list of double | eV/Å, 3 n numbers, atom by atom |
 | stress | list of double | eV/Å³, 9 numbers, row by row, tension positive; null without a volume |
 | others | double | scalar targets by their own names, in their own units |
+| NAME_probability | double | of a label NAME: the probability that it is 1 (yes) |
 | others | list of double | what else the model says of each atom by its own name (magmoms, μB, say), n numbers |
 
 Which results there are, task and model say, so that all files of a run have the same columns.
@@ -87,7 +88,7 @@ def write_parquet(
 
 def result_names(task: Task) -> list[str]:
     """Names of everything a task can predict: its targets, and stress where forces are derivatives."""
-    return [target.name for target in task.targets] + ["stress"] * task.conservative
+    return [target.output_name for target in task.targets] + ["stress"] * task.conservative
 
 
 def parquet_package() -> tuple[Any, Any]:

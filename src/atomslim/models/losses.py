@@ -9,8 +9,10 @@
 | σ | label_scale | spread of the labels |
 
 error = (s x − (y − offset))/σ. One structure's loss is |error|, error², Huber's (δ = 1), or, for forces, the mean over
-its atoms of the Euclidean norm ‖error‖₂ (arXiv 2310.16802: "structure-wise"). The loss of a batch is the sum over
-targets of the weighted mean over the structures that have the target, over all processes together.
+its atoms of the Euclidean norm ‖error‖₂ (arXiv 2310.16802: "structure-wise"). Of labels, yes or no (y is 1 or 0), it is
+the binary cross-entropy of the logit z = s x + μ, −w y ln p − (1 − y) ln (1 − p) with p = 1/(1 + e^−z) and w the weight
+of the positive class. The loss of a batch is the sum over targets of the weighted mean over the structures that have
+the target, over all processes together.
 """
 
 from collections.abc import Sequence
@@ -27,8 +29,8 @@ from atomslim.models.block_model import Predictions
 from atomslim.models.outputs import physical
 from atomslim.models.tasks import Target, Task
 
-Loss = Literal["l1", "mse", "huber", "l2"]
-"""Of one structure, see above; l2 is the norm of each atom's error, for forces."""
+Loss = Literal["l1", "mse", "huber", "l2", "cross-entropy"]
+"""Of one structure, see above; l2 is the norm of each atom's error, for forces, cross-entropy is for labels."""
 
 
 class LabelledBatch(Protocol):
@@ -64,6 +66,8 @@ class Term:
     offset: Target | None = None
     """The target whose mean and references are subtracted from the labels."""
     free_atoms_only: bool = True
+    positive_weight: float = 1.0
+    """Of labels: factor on the loss of structures whose label is yes."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def _loss_sum(term: Term, raw: Tensor, batch: LabelledBatch) -> LossSum:
     of_task = torch.tensor([task == term.task for task in batch.tasks], device=label.device)
     if term.name == "forces":
         return _by_atom(term, raw, label, batch.atoms, of_task)
+    if term.loss == "cross-entropy":
+        return _cross_entropy(term, raw, label, of_task)
     if term.offset is not None:
         label = label - physical(torch.zeros_like(label), term.offset, batch.atoms)
     present = of_task & torch.isfinite(label.flatten(1) if label.dim() > 1 else label[:, None]).all(-1)
@@ -105,6 +111,19 @@ def _loss_sum(term: Term, raw: Tensor, batch: LabelledBatch) -> LossSum:
     error = _error(term, raw, label, present & usable)
     losses = _reduced(error.reshape(len(error), -1), term.loss)
     return LossSum(losses.sum(), (present & usable).sum().to(losses))
+
+
+def _cross_entropy(
+    term: Term, raw: Float[Tensor, " b"], label: Float[Tensor, " b"], of_task: Bool[Tensor, " b"]
+) -> LossSum:
+    """Compare logits with labels of 0 and 1; structures without a label add nothing."""
+    present = of_task & torch.isfinite(label)
+    mean = 0.0 if term.offset is None else term.offset.mean
+    logit = torch.where(present, raw * term.output_scale + mean, 0.0)
+    wanted = torch.where(present, label, 0.0).to(logit.dtype)
+    weight = logit.new_tensor(term.positive_weight)
+    losses = functional.binary_cross_entropy_with_logits(logit, wanted, reduction="none", pos_weight=weight)
+    return LossSum(torch.where(present, losses, 0.0).sum(), present.sum().to(losses))
 
 
 def _by_atom(
@@ -140,7 +159,7 @@ def _reduced(error: Float[Tensor, "rows columns"], loss: Loss) -> Float[Tensor, 
 
 
 def task_terms(task: Task, *, force_weight: float = 1.0) -> list[Term]:
-    """Return the loss of a task's own targets: absolute errors, for forces the Euclidean norm by atom.
+    """Return the loss of a task's own targets: absolute errors, by atom the norm of forces, for labels cross-entropy.
 
     Errors are relative to each target's ``std``; those of conservative forces, which have none, are in eV/Å.
     """
@@ -151,6 +170,8 @@ def task_terms(task: Task, *, force_weight: float = 1.0) -> list[Term]:
             terms.append(Term(task.name, target.name, force_weight, "l2", energy.std, 1.0))
         elif target.kind == "direct_forces":
             terms.append(Term(task.name, target.name, force_weight, "l2", target.std, target.std))
+        elif target.kind == "binary":
+            terms.append(Term(task.name, target.name, 1.0, "cross-entropy", target.std, target.std, target))
         else:
             terms.append(Term(task.name, target.name, 1.0, "l1", target.std, target.std, target))
     return terms

@@ -55,5 +55,5 @@ def _matched(old: Task, new: Task) -> list[tuple[Target, str]]:
 
 
 def _with_heads(task: Task, *, direct: bool) -> list[Target]:
-    kinds = {"direct_forces"} if direct else {"energy", "scalar", "r2"}
+    kinds = {"direct_forces"} if direct else {"energy", "scalar", "r2", "binary"}
     return [target for target in task.targets if target.kind in kinds]

@@ -8,14 +8,18 @@ from torch import nn
 from atomslim.errors import ConfigError
 from atomslim.models.graph_settings import GraphSettings
 
-TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2"]
+TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2", "binary"]
+
+PROBABILITY = "probability"
+"""Unit of what is predicted for a label, yes or no, and the end of its name in files of predictions."""
 
 
 class Target(BaseModel):
     """One quantity of a task.
 
     Physical value = ``std`` · raw + ``mean`` + Σ_atoms ``references[Z]``. Conservative forces (and stress) have no
-    numbers of their own: they are derivatives of the task's physical energy.
+    numbers of their own: they are derivatives of the task's physical energy. Of labels, yes or no (binary), this is the
+    logit z, and the prediction is the probability of yes, 1/(1 + e^−z).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -27,11 +31,19 @@ class Target(BaseModel):
     mean: float = Field(default=0.0, description="added to the scaled raw value")
     std: float = Field(default=1.0, gt=0, description="multiplies the raw value")
     references: dict[int, float] = Field(default_factory=dict, description="energy of one atom of each element")
+    base_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="share of yes among the training labels, of a binary target"
+    )
 
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
         return plain_name(name)
+
+    @property
+    def output_name(self) -> str:
+        """What its prediction is called in files: for a label, yes or no, NAME_probability."""
+        return f"{self.name}_{PROBABILITY}" if self.kind == "binary" else self.name
 
 
 class Task(BaseModel):
@@ -60,6 +72,11 @@ class Task(BaseModel):
     def of_kind(self, kind: TargetKind) -> Target | None:
         """Return the first target of this kind, or None."""
         return next((target for target in self.targets if target.kind == kind), None)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the targets that are yes or no."""
+        return [target.name for target in self.targets if target.kind == "binary"]
 
     @property
     def conservative(self) -> bool:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from atomslim.evaluation.classification import parsed
 from atomslim.parsing import parse_json
+from atomslim.train.figure import error_column
 from atomslim.train.folder import RunFolder
 
 _PRICE = ("parameters", "steps", "epochs", "training_seconds")
@@ -12,13 +14,14 @@ _PRICE = ("parameters", "steps", "epochs", "training_seconds")
 def outcome(run: Path) -> dict[str, Any]:
     """Return the best model's errors on the test set (on the validation set where there is none), and what it took.
 
-    `curve` has a row for each validation: seconds of training, steps, and target → mean absolute error.
+    `curve` has a row for each validation: seconds of training, steps, and target → error: the mean absolute one, or of
+    labels of 0 and 1 what `ClassErrors.error` is, which then stands in place of `mae` and is named by `unit`.
     """
     summary = parse_json((run / "summary.json").read_text(encoding="utf-8"))
     validations = [row for row in RunFolder(run).metrics() if "score" in row]
     best = min(validations, key=lambda row: row["score"])
-    errors = {row["target"]: _errors(row, best[_column(row)]) for row in summary["rows"]}
-    columns = {row["target"]: _column(row) for row in summary["rows"]}
+    errors = {row["target"]: _errors(row, best[error_column(row)]) for row in summary["rows"]}
+    columns = {row["target"]: error_column(row) for row in summary["rows"]}
     curve = [
         {"seconds": row["seconds"], "step": row["step"], **{name: row[column] for name, column in columns.items()}}
         for row in validations
@@ -26,13 +29,17 @@ def outcome(run: Path) -> dict[str, Any]:
     return {"errors": errors, **{name: summary[name] for name in _PRICE}, "curve": curve}
 
 
-def _column(row: dict[str, Any]) -> str:
-    return f"{row['task']}/{row['target']}/mae"
-
-
 def _errors(row: dict[str, Any], validation: float) -> dict[str, Any]:
     """Return the errors of a target; ``validation`` is the best model's, ``mean`` that of predicting it."""
-    mean = row["mean_baseline"]
-    unit = (row["test"] or mean)["unit"]
-    value, where = (row["test"]["mae"], "test") if row["test"] else (validation, "validation")
-    return {"mae": value, "unit": unit, "set": where, "validation": validation, "mean": mean and mean["mae"]}
+    mean = parsed(row["mean_baseline"]) if row["mean_baseline"] else None
+    test = parsed(row["test"]) if row["test"] else None
+    known = test or mean
+    unit = "" if known is None else known.unit if known.measure == "MAE" else known.measure
+    value, where = (validation, "validation") if test is None else (test.error, "test")
+    return {
+        "mae": value,
+        "unit": unit,
+        "set": where,
+        "validation": validation,
+        "mean": None if mean is None else mean.error,
+    }

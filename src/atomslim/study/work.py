@@ -19,7 +19,7 @@ from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.data.in_memory import opened
 from atomslim.errors import ConfigError
-from atomslim.evaluation.accuracy import Errors
+from atomslim.evaluation.errors import Errors
 from atomslim.models.block_model import BlockModel
 from atomslim.models.metadata import checksum
 from atomslim.models.model_file import load

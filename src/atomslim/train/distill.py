@@ -37,6 +37,7 @@ from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
 from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
 from atomslim.train.batch_size import with_batch_cost
+from atomslim.train.classes import own_share
 from atomslim.train.cluster import is_first
 from atomslim.train.durations import Duration, parse_duration
 from atomslim.train.finetune import note_task, noted
@@ -321,7 +322,7 @@ def _learning_task(
         warn(text, AtomslimWarning, stacklevel=3)
     parts: list[SetName] = ["validation", "test"] if made.has_test else ["validation"]
     answers = {part: labelled_by(teacher, made.part(part), task.name, config.batch_size) for part in parts}
-    return replace(made, others={**made.others, **answers})
+    return replace(made, others={**made.others, **answers}, answered=True)
 
 
 def _has_labels(task: LearningTask) -> bool:
@@ -342,10 +343,12 @@ def own_targets(task: Task, given: Mapping[str, TargetOptions]) -> dict[str, Tar
 
 
 def own_scales(task: Task) -> Normalisation:
-    """Return the model's own scales; conservative forces, which have none, count in eV/Å."""
+    """Return the model's own scales; conservative forces, which have none, count in eV/Å, labels by their share."""
     return Normalisation(
         targets={
-            target.name: TargetScale(mean=target.mean, std=target.std, count=1, references=target.references)
+            target.name: own_share(target)
+            if target.kind == "binary"
+            else TargetScale(mean=target.mean, std=target.std, count=1, references=target.references)
             for target in task.targets
         }
     )

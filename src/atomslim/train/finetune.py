@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from atomslim.data.in_memory import Data, opened
+from atomslim.data.info import DatasetInfo
 from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
 from atomslim.models.block_model import BlockModel
@@ -23,9 +24,11 @@ from atomslim.train.folder import RunFolder, require_no_path, task_file
 from atomslim.train.graphs import graph_for, graph_note
 from atomslim.train.heads import with_tasks
 from atomslim.train.options import (
+    CLASS_WEIGHTS,
     CUTOFF,
     E0S,
     NEIGHBOURS,
+    ClassWeights,
     E0s,
     Name,
     Neighbours,
@@ -33,6 +36,7 @@ from atomslim.train.options import (
     SplitOptions,
     TargetOptions,
     TaskOptions,
+    require_weights_once,
     validated,
 )
 from atomslim.train.origin import data_identity, origin
@@ -56,6 +60,10 @@ class FinetuneOptions(RunOptions):
         description="how forces are made, which then must be there; none: conservative, where there are some",
     )
     learn: tuple[Name, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
+    classify: tuple[Name, ...] = Field(
+        default=(), description="names of labels of 0 and 1, no or yes, to learn; empty: those the data says are such"
+    )
+    class_weights: ClassWeights = CLASS_WEIGHTS
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
     e0s: E0s = E0S
     heads: Literal["better", "fresh", "reuse"] = Field(
@@ -66,6 +74,11 @@ class FinetuneOptions(RunOptions):
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
     neighbours: Neighbours | None = Field(default=None, description=NEIGHBOURS)
+
+    @model_validator(mode="after")
+    def _weights_once(self) -> "FinetuneOptions":
+        require_weights_once(self.class_weights, self.targets)
+        return self
 
 
 def finetune(
@@ -175,7 +188,8 @@ def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folde
     dataset = opened(data, config.options)
     options = TaskOptions(
         name=config.name,
-        targets=config.targets or {name: _target(name, config) for name in config.learn},
+        targets=config.targets or {name: _target(name, config, dataset.info) for name in _named_targets(config)},
+        class_weights="none" if config.targets or _named_targets(config) else config.class_weights,
         forces=config.forces,
         validation_data=config.validation_data,
         test_data=config.test_data,
@@ -194,8 +208,14 @@ def _learning_task(model: BlockModel, data: Data, config: FinetuneOptions, folde
     return prepare_task(dataset, options, split, scales, inherited=Inherited.of(model, config.task), graph=graph)
 
 
-def _target(name: str, config: FinetuneOptions) -> TargetOptions:
+def _named_targets(config: FinetuneOptions) -> list[str]:
+    return list(dict.fromkeys([*config.learn, *config.classify]))
+
+
+def _target(name: str, config: FinetuneOptions, info: DatasetInfo) -> TargetOptions:
     """Return what a target's name says of it."""
+    if name in config.classify or info.is_label(name):
+        return TargetOptions(kind="binary", class_weights=config.class_weights)
     if name == "forces":
         kind: Any = f"{config.forces or 'conservative'}_forces"
         return TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if "energy" in config.learn else 1.0)

@@ -1,5 +1,6 @@
 """Options of a run: the same fields in YAML, on the command line and in Python."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -76,13 +77,30 @@ class OptimiserOptions(_Options):
     freeze: tuple[str, ...] = Field(default=(), description="parts kept as they are: embedding, block 1, readout …")
 
 
+ClassWeights = Literal["none", "balanced"]
+
+CLASS_WEIGHTS: Any = Field(
+    default="none",
+    description="of labels: balanced weighs yes by (number of no)/(number of yes) of the training set in the loss; "
+    "none: all alike, which keeps probabilities true",
+)
+
+
 class TargetOptions(_Options):
     """How one target is learned."""
 
-    kind: Literal["energy", "direct_forces", "conservative_forces", "stress", "scalar", "r2"]
+    kind: Literal["energy", "direct_forces", "conservative_forces", "stress", "scalar", "r2", "binary"] = Field(
+        description="binary: a label of 0 or 1, no or yes, whose probability is predicted"
+    )
     weight: float = Field(default=1.0, ge=0, description="factor on its loss")
-    loss: Loss = Field(default="l1", description="l2: Euclidean norm per atom, averaged by structure (forces)")
-    reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up a structure's number")
+    loss: Loss = Field(
+        default="l1",
+        description="l2: Euclidean norm per atom, averaged by structure (forces); labels have cross-entropy",
+    )
+    reduction: Literal["sum", "mean"] = Field(
+        default="sum", description="how atoms make up a structure's number; of labels, mean unless said otherwise"
+    )
+    class_weights: ClassWeights = CLASS_WEIGHTS
     references: bool | str | None = Field(
         default=None,
         description="per-element energies, subtracted first. none: as e0s says for energies, else no; true: fitted; "
@@ -92,8 +110,23 @@ class TargetOptions(_Options):
     mean: float | None = Field(default=None, description="none: fitted on the training set")
     std: float | None = Field(default=None, gt=0, description="none: fitted on the training set")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_labels(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("kind") == "binary":
+            return {"loss": "cross-entropy", "reduction": "mean", **given}
+        return given
+
     @model_validator(mode="after")
     def _sensible(self) -> "TargetOptions":
+        if (self.loss == "cross-entropy") != (self.kind == "binary"):
+            raise ValueError(
+                f"loss {self.loss} is not for {self.kind}: cross-entropy is for labels (binary), and only it"
+            )
+        if self.kind == "binary" and (self.references or self.mean is not None or self.std is not None):
+            raise ValueError("labels of 0 and 1 have no references, mean or std: leave them out")
+        if self.class_weights != "none" and self.kind != "binary":
+            raise ValueError(f"class_weights are for labels of 0 and 1 (kind binary), not for {self.kind}")
         if self.loss == "l2" and self.kind not in {"direct_forces", "conservative_forces", "stress"}:
             raise ValueError(f"loss l2 is for forces and stress: choose l1, mse or huber for {self.kind}")
         return self
@@ -116,7 +149,10 @@ class SplitOptions(_Options):
     train: int | float | None = Field(default=None, description="number or fraction; none: as the original does")
     validation: int | float | None = None
     test: int | float | None = Field(default=None, description="none: the rest")
-    by: Literal["structure", "group"] = Field(default="structure", description="keep groups together?")
+    by: Literal["structure", "group", "scaffold"] = Field(
+        default="structure",
+        description="group: keep groups together; scaffold: the same, large groups for training and rare ones for test",
+    )
     file: Path | None = Field(default=None, description="a split saved earlier")
     seed: int = 42
 
@@ -156,10 +192,22 @@ class TaskOptions(_Options):
         description="where targets are left to the data: how forces are made, which must be there if this is said; "
         "none: conservative, where the data has forces",
     )
+    class_weights: ClassWeights = CLASS_WEIGHTS
     e0s: E0s = E0S
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
     neighbours: Neighbours | None = Field(default=None, description=NEIGHBOURS)
+
+    @model_validator(mode="after")
+    def _weights_once(self) -> "TaskOptions":
+        require_weights_once(self.class_weights, self.targets)
+        return self
+
+
+def require_weights_once(class_weights: ClassWeights, targets: Mapping[str, TargetOptions]) -> None:
+    """Raise ValueError for weights of classes beside targets, each of which says its own."""
+    if class_weights != "none" and targets:
+        raise ValueError("class_weights beside targets: say it of each target (targets.NAME.class_weights)")
 
 
 class RunOptions(_Options):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atomslim.errors import ConfigError
-from atomslim.evaluation.accuracy import Errors
+from atomslim.evaluation.classification import parsed as parsed_errors
 from atomslim.train.budget import Clock
 from atomslim.train.validation import Results
 
@@ -57,4 +57,4 @@ def plain(results: Results) -> dict[str, Any]:
 
 def parsed(results: dict[str, Any]) -> Results:
     """Return what `plain` wrote down."""
-    return {task: {name: Errors(**value) for name, value in errors.items()} for task, errors in results.items()}
+    return {task: {name: parsed_errors(value) for name, value in errors.items()} for task, errors in results.items()}

@@ -17,6 +17,7 @@ from atomslim.data.in_memory import Samples
 from atomslim.data.normalise import TargetScale
 from atomslim.data.references import shifted
 from atomslim.errors import ConfigError
+from atomslim.evaluation.errors import Errors
 from atomslim.evaluation.reference_gap import ReferenceGap, differences, find_gap, lowered
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
@@ -123,7 +124,11 @@ def _has_heads(old: Task, new: Task) -> bool:
 
 def _fits(new: Target, old: Target) -> bool:
     """Tell whether a head gives what is wanted: scalars are told apart by name, and a sum is no mean."""
-    return new.reduction == old.reduction and new.unit == old.unit and (new.kind != "scalar" or new.name == old.name)
+    return (
+        new.reduction == old.reduction
+        and new.unit == old.unit
+        and (new.kind not in {"scalar", "binary"} or new.name == old.name)
+    )
 
 
 def _start(model: BlockModel, data: LearningTask, name: str | None, options: StartOptions, run: RunOptions) -> Start:
@@ -193,13 +198,19 @@ def _notes(chosen: Start, own: Start | None, fresh: Start | None, task: str) -> 
     if own is not None and fresh is not None:
         beside = fresh if chosen.reused else own
         numbers = ", ".join(
-            f"{name} {error.shown.mae:.4g} against {beside.errors[task][name].shown.mae:.4g} {error.shown.unit}"
+            f"{name} {_against(error, beside.errors[task][name])}"
             for name, error in chosen.errors[task].items()
             if name in beside.errors[task] and error.shown.unit == beside.errors[task][name].shown.unit
         )
         yield f"heads: {chosen}; at the start, against {beside}: {numbers}; {_remedy(chosen, own)}"
     if chosen.gap is not None:
         yield f"energies: {chosen.gap}; the references of the reused heads are shifted by it"
+
+
+def _against(error: Errors, other: Errors) -> str:
+    if error.measure != "MAE":
+        return f"{error} against {other}"
+    return f"{error.shown.mae:.4g} against {other.shown.mae:.4g} {error.shown.unit}"
 
 
 def _remedy(chosen: Start, own: Start) -> str:

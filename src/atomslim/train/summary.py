@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 
-from atomslim.evaluation.accuracy import Errors, own_unit
+from atomslim.evaluation.class_table import BASE_RATE, class_table
+from atomslim.evaluation.classification import baseline_of
+from atomslim.evaluation.errors import Errors, own_unit
 
 if TYPE_CHECKING:
     from atomslim.train.conductor import Conductor
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """Mean absolute errors of one target; None where nothing was measured."""
+    """Errors of one target; None where nothing was measured."""
 
     task: str
     target: str
     mean_baseline: Errors | None
-    """Of predicting the mean and no forces, on the validation set."""
+    """Of predicting the mean (of labels, the base rate) and no forces, on the validation set."""
     before: Errors | None
     """Of the model before the first step, on the validation set."""
     after: Errors | None
@@ -80,22 +82,29 @@ class Summary:
     @property
     def worse_than_before(self) -> list[Row]:
         """Targets whose validation error grew."""
-        return [row for row in self.rows if row.before and row.after and row.after.mae > row.before.mae]
+        return [row for row in self.rows if row.before and row.after and row.after.error > row.before.error]
 
     @property
     def worse_than_mean(self) -> list[Row]:
-        """Targets that the last model gets worse than predicting the mean does."""
-        return [row for row in self.rows if row.mean_baseline and row.after and row.after.mae > row.mean_baseline.mae]
+        """Targets that the last model gets worse than predicting the mean (of labels, the base rate) does."""
+        return [
+            row for row in self.rows if row.mean_baseline and row.after and row.after.error > row.mean_baseline.error
+        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as a table."""
         del console, options
-        table = Table("task", "target", "predict the mean", "before", "after", "test", "test, own unit")
+        known = [value for row in self.rows if (value := row.after or row.mean_baseline) is not None]
+        predicted = f"predict the {baseline_of(known)}"
+        table = Table("task", "target", predicted, "before", "after", "test", "test, own unit")
         for row in self.rows:
             cells = (row.mean_baseline, row.before, row.after, row.test, row.test_own_unit)
             table.add_row(row.task, row.target, *(_cell(value) for value in cells))
-        yield "Mean absolute errors; the first three on the validation set, the test with the best model"
+        measures = dict.fromkeys(value.measure for value in known)
+        what = " and ".join("mean absolute errors" if name == "MAE" else name.removeprefix("1 − ") for name in measures)
+        yield f"{what[:1].upper()}{what[1:]}; the first three on the validation set, the test with the best model"
         yield table
+        yield from self._of_labels()
         yield (
             f"{self.steps} steps ({self.epochs:.3g} epochs), best at {self.best_step}; {self.training_seconds:.1f} s "
             f"of training ({self.waiting_share:.1%} waiting for data), {self.validation_seconds:.1f} s of validation; "
@@ -107,7 +116,27 @@ class Summary:
             yield f"Note: {row.task}/{row.target} ended worse than before the first step; the best model was kept."
         for row in self.worse_than_mean:
             numbers = f"{_cell(row.after)} against {_cell(row.mean_baseline)}"
-            yield f"Note: {row.task}/{row.target} ended worse than predicting the mean: {numbers}; train for longer."
+            what = "mean" if row.after is None else baseline_of([row.after])
+            yield f"Note: {row.task}/{row.target} ended worse than predicting the {what}: {numbers}; train for longer."
+
+    def _of_labels(self) -> Iterator[RenderableType]:
+        """Show all metrics of labels of 0 and 1, on the test set where there is one, and what is not defined."""
+        several = len({row.task for row in self.rows}) > 1
+        tested = any(row.test for row in self.rows)
+        kinds = {"the best model, test" if tested else "the last model, validation": "test" if tested else "after"}
+        kinds |= {f"{BASE_RATE}, validation": "mean_baseline"}
+        found = {
+            who: {
+                f"{row.task}, {row.target}" if several else row.target: value
+                for row in self.rows
+                if (value := getattr(row, kind))
+            }
+            for who, kind in kinds.items()
+        }
+        table = class_table(found)
+        if table is not None:
+            yield table.rich()
+            yield table.note
 
 
 def _rows(conductor: "Conductor") -> Iterator[Row]:
@@ -136,5 +165,4 @@ def _plain(value: object) -> object:
 def _cell(value: Errors | None) -> str:
     if value is None:
         return ""
-    shown = value if "/mol" in value.unit else value.shown
-    return f"{shown.mae:.4g} {shown.unit}"
+    return f"{value.mae:.4g} {value.unit}" if "/mol" in value.unit else str(value)

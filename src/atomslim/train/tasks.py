@@ -7,11 +7,13 @@ from typing import Literal
 from warnings import warn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atomslim.atoms import Sample
 from atomslim.data import Dataset, splits
 from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
+from atomslim.data.info import DatasetInfo
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, TargetScale, explain, fit
 from atomslim.data.splits import Split
@@ -20,7 +22,8 @@ from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
-from atomslim.train.options import E0s, SplitOptions, TargetOptions, TaskOptions
+from atomslim.train.classes import base_rate, class_note, class_target, class_term
+from atomslim.train.options import ClassWeights, E0s, SplitOptions, TargetOptions, TaskOptions
 from atomslim.train.references import Inherited, energy_scale, is_extensive
 
 FORCE_WEIGHT = 100.0
@@ -55,6 +58,8 @@ class LearningTask:
     graph: GraphSettings
     others: dict[Part, Dataset] = field(default_factory=dict)
     """Datasets of their own for validation or test, in place of the split's."""
+    answered: bool = False
+    """Whether labels for validation and test are a teacher's answers: probabilities of yes, where targets are that."""
     unlabelled: bool = False
     """Whether the training structures need no labels."""
     validation_limit: int | None = None
@@ -91,6 +96,11 @@ class LearningTask:
         """Return a name for a task on a dataset, without the characters that mean something in files."""
         return re.sub(r"[^\w-]+", "_", dataset.name.partition("@")[0]).strip("_") or "data"
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the targets that are labels of 0 and 1."""
+        return [name for name, options in self.targets.items() if options.kind == "binary"]
+
     def task(self) -> Task:
         """Return the model's task: targets with their normalisation."""
         targets = [self._target(name, options) for name, options in self.targets.items() if options.kind != STRESS]
@@ -100,6 +110,8 @@ class LearningTask:
         kind: TargetKind = options.kind  # type: ignore[assignment] # stress, the only other one, is no head's
         unit = "eV/Å" if name == "forces" else self.dataset.info.units.get(name, "eV")
         scale = self.normalisation.targets.get(name)
+        if kind == "binary" and scale is not None:
+            return class_target(name, options, scale)
         if scale is None or kind == "conservative_forces":
             return Target(name=name, kind=kind, reduction=options.reduction, unit=unit)
         return Target(
@@ -146,8 +158,9 @@ def prepare_task(
             "split.validation a size, or name validation_data"
         )
     found = survey(dataset, chosen.train)
-    targets = dict(options.targets) or default_targets(found, options.forces)
+    targets = dict(options.targets) or default_targets(found, options.forces, dataset.info, options.class_weights)
     _require_energy(targets, found)
+    _require_classes(targets, options, dataset.name)
     if normalisation is None and found.structures == found.total:  # else they are looked for in all structures below
         for label in targets:
             found.require([label])
@@ -188,11 +201,16 @@ def validation_labels(task: LearningTask) -> Survey:
 
 
 def reference_notes(data: LearningTask) -> list[str]:
-    """Say which references energies get, in a line each; those of a single mean, which do not add up, too."""
+    """Say which references energies get, in a line each; those of a single mean, which do not add up, too.
+
+    Of labels, it says how many are yes, and how they are weighed.
+    """
     notes = []
     for name, options in data.targets.items():
         scale = data.normalisation.targets[name]
-        if scale.references:
+        if options.kind == "binary":
+            notes.append(class_note(name, scale, options.class_weights))
+        elif scale.references:
             notes.append(explain(name, scale))
         elif options.kind == "energy":
             text = f"{explain(name, scale)}; one mean for every structure: energies do not add up"
@@ -212,22 +230,46 @@ def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part]
     if others and options.train is None:
         held = 0 if "validation" in others else max(count // 10, 1)
         return splits.random(count, count - held, held, 0, seed=options.seed)
+    if options.by != "structure":
+        return _by_groups(dataset, options)
     if options.train is not None and options.validation is not None:
-        if options.by == "group":
-            return splits.by_group(dataset.groups, options.train, options.validation, seed=options.seed)
         return splits.random(count, options.train, options.validation, options.test, seed=options.seed)
     variant = dataset.name.partition("@")[0].partition(":")[2]
     try:
         groups = dataset.groups if dataset.info.name == "ani1x" else None
-        return splits.original(dataset.info.name, variant, count, groups)
+        return splits.original(dataset.info.name, variant, count, groups, _classes(dataset, variant))
     except ConfigError:
         if dataset.info.name in {"rmd17", "md17", "md22", "qm9"}:  # there is a rule, and the data is too small for it
             raise
     return splits.random(count, 0.8, 0.1, seed=options.seed)
 
 
-def default_targets(found: Survey, forces: Literal["direct", "conservative"] | None) -> dict[str, TargetOptions]:
+def _by_groups(dataset: Dataset, options: SplitOptions) -> Split:
+    """Keep groups together: 80 % and 10 % of the structures unless sizes are given."""
+    train = 0.8 if options.train is None else options.train
+    validation = 0.1 if options.validation is None else options.validation
+    if options.by == "scaffold":
+        return splits.by_scaffold(dataset.groups, train, validation)
+    return splits.by_group(dataset.groups, train, validation, seed=options.seed)
+
+
+def _classes(dataset: Dataset, variant: str) -> NDArray[np.float64] | None:
+    """Return the classes of all structures where a benchmark's folds depend on them."""
+    name = variant.lower().removeprefix("matbench_") or next(iter(dataset[0].targets), "")
+    if dataset.info.name != "matbench" or not dataset.info.is_label(name):
+        return None
+    return np.array([float(sample.targets.get(name, np.nan)) for sample in dataset])
+
+
+def default_targets(
+    found: Survey,
+    forces: Literal["direct", "conservative"] | None,
+    info: DatasetInfo | None = None,
+    class_weights: ClassWeights = "none",
+) -> dict[str, TargetOptions]:
     """Choose what to learn from what any structure has: energy and forces, or else scalars; stress only if asked.
+
+    ``info`` says which of them are labels of 0 and 1.
 
     Raises DataError where forces are asked for and no structure has them.
     """
@@ -240,7 +282,14 @@ def default_targets(found: Survey, forces: Literal["direct", "conservative"] | N
         )
         energy = {"energy": TargetOptions(kind="energy")} if "energy" in names else {}
         return {**energy, "forces": TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if energy else 1.0)}
-    return {name: TargetOptions(kind="energy" if name == "energy" else "scalar") for name in names if name != "forces"}
+    labels = {name for name in names if info is not None and info.is_label(name)}
+    return {
+        name: TargetOptions(kind="binary", class_weights=class_weights)
+        if name in labels
+        else TargetOptions(kind="energy" if name == "energy" else "scalar")
+        for name in names
+        if name != "forces"
+    }
 
 
 def normalise(train: TaskData, targets: Mapping[str, TargetOptions], choice: Choice) -> Normalisation:
@@ -263,6 +312,9 @@ def loss_terms(data: LearningTask, task: Task, *, free_atoms_only: bool = True) 
         head = energy if derived else targets[name]
         if head is None:
             raise ConfigError(f"task {task.name}: {name} is a derivative, and there is no energy: add the energy")
+        if options.kind == "binary":
+            terms.append(class_term(task.name, head, options, data.normalisation.targets[name]))
+            continue
         offset = None if derived or options.kind == "direct_forces" else head
         terms.append(Term(task.name, name, options.weight, options.loss, head.std, spread, offset, free_atoms_only))
     if not any(term.weight for term in terms):
@@ -296,6 +348,8 @@ def _warn_of_other_names(found: Survey) -> None:
 
 def _scale(train: TaskData, name: str, options: TargetOptions, choice: Choice) -> TargetScale:
     replace(train, targets=(name,)).require_targets()
+    if options.kind == "binary":
+        return base_rate(train, name)
     changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
     if options.references is None and options.mean is None and is_extensive(name, options):
         return energy_scale(train, name, choice.e0s, choice.inherited).model_copy(update=changes)
@@ -317,6 +371,14 @@ def _references_of(other: str, task: str, name: str, known: Mapping[str, Normali
         f"task {task}: {name}: references of {other!r}: no other task of this name has some of its own "
         f"(there are: {names}); fit them with references: true"
     )
+
+
+def _require_classes(targets: Mapping[str, TargetOptions], options: TaskOptions, name: str) -> None:
+    """Refuse weights of classes where nothing is classified."""
+    if options.class_weights != "none" and all(target.kind != "binary" for target in targets.values()):
+        raise ConfigError(
+            f"{name}: class_weights: none of {', '.join(targets)} is a label of 0 and 1: name labels with classify"
+        )
 
 
 def _require_energy(targets: dict[str, TargetOptions], found: Survey) -> None:

@@ -1,7 +1,7 @@
-"""Errors of a model, and of predicting the mean, on a set of each task."""
+"""Errors of a model, and of predicting the mean (of labels, the share of yes), on a set of each task."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from atomslim.data.loader import Batch, TopologyBuilder
 from atomslim.errors import DataError
-from atomslim.evaluation.accuracy import PER_ATOM, Accuracy, Errors
+from atomslim.evaluation.accuracy import Accuracy
+from atomslim.evaluation.classification import FOLLOWED, MEAN_OF_LABELS, baseline_of
+from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
 from atomslim.models.outputs import physical
+from atomslim.models.tasks import PROBABILITY
 from atomslim.train.feed import ordered_batches
 from atomslim.train.options import RunOptions
 from atomslim.train.tasks import LearningTask, Part
 
 Results = dict[str, dict[str, Errors]]
 """Task → target → errors."""
-
-SMALLEST_MAE = 1e-9
-"""Smaller mean absolute errors, in the target's unit, count as this much."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Processes:
     """Adds numbers up over all processes."""
     device: torch.device | str = "cpu"
 
+    def together(self, values: Tensor) -> Tensor:
+        """Add up numbers on the CPU over all processes."""
+        return self.summed(values.to(self.device)).cpu()
+
 
 def model_errors(
     model: BlockModel, tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes
@@ -47,18 +51,19 @@ def model_errors(
 
 
 def mean_errors(tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes) -> Results:
-    """Return the errors of predicting the training labels' mean and references, and no forces or stress."""
+    """Return the errors of predicting the training labels' mean and references or share of yes, and no forces."""
     return {task.name: _errors(None, task, part, options, processes, partial(_means, task)) for task in tasks}
 
 
 def score(results: Results, mean: Results, terms: Sequence[Term]) -> float:
-    """Return what is minimised: the geometric mean of MAE / MAE of predicting the mean, weighted as in the loss.
+    """Return what is minimised: the geometric mean of error / error of predicting the mean, weighted as in the loss.
 
+    The error is the MAE; of labels of 0 and 1, it is 1 − ROC-AUC, or the log loss where all are alike.
     Halving the error of any target counts alike, however far it is from being learned: in a mean of the ratios
     themselves, those that cannot be learned would decide.
     """
     weighted = [
-        (term.weight, _ratio(results[term.task][term.name].mae, mean[term.task][term.name].mae))
+        (term.weight, _ratio(results[term.task][term.name], mean[term.task][term.name]))
         for term in terms
         if term.weight and term.name in results[term.task]
     ]
@@ -68,36 +73,52 @@ def score(results: Results, mean: Results, terms: Sequence[Term]) -> float:
     return math.exp(sum(weight * math.log(ratio) for weight, ratio in weighted) / total)
 
 
-def _ratio(error: float, mean: float) -> float:
+def _ratio(found: Errors, mean: Errors) -> float:
     """Return how large an error is beside that of predicting the mean; both may be zero on very few structures."""
-    return max(error, SMALLEST_MAE) / max(mean, SMALLEST_MAE)
+    return max(found.error, found.least) / max(mean.error, mean.least)
 
 
 def before_first_step(results: Results, mean: Results) -> list[str]:
     """Say for every task what the model has before it learns, beside predicting the mean."""
     return [
-        f"{task}, before the first step (and predicting the mean): "
-        + ", ".join(f"{name} {_shown(found[name])} ({_shown(mean[task][name])})" for name in found)
+        f"{task}, before the first step (and predicting the {baseline_of(found.values())}): "
+        + ", ".join(f"{name} {found[name]} ({mean[task][name]})" for name in found)
         for task, found in results.items()
     ]
 
 
-def _shown(errors: Errors) -> str:
-    return f"{errors.shown.mae:.4g} {errors.shown.unit}"
-
-
 def flat(results: Results) -> dict[str, float]:
-    """Return the mean absolute errors by ``task/target/mae``, for the metrics."""
-    return {f"{task}/{name}/mae": value.mae for task, errors in results.items() for name, value in errors.items()}
+    """Return the errors by ``task/target/mae``, of labels by ``task/label/roc_auc`` and so on, for the metrics."""
+    return {
+        f"{task}/{name}/{metric}": value
+        for task, errors in results.items()
+        for name, found in errors.items()
+        for metric, value in found.metrics.items()
+        if value is not None
+    }
 
 
 def columns(tasks: Sequence[LearningTask]) -> list[str]:
     """Return the names that `flat` gives."""
-    return [f"{task.name}/{name}/mae" for task in tasks for name in sorted(_compared(task.targets))]
+    return [
+        f"{task.name}/{name}/{metric}"
+        for task in tasks
+        for name in [*sorted(_compared(task)), *_means_over(task)]
+        for metric in (FOLLOWED if name in {*_classes(task), MEAN_OF_LABELS} else ("mae",))
+    ]
 
 
-def _compared(targets: Mapping[str, object]) -> list[str]:
-    return [*targets, *([PER_ATOM] if "energy" in targets else [])]
+def _compared(task: LearningTask) -> list[str]:
+    return [*task.targets, *([PER_ATOM] if "energy" in task.targets else [])]
+
+
+def _classes(task: LearningTask) -> list[str]:
+    """Return what is compared with labels of 0 and 1, and not with a teacher's probabilities."""
+    return [] if task.answered else task.classes
+
+
+def _means_over(task: LearningTask) -> list[str]:
+    return [MEAN_OF_LABELS] if len(_classes(task)) > 1 else []
 
 
 def _errors(
@@ -108,15 +129,14 @@ def _errors(
     processes: Processes,
     predict: Callable[[str, Batch], dict[str, Tensor]],
 ) -> dict[str, Errors]:
-    accuracy = Accuracy(task.dataset.info.units, free_atoms_only=options.free_atoms_only)
+    units = {**task.dataset.info.units, **dict.fromkeys(task.classes, PROBABILITY)}
+    accuracy = Accuracy(units, free_atoms_only=options.free_atoms_only, labels=_classes(task))
     data = task.part(part)
     for batch in ordered_batches(data, options, topology, rank=processes.rank, world_size=processes.size):
         moved = batch.to(processes.device)
-        accuracy.add(predict(task.name, moved), moved.targets, moved.atoms)
+        accuracy.add(predict(task.name, moved), moved.targets, moved.atoms, moved.names)
     if processes.size > 1:
-        for name in _compared(task.targets):
-            own = accuracy.sums.get(name, torch.zeros(3, dtype=torch.float64))
-            accuracy.sums[name] = processes.summed(own.to(processes.device)).cpu()
+        accuracy.share(_compared(task), processes.rank, processes.size, processes.together)
     return accuracy.result()
 
 
@@ -129,7 +149,9 @@ def _means(data: LearningTask, _task: str, batch: Batch) -> dict[str, Tensor]:
     means = {}
     for name, label in batch.targets.items():
         means[name] = torch.zeros_like(label)
-        if label.dim() == 1:
+        if name in data.classes:
+            means[name] = torch.full_like(label, data.normalisation.targets[name].mean)
+        elif label.dim() == 1:
             means[name] = physical(means[name], known[name], batch.atoms)
     return means
 

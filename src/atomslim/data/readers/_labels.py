@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.sample import Sample
 from atomslim.atoms.xyz_header import symmetric
+from atomslim.data.readers._classes import class_label
 from atomslim.data.readers._common import converted, labelled, number
 from atomslim.data.readers._units import factor
 from atomslim.data.references import ISOLATED_ATOM
@@ -74,6 +75,8 @@ class Labels:
     stress_key: str = ""
     group_key: str = ""
     properties: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    """Labels of 0 and 1, no and yes."""
     energy_unit: str = "eV"
     length_unit: str = "Å"
     stress_factor: float = 1.0
@@ -119,6 +122,11 @@ class Labels:
             if (value := _named(frame, name)) is not None:
                 found[name] = number(value, name, place)
                 remarks.found(name, name)
+        for name in self.classes:
+            value = _named(frame, name)
+            if value is not None and (label := class_label(value, name, place)) is not None:
+                found[name] = label
+                remarks.found(name, name)
         remarks.look_for_unused(frame.items(), self.used, len(frame.atoms))
         self._require(found, frame, place)
         return found
@@ -128,12 +136,14 @@ class Labels:
         """The names that labels are taken from, in lower case."""
         keys = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
         known = {name for what, names in NAMES.items() if not keys.get(what, self.stress_key) for name in names}
-        return frozenset(known | {name.lower() for name in (*keys.values(), *self.properties, self.group_key) if name})
+        return frozenset(
+            known | {name.lower() for name in (*keys.values(), *self.properties, *self.classes, self.group_key) if name}
+        )
 
     def require_named(self, remarks: Remarks, path: object) -> None:
         """Raise DataError if a label that an option names was in no structure."""
         named = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
-        named |= {name: name for name in self.properties}
+        named |= {name: name for name in (*self.properties, *self.classes)}
         for label, key in named.items():
             if key and label not in remarks.sources:
                 there = ", ".join(sorted(remarks.looked_at)[:12]) or "nothing"

@@ -46,7 +46,7 @@ INFO = DatasetInfo(
     level_of_theory="that of the file",
     units_in_file="eV, Å, eV/Å³ unless said otherwise",
     note="Labels are found as energy, forces and stress in results, info, arrays and a database row's data; "
-    "energy_key, forces_key, stress_key and properties name others.",
+    "energy_key, forces_key, stress_key, properties and labels name others.",
     variants=(Variant(targets=("energy", "forces")),),
 )
 
@@ -65,6 +65,7 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
     forces_key: str = "",
     stress_key: str = "",
     properties: str | tuple[str, ...] = (),
+    labels: str | tuple[str, ...] = (),
     group_key: str = "",
     energy_unit: str = "",
     length_unit: str = "Å",
@@ -81,6 +82,7 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
         stress_key: name of the stress; empty as above, or a virial: stress = -virial / volume.
         properties: names (or one text of names, separated by commas) of further numbers of a structure to take as
             targets, in their own units.
+        labels: names, likewise, of labels of 0 and 1, or false and true, to take as targets.
         group_key: name of what a structure belongs to, for splits by group (a molecule's or trajectory's name).
         energy_unit: unit of the energy; with `length_unit` also of forces and stress. Empty: eV, and energies that look
             like totals in kcal/mol or Hartree are refused.
@@ -103,6 +105,7 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
         forces_key=forces_key,
         stress_key=stress_key,
         properties=properties,
+        labels=labels,
         group_key=group_key,
         energy_unit=energy_unit,
         length_unit=length_unit,
@@ -126,10 +129,15 @@ def read_noting(remarks: Remarks, path: Path, variant: str = "", **options: Any)
     labels.require_named(remarks, path)
 
 
-def _labels(properties: str | tuple[str, ...] = (), energy_unit: str = "", **others: Any) -> Labels:
-    names = properties.split(",") if isinstance(properties, str) else properties
-    wanted = tuple(name.strip() for name in names if name.strip())
-    return Labels(properties=wanted, energy_unit=energy_unit or "eV", **others)
+def _labels(
+    properties: str | tuple[str, ...] = (), labels: str | tuple[str, ...] = (), energy_unit: str = "", **others: Any
+) -> Labels:
+    return Labels(properties=_names(properties), classes=_names(labels), energy_unit=energy_unit or "eV", **others)
+
+
+def _names(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else given
+    return tuple(stripped for name in names if (stripped := name.strip()))
 
 
 def frames(path: Path) -> Iterator[tuple[str, Frame | Sample]]:

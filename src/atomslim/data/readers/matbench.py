@@ -15,6 +15,7 @@ from typing import Any
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.info import DatasetInfo, RemoteFile, Variant
+from atomslim.data.readers._classes import class_label
 from atomslim.data.readers._common import existing, number
 from atomslim.data.readers._json_stream import read_object
 from atomslim.data.readers._pymatgen import crystal
@@ -77,6 +78,7 @@ INFO = DatasetInfo(
     note="jdft2d is converted from meV/atom to eV/atom. Predictions are means over atoms.",
     variants=tuple(_variant(task) for task in COLUMNS),
     units=UNITS,
+    labels=("mp_is_metal",),
     cutoff=12.0,
     neighbours=30,
     periodic=True,
@@ -101,12 +103,17 @@ def read(path: Path, variant: str = "") -> Iterator[Sample]:
     for index, (before, row) in enumerate(read_object(file, "data")):
         place = f"{file}, record {index}"
         structure, value = _pair(before.get("columns"), row, task, place)
-        target = number(float(value) if isinstance(value, bool) else value, COLUMNS[task], place) * _FACTORS.get(
-            task, 1.0
-        )
-        yield crystal(structure, {task: target}, place)
+        yield crystal(structure, _targets(value, task, place), place)
     if index < 0:
         raise DataError(f"{file}: the file holds no structures: check that it was written completely")
+
+
+def _targets(value: Any, task: str, place: str) -> dict[str, float]:
+    """Give a row's target; a label of no and yes may be missing."""
+    if INFO.is_label(task):
+        label = class_label(value, COLUMNS[task], place)
+        return {} if label is None else {task: label}
+    return {task: number(value, COLUMNS[task], place) * _FACTORS.get(task, 1.0)}
 
 
 def _file(path: Path, variant: str) -> tuple[Path, str]:
@@ -122,7 +129,7 @@ def _file(path: Path, variant: str) -> tuple[Path, str]:
     if not wanted:
         raise ConfigError(f"{path}: name the task: one of {', '.join(COLUMNS)}")
     names = [path / f"matbench_{wanted}{suffix}" for suffix in (".json.gz", ".json")]
-    return next((name for name in names if name.is_file()), existing(names[0])), wanted
+    return existing(next((name for name in names if name.is_file()), names[0])), wanted
 
 
 def _pair(columns: Any, row: Any, task: str, place: str) -> tuple[Any, Any]:

@@ -85,7 +85,13 @@ _HEAD = re.compile(
 )
 _COUNTER = re.compile(r"task_steps\._module_dict\._typed_moduledict_(?P<task>[^.]+)\.sum_value")
 HeadKind = Literal["energy", "forces", "scalar"]
-_KINDS: dict[str, HeadKind] = {"energy": "energy", "direct_forces": "forces", "scalar": "scalar", "r2": "scalar"}
+_KINDS: dict[str, HeadKind] = {
+    "energy": "energy",
+    "direct_forces": "forces",
+    "scalar": "scalar",
+    "r2": "scalar",
+    "binary": "scalar",
+}
 
 
 @dataclass(frozen=True)
