@@ -27,6 +27,8 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
 ) -> None:
     """Show mean absolute and root mean square errors of energies, forces, stress and other targets.
 
+    Of labels of 0 and 1, show ROC-AUC, PR-AUC, accuracy, balanced accuracy and log loss.
+
     Example: atomslim evaluate runs/aspirin/best.safetensors rmd17:aspirin --part test --split split.json
 
     Parameters

@@ -9,7 +9,7 @@ from atomslim.report.page import TextTable
 CLASSES = "Labels of 0 and 1"
 """Title of the table."""
 
-BASE_RATE = "the base rate"
+BASE_RATE = "base rate"
 """Predicts every label's share of yes; as a decision, that is the majority."""
 
 

@@ -56,7 +56,7 @@ class Evaluation:
         yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
         if len(class_errors(self.errors)) < len(self.errors):
             yield self._numbers()
-        if (labels := class_table({"the model": self.errors, BASE_RATE: self.mean})) is not None:
+        if (labels := class_table({"model": self.errors, BASE_RATE: self.mean})) is not None:
             yield labels.rich()
             yield labels.note
         if self.gap is not None:

@@ -123,7 +123,7 @@ class Summary:
         """Show all metrics of labels of 0 and 1, on the test set where there is one, and what is not defined."""
         several = len({row.task for row in self.rows}) > 1
         tested = any(row.test for row in self.rows)
-        kinds = {"the best model, test" if tested else "the last model, validation": "test" if tested else "after"}
+        kinds = {"best, test" if tested else "last, validation": "test" if tested else "after"}
         kinds |= {f"{BASE_RATE}, validation": "mean_baseline"}
         found = {
             who: {
