@@ -5,18 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.data import covalent_radii
 
 pytest.importorskip("tblite", reason="needs the extra `labels`: tblite and RDKit")
 pytest.importorskip("rdkit", reason="needs the extra `labels`: tblite and RDKit")
 
 from atomslim.data.container import Container
-from atomslim.data.generate import DOMAINS, generate, shares
+from atomslim.data.generate import DOMAINS, extremes, generate, shares
 from atomslim.data.generate.adsorbates import slab
 from atomslim.data.generate.crystals import WIDTH, widened
 from atomslim.data.generate.labels import Dropped, Labeller, Method, require_apart
@@ -106,6 +108,71 @@ def test_what_is_there_is_not_overwritten_by_another(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another seed, count or version"):
         generate(tmp_path, {"reactions": 1}, seed=1, resume=True)
     assert len(Container(tmp_path / "reactions.samples")) == 1
+
+
+def test_extremes_come_after_the_others_and_change_none_of_them(tmp_path: Path) -> None:
+    generate(tmp_path / "without", {"reactions": 1})
+    made = generate(tmp_path / "with", {"reactions": 9}, extremes=8 / 9)
+    with_them, without = made.container("reactions"), Container(tmp_path / "without" / "reactions.samples")
+    assert_same(with_them[0], without[0])
+    names = [str(with_them[number].to_ase().symbols) for number in range(1, 9)]
+    assert names[:4] == list(DOMAINS["reactions"].elements)
+    assert [len(with_them[number]) for number in range(1, 9)] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert with_them.metadata["generated"]["extremes"] == 8
+    with pytest.raises(ConfigError, match="another seed, count or version"):
+        generate(tmp_path / "with", {"reactions": 9}, extremes=0.5, resume=True)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_of_extremes_that_is_none_is_refused(tmp_path: Path, share: float) -> None:
+    with pytest.raises(ConfigError, match="from 0 to below 1"):
+        generate(tmp_path / "new", {"molecules": 4}, extremes=share)
+    assert not (tmp_path / "new").exists()
+
+
+def test_pairs_go_through_all_elements_and_reach_into_the_wall() -> None:
+    elements = ("H", "C", "O")
+    drawn: dict[tuple[int, ...], list[float]] = {}
+    for number in range(5):
+        label = Labeller(Method("GFN2-xTB"))
+        samples = islice(extremes.pairs(elements, 9)(number, np.random.default_rng(number), label), 9)
+        for sample in samples:
+            key = tuple(sorted(sample.numbers.tolist()))
+            drawn.setdefault(key, []).append(_slope_in_radii(sample) if len(key) == 2 else 0.0)
+    assert {key: len(found) for key, found in drawn.items() if len(key) == 1} == {(1,): 1, (6,): 1, (8,): 1}
+    assert set(drawn) == {(1,), (6,), (8,), (1, 1), (1, 6), (1, 8), (6, 6), (6, 8), (8, 8)}
+    assert sum(force > extremes.LARGEST_FORCE / 4 for found in drawn.values() for force in found) > 3
+
+
+def _slope_in_radii(sample: Any) -> float:
+    """Force (eV/Å) that drives the two atoms of a pair apart."""
+    vector = sample.positions[1] - sample.positions[0]
+    return float(sample.targets["forces"][1] @ vector / np.linalg.norm(vector))
+
+
+def test_two_atoms_are_pushed_together_and_fixed_ones_stay() -> None:
+    squeezed, _ = make_group(DOMAINS["adsorbates"].extreme(), 0, 1, 2)
+    for sample in squeezed:
+        atoms = sample.to_ase()
+        radii = covalent_radii[atoms.numbers]
+        near = atoms.get_all_distances(mic=True) / (radii[:, None] + radii) + 9 * np.eye(len(atoms))
+        assert 0.5 < near.min() < extremes.SQUEEZED[1]
+        assert sample.fixed.sum() == 9
+        assert np.ptp(sample.positions[sample.fixed, 2]) < 1e-9
+
+
+def test_stress_of_strained_cells_is_the_derivative_of_the_energy_by_strain() -> None:
+    number = 3 * [solid.name for solid in extremes.CELLS].index("KBr") + 2
+    (sample,), made = make_group(DOMAINS["oxides"].extreme(), 0, number, 1)
+    assert made.written == 1
+    atoms, strain = sample.to_ase(), np.diag([1.0, 0.4, -0.2])
+    energies = []
+    for sign in (1, -1):
+        deformed = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        deformed.set_cell(atoms.cell.array @ (np.eye(3) + sign * 1e-3 * strain), scale_atoms=True)
+        energies.append(DOMAINS["oxides"].method.results(deformed)["energy"])
+    slope = (energies[0] - energies[1]) / 2e-3 / atoms.get_volume()
+    assert slope == pytest.approx(float((sample.targets["stress"] * strain).sum()), rel=1e-2, abs=1e-5)
 
 
 def test_shares_add_up() -> None:

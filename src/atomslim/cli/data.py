@@ -142,6 +142,7 @@ def generate(
     structures: Annotated[int, COUNT] = 23_600,
     domains: str = "molecules,reactions,adsorbates,oxides",
     seed: Annotated[int, SEED] = 0,
+    extremes: float = 0.0,
     processes: Annotated[int, COUNT] = 1,
     resume: Flag = False,
 ) -> None:
@@ -162,6 +163,9 @@ def generate(
         Which domains: molecules, reactions, adsorbates, oxides, dynamics.
     seed
         Of all random numbers.
+    extremes
+        Share of each domain's structures (0.2, say) that are atoms alone, pairs from far apart to inside each other,
+        structures with two atoms pushed together, and strained cells with stress: for potentials without holes.
     processes
         How many groups of structures are made at once.
     resume
@@ -173,7 +177,7 @@ def generate(
 
     counts = shares(structures, domains.replace(" ", "").split(","))
     with _count_progress("generate") as advance:
-        made = make(output, counts, seed=seed, processes=processes, resume=resume, advance=advance)
+        made = make(output, counts, seed=seed, extremes=extremes, processes=processes, resume=resume, advance=advance)
     for name, done in made.domains.items():
         dropped = "".join(f"; {number} dropped: {reason}" for reason, number in done.dropped.items())
         say(f"{made.container(name).path}: {done.written} structures in {done.groups} groups{dropped}")

@@ -1,12 +1,12 @@
 """The domains: how their structures are drawn, how they are labelled, and which part of a data set they make."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from numpy.random import Generator
 
 from atomslim.atoms.sample import Sample
-from atomslim.data.generate import adsorbates, dynamics, molecules, oxides, reactions
+from atomslim.data.generate import adsorbates, dynamics, extremes, molecules, oxides, reactions
 from atomslim.data.generate.labels import Labeller, Method
 from atomslim.errors import ConfigError
 
@@ -26,18 +26,39 @@ class Domain:
     """Structures of a group."""
     place: int
     """Number that makes its random numbers different from those of the others."""
+    elements: tuple[str, ...]
+    """All that its structures are made of."""
+    bulk: bool = False
+    """Whether its extremes are strained cells as well."""
 
+    def extreme(self) -> "Domain":
+        """Return the same with structures at the edges of the domain in place of ordinary ones."""
+        kinds = [extremes.pairs(self.elements, self.size), extremes.squeezed(self.sample)]
+        kinds += [extremes.cells] if self.bulk else []
+
+        def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
+            return kinds[number % len(kinds)](number // len(kinds), random, label)
+
+        return replace(self, sample=sample, place=self.place + _EXTREME)
+
+
+_EXTREME = 100
+"""Added to the place of a domain for its extremes."""
+
+_ORGANIC = ("H", "C", "N", "O")
+_METALLIC = (*_ORGANIC, *adsorbates.LATTICE)
+_INSULATING = tuple(sorted({*_ORGANIC, *oxides.elements()}))
 
 _MOLECULAR = Method("GFN2-xTB", accuracy=0.1)
 _METALS = Method("GFN1-xTB", temperature=1500.0)
 _INSULATORS = Method("GFN1-xTB")
 
 _ALL = (
-    Domain("molecules", "molecules off equilibrium", molecules.sample, _MOLECULAR, 51, 20, 0),
-    Domain("reactions", "paths of reactions", reactions.sample, _MOLECULAR, 34, 20, 1),
-    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 17, 10, 2),
-    Domain("oxides", "oxides and other insulators", oxides.sample, _INSULATORS, 16, 10, 3),
-    Domain("dynamics", "dynamics of paracetamol", dynamics.sample, _MOLECULAR, 0, 50, 4),
+    Domain("molecules", "molecules off equilibrium", molecules.sample, _MOLECULAR, 51, 20, 0, _ORGANIC),
+    Domain("reactions", "paths of reactions", reactions.sample, _MOLECULAR, 34, 20, 1, _ORGANIC),
+    Domain("adsorbates", "adsorbates on metals", adsorbates.sample, _METALS, 17, 10, 2, _METALLIC),
+    Domain("oxides", "oxides and other insulators", oxides.sample, _INSULATORS, 16, 10, 3, _INSULATING, bulk=True),
+    Domain("dynamics", "dynamics of paracetamol", dynamics.sample, _MOLECULAR, 0, 50, 4, _ORGANIC),
 )
 
 DOMAINS = {domain.name: domain for domain in _ALL}

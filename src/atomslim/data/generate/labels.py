@@ -23,7 +23,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.errors import ConfigError
 
 LARGEST_FORCE = 25.0
-"""eV/Å: a structure with a longer force on any atom is dropped."""
+"""eV/Å: a structure with a longer force on any atom is dropped, unless it is meant to have some."""
 
 CLOSEST = 0.5
 """Structures with a distance below this part of the sum of two covalent radii are dropped before they are labelled."""
@@ -88,6 +88,8 @@ class Labeller:
     reference: float | None = None
     """Energy (eV) of the start of a path, for the window of energies."""
     dropped: Counter[str] = field(default_factory=Counter)
+    largest_force: float = LARGEST_FORCE
+    """eV/Å: a structure with a longer force on any atom is dropped."""
     limit: float = np.inf
     """Number dropped after which the group is given up."""
 
@@ -106,8 +108,8 @@ class Labeller:
         return Sample.from_ase(atoms, kept, group=self.group)
 
     def _require_sound(self, found: Mapping[str, Any]) -> None:
-        if largest(found["forces"]) > LARGEST_FORCE:
-            raise Dropped(f"force above {LARGEST_FORCE:g} eV/Å")
+        if largest(found["forces"]) > self.largest_force:
+            raise Dropped(f"force above {self.largest_force:g} eV/Å")
         low, high = ENERGY_WINDOW
         if self.reference is not None and not low < found["energy"] - self.reference < high:
             raise Dropped(f"energy outside {low:g} to {high:g} eV")

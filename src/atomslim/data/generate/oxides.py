@@ -70,6 +70,12 @@ _EXCHANGED, _GUESTS = 0.75, 0.4
 _MOST_EXCHANGED = 4
 
 
+def elements() -> set[str]:
+    """Give all elements of the solids and of what is exchanged in them."""
+    mates = {mate for found in MATES.values() for mate in found.split()}
+    return mates.union(*(solid.elements for solid in SOLIDS))
+
+
 def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
     """Give frames of the solid of group `number` without end."""
     solid = SOLIDS[int(np.random.default_rng(number // len(SOLIDS)).permutation(len(SOLIDS))[number % len(SOLIDS)])]
