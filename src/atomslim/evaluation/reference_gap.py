@@ -103,16 +103,21 @@ class EnergyDifferences:
         fit = fit_references(table[:, elements], values, np.ones(len(values)), prior=np.zeros(len(elements)))
         return dict(zip(elements.tolist(), fit.values.tolist(), strict=True))
 
-    def gap(self) -> ReferenceGap | None:
-        """Return the gap where there is one."""
+    def apart(self) -> float:
+        """Return the median of |label − prediction| in eV per atom; NaN where no structure has a label."""
         values = np.concatenate([np.zeros(0), *self.values])
         if not len(values):
+            return float("nan")
+        return float(np.median(np.abs(values) / np.concatenate(self.counts).sum(axis=1)))
+
+    def gap(self) -> ReferenceGap | None:
+        """Return the gap where there is one."""
+        before = self.apart()
+        if not before >= SMALLEST:  # NaN is none, too
             return None
+        values = np.concatenate(self.values)
         table = np.concatenate(self.counts).astype(np.float64)
         atoms, elements = table.sum(axis=1), np.flatnonzero(table.any(axis=0))
-        before = float(np.median(np.abs(values) / atoms))
-        if before < SMALLEST:
-            return None
         fit = fit_references(table[:, elements], values, np.ones(len(values)), prior=np.zeros(len(elements)))
         after = float(np.median(np.abs(values - table[:, elements] @ fit.values) / atoms))
         if before < FACTOR * after or (len(values) <= 2 * fit.rank and before < ABSURD):

@@ -18,7 +18,7 @@ from atomslim.data.normalise import TargetScale
 from atomslim.data.references import shifted
 from atomslim.errors import ConfigError
 from atomslim.evaluation.errors import Errors
-from atomslim.evaluation.reference_gap import ReferenceGap, differences, find_gap, lowered
+from atomslim.evaluation.reference_gap import SMALLEST, ReferenceGap, differences, find_gap, lowered
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.tasks import Target, Task
@@ -34,7 +34,7 @@ TRIED = 8
 """Training structures on which starts are compared: each costs a forward pass of the whole model."""
 
 SHIFTED = 64
-"""Training structures on which label − prediction is looked at."""
+"""Training structures on which label − prediction is looked at where the first few are far from the labels."""
 
 
 class StartOptions(Protocol):
@@ -141,6 +141,8 @@ def _start(model: BlockModel, data: LearningTask, name: str | None, options: Sta
 
 def move_to_labels(model: BlockModel, data: LearningTask) -> ReferenceGap | None:
     """Shift the references of a model's task where the labels are on another; return the gap that there was."""
+    if differences(model, data.name, _labelled(data, TRIED), TRIED).apart() < SMALLEST:
+        return None
     gap = find_gap(model, data.name, _labelled(data, SHIFTED))
     if gap is not None:
         model.tasks = {**model.tasks, data.name: _on_labels_reference(model, data, gap)}
