@@ -74,7 +74,7 @@ def test_evaluation_and_comparison_show_it_beside_the_models() -> None:
     for name, errors_of in alone.mean.items():
         assert found.mean["direct"][name].mae == pytest.approx(errors_of.mae, rel=1e-9)
     errors, elements = found.tables()[0], found.tables()[-1]
-    assert errors.rows[-1][0] == elements.rows[-1][0] == MEAN
+    assert errors.rows[-1][0] == elements.columns[-1] == MEAN
     assert errors.rows[-1][-1] == f"{number(1e3 * forces, 4)} meV/Å"
 
 
