@@ -10,7 +10,7 @@ from ase.io import write
 from atomslim.cli import main as cli
 from atomslim.compress.prune import keep_blocks
 from atomslim.models.model_file import checksum, load, save
-from small_models import DIRECT, jmp
+from small_models import CONSERVATIVE, DIRECT, jmp
 from train.water import waters
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*different reference energies")  # no trained model is at hand
@@ -43,6 +43,21 @@ def test_a_cut_with_least_squares(files: Path, tmp_path: Path, capsys: pytest.Ca
     assert entry["fit"]["edge"]["R2 fitted"] > entry["fit"]["edge"]["R2 sliced"]
     for name, value in load(exported).state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
+
+
+def test_a_cut_with_least_squares_of_forces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full, small, water = (tmp_path / name for name in ("full.safetensors", "small.safetensors", "water.xyz"))
+    save(jmp(CONSERVATIVE, num_blocks=2, sum_scale=1.0), full)
+    write(water, [sample.to_ase() for sample in waters(8)], format="extxyz")
+    fit = ["--realign", "least-squares-forces", "--directions", "2", "--force-weight", "1.5", "--stress-weight", "0.5"]
+    data = ["--data", f"xyz:{water}", "--batch-size", "2"]
+    assert cli.main(["prune", str(full), "-o", str(small), "--blocks", "1", *fit, *data]) == 0
+    printed = capsys.readouterr().out
+    assert "readout: least-squares-forces" in printed
+    assert "on 2 held-out structures" in printed
+    entry = load(small).history[-1]
+    assert entry["force fit"]["rows"] == 8 * 3
+    assert entry["weights"] == {"forces": 1.5, "stress": 0.5}
 
 
 def test_a_cut_of_a_cut_with_fewer_neighbours(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,10 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     speedup: Annotated[float | None, FINITE] = None,
     relevance: Path | None = None,
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
-    realign: Literal["sliced", "random", "least-squares"] = "sliced",
+    realign: Literal["sliced", "random", "least-squares", "least-squares-forces"] = "sliced",
+    directions: Annotated[int, COUNT] = 4,
+    force_weight: Annotated[float, FINITE] = 3.0,
+    stress_weight: Annotated[float, FINITE] = 0.0,
     data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())] = (),
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     limit: Annotated[int, COUNT] = 256,
@@ -65,9 +68,16 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     score
         The score of blocks to go by.
     realign
-        What becomes of the readout's first layer: sliced; random (for fine-tuning); or least-squares, fitted on --data.
+        What becomes of the readout's first layer: sliced; random (for fine-tuning); least-squares, fitted on --data to
+        the full model's; or least-squares-forces, fitted on --data to the full model's energies, forces and stress.
+    directions
+        Of least-squares-forces: derivatives of each structure's energy that are fitted, in place of all forces.
+    force_weight
+        Of least-squares-forces: what forces in eV/Å count beside energies in eV/atom.
+    stress_weight
+        Of least-squares-forces: the same of stress times volume, in eV/atom; 0: stress is not fitted.
     data
-        Structures for least-squares, --drop-lowest (labelled) or --scan-neighbours (labelled): a dataset or file, as
+        Structures for least squares, --drop-lowest (labelled) or --scan-neighbours (labelled): a dataset or file, as
         TASK=NAME where the model has several tasks.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
@@ -90,6 +100,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
     """
     from atomslim.cli.settings import opened_data
+    from atomslim.compress.force_fit import Weights
     from atomslim.errors import ConfigError
     from atomslim.models.model_file import checksum, load
     from atomslim.models.registry import located
@@ -110,8 +121,11 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     if output is None:
         raise ConfigError("say where the model goes: -o small.safetensors")
     whole = load(model)
+    fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight)}
     units = [] if without is None else [name.strip() for name in without.split(",")]
-    small = _cut(whole, ways, relevance, score, realign, structures, {**options, "seed": seed, "without": units})
+    small = _cut(
+        whole, ways, relevance, score, realign, structures, {**options, **fitting, "seed": seed, "without": units}
+    )
     if neighbours is not None:
         from atomslim.compress.neighbours import with_neighbours
 
@@ -170,13 +184,13 @@ def _cut(
 ) -> "BlockModel":
     """Return the model with the chosen blocks; the model itself if none of the ways was taken."""
     from atomslim.compress.choose import chosen_blocks
-    from atomslim.compress.prune import keep_blocks
+    from atomslim.compress.prune import FITTED, keep_blocks
     from atomslim.compress.relevance import block_relevance
     from atomslim.errors import ConfigError
 
     scored = ways["drop"] is not None and relevance is None and structures is not None
-    if structures is not None and not scored and realign != "least-squares":
-        raise ConfigError("--data has no use here: it is for --realign least-squares, or --drop-lowest")
+    if structures is not None and not scored and realign not in FITTED:
+        raise ConfigError("--data has no use here: it is for --realign least-squares(-forces), or --drop-lowest")
     order: Any = relevance
     if scored:
         limits = {name: options[name] for name in ("limit", "batch_size")}
@@ -188,7 +202,7 @@ def _cut(
         if realign != "sliced":
             raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
         return whole
-    calibration = structures(labelled=False) if structures is not None and realign == "least-squares" else None
+    calibration = structures(labelled=False) if structures is not None and realign in FITTED else None
     return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
 
 
@@ -213,6 +227,18 @@ def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bo
                 f"{branch} readout: R² of the full model's pre-activations {fit['R2 sliced']:.4f} sliced, "
                 f"{fit['R2 fitted']:.4f} fitted, on {where} ({fit['structures']} structures, ridge {fit['ridge']:.0e})"
             )
+        if "force fit" in entry:
+            _report_force_fit(entry["force fit"])
+
+
+def _report_force_fit(fit: Mapping[str, Any]) -> None:
+    where = f"{fit['held_out']} held-out structures" if fit["held_out"] else "the fitted structures"
+    before, after = (
+        f"{1000 * fit[when]['energy']:.1f} meV/atom and {1000 * fit[when]['forces']:.1f}"
+        for when in ("before", "after")
+    )
+    steps = f"{len(fit['ridges'])} steps from {fit['began_at']}" if fit["ridges"] else f"no step from {fit['began_at']}"
+    say(f"energies and weighted derivatives: {before} meV/Å sliced, {after} fitted, on {where} ({steps})")
 
 
 def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:

@@ -4,11 +4,15 @@ Changes outputs. The embedding is never removed. Blocks keep the numbers that th
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
+from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
+from atomslim.compress.force_fit import Rows, Weights, collect, fit_forces, require_conservative
 from atomslim.compress.realign import HELD_OUT
 from atomslim.compress.realign import realign as fit_readout
 from atomslim.data import Dataset
@@ -16,13 +20,18 @@ from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
 
-Realign = Literal["sliced", "random", "least-squares"]
+Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
 """What becomes of the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
 
 sliced: it keeps the columns of the kept blocks (where only the last block is read, they go to the last one that is
 kept); random: it starts anew (the paper's RandomMLP), for fine-tuning only;
-least-squares: it is fitted to reproduce the full model's pre-activations on calibration structures.
+least-squares: it is fitted to reproduce the full model's pre-activations on calibration structures;
+least-squares-forces: it is fitted to the full model's energies, forces and, if asked to, stress (see
+`atomslim.compress.force_fit`); needs conservative forces.
 """
+
+FITTED = ("least-squares", "least-squares-forces")
+"""Ways that look at calibration structures."""
 
 Model = TypeVar("Model", bound=BlockModel)
 
@@ -38,6 +47,8 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     ridge: float | None = None,
     seed: int | None = None,
     without: Sequence[str] = (),
+    directions: int = 4,
+    weights: Weights = Weights(),  # noqa: B008 - frozen
 ) -> Model:
     """Return a copy of ``model`` with fewer interaction blocks; the model itself stays as it is.
 
@@ -52,8 +63,11 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once; fewer where that would leave no batch to hold out.
         ridge: of least squares, see `atomslim.compress.realign`; None: chosen on held-out structures.
-        seed: of the random layer; None: drawn from torch's global generator.
+        seed: of the random layer; None: drawn from torch's global generator. Of directions; None: 0.
         without: what to leave out that is finer than blocks, by the names in the model's ``fine_units``.
+        directions: of least squares with forces: derivatives of each structure's energy that are fitted; as many as
+            three times its atoms are all its forces.
+        weights: of least squares with forces: what forces and stress count beside energies.
 
     Raises:
         ConfigError: blocks or units that the model does not have, least squares without calibration structures, or
@@ -61,11 +75,11 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
         DataError: calibration structures that are not there or cannot be read.
 
     """
-    if realign not in {"sliced", "random", "least-squares"}:
-        raise ConfigError(f"re-alignment {realign!r}: give sliced, random or least-squares")
-    if (realign == "least-squares") != (calibration is not None):
+    if realign not in get_args(Realign):
+        raise ConfigError(f"re-alignment {realign!r}: give {', '.join(get_args(Realign))}")
+    if (realign in FITTED) != (calibration is not None):
         wrong = "needs calibration structures" if calibration is None else "looks at no calibration structures"
-        raise ConfigError(f"re-alignment {realign} {wrong}: give them with least-squares, for each task")
+        raise ConfigError(f"re-alignment {realign} {wrong}: give them with least squares, for each task")
     places = places_of(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks)
     small = (model.without_units(without) if without else model).with_blocks(places)
     entry = _entry(model, small, realign) | ({"without": list(without)} if without else {})
@@ -73,11 +87,30 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
         _draw_readout(small, seed)
     elif calibration is not None:
         opened = datasets(model, calibration, labelled=False)
-        fits = fit_readout(small, model, _structures(model, opened, limit, batch_size), ridge=ridge)
         entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
+        if realign == "least-squares-forces":
+            require_conservative(model, opened)
+        start = _atom_map(small)
+        structures = partial(_structures, model, opened, limit, batch_size)
+        fits = fit_readout(small, model, ((batch, topology) for batch, topology, _ in structures()), ridge=ridge)
         entry["fit"] = {branch: fit.as_dict() for branch, fit in fits.items()}
+        if realign == "least-squares-forces":
+            rows = collect(small, model, structures(), weights, directions=directions, seed=seed or 0)
+            starts = {"sliced": start, "least-squares": _atom_map(small)}
+            entry["force fit"] = fit_forces(small, starts, *_split(rows)).as_dict()
+            entry["weights"] = asdict(weights)
     small.history = [*model.history, entry]
     return small
+
+
+def _atom_map(model: BlockModel) -> Tensor:
+    return model.readout_maps()["node"].weight().detach().clone()
+
+
+def _split(rows: Sequence[Rows]) -> tuple[list[Rows], list[Rows]]:
+    """Hold out every fourth batch."""
+    numbered = list(enumerate(rows, start=1))
+    return [one for at, one in numbered if at % HELD_OUT], [one for at, one in numbered if not at % HELD_OUT]
 
 
 def first_blocks(model: BlockModel, count: int) -> tuple[int, ...]:
@@ -111,12 +144,12 @@ def _draw_readout(small: BlockModel, seed: int | None) -> None:
 
 def _structures(
     model: BlockModel, calibration: dict[str, Dataset], limit: int, batch_size: int
-) -> Iterator[tuple[AtomsBatch, Any]]:
+) -> Iterator[tuple[AtomsBatch, Any, str]]:
     for task, dataset in calibration.items():
         samples = spread_out(dataset, limit)
         size = min(batch_size, max(1, len(samples) // HELD_OUT))  # so that there is a batch to hold out
         for batch in batches(model, task, samples, size):
-            yield batch.atoms, batch.topology
+            yield batch.atoms, batch.topology, task
 
 
 def _entry(model: BlockModel, small: BlockModel, realign: Realign) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class BlockModel(nn.Module, ABC):
         with torch.set_grad_enabled(torch.is_grad_enabled() or conservative):
             strain = None
             if conservative:
-                batch, strain = _strained(batch)
+                batch, strain = strained(batch)
             features = self.features(batch, topology, edges=edges or any(task.direct for task in chosen))
             readout = self.read(features)
             derive = partial(self._derivatives, batch=batch, strain=strain, create_graph=create_graph)
@@ -327,7 +327,7 @@ def check_block_indices(indices: Sequence[int], num_blocks: int) -> tuple[int, .
     return kept
 
 
-def _strained(batch: AtomsBatch) -> tuple[AtomsBatch, Tensor | None]:
+def strained(batch: AtomsBatch) -> tuple[AtomsBatch, Tensor | None]:
     """Return the batch with positions to differentiate and, if any structure is periodic, under zero strain (b, 3, 3).
 
     r → r (1 + ε), cell → cell (1 + ε), with ε symmetrised, so that stress has no rotational part.
