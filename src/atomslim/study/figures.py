@@ -52,7 +52,7 @@ def downstream(results: Results) -> list[Figure]:
     figures = []
     for part in results.options.downstream:
         strategies = [strategy for strategy in part.strategies if strategy != "full"]
-        label = f"test MAE, {part.target} ({results.unit(part)})"
+        label = f"test {results.quantity(part)}"
         figures.append(
             _against_blocks(results, part.name, label, strategies, lambda one, part=part: results.tuned(part, one))
         )
@@ -67,7 +67,7 @@ def convergence(results: Results) -> list[Figure]:
     figures = []
     for part in results.options.downstream:
         used = {"seconds": "seconds of training", "step": "steps of training"}[results.axis(part)]
-        figure, axes = _panel(part.name, used, f"validation MAE, {part.target} ({results.unit(part)})")
+        figure, axes = _panel(part.name, used, f"validation {results.quantity(part)}")
         curves = shown_curves(results.curves(part))
         cuts = list(dict.fromkeys(STRATEGIES[curve.variant.strategy] for curve in curves if curve.variant.blocks))
         for curve in curves:

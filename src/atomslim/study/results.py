@@ -16,6 +16,9 @@ MILLI = 1000.0
 
 FULL = "full"
 
+MEASURES = ("1 − ROC-AUC", "log loss")
+"""Errors of labels of 0 and 1, which stand in the place of units."""
+
 _LOST = 1.01
 """Where slicing adds less than a hundredth to the error, there is nothing to win back."""
 
@@ -138,6 +141,11 @@ class Results:
     def unit(self, downstream: DownstreamOptions) -> str:
         """Return the unit of a dataset's errors as they are shown; empty while nothing is finished."""
         return next((_shown_unit(error["unit"]) for error in self._tuned_errors(downstream)), "")
+
+    def quantity(self, downstream: DownstreamOptions) -> str:
+        """Name what a dataset's error is: the target with its unit, or what is measured of labels of 0 and 1."""
+        unit = self.unit(downstream)
+        return f"{unit}, {downstream.target}" if unit in MEASURES else f"MAE, {downstream.target} ({unit})"
 
     def mean_baseline(self, downstream: DownstreamOptions) -> float | None:
         """Return the validation error of predicting the mean; None while nothing is finished."""

@@ -5,7 +5,7 @@ from atomslim.report.page import TextTable, number
 from atomslim.study import paper
 from atomslim.study.names import PAPER, label
 from atomslim.study.options import DownstreamOptions
-from atomslim.study.results import Results, Variant
+from atomslim.study.results import MEASURES, Results, Variant
 from atomslim.study.runner import State
 
 _STATES: dict[State, str] = {
@@ -77,15 +77,22 @@ def downstream(results: Results) -> TextTable:
     parts = results.options.downstream
     variants = dict.fromkeys(variant for part in parts for variant in results.tuned_variants(part))
     rows = [(label(variant), *(_text(results.tuned(part, variant)) for part in parts)) for variant in variants]
+    labels = any(results.unit(part) in MEASURES for part in parts)
+    what = "MAE (of labels of 0 and 1, the error that is named)" if labels else "MAE"
     means = [results.mean_baseline(part) for part in parts]
     if any(means):
-        rows.append(("predicting the mean, validation", *("" if mean is None else number(mean) for mean in means)))
+        rows.append(
+            (
+                f"predicting the {'mean or base rate' if labels else 'mean'}, validation",
+                *("" if mean is None else number(mean) for mean in means),
+            )
+        )
     known = [_long_recipe(part, results.unit(part)) for part in parts]
     if any(known):
         rows.append(("the whole JMP-L, its own long recipe", *known))
     return TextTable(
         "Fine-tuned under equal budgets",
-        f"Test MAE of the model with the best validation; every variant of a dataset has the same budget. {_SEEDS} "
+        f"Test {what} of the model with the best validation; every variant of a dataset has the same budget. {_SEEDS} "
         f"{paper.FIGURE_3}{''.join(f' {_steps(results, part)}' for part in parts if 'budget' in part.finetune)}",
         ("variant", *(f"{part.name}, {part.target} ({results.unit(part)})" for part in parts)),
         tuple(rows),
