@@ -17,7 +17,7 @@ from atomslim.compress.choose import chosen_blocks, removal_order
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import batch_scores, block_relevance
 from atomslim.compress.scores import gradcam, influence, taylor
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.batches import batches
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.families.jmp import JMP, JMPGraphSettings
@@ -140,6 +140,21 @@ def test_labels_that_are_met_exactly_make_nothing_relevant() -> None:
     exact = replace(sample, targets={"forces": predicted["forces"].numpy()})
     found = block_relevance(model, [exact], leave_out=False)
     np.testing.assert_array_equal(found.mix("gradcam"), np.zeros(3))
+
+
+def test_labels_that_the_model_made_are_said_and_leave_out_stays_finite() -> None:
+    model = jmp(CONSERVATIVE, num_blocks=2)
+    with torch.no_grad():
+        answers = [model.predict(from_ase(sample.to_ase())) for sample in waters(4)]
+    own = [
+        replace(sample, targets={"energy": answer["energy"][0].numpy(), "forces": answer["forces"].numpy()})
+        for sample, answer in zip(waters(4), answers, strict=True)
+    ]
+    with pytest.warns(AtomslimWarning, match="task conservative: the labels are the model's own answers"):
+        found = block_relevance(model, own, batch_size=2)
+    left_out = found.mix("leave-out")[1:]
+    assert np.isfinite(left_out).all()
+    assert left_out.max() < 1e6
 
 
 def test_a_task_of_one_number_has_scores_of_atoms_only() -> None:

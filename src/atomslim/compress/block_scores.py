@@ -12,6 +12,9 @@ Numbers = NDArray[np.float64]
 
 _REPEATED = {PER_ATOM, MEAN_OF_LABELS}
 
+ROUNDING = 1e-5
+"""Share of what leaving a block out adds, below which an error is one of rounding."""
+
 SCORES = {
     "gradcam": "GradCAM",
     "taylor": "Taylor",
@@ -41,6 +44,10 @@ class Score:
         total = np.nansum(self.mean)
         scale = 1.0 / total if total > 0 else 1.0
         return Score(self.mean * scale, self.deviation * scale, self.batches)
+
+
+def _largest(changes: Numbers) -> float:
+    return float(np.nanmax(np.abs(changes), initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,24 @@ class TaskRelevance:
         return shares
 
     def relative(self, left_out: dict[str, Numbers]) -> Numbers:
-        """Return what leaving out adds to the errors, as a share of them, the mean over targets."""
-        errors = {target: error.smooth_error for target, error in self.errors.items() if target not in _REPEATED}
-        changes = [left_out[target] / max(error, 1e-300) for target, error in errors.items()]
+        """Return what leaving out adds to the errors, as a share of them, the mean over targets.
+
+        Of errors that are rounding beside that, as of labels that the model made, a share says nothing: then the change
+        is compared with the largest one, so that every target counts alike.
+        """
+        changes = [
+            left_out[target] / max(error.smooth_error, ROUNDING * _largest(left_out[target]), 1e-300)
+            for target, error in self.errors.items()
+            if target not in _REPEATED
+        ]
         return np.mean(changes, axis=0) if changes else np.array([])
+
+    @property
+    def answers_labels(self) -> bool:
+        """Whether all errors are rounding beside what leaving out a block adds: the labels are the model's own."""
+        return bool(self.errors) and all(
+            error.smooth_error <= ROUNDING * _largest(self.left_out[target]) for target, error in self.errors.items()
+        )
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,14 @@ def block_relevance(
         name: _task_relevance(model, name, given, batch_size, force_weight, leave_out=leave_out)
         for name, given in samples.items()
     }
+    for name, found in tasks.items():
+        if found.answers_labels:
+            warnings.warn(
+                f"task {name}: the labels are the model's own answers, so that its loss and the loss's gradients are "
+                "rounding: look at leave-out and influence only, or give other labels for GradCAM and Taylor",
+                AtomslimWarning,
+                stacklevel=2,
+            )
     return Relevance((0, *model.block_ids), tasks, model.fine_units)
 
 
