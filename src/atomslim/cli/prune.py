@@ -37,6 +37,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     seed: Annotated[int, SEED] = 0,
     neighbours: Annotated[float | None, FINITE] = None,
     scan_neighbours: str | None = None,
+    cutoff: Annotated[float | None, FINITE] = None,
     export: Path | None = None,
     without: str | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
@@ -91,6 +92,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Let every task take at most so many main neighbours of an atom (20), or a share of them (0.5).
     scan_neighbours
         Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
+    cutoff
+        Let edges end at a shorter cutoff in Å, without a step in the energy (SevenNet, CHGNet).
     export
         Also write a checkpoint (.pt, say) in the format of the model's family.
     without
@@ -106,11 +109,13 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
-    cuts = neighbours is not None or without is not None or any(value is not None for value in ways.values())
+    cuts = any(one is not None for one in (neighbours, without, cutoff)) or any(
+        value is not None for value in ways.values()
+    )
     if cuts == (scan_neighbours is not None):
         raise ConfigError(
             "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup (with or without "
-            "--neighbours or --without), --neighbours, --without or --scan-neighbours"
+            "--neighbours, --without or --cutoff), --neighbours, --without, --cutoff or --scan-neighbours"
         )
     structures: Any = partial(opened_data, data, option) if data else None
     options = {"limit": limit, "batch_size": batch_size}
@@ -130,6 +135,10 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         from atomslim.compress.neighbours import with_neighbours
 
         small = with_neighbours(small, neighbours)
+    if cutoff is not None:
+        from atomslim.compress.cutoff import with_cutoff
+
+        small = with_cutoff(small, cutoff)
     small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
     _write(small, output, export)
     _report(output, whole, small, speed=speedup is not None)
@@ -218,6 +227,11 @@ def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bo
             for unit in entry.get("without", ()):
                 say(f"without {unit}")
             say(f"readout: {entry['realign']}")
+        elif entry["operation"] == "shorten cutoff":
+            after = entry["cutoff after"]
+            say(
+                "cutoff: " + ", ".join(f"{task} {entry['cutoff before'][task]:g} → {after[task]:g} Å" for task in after)
+            )
         else:
             before, after = entry["neighbours before"], entry["neighbours after"]
             say("neighbours: " + ", ".join(f"{task} {before[task]} → {after[task]}" for task in after))

@@ -174,6 +174,17 @@ class BlockModel(nn.Module, ABC):
         check_units(self, names)
         return copy.deepcopy(self)
 
+    def with_cutoff(self, cutoff: float) -> Self:
+        """Return an independent copy with a shorter cutoff (Å) in all tasks, at which energies have no step.
+
+        Only of families with the capability *shorter cutoff*. Raises ConfigError for a cutoff that is not shorter.
+        """
+        check_cutoff(self, cutoff)
+        model = copy.deepcopy(self)
+        graphs = {name: task.graph.model_copy(update={"cutoff": cutoff}) for name, task in self.tasks.items()}
+        model.tasks = {name: task.model_copy(update={"graph": graphs[name]}) for name, task in self.tasks.items()}
+        return model
+
     @abstractmethod
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters by part: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
@@ -308,6 +319,14 @@ class BlockModel(nn.Module, ABC):
             stress = grads[1] / torch.where(there, volume[:, None, None], 1.0)  # no NaN on the way back through this
             outputs["stress"] = torch.where(there, stress, torch.nan).to(dtype)
         return outputs
+
+
+def check_cutoff(model: BlockModel, cutoff: float) -> float:
+    """Return a cutoff; raises ConfigError unless it is positive and shorter than that of every task."""
+    longest = min(task.graph.cutoff for task in model.tasks.values())
+    if not 0 < cutoff < longest:
+        raise ConfigError(f"cutoff {cutoff:g} Å: give one between 0 and {longest:g} Å, which the model has")
+    return cutoff
 
 
 def check_units(model: BlockModel, names: Sequence[str]) -> None:

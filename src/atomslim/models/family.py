@@ -24,7 +24,9 @@ from atomslim.models.tasks import Task
 if TYPE_CHECKING:
     from atomslim.models.block_model import BlockModel
 
-Capability = Literal["fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training"]
+Capability = Literal[
+    "fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training", "shorter cutoff"
+]
 
 _REFUSALS: dict[Capability, str] = {
     "fresh heads": "cannot be given fresh heads: reuse those of a task",
@@ -32,6 +34,7 @@ _REFUSALS: dict[Capability, str] = {
     "neighbour caps": "have no cap on neighbours: they take all within the cutoff",
     "packages": "cannot be compiled into packages",
     "export": "cannot be written in a format of their own: save them as .safetensors",
+    "shorter cutoff": "cannot be given another cutoff without training: only their edges could be fewer",
     "pre-training": "cannot be made from sizes: give a trained one to go on with",
 }
 

@@ -25,7 +25,7 @@ class CHGNetFamily(Family):
     title: ClassVar[str] = "CHGNet"
     package: ClassVar[str | None] = "chgnet"
     config: ClassVar[type[BaseModel]] = CHGNetConfig
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff"})
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
         """Return a model with the package's fresh weights."""

@@ -28,6 +28,46 @@ def with_blocks(model: "SevenNet", kept: Sequence[int]) -> "SevenNet":
     return narrowed(model, kept, irreps, model.config.lmax_edge)
 
 
+def degrees(model: "SevenNet") -> range:
+    """Return the degrees above 0 of the irreps that blocks hand over."""
+    return range(1, max(Irreps(entry).lmax for entry in model.config.irreps) + 1)
+
+
+def without_degrees(model: "SevenNet", first: int) -> "SevenNet":
+    """Return a copy without irreps of this degree (1 or more) and above, of atoms and of edges.
+
+    Without any but scalars, odd ones go, too: they are made of vectors only.
+    """
+    irreps = [
+        Irreps([entry for entry in Irreps(text) if entry.ir.l < first and (first > 1 or entry.ir == SCALAR)])
+        for text in model.config.irreps
+    ]
+    everything = range(1, model.num_blocks + 1)
+    return narrowed(model, everything, irreps, min(model.config.lmax_edge, first - 1))
+
+
+def with_cutoff(model: "SevenNet", cutoff: float) -> "SevenNet":
+    """Return a copy whose envelope ends at a shorter cutoff (Å), the waves under it as they are.
+
+    The factor 2/c of the radial basis changes with the cutoff, and the layer that takes it in is multiplied by the
+    inverse. An XPLOR envelope begins at the same share of the cutoff.
+    """
+    ratio = cutoff / model.config.cutoff
+    changes = {"cutoff": cutoff, "envelope_onset": model.config.envelope_onset * ratio}
+    new = copy.deepcopy(model)
+    new.config = SevenNetConfig.model_validate({**model.config.model_dump(), **changes})
+    new.radial.config = new.config
+    with torch.no_grad():
+        for block in new.blocks:
+            convolution: Any = block.convolution
+            (convolution.hidden[0] if len(convolution.hidden) else convolution.last).mul_(ratio)
+    new.tasks = {
+        name: task.model_copy(update={"graph": task.graph.model_copy(update={"cutoff": cutoff})})
+        for name, task in model.tasks.items()
+    }
+    return new
+
+
 def handed_over(irreps: Sequence[Irreps], kept: Sequence[int]) -> list[Irreps]:
     """Return what the embedding and each kept block give: the irreps that the next one reads, as wide as it reads them.
 

@@ -31,7 +31,7 @@ class SevenNetFamily(Family):
     package: ClassVar[str | None] = "sevenn"
     extra: ClassVar[str | None] = "sevennet"
     config: ClassVar[type[BaseModel]] = SevenNetConfig
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff"})
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
         """Return a model without memory for its weights."""
@@ -99,7 +99,8 @@ class SevenNetFamily(Family):
         """The cutoff is the model's."""
         if graph.cutoff != (own := _sevennet(model).config.cutoff):
             raise ConfigError(
-                f"cutoff {graph.cutoff:g} Å: that of a SevenNet model is part of it, here {own:g} Å: leave it out"
+                f"cutoff {graph.cutoff:g} Å: that of a SevenNet model is part of it, here {own:g} Å: leave it out, "
+                "or shorten it first (atomslim prune --cutoff)"
             )
 
 

@@ -4,6 +4,7 @@ The model is J. Chem. Theory Comput. 20, 4857 (2024), after NequIP, arXiv 2101.0
 checkpoints of the package `sevenn`.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,12 +18,20 @@ from torch.utils.checkpoint import checkpoint
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, update_distances, within
 from atomslim.errors import ConfigError
 from atomslim.families.sevennet.config import SevenNetConfig
-from atomslim.families.sevennet.cut import with_blocks
+from atomslim.families.sevennet.cut import degrees, with_blocks, with_cutoff, without_degrees
 from atomslim.families.sevennet.family import FAMILY
 from atomslim.families.sevennet.geometry import Graph, RadialBasis, build_graph, edge_vectors, harmonics
 from atomslim.families.sevennet.irreps import SCALAR, scalar_widths
 from atomslim.families.sevennet.layers import EdgeTerms, State, activate, block_of, drawn
-from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, ReadoutKind, check_block_indices
+from atomslim.models.block_model import (
+    BlockFeatures,
+    BlockModel,
+    ReadoutFeatures,
+    ReadoutKind,
+    check_block_indices,
+    check_cutoff,
+    check_units,
+)
 from atomslim.models.family import Family
 from atomslim.models.outputs import reduce_over_atoms
 from atomslim.models.precision import full_precision
@@ -153,6 +162,22 @@ class SevenNet(BlockModel):
         stays as it is, and takes the scalars of the last block that is kept.
         """
         return cast("Self", with_blocks(self, check_block_indices(indices, self.num_blocks)))
+
+    @property
+    def fine_units(self) -> tuple[str, ...]:
+        """Degrees of irreps, each with those above it: l 1, l 2, …."""
+        return tuple(f"l {degree}" for degree in degrees(self))
+
+    def without_units(self, names: Sequence[str]) -> Self:
+        """Return an independent copy without irreps of some degrees and above, of atoms and of edges."""
+        check_units(self, names)
+        if not names:
+            return copy.deepcopy(self)
+        return cast("Self", without_degrees(self, min(int(name.split()[1]) for name in names)))
+
+    def with_cutoff(self, cutoff: float) -> Self:
+        """Return an independent copy whose envelope ends at a shorter cutoff (Å)."""
+        return cast("Self", with_cutoff(self, check_cutoff(self, cutoff)))
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters by part."""

@@ -1,0 +1,28 @@
+"""A shorter cutoff: the same weights with fewer edges, which energies fade out of without a step.
+
+Changes outputs.
+"""
+
+from typing import TypeVar
+
+from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
+
+Model = TypeVar("Model", bound=BlockModel)
+
+
+def with_cutoff(model: Model, cutoff: float) -> Model:
+    """Return a copy with a shorter cutoff (Å) in all tasks.
+
+    Raises ConfigError for a cutoff that is not shorter, and for a family whose models would need training for it.
+    """
+    family_of(model).require("shorter cutoff")
+    small = model.with_cutoff(cutoff)
+    entry = {
+        "operation": "shorten cutoff",
+        "changes outputs": True,
+        "cutoff before": {name: task.graph.cutoff for name, task in model.tasks.items()},
+        "cutoff after": {name: task.graph.cutoff for name, task in small.tasks.items()},
+    }
+    small.history = [*model.history, entry]
+    return small
