@@ -19,6 +19,7 @@ from atomslim.compress.force_fit import Weights
 from atomslim.data.in_memory import opened
 from atomslim.evaluation.batches import batches
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 
 WAYS: dict[str, dict[str, Any]] = {
     "sliced": {},
@@ -26,6 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "least squares with forces, weight 1": {"realign": "least-squares-forces", "weights": Weights(1.0)},
     "least squares with forces, weight 10": {"realign": "least-squares-forces", "weights": Weights(10.0)},
 }
+HAND_OVER = {f"hand-over, {name}": way | {"hand_over": True} for name, way in WAYS.items()}
 
 
 def answers(model: BlockModel, task: str, samples: list[Sample]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--keep", required=True, help="blocks, as in 1,2,3,5")
     parser.add_argument("--calibration", type=int, default=64, help="structures that are fitted")
     parser.add_argument("--task")
+    parser.add_argument("--only", help="a part of the names of re-alignments to try")
     options = parser.parse_args()
     full = atomslim.load(options.model)
     task = options.task or next(name for name, one in full.tasks.items() if one.conservative)
@@ -60,8 +63,11 @@ def main() -> None:
     whole = list(answers(full, task, test))
     none = torch.cat([forces.abs().flatten() for _, forces in whole]).mean()
     print(f"{options.model}: {len(test)} held out, {len(calibration)} fitted; forces of none: {1000 * float(none):.0f}")
-    for name, way in WAYS.items():
-        data_of = {"calibration": {task: calibration}, "limit": len(calibration)} if way.get("realign") else {}
+    ways = WAYS | (HAND_OVER if "hand-over" in family_of(full).capabilities else {})
+    for name, way in ways.items():
+        if options.only is not None and options.only not in name:
+            continue
+        data_of = {"calibration": {task: calibration}, "limit": len(calibration)} if way else {}
         start = time.process_time()
         small = atomslim.keep_blocks(full, [int(block) for block in options.keep.split(",")], **way, **data_of)
         cells = differences(list(answers(small, task, test)), whole)

@@ -30,6 +30,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     directions: Annotated[int, COUNT] = 4,
     force_weight: Annotated[float, FINITE] = 3.0,
     stress_weight: Annotated[float, FINITE] = 0.0,
+    hand_over: Annotated[bool, Parameter(negative=())] = False,
     data: Annotated[tuple[str, ...], Parameter(name="--data", negative=())] = (),
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     limit: Annotated[int, COUNT] = 256,
@@ -72,11 +73,13 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         What becomes of the readout's first layer: sliced; random (for fine-tuning); least-squares, fitted on --data to
         the full model's; or least-squares-forces, fitted on --data to the full model's energies, forces and stress.
     directions
-        Of least-squares-forces: derivatives of each structure's energy that are fitted, in place of all forces.
+        Of least-squares-forces and --hand-over: derivatives of each structure that are fitted, in place of all forces.
     force_weight
         Of least-squares-forces: what forces in eV/Å count beside energies in eV/atom.
     stress_weight
         Of least-squares-forces: the same of stress times volume, in eV/atom; 0: stress is not fitted.
+    hand_over
+        Bring what kept blocks take in after removed ones in line with the full model, on --data (SevenNet).
     data
         Structures for least squares, --drop-lowest (labelled) or --scan-neighbours (labelled): a dataset or file, as
         TASK=NAME where the model has several tasks.
@@ -126,7 +129,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     if output is None:
         raise ConfigError("say where the model goes: -o small.safetensors")
     whole = load(model)
-    fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight)}
+    fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     units = [] if without is None else [name.strip() for name in without.split(",")]
     small = _cut(
         whole, ways, relevance, score, realign, structures, {**options, **fitting, "seed": seed, "without": units}
@@ -198,8 +201,10 @@ def _cut(
     from atomslim.errors import ConfigError
 
     scored = ways["drop"] is not None and relevance is None and structures is not None
-    if structures is not None and not scored and realign not in FITTED:
-        raise ConfigError("--data has no use here: it is for --realign least-squares(-forces), or --drop-lowest")
+    if structures is not None and not scored and realign not in FITTED and not options["hand_over"]:
+        raise ConfigError(
+            "--data has no use here: it is for --realign least-squares(-forces), --hand-over, or --drop-lowest"
+        )
     order: Any = relevance
     if scored:
         limits = {name: options[name] for name in ("limit", "batch_size")}
@@ -208,10 +213,14 @@ def _cut(
     if kept is None and options["without"]:
         kept = whole.block_ids
     if kept is None:
+        if options["hand_over"]:
+            raise ConfigError("--hand-over: goes with a cut: say which blocks to keep")
         if realign != "sliced":
             raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
         return whole
-    calibration = structures(labelled=False) if structures is not None and realign in FITTED else None
+    calibration = (
+        structures(labelled=False) if structures is not None and (realign in FITTED or options["hand_over"]) else None
+    )
     return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
 
 
@@ -241,6 +250,9 @@ def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bo
                 f"{branch} readout: R² of the full model's pre-activations {fit['R2 sliced']:.4f} sliced, "
                 f"{fit['R2 fitted']:.4f} fitted, on {where} ({fit['structures']} structures, ridge {fit['ridge']:.0e})"
             )
+        for one in entry.get("hand-over", ()):
+            kinds = ", ".join(f"{kind} {one['before'][kind]:.3f} → {value:.3f}" for kind, value in one["after"].items())
+            say(f"hand-over to block {one['block']}: R² of values and slopes of {kinds}")
         if "force fit" in entry:
             _report_force_fit(entry["force fit"])
 

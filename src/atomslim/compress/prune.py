@@ -13,12 +13,14 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.compress.force_fit import Rows, Weights, collect, fit_forces, require_conservative
+from atomslim.compress.hand_over import hand_over as fit_hand_over
 from atomslim.compress.realign import HELD_OUT
 from atomslim.compress.realign import realign as fit_readout
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 
 Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
 """What becomes of the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
@@ -49,6 +51,7 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     without: Sequence[str] = (),
     directions: int = 4,
     weights: Weights = Weights(),  # noqa: B008 - frozen
+    hand_over: bool = False,
 ) -> Model:
     """Return a copy of ``model`` with fewer interaction blocks; the model itself stays as it is.
 
@@ -67,6 +70,7 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
         without: what to leave out that is finer than blocks, by the names in the model's ``fine_units``.
         directions: of least squares with forces: derivatives of each structure's energy that are fitted; as many as
             three times its atoms are all its forces.
+        hand_over: also bring what kept blocks take in after removed ones in line, see `atomslim.compress.hand_over`.
         weights: of least squares with forces: what forces and stress count beside energies.
 
     Raises:
@@ -77,23 +81,30 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     """
     if realign not in get_args(Realign):
         raise ConfigError(f"re-alignment {realign!r}: give {', '.join(get_args(Realign))}")
-    if (realign in FITTED) != (calibration is not None):
+    if hand_over:
+        family_of(model).require("hand-over")
+    if (realign in FITTED or hand_over) != (calibration is not None):
         wrong = "needs calibration structures" if calibration is None else "looks at no calibration structures"
-        raise ConfigError(f"re-alignment {realign} {wrong}: give them with least squares, for each task")
+        way = f"{realign} with hand-over" if hand_over else realign
+        raise ConfigError(f"re-alignment {way} {wrong}: give them with least squares, for each task")
     places = places_of(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks)
     small = (model.without_units(without) if without else model).with_blocks(places)
     entry = _entry(model, small, realign) | ({"without": list(without)} if without else {})
     if realign == "random":
         _draw_readout(small, seed)
-    elif calibration is not None:
+    if calibration is not None:
         opened = datasets(model, calibration, labelled=False)
         entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
         if realign == "least-squares-forces":
             require_conservative(model, opened)
-        start = _atom_map(small)
         structures = partial(_structures, model, opened, limit, batch_size)
-        fits = fit_readout(small, model, ((batch, topology) for batch, topology, _ in structures()), ridge=ridge)
-        entry["fit"] = {branch: fit.as_dict() for branch, fit in fits.items()}
+        if hand_over:
+            maps = fit_hand_over(small, model, lambda: _unnamed(structures()), directions=directions, seed=seed or 0)
+            entry["hand-over"] = [one.as_dict() for one in maps]
+        if realign in FITTED:
+            start = _atom_map(small)
+            fits = fit_readout(small, model, _unnamed(structures()), ridge=ridge)
+            entry["fit"] = {branch: fit.as_dict() for branch, fit in fits.items()}
         if realign == "least-squares-forces":
             rows = collect(small, model, structures(), weights, directions=directions, seed=seed or 0)
             starts = {"sliced": start, "least-squares": _atom_map(small)}
@@ -101,6 +112,10 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
             entry["weights"] = asdict(weights)
     small.history = [*model.history, entry]
     return small
+
+
+def _unnamed(structures: Iterator[tuple[AtomsBatch, Any, str]]) -> Iterator[tuple[AtomsBatch, Any]]:
+    return ((batch, topology) for batch, topology, _ in structures)
 
 
 def _atom_map(model: BlockModel) -> Tensor:

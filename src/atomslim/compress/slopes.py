@@ -8,7 +8,7 @@ so that forces along d follow from features and slopes, whatever the readout. Sl
 first one, of f · u, is linear in u, and differentiated by u along d; it is shared by all directions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +62,25 @@ def features_and_slopes(
     model: BlockModel, batch: AtomsBatch, topology: object, directions: Sequence[Direction]
 ) -> list[tuple[Tensor, ...]]:
     """Return for each direction the slopes of the features of atoms that the readout takes, (n, width) by block."""
+    blocks = model.readout_maps()["node"].blocks
+
+    def read(moving: AtomsBatch) -> list[Tensor]:
+        node = model.features(moving, topology, edges=False).node
+        return [node[block] for block in blocks]
+
+    return slopes_of(read, model, batch, directions)
+
+
+def slopes_of(
+    computed: Callable[[AtomsBatch], Sequence[Tensor]],
+    model: BlockModel,
+    batch: AtomsBatch,
+    directions: Sequence[Direction],
+) -> list[tuple[Tensor, ...]]:
+    """Return for each direction the slopes of what a model computes of a batch."""
     with torch.enable_grad(), without_parameter_gradients(model):
         moving, strain = strained(batch)
-        node = model.features(moving, topology, edges=False).node
-        read = [node[block] for block in model.readout_maps()["node"].blocks]
+        read = computed(moving)
         moved = [features for features in read if features.requires_grad]
         if not moved:
             return [tuple(torch.zeros_like(features) for features in read) for _ in directions]

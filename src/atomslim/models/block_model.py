@@ -174,6 +174,17 @@ class BlockModel(nn.Module, ABC):
         check_units(self, names)
         return copy.deepcopy(self)
 
+    def block_inputs(self, batch: AtomsBatch, topology: Any) -> list[dict[str, Tensor]]:
+        """Return what each block takes in, by kind of feature, (rows, …, channels): only with *hand-over*.
+
+        Rows and the axes between may turn with the structure; linear maps of the channels may not.
+        """
+        raise NotImplementedError
+
+    def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
+        """Work x → x · matrix, by kind, of what a block (from 0) takes in into its weights: with *hand-over*."""
+        raise NotImplementedError
+
     def with_cutoff(self, cutoff: float) -> Self:
         """Return an independent copy with a shorter cutoff (Å) in all tasks, at which energies have no step.
 

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from atomslim.models.block_model import BlockModel
 
 Capability = Literal[
-    "fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training", "shorter cutoff"
+    "fresh heads",
+    "direct forces",
+    "neighbour caps",
+    "packages",
+    "export",
+    "pre-training",
+    "shorter cutoff",
+    "hand-over",
 ]
 
 _REFUSALS: dict[Capability, str] = {
@@ -34,6 +41,7 @@ _REFUSALS: dict[Capability, str] = {
     "neighbour caps": "have no cap on neighbours: they take all within the cutoff",
     "packages": "cannot be compiled into packages",
     "export": "cannot be written in a format of their own: save them as .safetensors",
+    "hand-over": "have blocks that pass their input on unchanged, too, so that no map of it fits into their weights",
     "shorter cutoff": "cannot be given another cutoff without training: only their edges could be fewer",
     "pre-training": "cannot be made from sizes: give a trained one to go on with",
 }

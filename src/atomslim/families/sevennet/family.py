@@ -31,7 +31,7 @@ class SevenNetFamily(Family):
     package: ClassVar[str | None] = "sevenn"
     extra: ClassVar[str | None] = "sevennet"
     config: ClassVar[type[BaseModel]] = SevenNetConfig
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff", "hand-over"})
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
         """Return a model without memory for its weights."""

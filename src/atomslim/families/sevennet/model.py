@@ -5,7 +5,7 @@ checkpoints of the package `sevenn`.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self, cast
@@ -121,21 +121,39 @@ class SevenNet(BlockModel):
 
     def features(self, batch: AtomsBatch, topology: Graph, *, edges: bool = True) -> BlockFeatures:  # noqa: ARG002
         """Return the even scalars of the embedding and of every block; nothing is read from edges."""
+        return BlockFeatures(tuple(x for x, _ in self._passed(batch, topology)), (), _Context(batch, topology))
+
+    def block_inputs(self, batch: AtomsBatch, topology: Graph) -> list[dict[str, Tensor]]:
+        """Return the state that each block takes in, by irrep: (n, components, channels)."""
+        states = [state for _, state in self._passed(batch, topology)]
+        return [{str(kind): x for kind, x in state.items()} for state in states[:-1]]
+
+    def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
+        """Multiply the state that a block (from 0) takes in by a matrix for each irrep, in the block's own weights."""
+        block: Any = self.blocks[place]
+        with torch.no_grad():
+            for layer in (block.connection, block.first):
+                for kind, matrix in maps.items():
+                    if kind in layer.weights:
+                        weight = layer.weights[kind]
+                        weight.copy_((matrix.to(weight.device).double() @ weight.double()).to(weight))
+
+    def _passed(self, batch: AtomsBatch, topology: Graph) -> Iterator[tuple[Tensor, State]]:
+        """Give the even scalars and the whole state of the embedding and after every block."""
         scalars = self.embedding(topology)
         if not len(self.blocks):
             scalars = scalars + 0.0 * batch.positions.sum().to(
                 scalars
             )  # so that forces, which are zero, are derivatives
         state: State = {SCALAR: scalars[:, None]}
-        found = [scalars]
+        yield scalars, state
         terms = self._edge_terms(batch, topology)
         for block in self.blocks:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 scalars, state = checkpoint(block, state, topology, terms, use_reentrant=False)
             else:
                 scalars, state = block(state, topology, terms)
-            found.append(scalars)
-        return BlockFeatures(tuple(found), (), _Context(batch, topology))
+            yield scalars, state
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:
         """Apply the readout's first layer, which is linear."""
