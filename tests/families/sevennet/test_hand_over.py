@@ -71,7 +71,8 @@ def test_what_the_block_takes_in_comes_nearer_on_structures_that_were_not_fitted
         wanted = full.block_inputs(batch, graph)[2]
         before = plain.block_inputs(batch, graph)[1]
     fitted = {kind: x.clone() for kind, x in before.items()}
-    given_weight, plain_weight = (one.blocks[1].get_submodule("first").weights for one in (given, plain))
+    blocks: list[Any] = [one.blocks[1] for one in (given, plain)]
+    given_weight, plain_weight = (block.first.weights for block in blocks)
     for kind, weight in plain_weight.items():
         found = torch.linalg.lstsq(weight.detach().T, given_weight[kind].detach().T).solution.T
         fitted[kind] = before[kind] @ found
