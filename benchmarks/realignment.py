@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("frames", help="structures; every 21st is held out, others are fitted")
+    parser.add_argument("--test", help="structures that are held out, in place of every 21st")
     parser.add_argument("--keep", required=True, help="blocks, as in 1,2,3,5")
     parser.add_argument("--calibration", type=int, default=64, help="structures that are fitted")
     parser.add_argument("--task")
@@ -57,8 +58,9 @@ def main() -> None:
     full = atomslim.load(options.model)
     task = options.task or next(name for name, one in full.tasks.items() if one.conservative)
     data = opened(options.frames)
-    test = [data[place] for place in range(3, len(data), 21)]
-    rest = [data[place] for place in range(len(data)) if place % 21 != 3]
+    rest = [data[place] for place in range(len(data)) if options.test or place % 21 != 3]
+    held_out = opened(options.test) if options.test else [data[place] for place in range(3, len(data), 21)]
+    test = [held_out[place] for place in range(len(held_out))]
     calibration = rest[:: len(rest) // options.calibration][: options.calibration]
     whole = list(answers(full, task, test))
     none = torch.cat([forces.abs().flatten() for _, forces in whole]).mean()
