@@ -5,7 +5,8 @@ from ase.build import molecule
 
 from atomslim.atoms import Sample, from_ase
 from atomslim.evaluation.baseline import Baseline
-from atomslim.evaluation.compare import MEAN, compare
+from atomslim.evaluation.compare import compare
+from atomslim.evaluation.comparison import MEAN
 from atomslim.evaluation.errors import PER_ATOM
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.report.page import number

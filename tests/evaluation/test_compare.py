@@ -13,9 +13,10 @@ from atomslim.benchmarking.turns import half_range
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
-from atomslim.evaluation.compare import AnyModel, Comparison, compare, named
+from atomslim.evaluation.compare import AnyModel, compare, named
 from atomslim.evaluation.compare_figure import LATENCY, pareto
 from atomslim.evaluation.compared import ComparedModel
+from atomslim.evaluation.comparison import Comparison
 from atomslim.evaluation.evaluate import evaluate
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp

@@ -61,8 +61,9 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import on_device, opened_data
-    from atomslim.evaluation.compare import FILES, named
     from atomslim.evaluation.compare import compare as run
+    from atomslim.evaluation.compare import named
+    from atomslim.evaluation.comparison import FILES
     from atomslim.report.console import plain_console
 
     own = has_report({"models", "main target", "conventions"}, "compare.json")
