@@ -11,6 +11,7 @@ from ase.build import bulk
 
 import atomslim
 from atomslim.atoms import from_ase
+from atomslim.compress.cutoff import with_cutoff
 from atomslim.errors import ConfigError
 from atomslim.families.chgnet.model import CHGNet
 from atomslim.models import Task
@@ -58,6 +59,24 @@ def test_any_subset_of_blocks_runs_and_holds_nothing_that_is_not_read(
     sum(values.square().sum() for values in outputs.values()).backward()
     unread = {name for name, weight in small.named_parameters() if weight.grad is None}
     assert {name for name in unread if name.startswith("blocks")} == set()
+
+
+def test_a_shorter_cutoff_has_no_step_and_is_in_the_history(model: CHGNet) -> None:
+    near = with_cutoff(model, 4.0)
+    assert near.task().graph.cutoff == 4.0
+    assert model.task().graph.cutoff == 4.5
+    assert near.history[-1]["cutoff after"] == {"chgnet": 4.0}
+
+    def energies(one: CHGNet, *distances: float) -> list[float]:
+        pairs = [Atoms("MgO", positions=[[0, 0, 0], [0, 0, distance]]) for distance in distances]
+        return cast("list[float]", one.double().predict(from_ase(pairs))["energy"].tolist())
+
+    inside, outside, far = energies(near, 4 - 1e-4, 4 + 1e-4, 9.0)
+    assert inside == pytest.approx(outside, abs=1e-9)
+    assert outside == pytest.approx(far, abs=1e-12)
+    assert abs(energies(model, 3.8)[0] - energies(near, 3.8)[0]) > 1e-9
+    with pytest.raises(ConfigError, match="give one between 0 and 4 Å"):
+        with_cutoff(near, 4.2)
 
 
 def test_updates_that_nothing_reads_any_more_are_cut_off(model: CHGNet) -> None:
