@@ -1,6 +1,7 @@
 # make demo    a tour on a small model            make lint    ruff and mypy
 # make test    the whole test suite               make format  ruff's fixes and layout
-# make docs    the documentation as a site        make clean   remove the environment and caches
+# make docs    the documentation as a site        make clean   remove the environments and caches
+# make test-mace  the tests of MACE, in an environment of their own: its package pins another e3nn than SevenNet's
 # On a fresh machine each of them first makes .venv (PYTHON=python3.12 chooses the interpreter).
 
 PYTHON ?= python3
@@ -9,7 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format docs clean
+MACE := .venv-mace
+
+.PHONY: demo test test-mace lint format docs clean
 
 demo: $(READY)
 	$(BIN)/atomslim demo
@@ -18,6 +21,9 @@ demo: $(READY)
 # is done takes over what waits behind it.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+test-mace: $(MACE)/.ready
+	OMP_NUM_THREADS=1 $(MACE)/bin/python -m pytest tests/families/mace
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,6 +45,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[data,labels,chgnet,sevennet,validate,dev]'
 	touch $@
 
+# Pinned as constraints.txt has it, but for e3nn.
+$(MACE)/.ready: pyproject.toml constraints.txt
+	test -x $(MACE)/bin/python || $(PYTHON) -m venv $(MACE)
+	grep -v '^e3nn==' constraints.txt > $(MACE)/constraints.txt
+	$(MACE)/bin/python -m pip install -c $(MACE)/constraints.txt -e '.[mace]' pytest hypothesis beartype
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MACE) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
