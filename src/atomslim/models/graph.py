@@ -3,10 +3,12 @@
 from typing import Protocol
 
 import torch
+from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
+from atomslim.errors import StructureError
 
 
 class EdgeList(Protocol):
@@ -47,3 +49,29 @@ class Graph(Protocol):
 def count_edges(graph: Graph, batch: AtomsBatch) -> Int[Tensor, " b"]:
     """Return the number of directed edges of each structure."""
     return torch.bincount(batch.batch[graph.edges().target], minlength=batch.num_structures)
+
+
+def places_of_elements(batch: AtomsBatch, species: tuple[int, ...]) -> Int[Tensor, " n"]:
+    """Return each atom's place in a list of atomic numbers, on the CPU; raises StructureError for one not in it."""
+    table = torch.full((len(chemical_symbols),), -1)
+    table[torch.tensor(species)] = torch.arange(len(species))
+    places = table[batch.numbers.cpu()]
+    if bool((places < 0).any()):
+        atom = int(torch.nonzero(places < 0)[0])
+        symbol = chemical_symbols[int(batch.numbers[atom])]
+        raise StructureError(
+            f"structure {int(batch.batch[atom])}: the model does not know {symbol}; it knows {len(species)} elements: "
+            "remove the structure or use another model"
+        )
+    return places
+
+
+def neighbour_vectors(batch: AtomsBatch, edges: EdgeList) -> Float[Tensor, "e 3"]:
+    """Return r_source + o · cell − r_target in Å, from an atom to its neighbour, in the dtype of the positions."""
+    vectors = batch.positions.index_select(0, edges.source) - batch.positions.index_select(0, edges.target)
+    if not bool(batch.pbc.any()):
+        return vectors
+    offset = edges.offset.to(batch.cell)
+    if batch.num_structures == 1:
+        return vectors + offset @ batch.cell[0]
+    return vectors + torch.einsum("ei,eij->ej", offset, batch.cell[batch.batch[edges.target]])

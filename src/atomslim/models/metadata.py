@@ -15,6 +15,7 @@ from atomslim.errors import CheckpointError, ConfigError, one_line
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Family, family_of
 from atomslim.models.registry import family
+from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Task
 from atomslim.parsing import parse_json
 
@@ -29,6 +30,9 @@ def _named_family(content: dict[str, Any]) -> dict[str, Any]:
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _named_family}
 """Version → what turns its metadata into that of the next version, beside what the model's family does."""
+
+OWN_ENTRY = "atomslim"
+"""Where a checkpoint in a package's own format keeps the metadata of a model that was written from here."""
 
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
 
@@ -144,3 +148,18 @@ def _too_new(content: Mapping[str, Any], where: str) -> str:
         f"{where}: written in format version {content['format_version']} by atomslim {writer}, but atomslim "
         f"{__version__} reads versions up to {FORMAT_VERSION}; upgrade atomslim"
     )
+
+
+def restore(model: BlockModel, own: Metadata, where: str) -> None:
+    """Take over tasks, block numbers and history that `OWN_ENTRY` of a checkpoint holds; ``where`` names its file.
+
+    Raises CheckpointError if they are another model's.
+    """
+    if len(own.block_ids) != model.num_blocks:
+        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model; remove the entry")
+    try:
+        replace_tasks(model, own.tasks)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model: {error}") from error
+    model.block_ids = own.block_ids
+    model.history = own.history + model.history

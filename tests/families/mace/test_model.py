@@ -16,10 +16,10 @@ import atomslim
 from atomslim.atoms import from_ase
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import ConfigError, StructureError
-from atomslim.families.mace.graph import edge_vectors
 from atomslim.families.mace.model import MACE
 from atomslim.families.mace.package import o3
 from atomslim.models import BlockModel
+from atomslim.models.graph import neighbour_vectors
 from atomslim.testing import check_block_model, sample_structures
 from families.mace.package_models import calculator, saved
 
@@ -132,7 +132,7 @@ def padded(model: Any, kept: tuple[int, ...], batch: Any) -> list[torch.Tensor]:
     """Run whole blocks on states that have zeros for irreps which the block before does not give."""
     graph = model.topology(batch, next(iter(model.tasks)))
     index = torch.stack([graph.source, graph.target])
-    state, terms, _ = model.embedding(edge_vectors(batch, graph), graph.kind, index)
+    state, terms, _ = model.embedding(-neighbour_vectors(batch, graph), graph.kind, index)
     given, found = o3.Irreps([(model.config.width, (0, 1))]), []
     for block in kept:
         there = {entry.ir: part for entry, part in zip(given, given.slices(), strict=True)}

@@ -20,8 +20,7 @@ from atomslim.families.jmp.layout import Head, Layout, Name
 from atomslim.families.jmp.model import JMP
 from atomslim.families.jmp.sizes import read_sizes
 from atomslim.files import atomic_write
-from atomslim.models.metadata import Metadata, checksum, first_problem, versions
-from atomslim.models.retask import replace_tasks
+from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, first_problem, restore, versions
 from atomslim.models.tasks import Target, TargetKind, Task, energy_and_forces
 from atomslim.models.tensors import is_finite, listed, misfit, require_fit, save_archive
 from atomslim.unpickle.torch_file import StoredTensor, read_pt
@@ -37,9 +36,6 @@ ema: its average, like every other weight; original: its raw value, as the origi
 
 BASIS_CENTRES = "backbone.bases.offset"
 """What is called `offset` there, in one copy for each basis."""
-
-OWN_ENTRY = "atomslim"
-"""Where a file written here keeps what the format has no place for: tasks, block numbers, history."""
 
 PRETRAINING_TASKS = (
     energy_and_forces(
@@ -128,7 +124,7 @@ def _model(content: Any, where: str, weights: Weights, alias: Alias) -> JMP:
     model.load_state_dict(_load(file.where, _choose(file, names, alias)), assign=True)
     model.history = [_entry(file, layout, alias)]
     if file.own is not None:
-        _restore(model, file.own, file.where)
+        restore(model, file.own, file.where)
     return model.eval()
 
 
@@ -355,14 +351,3 @@ def _entry(file: _File, layout: Layout, alias: Alias) -> dict[str, Any]:
         "notes": [] if file.own else [_RELATIVE if layout.pretraining else _ASSUMED],
         "versions": versions(),
     }
-
-
-def _restore(model: JMP, own: Metadata, where: str) -> None:
-    if len(own.block_ids) != model.num_blocks:
-        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model; remove the entry")
-    try:
-        replace_tasks(model, own.tasks)
-    except ConfigError as error:
-        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model: {error}") from error
-    model.block_ids = own.block_ids
-    model.history = own.history + model.history

@@ -10,7 +10,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from atomslim.errors import CheckpointError, ConfigError
+from atomslim.errors import CheckpointError
 from atomslim.families.mace.config import BlockConfig, MACEConfig
 from atomslim.families.mace.family import FAMILY
 from atomslim.families.mace.model import MACE
@@ -27,14 +27,10 @@ from atomslim.families.mace.stored import (
     tensors_of,
 )
 from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.metadata import Metadata, checksum, first_problem, versions
-from atomslim.models.retask import replace_tasks
+from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, first_problem, restore, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor
-
-OWN_ENTRY = "atomslim"
-"""Where a file written here keeps what the package has no place for: tasks, block numbers, history."""
 
 CONSTANTS = re.compile(
     r"output_mask$|\.bias$|conv_tp\.weight$|_zeroed$|^atomic_numbers$|r_max$|^num_interactions$|\.p$"
@@ -109,7 +105,7 @@ def read_mace(path: Path) -> MACE:
     tensors.refuse_rest()
     model.history = [_entry(path)]
     if isinstance(content.get(OWN_ENTRY), str):
-        _restore(model, Metadata.parse(content.get(OWN_ENTRY), where), where)
+        restore(model, Metadata.parse(content.get(OWN_ENTRY), where), where)
     return model.eval()
 
 
@@ -298,18 +294,6 @@ def _fill_heads(model: MACE, tensors: _Tensors, name: str) -> None:
 def _matrix(tensors: _Tensors, name: str, fan_in: int, out: int) -> Tensor:
     """Return the matrix of one of e3nn's linear maps of scalars, its factor included."""
     return tensors.take(f"{name}.weight", torch.Size([fan_in * out])).reshape(fan_in, out) * fan_in**-0.5
-
-
-def _restore(model: MACE, own: Metadata, where: str) -> None:
-    """Take over what a file written here says beside the package's own parts."""
-    if len(own.block_ids) != model.num_blocks:
-        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model; remove the entry")
-    try:
-        replace_tasks(model, own.tasks)
-    except ConfigError as error:
-        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model: {error}") from error
-    model.block_ids = own.block_ids
-    model.history = own.history + model.history
 
 
 def _entry(path: Path) -> dict[str, Any]:

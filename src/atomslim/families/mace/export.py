@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from atomslim.errors import ConfigError
-from atomslim.families.mace.checkpoint import OWN_ENTRY
 from atomslim.families.mace.layers import GATES, Block, Head, contractions
 from atomslim.families.mace.model import MACE
 from atomslim.families.mace.package import blocks, building, irreps, models, o3
 from atomslim.files import atomic_write
-from atomslim.models.metadata import Metadata
+from atomslim.models.metadata import OWN_ENTRY, Metadata
 from atomslim.models.tasks import Target, Task
 
 

@@ -17,10 +17,11 @@ from atomslim.errors import ConfigError
 from atomslim.families.mace.config import MACEConfig
 from atomslim.families.mace.cut import with_blocks
 from atomslim.families.mace.family import FAMILY
-from atomslim.families.mace.graph import Graph, build_graph, edge_vectors
+from atomslim.families.mace.graph import Graph, build_graph
 from atomslim.families.mace.layers import Block, Embedding, Head, Term
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, ReadoutKind, check_block_indices
 from atomslim.models.family import Family
+from atomslim.models.graph import neighbour_vectors
 from atomslim.models.outputs import reduce_over_atoms
 from atomslim.models.precision import full_precision
 from atomslim.models.readout import ReadoutMap
@@ -69,7 +70,7 @@ class MACE(BlockModel):
 
     def features(self, batch: AtomsBatch, topology: Graph, *, edges: bool = True) -> BlockFeatures:  # noqa: ARG002
         """Return the even scalars of the embedding and of every block; nothing is read from edges."""
-        vectors = edge_vectors(batch, topology)
+        vectors = -neighbour_vectors(batch, topology)
         with full_precision(vectors.device):
             index = torch.stack([topology.source, topology.target])
             scalars, terms, pair = self.embedding(vectors, topology.kind, index)

@@ -15,7 +15,7 @@ from e3nn.o3 import wigner_3j
 from sevenn.scripts.backward_compatibility import map_old_model
 from torch import Tensor
 
-from atomslim.errors import CheckpointError, ConfigError
+from atomslim.errors import CheckpointError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.families.sevennet.family import FAMILY, is_sevennet
 from atomslim.families.sevennet.geometry import RadialBasis
@@ -24,8 +24,7 @@ from atomslim.families.sevennet.layout import slots
 from atomslim.families.sevennet.model import SevenNet
 from atomslim.families.sevennet.options import understood
 from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.metadata import Metadata, checksum, versions
-from atomslim.models.retask import replace_tasks
+from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, restore, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor, read_pt
@@ -38,9 +37,6 @@ SORTED_SINCE = (0, 11, 0)
 
 TASK = "potential"
 """The task of a model of one level of theory."""
-
-OWN_ENTRY = "atomslim"
-"""Where a file written here keeps what the format has no place for: tasks, block numbers, history."""
 
 
 @dataclass
@@ -94,20 +90,8 @@ def read_sevennet(path: Path) -> SevenNet:
     model.load_state_dict(weights, assign=True)
     model.history = [_entry(content, path)]
     if OWN_ENTRY in content:
-        _restore(model, Metadata.parse(content[OWN_ENTRY], where), where)
+        restore(model, Metadata.parse(content[OWN_ENTRY], where), where)
     return model.eval()
-
-
-def _restore(model: SevenNet, own: Metadata, where: str) -> None:
-    """Take over what a file written here says beside the package's own entries."""
-    if len(own.block_ids) != model.num_blocks:
-        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model; remove the entry")
-    try:
-        replace_tasks(model, own.tasks)
-    except ConfigError as error:
-        raise CheckpointError(f"{where}: its entry {OWN_ENTRY!r} is about another model: {error}") from error
-    model.block_ids = own.block_ids
-    model.history = own.history + model.history
 
 
 def _is_sorted(options: Mapping[str, Any], version: tuple[int, int, int]) -> bool:

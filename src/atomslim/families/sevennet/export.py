@@ -13,14 +13,14 @@ from sevenn.model_build import build_E3_equivariant_model
 from torch import Tensor
 
 from atomslim.errors import ConfigError
-from atomslim.families.sevennet.checkpoint import OWN_ENTRY, path_key
+from atomslim.families.sevennet.checkpoint import path_key
 from atomslim.families.sevennet.config import Modality, SevenNetConfig
 from atomslim.families.sevennet.irreps import all_paths, read_paths
 from atomslim.families.sevennet.layout import slots
 from atomslim.families.sevennet.model import SevenNet
 from atomslim.families.sevennet.options import options_of
 from atomslim.files import atomic_write
-from atomslim.models.metadata import Metadata
+from atomslim.models.metadata import OWN_ENTRY, Metadata
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import save_archive
 

@@ -6,14 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from ase.data import chemical_symbols
 from e3nn.o3 import spherical_harmonics, wigner_3j
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
-from atomslim.errors import StructureError
 from atomslim.families.sevennet.config import SevenNetConfig
+from atomslim.models.graph import places_of_elements
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Graph:
 
 def build_graph(batch: AtomsBatch, pairs: Pairs, species: tuple[int, ...], modality: Int[Tensor, " b"]) -> Graph:
     """Put pairs within the cutoff in order; raises StructureError for an element that the model does not know."""
-    kind = _kinds(batch, species)
+    kind = places_of_elements(batch, species)
     count = batch.num_atoms
     degree = torch.bincount(pairs.target, minlength=count)
     order, place = _order(degree)
@@ -112,32 +111,6 @@ def _runs(values: Int[Tensor, " n"]) -> tuple[tuple[int, int], ...]:
     """Return (value, how often) of sorted values."""
     found, counts = torch.unique_consecutive(values, return_counts=True)
     return tuple(zip(found.tolist(), counts.tolist(), strict=True))
-
-
-def _kinds(batch: AtomsBatch, species: tuple[int, ...]) -> Int[Tensor, " n"]:
-    table = torch.full((len(chemical_symbols),), -1)
-    table[torch.tensor(species)] = torch.arange(len(species))
-    kind = table[batch.numbers.cpu()]
-    if bool((kind < 0).any()):
-        atom = int(torch.nonzero(kind < 0)[0])
-        structure = int(batch.batch[atom])
-        symbol = chemical_symbols[int(batch.numbers[atom])]
-        raise StructureError(
-            f"structure {structure}: the model does not know {symbol}; it knows {len(species)} elements: "
-            "remove the structure or use another model"
-        )
-    return kind
-
-
-def edge_vectors(batch: AtomsBatch, graph: Graph) -> Float[Tensor, "E 3"]:
-    """Return r_source + o · cell − r_target in Å, from an atom to its neighbour, in the dtype of the positions."""
-    vectors = batch.positions.index_select(0, graph.source) - batch.positions.index_select(0, graph.target)
-    if not bool(batch.pbc.any()):
-        return vectors
-    offset = graph.offset.to(batch.cell)
-    if batch.num_structures == 1:
-        return vectors + offset @ batch.cell[0]
-    return vectors + torch.einsum("ei,eij->ej", offset, batch.cell[batch.batch[graph.target]])
 
 
 class RadialBasis(nn.Module):

@@ -20,7 +20,7 @@ from atomslim.errors import ConfigError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.families.sevennet.cut import degrees, with_blocks, with_cutoff, without_degrees
 from atomslim.families.sevennet.family import FAMILY
-from atomslim.families.sevennet.geometry import Graph, RadialBasis, build_graph, edge_vectors, harmonics
+from atomslim.families.sevennet.geometry import Graph, RadialBasis, build_graph, harmonics
 from atomslim.families.sevennet.irreps import SCALAR, scalar_widths
 from atomslim.families.sevennet.layers import EdgeTerms, State, activate, block_of, drawn
 from atomslim.models.block_model import (
@@ -33,6 +33,7 @@ from atomslim.models.block_model import (
     check_units,
 )
 from atomslim.models.family import Family
+from atomslim.models.graph import neighbour_vectors
 from atomslim.models.outputs import reduce_over_atoms
 from atomslim.models.precision import full_precision
 from atomslim.models.readout import ReadoutMap
@@ -218,7 +219,7 @@ class SevenNet(BlockModel):
 
     def _edge_terms(self, batch: AtomsBatch, graph: Graph) -> EdgeTerms:
         """Return radial basis and harmonics in the weights' dtype, from distances in that of the positions."""
-        vectors = edge_vectors(batch, graph)
+        vectors = neighbour_vectors(batch, graph)
         distance = torch.linalg.vector_norm(vectors, dim=-1)
         dtype = self.readout.weight.dtype
         with full_precision(vectors.device):
