@@ -1,5 +1,6 @@
 """Figures of a study: lists of panels, which its report puts side by side or below each other."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from atomslim.report.page import number
 from atomslim.study.names import COLOURS, STRATEGIES, blocks
 from atomslim.study.options import DISTILLED, Strategy
 from atomslim.study.results import FULL_MODEL, Curve, Results, Spread, Variant
@@ -23,6 +23,9 @@ _NEAR = 4.0
 
 _LONGEST = 32
 """Letters of the longest name of which a legend has two in a row."""
+
+_TALL = 34
+"""Letters of an axis' name that fit beside a panel; longer ones go on in a second line."""
 
 
 def relevance(found: Mapping[str, Any]) -> list[Figure]:
@@ -149,7 +152,7 @@ def _panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
+    axes.set_ylabel(textwrap.fill(y, _TALL), fontsize=9)
     axes.tick_params(labelsize=8, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -168,5 +171,10 @@ def _errors_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(MaxNLocator(5) if high / low < _NEAR else LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float) -> str:
+    """Write the place of a tick with the digits that it has and never an exponent, so that no two ticks look alike."""
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
