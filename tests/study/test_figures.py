@@ -1,6 +1,6 @@
 """Axes of a study's figures."""
 
-from atomslim.study.figures import _errors_axis, _panel
+from atomslim.study.figures import _errors_axis, _legend, _panel
 
 
 def test_no_two_ticks_look_alike() -> None:
@@ -17,6 +17,8 @@ def test_no_two_ticks_look_alike() -> None:
 
 def test_a_long_name_of_an_axis_stays_in_the_panel() -> None:
     figure, axes = _panel("molecules", "steps", "validation 1 − ROC-AUC, mean over labels")
+    axes.plot([0, 60], [0.5, 0.05], label="full")
+    _legend(figure, "cut ones: sliced")
     figure.draw_without_rendering()
     place = axes.yaxis.label.get_window_extent()
     assert place.y0 >= 0
