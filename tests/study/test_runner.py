@@ -51,6 +51,10 @@ def done(folder: Path) -> list[str]:
     return (folder / "log").read_text().split()
 
 
+def states_done(folder: Path) -> set[str]:
+    return {cell.name for cell, state in board(folder).states().items() if state == "done"}
+
+
 class Working:
     """Notes which cells are done, in a file that all processes share."""
 
@@ -122,19 +126,22 @@ def test_processes_share_the_cells(tmp_path: Path) -> None:
 
 
 def test_a_killed_study_goes_on(tmp_path: Path) -> None:
+    """What has a result is never done again; what was cut short, before or after its work, is."""
     context = multiprocessing.get_context("fork")
-    for _ in range(3):
+    logged: dict[str, int] = {}
+    for kills in range(1, 4):
         worker = context.Process(target=work_in_process, args=(tmp_path, 0.02))
         worker.start()
-        time.sleep(0.15)
+        while len(states_done(tmp_path)) < kills:
+            time.sleep(0.01)
         os.kill(worker.pid or 0, signal.SIGKILL)
         worker.join()
-    before = {cell.name for cell, state in board(tmp_path).states().items() if state == "done"}
-    assert before
+        assert all(done(tmp_path).count(name) == times for name, times in logged.items())
+        logged = {name: done(tmp_path).count(name) for name in states_done(tmp_path)}
     work_in_process(tmp_path, 0.0)
     names = done(tmp_path)
     assert set(names) == {cell.name for cell in cells_of(OPTIONS)}
-    assert all(names.count(name) == 1 for name in before)
+    assert all(names.count(name) == times for name, times in logged.items())
     for cell in cells_of(OPTIONS):
         assert json.loads((board(tmp_path).place(cell) / "result.json").read_text())["name"] == cell.name
 
