@@ -93,4 +93,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     main([*command, "--checks", "forces", "--checks", "symmetry"])
     assert "forces: passed" in capsys.readouterr().out
     assert main([*command[:-1], str(tmp_path / "w"), "--checks", "no such"]) == 1
-    assert "there are quick, full, forces" in capsys.readouterr().err
+    assert "there are quick, full, labels" in capsys.readouterr().err

@@ -1,12 +1,12 @@
 """`atomslim validate`: whether the physics still holds."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 
-def validate(
+def validate(  # noqa: PLR0913 - what is checked, against what, and how
     model: str,
     structures: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     /,
@@ -15,6 +15,8 @@ def validate(
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("validation"),
     checks: Annotated[tuple[str, ...], Parameter(negative=())] = ("quick",),
     task: str | None = None,
+    end_points: Path | None = None,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     strict: bool = False,
 ) -> None:
     """Check the physics of a model: consistency, solids, molecules, dynamics, each with a bar.
@@ -28,24 +30,35 @@ def validate(
     model
         A model file, or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
     structures
-        Files, folders or datasets; without any, the built-in crystals and molecules whose elements the model knows.
+        Files, folders or datasets; without any, some of the labelled data, or else the built-in crystals and molecules
+        whose elements the model knows.
     against
-        What the model is compared with: the full model, or a calculator.
+        What the model is compared with: the full model, a calculator, or labelled data (a file, a folder, a container,
+        or the name of a dataset).
     output
         The folder to write to.
     checks
         quick, full, or names of checks; may be repeated.
     task
         The task whose energy is checked, where models have several.
+    end_points
+        A file of two structures, between which a barrier is climbed.
+    option
+        An option of the labelled data's reader, such as energy_key=MACE_energy; may be repeated.
     strict
         Exit with status 1 if a check fails.
 
     """
     import sys
 
+    from atomslim.cli.settings import opened_dataset
+    from atomslim.validation.reference import is_model
     from atomslim.validation.run import validate as run
 
-    found = run(model, list(structures) or None, against=against, checks=checks, task=task, output=output)
+    reference = against if against is None or is_model(against) else opened_dataset(against, option)
+    given = list(structures) or None
+    how: dict[str, Any] = {"task": task, "end_points": end_points}
+    found = run(model, given, against=reference, checks=checks, output=output, **how)
     for line in found.lines():
         print(line)
     print(found.sentence())

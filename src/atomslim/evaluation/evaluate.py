@@ -11,6 +11,7 @@ from rich.table import Table
 from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
+from atomslim.data.reference_gap import ReferenceGap
 from atomslim.data.splits import Split
 from atomslim.data.survey import survey
 from atomslim.errors import ConfigError, DataError
@@ -19,7 +20,7 @@ from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import batches, predicted
 from atomslim.evaluation.class_table import BASE_RATE, class_errors, class_table
 from atomslim.evaluation.errors import Errors, own_unit
-from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, ReferenceGap, marked
+from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, marked
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch

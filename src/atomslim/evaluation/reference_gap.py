@@ -1,8 +1,6 @@
-"""Labels on another reference than a model's energies: total energies of a code beside energies of another method.
+"""Labels on another reference than a model's energies: how far apart they are, and labels without the difference.
 
-Such energies differ by a constant for every atom of an element, up to thousands of eV, and their plain errors say
-nothing. The gap is a fit of label − prediction by composition (`atomslim.data.references`, nothing expected). It
-counts where the median of |label − prediction| per atom is `FACTOR` times what the fit leaves over, and `SMALLEST` eV.
+What counts as another reference, `atomslim.data.reference_gap` says.
 """
 
 import warnings
@@ -11,27 +9,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, Sample
 from atomslim.atoms.batch import LAST_ELEMENT
+from atomslim.data.reference_gap import ReferenceGap, gap_of
 from atomslim.data.references import fit_references
 from atomslim.errors import AtomslimWarning
 from atomslim.evaluation.batches import batches
 from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.models.block_model import BlockModel
-
-FACTOR = 10.0
-"""Median before the fit over median after it, from which on references differ."""
-
-SMALLEST = 0.2
-"""eV per atom: smaller differences are errors."""
-
-ABSURD = 5.0
-"""eV per atom: larger differences are of references even where structures are too few to tell."""
 
 MARK = "*"
 """Beside the names of targets whose errors are those after the fit."""
@@ -40,27 +29,6 @@ REMEDY = "fine-tuning moves the model to the labels' reference (e0s)"
 
 STRUCTURES = 128
 """On so many structures, evenly over those given, a gap is looked for."""
-
-
-@dataclass(frozen=True)
-class ReferenceGap:
-    """What labels have more than predictions, by element."""
-
-    references: dict[int, float]
-    """Label − prediction in eV of one atom."""
-    before: float
-    """Median |label − prediction| in eV per atom."""
-    after: float
-    """The same after the fit."""
-    structures: int
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        values = ", ".join(f"{chemical_symbols[number]} {value:+.4g}" for number, value in self.references.items())
-        return (
-            f"labels and model have different reference energies: {self.before:.4g} eV per atom apart in the median, "
-            f"{self.after:.3g} after a fit per element ({values} eV)"
-        )
 
 
 def marked(target: str, gap: ReferenceGap | None) -> str:
@@ -112,17 +80,9 @@ class EnergyDifferences:
 
     def gap(self) -> ReferenceGap | None:
         """Return the gap where there is one."""
-        before = self.apart()
-        if not before >= SMALLEST:  # NaN is none, too
+        if not self.values:
             return None
-        values = np.concatenate(self.values)
-        table = np.concatenate(self.counts).astype(np.float64)
-        atoms, elements = table.sum(axis=1), np.flatnonzero(table.any(axis=0))
-        fit = fit_references(table[:, elements], values, np.ones(len(values)), prior=np.zeros(len(elements)))
-        after = float(np.median(np.abs(values - table[:, elements] @ fit.values) / atoms))
-        if before < FACTOR * after or (len(values) <= 2 * fit.rank and before < ABSURD):
-            return None
-        return ReferenceGap(dict(zip(elements.tolist(), fit.values.tolist(), strict=True)), before, after, len(values))
+        return gap_of(np.concatenate(self.counts).astype(np.float64), np.concatenate(self.values))
 
 
 def find_gap(

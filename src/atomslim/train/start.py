@@ -15,10 +15,11 @@ import numpy as np
 from atomslim.atoms import Sample
 from atomslim.data.in_memory import Samples
 from atomslim.data.normalise import TargetScale
+from atomslim.data.reference_gap import SMALLEST, ReferenceGap
 from atomslim.data.references import shifted
 from atomslim.errors import ConfigError
 from atomslim.evaluation.errors import Errors
-from atomslim.evaluation.reference_gap import SMALLEST, ReferenceGap, differences, find_gap, lowered
+from atomslim.evaluation.reference_gap import differences, find_gap, lowered
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.tasks import Target, Task

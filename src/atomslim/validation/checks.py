@@ -1,9 +1,10 @@
 """The checks of `checks.yaml`: what each measures, and how its numbers are judged."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,11 @@ from atomslim.validation.measurement import Contrast, Measure, Measurement
 from atomslim.validation.structures import Kind
 
 Set = Literal["quick", "full"]
+
+SETS = get_args(Set)
+
+Made = Kind | Literal["labels", "end points"]
+"""What a check is made on: a kind of structure, labelled structures, or two end points."""
 
 
 class Bar(BaseModel):
@@ -34,7 +40,7 @@ class Check(BaseModel):
     name: str
     measure: str = Field(description="module and function that measures")
     contrast: str | None = Field(default=None, description="module and function that compares two measurements")
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Made, ...]
     only: str | None = Field(default=None, description="the one built-in structure it is made on")
     definition: str
     means: str
@@ -89,19 +95,28 @@ def checks() -> dict[str, Check]:
     return {name: Check(name=name, **content) for name, content in yaml.safe_load(text).items()}
 
 
-def chosen_checks(names: str | tuple[str, ...]) -> tuple[list[Check], Set]:
-    """Return the checks of a set, quick or full, or those of these names with full settings.
+Chosen: TypeAlias = tuple[Check, Set]
+"""A check, and the set whose settings it has."""
 
-    Raises ConfigError for a name that there is not.
+
+def chosen_checks(names: str | Sequence[str]) -> list[Chosen]:
+    """Return the checks of sets, quick or full, and those of these names with full settings, each once.
+
+    Raises ConfigError for a name that there is not, or for none.
     """
-    if names in {"quick", "full"} or names in {("quick",), ("full",)}:
-        which = cast("Set", names if isinstance(names, str) else names[0])
-        return [check for check in checks().values() if check.is_in(which)], which
-    wanted = (names,) if isinstance(names, str) else names
-    unknown = [name for name in wanted if name not in checks()]
-    if unknown:
-        raise ConfigError(f"check {unknown[0]!r}: there are quick, full, {', '.join(checks())}")
-    return [checks()[name] for name in wanted], "full"
+    found: dict[str, Chosen] = {}
+    for name in (names,) if isinstance(names, str) else names:
+        if name in SETS:
+            which = cast("Set", name)
+            some = [(check, which) for check in checks().values() if check.is_in(which)]
+        elif name in checks():
+            some = [(checks()[name], "full")]
+        else:
+            raise ConfigError(f"check {name!r}: there are quick, full, {', '.join(checks())}")
+        found |= {check.name: (check, which) for check, which in some}
+    if not found:
+        raise ConfigError("no checks: name quick, full, or some")
+    return list(found.values())
 
 
 def judge(check: Check, structure: str, model: Measurement, reference: Measurement | None) -> list[Verdict]:

@@ -33,9 +33,15 @@ class Measurement:
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     axes: tuple[str, str] = ("", "")
     notes: tuple[str, ...] = ()
+    """What of it could not be done."""
+    remarks: tuple[str, ...] = ()
+    """What else is to be said of the numbers."""
 
 
-Measure: TypeAlias = Callable[[Calculator, Atoms, Settings], Measurement]
+Subject: TypeAlias = Any
+"""What is measured: a structure, mostly; labelled structures and end points, for the checks that are made on them."""
+
+Measure: TypeAlias = Callable[[Calculator, Subject, Settings], Measurement]
 """Measures a copy of the structure; raises `NotDoneError` with the reason where it cannot."""
 
 Contrast: TypeAlias = Callable[[Measurement, Measurement], dict[str, float]]

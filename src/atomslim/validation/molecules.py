@@ -1,5 +1,7 @@
 """Checks of molecules: geometry, vibrations, torsions, a barrier."""
 
+from dataclasses import replace
+
 import numpy as np
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation, molecule
@@ -9,6 +11,7 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import FIRE
 from ase.vibrations import VibrationsData
 
+from atomslim.validation.inputs import EndPoints
 from atomslim.validation.measurement import FloatArray, Measurement, NotDoneError, Settings, energy_of, with_calculator
 from atomslim.validation.solids import relaxed
 
@@ -96,12 +99,21 @@ def inversion(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measu
     return barrier(calculator, first, last, settings)
 
 
+def between(calculator: Calculator, ends: EndPoints, settings: Settings) -> Measurement:
+    """Relax two end points and climb from the first to the last: barriers there and back, and what is gained (eV)."""
+    first, last = (relaxed(end, calculator, settings) for end in (ends.first, ends.last))
+    found = barrier(calculator, first, last, settings)
+    gained = found.curves["band"][1][-1]
+    numbers = {"barrier": found.numbers["barrier"], "barrier back": found.numbers["barrier"] - gained, "energy": gained}
+    return replace(found, numbers=numbers)
+
+
 def barrier(calculator: Calculator, first: Atoms, last: Atoms, settings: Settings) -> Measurement:
     """Find the way between two minima by a nudged elastic band, its highest image climbing; raises NotDoneError."""
     images = [with_calculator(first, calculator) for _ in range(settings["images"])]
     images[-1] = with_calculator(last, calculator)
     band = NEB(images, climb=True, allow_shared_calculator=True, method="improvedtangent")
-    band.interpolate()
+    band.interpolate(mic=bool(first.pbc.any()))
     with FIRE(band, logfile=None) as optimiser:
         if not optimiser.run(fmax=settings["fmax"], steps=settings["steps"]):
             raise NotDoneError(f"the band has not converged in {settings['steps']} steps")

@@ -28,6 +28,7 @@ def write(result: Validation, folder: Path) -> None:
         "against": result.against,
         "sentence": result.sentence(),
         "passed": result.passed,
+        "notes": list(result.notes),
         "verdicts": [verdict.model_dump() for verdict in result.verdicts],
         "not done": [dict(zip(("check", "structure", "reason"), one, strict=True)) for one in result.not_done],
     }

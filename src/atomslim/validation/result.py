@@ -18,6 +18,8 @@ class Validation:
     """Check, structure and reason."""
     curves: Mapping[tuple[str, str], tuple[Measurement, Measurement | None]] = field(repr=False)
     """Measurements of model and reference by check and structure."""
+    notes: tuple[str, ...] = ()
+    """What else is to be said."""
 
     @property
     def failed(self) -> list[Verdict]:
@@ -30,12 +32,12 @@ class Validation:
         return not self.failed
 
     def lines(self) -> list[str]:
-        """Return one line for each check: passed, or what is above its bar, or why it was not done."""
+        """Return one line for each check, passed, or what is above its bar, or why it was not done; then the notes."""
         found = []
         for check in dict.fromkeys([v.check for v in self.verdicts] + [name for name, _, _ in self.not_done]):
             ours = [verdict for verdict in self.verdicts if verdict.check == check]
             found.append(f"{check}: {_outcome(ours, [n for n in self.not_done if n[0] == check])}")
-        return found
+        return [*found, *self.notes]
 
     def sentence(self) -> str:
         """Say it in one sentence."""

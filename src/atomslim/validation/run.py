@@ -1,13 +1,9 @@
 """Runs checks on structures, one measurement a file, so that an interrupted run goes on where it was."""
 
-import hashlib
-import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +13,26 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from rich.console import Console
 
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError
-from atomslim.files import atomic_write
-from atomslim.inference.calculator import Calculator
-from atomslim.inference.inputs import open_inputs, read_inputs
 from atomslim.inference.named_calculators import Named, calculator_of
-from atomslim.validation.checks import Check, Set, Verdict, chosen_checks, judge
-from atomslim.validation.measurement import Measurement, NotDoneError
+from atomslim.validation import folder as files
+from atomslim.validation.checks import Check, Chosen, Verdict, chosen_checks, judge
+from atomslim.validation.checks import checks as known_checks
+from atomslim.validation.inputs import EndPoints, Structures, end_points_of, structures_of
+from atomslim.validation.measurement import Measurement, NotDoneError, Subject
+from atomslim.validation.reference import Against, Labels, reference_of
 from atomslim.validation.result import Validation
-from atomslim.validation.structures import built_in, kind_of
-
-MOST_STRUCTURES = 10
-"""Of a file, evenly spread: a check can take minutes for each."""
+from atomslim.validation.structures import kind_of
 
 
-def validate(
+def validate(  # noqa: PLR0913 - what is checked, against what, and how
     model: Named,
-    structures: str | os.PathLike[str] | Sequence[Any] | Mapping[str, Atoms] | None = None,
+    structures: Structures = None,
     *,
-    against: Named | None = None,
+    against: Against | None = None,
     checks: str | tuple[str, ...] = "quick",
     task: str | None = None,
+    end_points: str | os.PathLike[str] | tuple[Atoms, Atoms] | None = None,
+    options: Mapping[str, str] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Validation:
@@ -50,42 +46,43 @@ def validate(
     Args:
         model: a model, its file, `ase:MODULE:CLASS?ARGUMENTS`, or an ASE calculator.
         structures: files or datasets as `atomslim predict` takes them (at most 10 structures of each, evenly spread),
-            or structures by name; default: those of a built-in set whose elements the model knows.
-        against: what the model is compared with; the same kinds of things.
+            or structures by name; default: three of the labelled data, else those of a built-in set whose elements
+            the model knows.
+        against: what the model is compared with: the same kinds of things, or labelled data (its file, folder,
+            container, name, or samples), whose energies, forces and stress are compared with the model's.
         checks: ``quick``, ``full``, or names of checks.
         task: whose energy, where a model has several tasks.
+        end_points: two structures between which a barrier is climbed, or the file that holds them.
+        options: options of the labelled data's reader, such as ``energy_key``.
         output: a folder for measurements, report, JSON and figures; measurements found there are not made again.
         progress: say on stderr what is being done.
 
     Raises:
-        ConfigError: an unknown check, a calculator that is not there, or a folder that holds another validation.
+        ConfigError: an unknown check, a calculator that is not there, end points that do not fit each other, or a
+            folder that holds another validation.
+        DataError: data without energies, forces and stress.
         StructureError: structures that cannot be read.
 
     """
-    wanted, which = chosen_checks(checks)
+    chosen = chosen_checks(checks)
     subjects = {"model": calculator_of(model, task=task)}
-    frames = _structures(structures, subjects["model"], which)
-    if against is not None:
-        subjects["reference"] = calculator_of(against, task=task)
-    names = {who: _name(source) for who, source in (("model", model), ("reference", against)) if source is not None}
-    folder = None if output is None else _folder(Path(output), names, subjects, frames, task)
-    console = Console(stderr=True, quiet=not progress)
-    verdicts: list[Verdict] = []
-    not_done: list[tuple[str, str, str]] = []
-    curves: dict[tuple[str, str], tuple[Measurement, Measurement | None]] = {}
-    for check, name, atoms in _jobs(wanted, frames):
-        console.print(f"{check.name}: {name}", markup=False, highlight=False)
-        try:
-            asked = subjects if check.needs_reference else {"model": subjects["model"]}
-            found = {who: _measured(check, which, name, atoms, who, calc, folder) for who, calc in asked.items()}
-        except NotDoneError as error:
-            not_done.append((check.name, name, str(error)))
-            continue
-        reference = found.get("reference")
-        verdicts += judge(check, name, found["model"], reference)
-        not_done += [(check.name, name, note) for note in found["model"].notes]
-        curves[check.name, name] = found["model"], reference
-    result = Validation(names["model"], names.get("reference"), tuple(verdicts), tuple(not_done), curves)
+    reference = None if against is None else reference_of(against, task=task, options=options)
+    labels = reference if isinstance(reference, Labels) else None
+    if isinstance(reference, AseCalculator):
+        subjects["reference"] = reference
+    quick = all(which == "quick" for _, which in chosen)
+    frames = structures_of(structures, subjects["model"], labels, quick=quick)
+    ends = end_points_of(end_points)
+    _require_subjects(checks, chosen, labels, ends)
+    names = {"model": _name(model)} | ({} if against is None else {"reference": _name(against)})
+    folder = None
+    if output is not None:
+        folder = files.begin(Path(output), _identity(names, subjects, frames, labels, ends, task))
+    run = _Run(subjects, folder, Console(stderr=True, quiet=not progress))
+    run.make(_jobs(chosen, frames, labels, ends))
+    if labels is not None:
+        run.notes += _beyond_labels(labels, run.verdicts)
+    result = run.result(names["model"], names.get("reference"))
     if folder is not None:
         from atomslim.validation.report import write  # noqa: PLC0415 - matplotlib is not needed without a folder
 
@@ -93,131 +90,132 @@ def validate(
     return result
 
 
-def _jobs(checks: Sequence[Check], frames: Mapping[str, Atoms]) -> Iterator[tuple[Check, str, Atoms]]:
-    for check in checks:
-        for name, atoms in frames.items():
-            if kind_of(atoms) in check.kinds and check.only in {None, name}:
-                yield check, name, atoms
+@dataclass(frozen=True)
+class _Job:
+    """One check of one thing."""
+
+    check: Check
+    settings: Mapping[str, Any]
+    which: str
+    name: str
+    subject: Subject
 
 
-def _measured(
-    check: Check, which: Set, name: str, atoms: Atoms, who: str, calculator: AseCalculator, folder: Path | None
-) -> Measurement:
+class _Run:
+    """Makes jobs one after the other, and keeps what comes of them."""
+
+    def __init__(self, subjects: Mapping[str, AseCalculator], folder: Path | None, console: Console) -> None:
+        self.subjects, self.folder, self.console = subjects, folder, console
+        self.verdicts: list[Verdict] = []
+        self.not_done: list[tuple[str, str, str]] = []
+        self.notes: list[str] = []
+        self.curves: dict[tuple[str, str], tuple[Measurement, Measurement | None]] = {}
+
+    def result(self, model: str, against: str | None) -> Validation:
+        """Return what was found."""
+        return Validation(
+            model, against, tuple(self.verdicts), tuple(self.not_done), self.curves, tuple(dict.fromkeys(self.notes))
+        )
+
+    def make(self, jobs: Iterator[_Job]) -> None:
+        """Measure model and reference, and judge."""
+        for job in jobs:
+            self.console.print(f"{job.check.name}: {job.name}", markup=False, highlight=False)
+            asked = self.subjects if job.check.needs_reference else {"model": self.subjects["model"]}
+            try:
+                found = {who: _measured(job, who, calculator, self.folder) for who, calculator in asked.items()}
+            except NotDoneError as error:
+                self.not_done.append((job.check.name, job.name, str(error)))
+                continue
+            reference = found.get("reference")
+            self.verdicts += judge(job.check, job.name, found["model"], reference)
+            self.not_done += [(job.check.name, job.name, note) for note in found["model"].notes]
+            self.notes += [f"{job.check.name}, {job.name}: {remark}" for remark in found["model"].remarks]
+            self.curves[job.check.name, job.name] = found["model"], reference
+
+
+def _jobs(
+    chosen: Sequence[Chosen], frames: Mapping[str, Atoms], labels: Labels | None, ends: EndPoints | None
+) -> Iterator[_Job]:
+    kinds = {name: kind_of(atoms) for name, atoms in frames.items()}
+    for check, which in chosen:
+        subjects: dict[str, Subject] = {}
+        if labels is not None and "labels" in check.kinds:
+            subjects[labels.name] = labels
+        if ends is not None and "end points" in check.kinds:
+            subjects[ends.name] = ends
+        subjects |= {name: atoms for name, atoms in frames.items() if kinds[name] in check.kinds}
+        for name, subject in subjects.items():
+            if check.only in {None, name}:
+                yield _Job(check, check.settings_of(which), which, name, subject)
+
+
+def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | None) -> Measurement:
     """Measure, or take what an earlier run measured; raises NotDoneError, also where a calculator fails."""
-    path = None if folder is None else folder / "measurements" / f"{_slug(name)}.{_slug(check.name)}.{which}.{who}.json"
+    path = None if folder is None else files.place(folder, job.name, job.check.name, job.which, who)
     if path is not None and path.is_file():
-        return _kept(path)
+        return files.kept(path)
+    subject = job.subject.copy() if isinstance(job.subject, Atoms) else job.subject
+    found: Measurement | NotDoneError
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AtomslimWarning)
-            found = check.function()(calculator, atoms.copy(), check.settings_of(which))
+            found = job.check.function()(calculator, subject, job.settings)
     except NotDoneError as error:
-        _keep(path, {"not done": str(error)})
-        raise
+        found = error
     except (AtomslimError, CalculationFailed, RuntimeError, ValueError, ArithmeticError, NotImplementedError) as error:
         raise NotDoneError(f"the {who} failed: {' '.join(str(error).split()) or type(error).__name__}") from error
-    _keep(path, asdict(found))
+    if path is not None:
+        files.keep(path, found)
+    if isinstance(found, NotDoneError):
+        raise found
     return found
 
 
-def _keep(path: Path | None, content: dict[str, Any]) -> None:
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+def _require_subjects(
+    names: str | tuple[str, ...], chosen: Sequence[Chosen], labels: Labels | None, ends: EndPoints | None
+) -> None:
+    """Raise ConfigError for a check that was asked for by name and has nothing to be made on."""
+    asked = {names} if isinstance(names, str) else set(names)
+    for check, _ in chosen:
+        if check.name in asked and check.kinds == ("labels",) and labels is None:
+            raise ConfigError(f"check {check.name}: needs labelled data: give them with against")
+        if check.name in asked and check.kinds == ("end points",) and ends is None:
+            raise ConfigError(f"check {check.name}: needs two structures: give them as end points")
 
 
-def _kept(path: Path) -> Measurement:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if "not done" in content:
-        raise NotDoneError(content["not done"])
-    return Measurement(
-        content["numbers"],
-        {key: (x, y) for key, (x, y) in content["curves"].items()},
-        tuple(content["axes"]),
-        tuple(content["notes"]),
-    )
+def _beyond_labels(labels: Labels, verdicts: Sequence[Verdict]) -> list[str]:
+    """Say which checks had a model or a calculator as reference to ask, where there are only labels."""
+    made = dict.fromkeys(verdict.check for verdict in verdicts)
+    missed = [name for name in made if known_checks()[name].needs_reference]
+    if not missed:
+        return []
+    what = f"not compared with {labels.name}, which has energies, forces and stress only: {', '.join(missed)}"
+    return [f"{what}; their reference is a model or a calculator"]
 
 
-def _structures(given: Any, calculator: AseCalculator, which: Set) -> dict[str, Atoms]:
-    if given is None:
-        found = built_in(_elements(calculator), quick=which == "quick")
-        if not found:
-            raise ConfigError("the model knows no built-in structure's elements: name structures")
-        return found
-    if isinstance(given, Mapping):
-        return dict(given)
-    if isinstance(given, str | os.PathLike):
-        given = [given]
-    found = {}
-    for number, one in enumerate(given):
-        if isinstance(one, Atoms):
-            found[f"structure {number}"] = one
-            continue
-        frames = list(read_inputs(open_inputs([str(one)])))
-        step = max(1, -(-len(frames) // MOST_STRUCTURES))
-        found |= {frame.name: frame.atoms for frame in islice(frames, 0, None, step)}
-    return found
-
-
-def _elements(calculator: AseCalculator) -> set[int] | None:
-    """Return the elements that a model's references know; None where it has none."""
-    targets = calculator.task.targets if isinstance(calculator, Calculator) else ()
-    return next((set(target.references) for target in targets if target.references), None)
-
-
-def _folder(
-    path: Path,
+def _identity(
     names: Mapping[str, str],
     subjects: Mapping[str, AseCalculator],
     frames: Mapping[str, Atoms],
+    labels: Labels | None,
+    ends: EndPoints | None,
     task: str | None,
-) -> Path:
-    """Make the folder, or go on in one that was begun with the same calculators and structures."""
-    texts = {name: repr((a.numbers.tolist(), a.positions.tolist(), a.cell.tolist())) for name, a in frames.items()}
-    identity = {
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "names": dict(names),
         "task": task,
-        "subjects": {who: _fingerprint(calculator) for who, calculator in subjects.items()},
-        "structures": {name: _hash(text) for name, text in texts.items()},
+        "subjects": {who: files.fingerprint(calculator) for who, calculator in subjects.items()},
+        "structures": {name: files.identity_of(atoms) for name, atoms in frames.items()},
     }
-    note = path / "run.json"
-    if note.is_file():
-        if json.loads(note.read_text(encoding="utf-8")) != identity:
-            raise ConfigError(
-                f"{path}: holds the validation of another model, reference or structures: name another folder"
-            )
-        return path
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path}: holds something else: name a new folder")
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic_write(note) as temporary:
-        temporary.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-    return path
+    if labels is not None:
+        found["labels"] = labels.fingerprint()
+    if ends is not None:
+        found["end points"] = [files.identity_of(atoms) for atoms in (ends.first, ends.last)]
+    return found
 
 
-def _fingerprint(calculator: AseCalculator) -> str:
-    """Return a hash of weights and task, or of a calculator's class and parameters."""
-    if not isinstance(calculator, Calculator):
-        kind = type(calculator)
-        return f"{kind.__module__}.{kind.__qualname__} {sorted(map(str, calculator.parameters.items()))}"
-    digest = hashlib.sha256(calculator.task.model_dump_json().encode())
-    for name, tensor in calculator.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _name(source: Named) -> str:
+def _name(source: Against) -> str:
     if isinstance(source, str | os.PathLike):
         return str(source)
-    return type(source).__name__
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return str(getattr(source, "name", "")) or type(source).__name__

@@ -1,0 +1,88 @@
+"""The folder of a validation: whose it is, and one file for each measurement."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+
+from atomslim.errors import ConfigError
+from atomslim.files import atomic_write
+from atomslim.inference.calculator import Calculator
+from atomslim.validation.measurement import Measurement, NotDoneError
+
+
+def begin(path: Path, identity: Mapping[str, Any]) -> Path:
+    """Make the folder, or go on in one that was begun with the same calculators and structures.
+
+    Raises ConfigError for a folder that holds something else.
+    """
+    note = path / "run.json"
+    if note.is_file():
+        if json.loads(note.read_text(encoding="utf-8")) != identity:
+            raise ConfigError(
+                f"{path}: holds the validation of another model, reference or structures: name another folder"
+            )
+        return path
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path}: holds something else: name a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    _write(note, json.dumps(identity, indent=1))
+    return path
+
+
+def place(folder: Path, *parts: str) -> Path:
+    """Return where a measurement lies, by structure, check, set and who was measured."""
+    return folder / "measurements" / f"{'.'.join(map(_slug, parts))}.json"
+
+
+def keep(path: Path, found: Measurement | NotDoneError) -> None:
+    """Write what was measured, or why it could not be done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps({"not done": str(found)} if isinstance(found, NotDoneError) else asdict(found)))
+
+
+def kept(path: Path) -> Measurement:
+    """Read what was measured; raises NotDoneError where it could not be done."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "not done" in content:
+        raise NotDoneError(content["not done"])
+    return Measurement(
+        content["numbers"],
+        {key: (x, y) for key, (x, y) in content["curves"].items()},
+        tuple(content["axes"]),
+        tuple(content["notes"]),
+        tuple(content.get("remarks", ())),
+    )
+
+
+def fingerprint(calculator: AseCalculator) -> str:
+    """Return a hash of weights and task, or of a calculator's class and parameters."""
+    if not isinstance(calculator, Calculator):
+        kind = type(calculator)
+        return f"{kind.__module__}.{kind.__qualname__} {sorted(map(str, calculator.parameters.items()))}"
+    digest = hashlib.sha256(calculator.task.model_dump_json().encode())
+    for name, tensor in calculator.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(atoms: Atoms) -> str:
+    """Return a hash of elements, positions and cell."""
+    text = repr((atoms.numbers.tolist(), atoms.positions.tolist(), atoms.cell.tolist()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)

@@ -1,0 +1,96 @@
+"""What a validation is made on: structures, and the end points of a way between two minima."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+
+from atomslim.errors import ConfigError
+from atomslim.inference.calculator import Calculator
+from atomslim.inference.inputs import open_inputs, read_inputs
+from atomslim.validation.reference import Labels
+from atomslim.validation.structures import built_in
+
+MOST_STRUCTURES = 10
+"""Of a file, evenly spread: a check can take minutes for each."""
+
+LABELLED_STRUCTURES = 3
+"""Of labelled data, where no structures are named."""
+
+Structures: TypeAlias = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Atoms] | None
+"""Files or datasets, structures, or structures by name; None: what there is."""
+
+
+@dataclass(frozen=True)
+class EndPoints:
+    """Two structures of the same atoms, a minimum each."""
+
+    name: str
+    first: Atoms
+    last: Atoms
+
+
+def structures_of(
+    given: Structures, calculator: AseCalculator, labels: Labels | None, *, quick: bool
+) -> dict[str, Atoms]:
+    """Return structures by name: those given, else some of the labelled ones, else built-in ones that the model knows.
+
+    Raises ConfigError where there are none, StructureError for what cannot be read.
+    """
+    if given is None and labels is not None:
+        return {
+            sample.name or f"{labels.name}, structure {place}": sample.to_ase()
+            for place, sample in enumerate(labels.spread(LABELLED_STRUCTURES))
+        }
+    if given is None:
+        found = built_in(_elements(calculator), quick=quick)
+        if not found:
+            raise ConfigError("the model knows no built-in structure's elements: name structures")
+        return found
+    return dict(given) if isinstance(given, Mapping) else _read(given)
+
+
+def end_points_of(given: str | os.PathLike[str] | tuple[Atoms, Atoms] | None) -> EndPoints | None:
+    """Return the end points of a file that holds two structures, or of two structures.
+
+    Raises ConfigError where they are not two, or not of the same atoms in the same order and cell.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str | os.PathLike):
+        name = Path(given).name
+        frames = [frame.atoms for frame in read_inputs(open_inputs([given]))]
+    else:
+        name, frames = "end points", list(given)
+    if len(frames) != 2:
+        raise ConfigError(f"{name}: holds {len(frames)} structures: end points are two, the first and the last")
+    first, last = frames
+    if first.numbers.tolist() != last.numbers.tolist():
+        raise ConfigError(f"{name}: both end points need the same atoms in the same order")
+    if (first.pbc != last.pbc).any() or not np.allclose(first.cell, last.cell):
+        raise ConfigError(f"{name}: both end points need the same cell")
+    return EndPoints(name, first, last)
+
+
+def _read(given: str | os.PathLike[str] | Sequence[Any]) -> dict[str, Atoms]:
+    found = {}
+    for number, one in enumerate([given] if isinstance(given, str | os.PathLike) else given):
+        if isinstance(one, Atoms):
+            found[f"structure {number}"] = one
+            continue
+        frames = list(read_inputs(open_inputs([str(one)])))
+        step = max(1, -(-len(frames) // MOST_STRUCTURES))
+        found |= {frame.name: frame.atoms for frame in islice(frames, 0, None, step)}
+    return found
+
+
+def _elements(calculator: AseCalculator) -> set[int] | None:
+    """Return the elements that a model's references know; None where it has none."""
+    targets = calculator.task.targets if isinstance(calculator, Calculator) else ()
+    return next((set(target.references) for target in targets if target.references), None)
