@@ -18,7 +18,7 @@ class PairPotential(Calculator):
     """E = ½ Σ_ij D (e^(−2a(r − r₀)) − 2 e^(−a(r − r₀))) (1 − (r/6 Å)²)³, for copper-like atoms.
 
     ``break_`` is one of: forces (2 % too large), step (5 meV per pair inside 4 Å), direction (bonds along x are
-    stronger), hole (atoms inside 1.7 Å attract), stress (of the wrong sign).
+    stronger), hole (atoms inside 1.7 Å attract), stress (of the wrong sign), far (atoms 9 to 13 Å away are felt).
     """
 
     implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
@@ -32,11 +32,14 @@ class PairPotential(Calculator):
     ) -> None:
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         assert self.atoms is not None
-        first, distance, vector = neighbor_list("idD", self.atoms, END)
-        energy, slope = pair_energy(distance)
+        first, distance, vector = neighbor_list("idD", self.atoms, 13.0 if self.break_ == "far" else END)
+        energy, slope = pair_energy(np.minimum(distance, END))
         extra = np.zeros_like(vector)
         if self.break_ == "step":
             energy = energy + 0.005 * (distance < 4.0)
+        if self.break_ == "far":
+            place = np.clip((distance - 11) / 2, -1, 1)
+            energy, slope = energy + 0.05 * (1 - place**2) ** 3, slope - 0.15 * place * (1 - place**2) ** 2
         if self.break_ == "hole":
             inside = np.minimum(distance - 1.7, 0.0)
             energy, slope = energy - 1e3 * inside**2, slope - 2e3 * inside

@@ -44,6 +44,7 @@ def toy(folder: Path, **changes: Any) -> StudyOptions:
         "relevance": 4,
         "distill": {"start": ["sliced", "least-squares"], "steps": 1, "batch_size": 4, "validate_every": "100%"},
         "speed": {"structures": "aspirin", "repeats": 1},
+        "validate_physics": {"checks": ["symmetry"], "structures": [str(folder / "other.xyz")]},
         "downstream": [downstream(str(folder / "other.xyz"))],
     }
     return StudyOptions.model_validate(options | changes)
@@ -66,7 +67,11 @@ def test_every_kind_of_cell_is_done_and_reported(study: Results) -> None:
         "Cutting and distilling, on the pre-training tasks",
         "What a cut costs, and what is won back",
     ]
-    assert titles[3:] == ["Fine-tuned under equal budgets", "Efficiency"]
+    assert titles[3:] == ["Fine-tuned under equal budgets", "Where it stops being physical", "Efficiency"]
+    physics = all_tables(study)[4]
+    assert physics.columns == ("variant", "force error, × full", "symmetry")
+    assert [(row[0], row[-1]) for row in physics.rows[:2]] == [("full", "passed"), ("1 block, sliced", "passed")]
+    assert len(physics.rows) == len(study.variants)
     page = (study.board.folder / "report.html").read_text()
     assert page.count("<svg") == 4  # relevance, pre-training, downstream, convergence
     assert '<canvas class="structure"' in page

@@ -8,7 +8,7 @@ import pytest
 from atomslim.benchmarking.turns import Gain
 from atomslim.study import figures, paper, summary, tables
 from atomslim.study.cells import Cell, cells_of
-from atomslim.study.options import StudyOptions
+from atomslim.study.options import StudyOptions, ValidateOptions
 from atomslim.study.report import write_report
 from atomslim.study.results import Results, Spread, Variant
 from atomslim.study.runner import Board
@@ -180,6 +180,27 @@ def test_the_summary_says_what_was_cut_and_what_it_cost(results: Results) -> Non
     assert "forces err 300 in full, at best 200 with 2 blocks (sliced), at best 100 with 1 block" in text
     assert "Block 3 matters least (10 % of the relevance), block 1 most (40 %)." in text
     assert "1 failed" in text
+
+
+def test_checks_of_physics_stand_beside_the_errors(results: Results) -> None:
+    options = OPTIONS.model_copy(update={"validate_physics": ValidateOptions()})
+    board = Board(results.board.folder, cells_of(options))
+    said = {
+        "validate-full": {"forces": "FAILED: error 0.5 (bar 0.005)", "cell": "measured"},
+        "validate-sliced-2": {"forces": "FAILED: error 0.6 (bar 0.005)", "cell": "FAILED: a 0.2 (bar 0.01)"},
+        "validate-distilled-1-seed0": {"forces": "FAILED: error 0.5 (bar 0.005)", "cell": "passed"},
+    }
+    assert {"validate-random-2-seed0", "validate-least-squares-1", *said} <= {cell.name for cell in board.cells}
+    for name, outcomes in said.items():
+        (board.folder / "cells" / name).mkdir()
+        (board.folder / "cells" / name / "result.json").write_text(json.dumps({"outcomes": outcomes}))
+    table = tables.physics(Results(board, options))
+    assert table is not None
+    assert table.rows[0] == ("full", "1.00", "FAILED: error 0.5 (bar 0.005)", "measured")
+    assert [row[0] for row in table.rows] == ["full", "2 blocks, sliced", "1 block, distilled"]
+    text = " ".join(summary.sentences(Results(board, options)))
+    assert "the full model fails forces. Cuts that fail more: 2 blocks, sliced (cell)." in text
+    assert tables.physics(results) is None
 
 
 def test_one_task_is_summarised_in_its_unit(results: Results) -> None:

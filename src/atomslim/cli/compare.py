@@ -22,6 +22,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     speed: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    validate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     device: Literal["cpu", "cuda"] = "cpu",
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -53,6 +54,9 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
+    validate
+        Check the physics, too, on three of the structures: quick, full, or names of checks; may be repeated. The others
+        are compared with the first model.
     device
         Where the models run.
     force
@@ -70,7 +74,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     inputs = read_from(*models, *data, *([split] if split else []))
     require_folder(output, FILES, inputs, force=force, own=own)
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
-    how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict}
+    how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict, "checks": validate}
     found = run(loaded, opened_data(data, option), split=split, repeats=repeats, speed=speed, **how)
     found.write(output)
     plain_console().print(found)

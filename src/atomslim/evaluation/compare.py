@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from atomslim.atoms import Sample, to_batch
 from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.speed import Speed, measure_speed
+from atomslim.data.in_memory import Samples
 from atomslim.data.loader import collate
 from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
@@ -20,11 +21,17 @@ from atomslim.evaluation.reference_gap import find_gap, without_gap
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
+from atomslim.validation.checks import chosen_checks
+from atomslim.validation.columns import outcomes
+from atomslim.validation.run import validate
 
 AnyModel: TypeAlias = BlockModel | str | os.PathLike[str]
 """A model or its file."""
 
 Named = TypeVar("Named", bound=AnyModel)
+
+CHECKED = 3
+"""Structures that the physics of models is checked on, evenly over those compared."""
 
 Models: TypeAlias = Mapping[str, AnyModel] | Sequence[AnyModel]
 """Models or their files, by name or in a row; the first is what the others are compared with."""
@@ -41,6 +48,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     repeats: int = 10,
     options: dict[str, str] | None = None,
     strict: bool = False,
+    checks: str | Sequence[str] = (),
 ) -> Comparison:
     """Measure errors and costs of several models on the same structures.
 
@@ -56,13 +64,18 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         repeats: rounds of the times, at least; short passes are repeated until they fill a second.
         options: options of the datasets' readers.
         strict: refuse structures outside of what one of the models was trained on, or with a charge or spin.
+        checks: also what `atomslim.validate` checks, ``quick``, ``full`` or names of checks, on three of the first
+            task's structures: the first model by itself, the others against it.
 
     Raises:
-        ConfigError: no models, a task that one of them does not have, targets in different units, or none in common.
+        ConfigError: no models, an unknown check, a task that one of them does not have, targets in different units, or
+            none in common.
         CheckpointError: a model file that cannot be read.
         DataError: a dataset that is not there or has no labels to compare with.
 
     """
+    if checks:
+        chosen_checks(checks)  # refuses what there is not, before anything is measured
     loaded = _loaded(models)
     first = next(iter(loaded.values()))
     sets = datasets(first, data, options)
@@ -85,6 +98,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         task, chosen = next(iter(samples.items()))
         speeds = measure_speed(loaded, to_batch(chosen[:batch_size]), task=task, repeats=repeats)
         single = measure_speed(loaded, to_batch(chosen[:1]), task=task, repeats=repeats)
+    validations = _validations(loaded, samples, checks) if checks else {}
     rows = tuple(
         ComparedModel(
             name=name,
@@ -94,6 +108,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
             by_element={task: accuracy.by_element() for task, accuracy in found[name].items()},
             speed=speeds.get(name),
             single=single.get(name),
+            validation=validations.get(name, {}),
         )
         for name, model in loaded.items()
     )
@@ -107,6 +122,26 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         {task: baseline.by_element() for task, baseline in baselines.items()},
         {task: gap for task, gap in found_gaps.items() if gap is not None},
     )
+
+
+def _validations(
+    models: Mapping[str, BlockModel], samples: Mapping[str, list[Sample]], checks: str | Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Return the outcomes of the checks: of the first model by itself, of the others against it."""
+    task, given = next(iter(samples.items()))
+    structures = {
+        sample.name or f"structure {place}": sample.to_ase()
+        for place, sample in enumerate(spread_out(Samples(given), CHECKED))
+    }
+    first = next(iter(models.values()))
+    return {
+        name: outcomes(
+            validate(
+                model, structures, against=None if model is first else first, checks=checks, task=task, progress=False
+            )
+        )
+        for name, model in models.items()
+    }
 
 
 def _loaded(models: Models) -> dict[str, BlockModel]:

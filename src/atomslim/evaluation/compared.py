@@ -1,6 +1,6 @@
 """What a comparison finds out about one model: plain data."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from atomslim.benchmarking.speed import Speed
@@ -23,6 +23,8 @@ class ComparedModel:
     """Of a batch."""
     single: Speed | None
     """Of one structure."""
+    validation: dict[str, str] = field(default_factory=dict)
+    """Check → passed, what failed, measured, or not done; empty where nothing was checked."""
 
     @property
     def latency(self) -> float | None:
@@ -49,7 +51,7 @@ class ComparedModel:
             cells |= {"FLOPs": self.speed.flops, "latency (s)": self.latency, "× floor": self.speed.over_floor}
             cells |= {"latency spread (s)": None if self.single is None else self.single.spread}
             cells |= {"structures/s": self.speed.throughput, "peak memory (bytes)": self.speed.memory}
-        return cells
+        return cells | {f"check {name}": outcome for name, outcome in self.validation.items()}
 
 
 def _cells(name: str, error: Errors) -> dict[str, str | float | None]:

@@ -24,6 +24,7 @@ from atomslim.files import atomic_files
 from atomslim.report import page
 from atomslim.report.cells import plain_rows
 from atomslim.report.page import TextTable, number
+from atomslim.validation.columns import column_table, sentence
 
 MEAN = "predicting the mean"
 
@@ -68,6 +69,8 @@ class Comparison:
         )
         made = [self._errors(), *([classes] if classes is not None else []), self._costs()]
         made += [self._relative()] if len(self.models) > 1 else []
+        checked = {model.name: model.validation for model in self.models if model.validation}
+        made += [column_table(checked)] if checked else []
         return [*made, *(self._elements(task) for task in self.data if self.models[0].by_element.get(task))]
 
     def plot(self) -> Figure:
@@ -127,6 +130,7 @@ class Comparison:
                 parts.append(f"{now.error / before.error:.2f} × the error of {what}")
             sentences.append(f"{model.name}, against {first.name}: {', '.join(parts)}.")
         sentences += self._gap_notes()
+        sentences += [sentence(model.name, model.validation) for model in self.models if model.validation]
         if first.speed is not None:
             sentences.append(f"Measured on {self.machine}.")
         return sentences

@@ -7,7 +7,7 @@ from typing import Literal
 
 from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
 
-Kind = Literal["relevance", "reduce", "distill", "tune", "speed"]
+Kind = Literal["relevance", "reduce", "distill", "tune", "speed", "validate"]
 
 _IMPLIED: dict[Kind, tuple[Strategy, ...]] = {"relevance": ("full",), "speed": ("full",), "distill": ("distilled",)}
 """Strategies that go without saying in a cell's name."""
@@ -29,14 +29,14 @@ class Cell:
         """Name of the cell and of its folder."""
         parts = [self.kind, self.downstream, "" if self.strategy in _IMPLIED.get(self.kind, ()) else self.strategy]
         parts.append("" if self.blocks is None else str(self.blocks))
-        if self.kind in {"distill", "tune"} or self.strategy == "random":
+        if self.kind in {"distill", "tune"} or self.needs is not None or self.strategy == "random":
             parts.append(f"seed{self.seed}")
         return "-".join(part for part in parts if part)
 
     @property
     def needs(self) -> "Cell | None":
         """The cell whose model this one starts from."""
-        if self.kind == "tune" and self.strategy in DISTILLED.values():
+        if self.kind in {"tune", "validate"} and self.strategy in DISTILLED.values():
             return Cell("distill", self.strategy, self.blocks, self.seed)
         return None
 
@@ -61,6 +61,16 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
         yield Cell("speed")
     for downstream in options.downstream:
         yield from _tuned(downstream, options)
+    if options.validate_physics is not None:
+        yield from _validated(options)
+
+
+def _validated(options: StudyOptions) -> Iterator[Cell]:
+    """Give the full model and every cut, as the first seed has it."""
+    yield Cell("validate")
+    distilled = () if options.distill is None else options.distill.strategies
+    for blocks, strategy in product(options.blocks, (*options.realign, *distilled)):
+        yield Cell("validate", strategy, blocks, options.seeds[0])
 
 
 def _seeds(strategy: Strategy, options: StudyOptions) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, TaskOptions, validated
 from atomslim.train.problems import problem_of
+from atomslim.validation.checks import chosen_checks
 
 Realign = Literal["sliced", "random", "least-squares"]
 Start = Literal["sliced", "least-squares"]
@@ -70,6 +71,23 @@ class SpeedOptions(_Options):
     repeats: int = Field(default=10, ge=1)
 
 
+class ValidateOptions(_Options):
+    """How the physics of every variant is checked, the full model by itself and the others against it."""
+
+    checks: tuple[str, ...] = Field(default=("quick",), min_length=1, description="quick, full, or names of checks")
+    structures: tuple[str, ...] = Field(default=(), description="files or datasets; none: built-in ones")
+    task: str | None = Field(default=None, description="whose energy; none: the model's first task")
+
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            chosen_checks(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
 class StudyOptions(_Options):
     """One study: a grid of cells."""
 
@@ -86,6 +104,7 @@ class StudyOptions(_Options):
     distill: DistillationOptions | None = Field(default=None, description="none: no distillation")
     downstream: tuple[DownstreamOptions, ...] = Field(default=())
     speed: SpeedOptions | None = Field(default=SpeedOptions(), description="none: no efficiency table")
+    validate_physics: ValidateOptions | None = Field(default=None, description="none: the physics is not checked")
     accelerator: Literal["cpu", "gpu", "auto"] = Field(default="cpu", description="where all cells compute")
 
     @model_validator(mode="after")

@@ -48,6 +48,7 @@ def all_tables(results: Results) -> list[TextTable]:
         tables.growth(results) if mix else None,
         tables.published(results) if mix else None,
         tables.downstream(results) if downstream else None,
+        tables.physics(results),
         tables.efficiency(results),
         tables.failures(results),
     ]
@@ -94,8 +95,8 @@ def _sections(results: Results, drawn: Drawn) -> Iterator[str]:
     yield from _relevance(drawn)
     yield from _mix(results, drawn)
     yield from _downstream(results, drawn)
-    efficiency, missing = tables.efficiency(results), tables.failures(results)
-    yield from (table.html() for table in (efficiency, missing) if table is not None)
+    last = (tables.physics(results), tables.efficiency(results), tables.failures(results))
+    yield from (table.html() for table in last if table is not None)
 
 
 def _relevance(drawn: Drawn) -> Iterator[str]:

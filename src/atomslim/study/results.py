@@ -201,6 +201,12 @@ class Results:
         found = self._reduced(variant)
         return int(found[0]["parameters"]) if found else None
 
+    def physics(self, variant: Variant) -> dict[str, str]:
+        """Return what the checks of a variant's physics say, by check; empty while they are not made."""
+        seed = self.options.seeds[0] if variant.blocks is not None else 0
+        found = self.board.result(Cell("validate", variant.strategy, variant.blocks, seed)) or {}
+        return dict(found.get("outcomes", {}))
+
     def _reduced(self, variant: Variant) -> list[dict[str, Any]]:
         kind: Kind = "distill" if variant.strategy in DISTILLED.values() else "reduce"
         return self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 
 from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
-from atomslim.study.names import STRATEGIES, blocks, spelled
+from atomslim.study.names import STRATEGIES, blocks, label, spelled
 from atomslim.study.options import DownstreamOptions
 from atomslim.study.results import FULL_MODEL, Results, Variant
+from atomslim.validation.columns import failed
 
 
 def sentences(results: Results) -> list[str]:
     """Say what was cut, what it cost, what it gained, which blocks matter least, and how much of the study is done."""
     found = [_cut(results, count) for count in results.options.blocks]
     found += [_tuned(results, part) for part in results.options.downstream]
-    return [*filter(None, found), *_relevance(results), _state(results)]
+    return [*filter(None, found), *_physics(results), *_relevance(results), _state(results)]
 
 
 def _cut(results: Results, count: int) -> str:
@@ -79,6 +80,19 @@ def _reached(variant: Variant, error: float) -> str:
     if variant.blocks is None:
         return f"{number(error)} in full"
     return f"at best {number(error)} with {blocks(variant.blocks)} ({STRATEGIES[variant.strategy]})"
+
+
+def _physics(results: Results) -> Iterator[str]:
+    """Say which variants fail checks of physics that the full model passes."""
+    found = {one: set(failed(outcomes)) for one in results.variants if (outcomes := results.physics(one))}
+    if not found:
+        return
+    before = found.pop(FULL_MODEL, set())
+    lost = {label(one): sorted(broken - before) for one, broken in found.items() if broken - before}
+    yield f"Of the checks of physics, the full model fails {', '.join(sorted(before)) or 'none'}."
+    if found:
+        parts = [f"{name} ({', '.join(names)})" for name, names in lost.items()]
+        yield f"Cuts that fail more: {'; '.join(parts) or 'none'}."
 
 
 def _relevance(results: Results) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Tables of a study, as rows of texts: the report writes them as HTML, `report.md` as Markdown."""
 
+from dataclasses import replace
+
 from atomslim.benchmarking.turns import BOUND
 from atomslim.report.page import TextTable, number
 from atomslim.study import paper
@@ -7,6 +9,7 @@ from atomslim.study.names import PAPER, label
 from atomslim.study.options import DownstreamOptions
 from atomslim.study.results import MEASURES, Results, Variant
 from atomslim.study.runner import State
+from atomslim.validation.columns import NOTE, column_table
 
 _STATES: dict[State, str] = {
     "done": "done",
@@ -127,6 +130,19 @@ def efficiency(results: Results) -> TextTable | None:
         columns + theirs,
         tuple(rows),
     )
+
+
+def physics(results: Results) -> TextTable | None:
+    """What the checks of physics say of each variant, beside its errors; None while none are made."""
+    rows = {}
+    for variant in results.variants:
+        if found := results.physics(variant):
+            size = {"force error, × full": _times(results.growth(variant))} if results.tasks else {}
+            rows[label(variant)] = size | found
+    if not rows:
+        return None
+    note = f"The full model by itself, the others against it; the first seed. {NOTE}"
+    return replace(column_table(rows, "variant", note), title="Where it stops being physical")
 
 
 def failures(results: Results) -> TextTable | None:

@@ -34,6 +34,8 @@ from atomslim.train.lowered import on_reference_of_model, spread_over
 from atomslim.train.options import RunOptions, TaskOptions
 from atomslim.train.tasks import LearningTask, prepare_task
 from atomslim.train.validation import Processes, mean_errors, model_errors
+from atomslim.validation.columns import outcomes
+from atomslim.validation.run import validate
 
 _STARTS: dict[str, Start] = {"distilled": "sliced", "least-squares-distilled": "least-squares"}
 
@@ -139,6 +141,22 @@ class Workshop:
             "mode": speed.mode,
             "models": rows,
         }
+
+    def _validate(self, cell: Cell, place: Path) -> dict[str, Any]:
+        options = self.options.validate_physics
+        if options is None:
+            raise ConfigError("the study has no options validate_physics")
+        against = None if cell.blocks is None else self.full
+        how: dict[str, Any] = {"task": options.task or next(iter(self.full.tasks)), "progress": False}
+        found = validate(
+            self._start(cell),
+            options.structures or None,
+            against=against,
+            checks=options.checks,
+            output=place / "validation",
+            **how,
+        )
+        return {"outcomes": outcomes(found), "sentence": found.sentence()}
 
     def _run(self, place: Path) -> dict[str, Any]:
         """Return what all runs have in common; one that was cut short goes on."""

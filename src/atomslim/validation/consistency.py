@@ -12,6 +12,7 @@ from atomslim.validation.measurement import (
     NotDoneError,
     Settings,
     energy_of,
+    memory_of,
     rattled,
     repeated,
     stress_of,
@@ -125,22 +126,42 @@ def extensivity(calculator: Calculator, atoms: Atoms, settings: Settings) -> Mea
     )
 
 
-def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Swell the structure in small equal steps, so that all distances change, and look for steps of energy and forces.
+def locality(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Disturb a place and look how far away forces change: nothing is to be felt beyond a distance.
 
-    A step of height J between two points shows as 3J in fourth differences, to which a smooth curve adds next to
-    nothing.
+    A periodic structure is repeated along its shortest side, and one atom in it moved; a molecule has a second copy
+    beside it, nearer and nearer. Gives the largest change of forces (eV/Å) beyond that distance, and by distance.
     """
-    start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
+    start = rattled(repeated(atoms, SHORTEST), settings["rattle"])
+    changes = _moved_atom if start.pbc.any() else _second_copy
+    distances, found = changes(calculator, start, settings)
+    far = distances >= settings["beyond"]
+    if not far.any():
+        raise NotDoneError(f"no atom is {settings['beyond']:g} Å away")
+    felt = distances[found > settings["felt"]]
+    order = np.argsort(distances)
+    return Measurement(
+        {"forces": float(found[far].max()), "reach": float(felt.max(initial=0.0))},
+        {"change": (distances[order].tolist(), found[order].tolist())},
+        ("distance from the disturbance (Å)", "change of forces (eV/Å)"),
+    )
+
+
+def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Swell and shake the structure in small equal steps, and look for steps of energy and forces.
+
+    All distances change, so that atoms cross cutoffs, and they change unequally, so that neighbours change ranks. A
+    step of height J between two points shows as 3J in fourth differences, to which a smooth curve adds next to nothing.
+    """
+    whole = repeated(atoms, SHORTEST)
+    start, end = (rattled(whole, settings["rattle"], seed) for seed in (0, 1))
+    energies, forces_of = [], []
     low, high = settings["scales"]
     scales = np.linspace(low, high, settings["points"])
-    energies, forces_of = [], []
-    for scale in scales:
+    for share, scale in zip(np.linspace(0, 1, settings["points"]), scales, strict=True):
         image = with_calculator(start, calculator)
-        if start.pbc.any():
-            image.set_cell(start.cell * scale, scale_atoms=True)
-        else:
-            image.positions = start.positions * scale
+        image.positions = scale * ((1 - share) * start.positions + share * end.positions)
+        image.set_cell(start.cell * scale)
         energies.append(energy_of(image))
         forces_of.append(np.asarray(image.get_forces()).ravel())
     curve = np.array(energies)
@@ -162,15 +183,43 @@ def dimers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
     numbers, curves = {"minima": 0.0, "wall": 0.0}, {}
     elements = sorted(set(atoms.numbers.tolist()))
     for first, second in ((a, b) for place, a in enumerate(elements) for b in elements[place:]):
-        radius = covalent_radii[first] + covalent_radii[second]
-        distances = radius * np.linspace(settings["shortest"], 1.0, settings["points"])
-        distances = np.concatenate([distances, np.linspace(radius, max(6.0, 2 * radius), settings["points"])[1:]])
-        energies = np.array([_dimer(calculator, first, second, distance) for distance in distances])
+        distances, energies = _curve(calculator, first, second, settings)
         name = f"{chemical_symbols[first]}–{chemical_symbols[second]}"
         curves[name] = (distances.tolist(), np.clip(energies - energies[-1], -20, 20).tolist())
         numbers["minima"] = max(numbers["minima"], float(_minima(energies)))
+        radius = covalent_radii[first] + covalent_radii[second]
         numbers["wall"] = max(numbers["wall"], _wall(distances / radius, energies))
     return Measurement(numbers, curves, ("distance (Å)", "energy (eV)"))
+
+
+def _moved_atom(calculator: Calculator, start: Atoms, settings: Settings) -> tuple[FloatArray, FloatArray]:
+    """Return distances of all atoms from one that was moved, and the change of the forces on them."""
+    axis = int(np.flatnonzero(start.pbc)[np.argmin(start.cell.lengths()[start.pbc])])
+    count = int(np.ceil(2 * (settings["beyond"] + 1) / _height(start, axis)))
+    row = with_calculator(start.repeat([count if place == axis else 1 for place in range(3)]), calculator)
+    moved = with_calculator(row, calculator)
+    moved.positions[0] += settings["move"] / np.sqrt(3)
+    found = np.linalg.norm(moved.get_forces() - row.get_forces(), axis=1)
+    return np.asarray(row.get_distances(0, range(len(row)), mic=True)), found
+
+
+def _second_copy(calculator: Calculator, start: Atoms, settings: Settings) -> tuple[FloatArray, FloatArray]:
+    """Return distances between two copies of a molecule, and the largest change of the forces in the first."""
+    alone = np.asarray(with_calculator(start, calculator).get_forces())
+    changes = []
+    for distance in settings["distances"]:
+        other = start.copy()
+        other.positions[:, 0] += np.ptp(start.positions[:, 0]) + distance
+        both = with_calculator(start + other, calculator)
+        changes.append(np.linalg.norm(both.get_forces()[: len(start)] - alone, axis=1).max())
+    return np.array(settings["distances"], dtype=np.float64), np.array(changes)
+
+
+def _height(atoms: Atoms, axis: int) -> float:
+    """Return the distance (Å) between the two faces of the cell that an axis joins."""
+    others = np.delete(np.asarray(atoms.cell), axis, axis=0)
+    normal = np.cross(*others) if np.any(others, axis=1).all() else atoms.cell[axis]
+    return float(abs(atoms.cell[axis] @ normal) / np.linalg.norm(normal))
 
 
 def _slope(atoms: Atoms, direction: FloatArray, step: float) -> float:
@@ -185,6 +234,17 @@ def _slope(atoms: Atoms, direction: FloatArray, step: float) -> float:
 def _largest_step(curve: FloatArray) -> float:
     """Return the largest step of (points, components) curves."""
     return float(np.abs(np.diff(curve, n=4, axis=0)).max()) / 3
+
+
+def _curve(calculator: Calculator, first: int, second: int, settings: Settings) -> tuple[FloatArray, FloatArray]:
+    """Return distances and energies of a pair, made once for all structures that have it."""
+    radius, points = covalent_radii[first] + covalent_radii[second], settings["points"]
+    distances = radius * np.linspace(settings["shortest"], 1.0, points)
+    distances = np.concatenate([distances, np.linspace(radius, max(6.0, 2 * radius), points)[1:]])
+    known, key = memory_of(calculator), ("pair", first, second, points)
+    if key not in known:
+        known[key] = np.array([_dimer(calculator, first, second, distance) for distance in distances])
+    return distances, known[key]
 
 
 def _dimer(calculator: Calculator, first: int, second: int, distance: float) -> float:

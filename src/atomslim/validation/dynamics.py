@@ -22,7 +22,7 @@ from atomslim.validation.measurement import (
     stress_of,
     with_calculator,
 )
-from atomslim.validation.solids import relaxed
+from atomslim.validation.relaxation import relaxed
 
 TOO_CLOSE = 0.6
 """Share of the sum of covalent radii: no two atoms come closer in a sane run at ordinary temperatures."""

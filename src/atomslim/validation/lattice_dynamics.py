@@ -17,7 +17,7 @@ from atomslim.validation.measurement import (
     imported,
     with_calculator,
 )
-from atomslim.validation.solids import relaxed
+from atomslim.validation.relaxation import relaxed
 
 IMAGINARY = -0.1
 """THz: frequencies below this count as imaginary; smaller ones are acoustic modes at Γ in their rounding."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from ase import Atoms
@@ -53,6 +54,14 @@ def with_calculator(atoms: Atoms, calculator: Calculator) -> Atoms:
     copy = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, tags=atoms.get_tags())
     copy.calc = calculator
     return copy
+
+
+_MEMORIES: "WeakKeyDictionary[Calculator, dict[Any, Any]]" = WeakKeyDictionary()
+
+
+def memory_of(calculator: Calculator) -> dict[Any, Any]:
+    """Return what checks remember of a calculator for each other, for as long as it lives."""
+    return _MEMORIES.setdefault(calculator, {})
 
 
 def energy_of(atoms: Atoms) -> float:

@@ -1,6 +1,7 @@
 """Checks of molecules: geometry, vibrations, torsions, a barrier."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from ase import Atoms
@@ -13,10 +14,14 @@ from ase.vibrations import VibrationsData
 
 from atomslim.validation.inputs import EndPoints
 from atomslim.validation.measurement import FloatArray, Measurement, NotDoneError, Settings, energy_of, with_calculator
-from atomslim.validation.solids import relaxed
+from atomslim.validation.relaxation import relaxed
 
 IMAGINARY = 30.0
 """cm⁻¹: smaller imaginary frequencies are rotations and translations in their rounding."""
+
+
+CLOSE = 0.01
+"""eV: conformers that are closer than this have no order."""
 
 
 def geometry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
@@ -65,12 +70,10 @@ def frequency_differences(model: Measurement, reference: Measurement) -> dict[st
 
 def torsions(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Turn both ends of a rotatable bond against each other, rigidly: energies (eV) over the angle."""
+    bonds = _rotatable(atoms, settings["bonds"])
     start = relaxed(atoms, calculator, settings)
-    bonds = rotatable_bonds(start)
-    if not bonds:
-        raise NotDoneError("the molecule has no rotatable bond")
     curves = {}
-    for first, second, moving in bonds[: settings["bonds"]]:
+    for first, second, moving in bonds:
         angles = np.linspace(0, 360, settings["points"], endpoint=False)
         energies = np.array([energy_of(_turned(start, first, second, moving, a)) for a in angles])
         name = f"{start.symbols[first]}{first}–{start.symbols[second]}{second}"
@@ -89,6 +92,41 @@ def torsion_difference(model: Measurement, reference: Measurement) -> dict[str, 
         "mean difference": 1e3 * float(np.abs(ours - theirs).mean()),
         "order": float(np.corrcoef(ranks[0], ranks[1])[0, 1]),
     }
+
+
+def conformers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
+    """Turn rotatable bonds by thirds of a circle, all ways, and relax: energies (eV) of what comes of every start."""
+    bonds = _rotatable(atoms, settings["bonds"])
+    found: dict[int, float] = {}
+    for number, angles in enumerate(product((0, 120, 240), repeat=len(bonds))):
+        image = atoms
+        for angle, (first, second, moving) in zip(angles, bonds, strict=True):
+            image = _turned(image, first, second, moving, angle)
+        try:
+            found[number] = energy_of(relaxed(image, calculator, settings))
+        except NotDoneError as error:
+            reason = str(error)
+    if len(found) < 2:
+        raise NotDoneError(reason)
+    energies = np.array(list(found.values()))
+    curve = ([float(number) for number in found], (energies - energies.min()).tolist())
+    return Measurement({"range": float(np.ptp(energies))}, {"conformers": curve}, ("start", "energy (eV)"))
+
+
+def conformer_differences(model: Measurement, reference: Measurement) -> dict[str, float]:
+    """Return the mean difference (meV) of conformers' energies, and the share of pairs in the reference's order.
+
+    Pairs that the reference has closer than 10 meV have no order.
+    """
+    ours, theirs = (dict(zip(*each.curves["conformers"], strict=True)) for each in (model, reference))
+    both = sorted(ours.keys() & theirs.keys())
+    a, b = (np.array([each[number] for number in both]) for each in (ours, theirs))
+    if len(both) < 2:
+        return {}
+    numbers = {"mean difference": 1e3 * float(np.abs((a - a.mean()) - (b - b.mean())).mean())}
+    gaps, their_gaps = a[:, None] - a, b[:, None] - b
+    apart = their_gaps > CLOSE
+    return numbers | ({"order": float((gaps[apart] > 0).mean())} if apart.any() else {})
 
 
 def inversion(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:  # noqa: ARG001 - ammonia only
@@ -141,6 +179,13 @@ def rotatable_bonds(atoms: Atoms) -> list[tuple[int, int, list[int]]]:
     return sorted(found, key=lambda bond: -min(len(bond[2]), len(atoms) - len(bond[2])))
 
 
+def _rotatable(atoms: Atoms, count: int) -> list[tuple[int, int, list[int]]]:
+    bonds = rotatable_bonds(atoms)[:count]
+    if not bonds:
+        raise NotDoneError("the molecule has no rotatable bond")
+    return bonds
+
+
 def _bent(atoms: Atoms, a: int, b: int, around: dict[int, set[int]]) -> bool:
     """Say whether on both sides of a bond there is an atom off its axis."""
     return all(
@@ -163,7 +208,7 @@ def _side(a: int, b: int, around: dict[int, set[int]]) -> set[int]:
 
 def _turned(atoms: Atoms, first: int, second: int, moving: list[int], angle: float) -> Atoms:
     """Turn the moving atoms, which hang on the second, about the bond."""
-    image = with_calculator(atoms, atoms.calc)
+    image = with_calculator(atoms, atoms.calc) if atoms.calc is not None else atoms.copy()
     part = image[moving]
     part.rotate(angle, image.positions[second] - image.positions[first], center=image.positions[second])
     image.positions[moving] = part.positions

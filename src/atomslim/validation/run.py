@@ -29,7 +29,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     structures: Structures = None,
     *,
     against: Against | None = None,
-    checks: str | tuple[str, ...] = "quick",
+    checks: str | Sequence[str] = "quick",
     task: str | None = None,
     end_points: str | os.PathLike[str] | tuple[Atoms, Atoms] | None = None,
     options: Mapping[str, str] | None = None,
@@ -173,7 +173,7 @@ def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | Non
 
 
 def _require_subjects(
-    names: str | tuple[str, ...], chosen: Sequence[Chosen], labels: Labels | None, ends: EndPoints | None
+    names: str | Sequence[str], chosen: Sequence[Chosen], labels: Labels | None, ends: EndPoints | None
 ) -> None:
     """Raise ConfigError for a check that was asked for by name and has nothing to be made on."""
     asked = {names} if isinstance(names, str) else set(names)

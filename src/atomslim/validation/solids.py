@@ -8,11 +8,10 @@ from ase.build import surface
 from ase.build.tools import sort
 from ase.calculators.calculator import Calculator
 from ase.eos import EquationOfState
-from ase.filters import FrechetCellFilter
-from ase.optimize import FIRE
 from ase.units import GPa
 
 from atomslim.validation.consistency import strained
+from atomslim.validation.elasticity import averaged, independent, point_group
 from atomslim.validation.measurement import (
     FloatArray,
     Measurement,
@@ -22,22 +21,11 @@ from atomslim.validation.measurement import (
     imported,
     repeated,
     stress_of,
-    with_calculator,
 )
+from atomslim.validation.relaxation import relaxed
 
 LONG_ENOUGH = 8.0
 """Å: a cell shorter than this is repeated before an atom is taken out or moved."""
-
-
-def relaxed(atoms: Atoms, calculator: Calculator, settings: Settings, *, cell: bool = False) -> Atoms:
-    """Relax positions, and the cell if asked for; raises NotDoneError where that does not end."""
-    moved = with_calculator(atoms, calculator)
-    if cell:
-        stress_of(moved)  # refuses a calculator without stress
-    with FIRE(FrechetCellFilter(moved) if cell else moved, logfile=None) as optimiser:
-        if not optimiser.run(fmax=settings["fmax"], steps=settings["steps"]):
-            raise NotDoneError(f"the relaxation has not converged in {settings['steps']} steps")
-    return moved
 
 
 def cell(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
@@ -79,10 +67,10 @@ def equation_of_state(calculator: Calculator, atoms: Atoms, settings: Settings) 
 
 
 def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Differentiate stress by strain, ions relaxed: all 21 constants (GPa), and Hill's averages K and G.
+    """Differentiate stress by strain, ions relaxed: the constants that symmetry leaves independent, and Hill's K and G.
 
-    C_ij = ∂σ_i/∂η_j at the relaxed cell, by central differences, symmetrised. Stable where all eigenvalues of C are
-    positive (Born).
+    C_ij = ∂σ_i/∂η_j in GPa at the relaxed cell, by central differences, symmetrised, and averaged over the crystal's
+    point group where spglib finds it. Stable where all eigenvalues of C are positive (Born).
     """
     start = relaxed(atoms, calculator, settings, cell=True)
     rows = []
@@ -91,12 +79,23 @@ def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
         stresses = [stress_of(relaxed(strained(start, place, sign * step), calculator, settings)) for sign in (1, -1)]
         width = 2 * step if place < 3 else 4 * step  # of Voigt's η, twice the shear strain
         rows.append((stresses[0] - stresses[1]) / width)
-    constants = np.array(rows) / GPa
-    constants = (constants + constants.T) / 2
-    numbers = {f"C{i + 1}{j + 1}": float(constants[i, j]) for i in range(6) for j in range(i, 6)}
+    measured = np.array(rows) / GPa
+    measured = (measured + measured.T) / 2
+    remarks: tuple[str, ...] = ()
+    try:
+        turns = point_group(atoms)
+    except NotDoneError as error:
+        turns, remarks = (
+            [np.eye(3)],
+            (f"all 21 constants are given: which are equal by symmetry is not known: {error}",),
+        )
+    constants = averaged(measured, turns)
+    numbers = {f"C{i + 1}{j + 1}": float(constants[i, j]) for i, j in independent(turns)}
     bulk, shear = _hill(constants)
-    lowest = float(np.linalg.eigvalsh(constants).min())
-    return Measurement({**numbers, "K": bulk, "G": shear, "lowest eigenvalue": lowest})
+    numbers |= {"K": bulk, "G": shear, "lowest eigenvalue": float(np.linalg.eigvalsh(constants).min())}
+    if len(turns) > 1:
+        numbers["off symmetry"] = float(np.abs(measured - constants).max())
+    return Measurement(numbers, remarks=remarks)
 
 
 def vacancy(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
