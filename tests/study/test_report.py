@@ -191,6 +191,7 @@ def test_checks_of_physics_stand_beside_the_errors(results: Results) -> None:
         "validate-distilled-1-seed0": {"forces": "FAILED: error 0.5 (bar 0.005)", "cell": "passed"},
     }
     assert {"validate-random-2-seed0", "validate-least-squares-1", *said} <= {cell.name for cell in board.cells}
+    assert tables.physics(Results(board, options)) is None
     for name, outcomes in said.items():
         (board.folder / "cells" / name).mkdir()
         (board.folder / "cells" / name / "result.json").write_text(json.dumps({"outcomes": outcomes}))
@@ -200,7 +201,6 @@ def test_checks_of_physics_stand_beside_the_errors(results: Results) -> None:
     assert [row[0] for row in table.rows] == ["full", "2 blocks, sliced", "1 block, distilled"]
     text = " ".join(summary.sentences(Results(board, options)))
     assert "the full model fails forces. Cuts that fail more: 2 blocks, sliced (cell)." in text
-    assert tables.physics(results) is None
 
 
 def test_one_task_is_summarised_in_its_unit(results: Results) -> None:

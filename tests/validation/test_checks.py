@@ -119,7 +119,7 @@ def test_rotatable_bonds() -> None:
     assert rotatable_bonds(molecule("C6H6")) == []
     assert rotatable_bonds(molecule("C2H2")) == []
     with pytest.raises(NotDoneError, match="no rotatable bond"):
-        torsions(EMT(), molecule("H2O"), {"fmax": 0.1, "steps": 500})
+        torsions(EMT(), molecule("H2O"), {"bonds": 1, "fmax": 0.1, "steps": 500})
 
 
 def test_energy_is_conserved_and_a_rough_surface_is_noticed() -> None:

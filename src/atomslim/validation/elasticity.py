@@ -38,23 +38,27 @@ def point_group(atoms: Atoms) -> list[FloatArray]:
 
 def averaged(constants: FloatArray, turns: Sequence[FloatArray]) -> FloatArray:
     """Average constants (6, 6) over a point group."""
-    matrices = [_on_stress(turn) for turn in turns]
-    return np.asarray(np.mean([matrix @ constants @ matrix.T for matrix in matrices], axis=0))
+    return _averaged(constants, [_on_stress(turn) for turn in turns])
 
 
 def independent(turns: Sequence[FloatArray]) -> list[tuple[int, int]]:
     """Return the places of constants that determine all the others, in the order of their names."""
-    rows = []
+    matrices, rows = [_on_stress(turn) for turn in turns], []
     for place in PLACES:
         one = np.zeros((6, 6))
         one[place] = one[place[::-1]] = 1.0
-        rows.append([averaged(one, turns)[other] for other in PLACES])
+        found = _averaged(one, matrices)
+        rows.append([found[other] for other in PLACES])
     allowed = np.array(rows)  # a row for each kind of constants that symmetry allows
     chosen: list[int] = []
     for column in range(len(PLACES)):
         if np.linalg.matrix_rank(allowed[:, [*chosen, column]], tol=1e-6) > len(chosen):
             chosen.append(column)
     return sorted(PLACES[column] for column in chosen)
+
+
+def _averaged(constants: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:
+    return np.asarray(np.mean([matrix @ constants @ matrix.T for matrix in matrices], axis=0))
 
 
 def _on_stress(turn: FloatArray) -> FloatArray:
