@@ -11,8 +11,9 @@ from ase.calculators.emt import EMT
 from ase.spacegroup import crystal
 from ase.vibrations import Vibrations
 
+from atomslim.inference.calculator import Calculator
 from atomslim.validation.checks import checks, judge
-from atomslim.validation.consistency import dimers
+from atomslim.validation.consistency import dimers, locality
 from atomslim.validation.dynamics import conservation, stability, structure, structure_difference
 from atomslim.validation.elasticity import independent, point_group
 from atomslim.validation.measurement import Measurement, NotDoneError
@@ -24,9 +25,11 @@ from atomslim.validation.molecules import (
     rotatable_bonds,
     torsions,
 )
-from atomslim.validation.speed import speed
+from atomslim.validation.speed import gain, speed
 from atomslim.validation.structures import built_in, kind_of
 from pair_potential import PairPotential
+from samples import DIRECT
+from small_models import jmp
 
 CONSISTENCY = ("forces", "stress", "symmetry", "extensivity", "locality", "smoothness", "dimers")
 COPPER = bulk("Cu", a=3.7)
@@ -203,6 +206,22 @@ def test_conformers_are_held_against_each_other_by_their_starts() -> None:
 def test_speed_of_a_calculator() -> None:
     numbers = speed(EMT(), bulk("Cu"), {"time_step": 2.0, "repeats": 2}).numbers
     assert numbers["a day"] == pytest.approx(numbers["steps per second"] * 86400 * 2e-6)
+
+
+def test_speed_of_a_model_is_that_of_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atomslim.validation.speed._largest", lambda _job, limit: limit / 1e6)
+    calculator = Calculator(jmp(DIRECT, num_blocks=1))
+    settings = {"time_step": 1.0, "repeats": 1, "memory": 2e9}
+    found = speed(calculator, molecule("H2O"), settings)
+    assert found.numbers["steps per second"] > 0
+    assert found.numbers["largest"] == 2000
+    assert gain(found, found) == {"times as fast": 1.0}
+
+
+def test_what_is_far_away_is_felt_by_a_molecule_too() -> None:
+    settings = checks()["locality"].settings_of("quick") | {"distances": [5, 11]}
+    assert locality(PairPotential(), TRIMER, settings).numbers == {"forces": 0.0, "reach": 5.0}
+    assert locality(PairPotential("far"), TRIMER, settings).numbers["forces"] > 0.005
 
 
 def test_ethanol_by_tblite_has_the_textbook_s_bonds_and_frequencies() -> None:

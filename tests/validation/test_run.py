@@ -10,6 +10,7 @@ from ase.calculators.emt import EMT
 from atomslim.cli.main import main
 from atomslim.errors import ConfigError
 from atomslim.inference.named_calculators import calculator_of
+from atomslim.validation.folder import place
 from atomslim.validation.run import validate
 from pair_potential import PairPotential
 
@@ -43,6 +44,13 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     assert second.verdicts == first.verdicts
     with pytest.raises(ConfigError, match="another model"):
         validate(EMT(), COPPER, checks=FEW, output=tmp_path / "v", progress=False)
+
+
+def test_names_that_look_alike_and_other_settings_have_measurements_of_their_own(tmp_path: Path) -> None:
+    two = {"a b": bulk("Cu", a=3.7), "a_b": bulk("Cu", a=3.9)}
+    validate(PairPotential(), two, checks="forces", output=tmp_path / "v", progress=False)
+    assert len(list((tmp_path / "v" / "measurements").iterdir())) == 2
+    assert place(tmp_path, "model", "a", "forces", {"step": 1}) != place(tmp_path, "model", "a", "forces", {"step": 2})
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -52,10 +52,14 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     import sys
 
     from atomslim.cli.settings import opened_dataset
+    from atomslim.errors import ConfigError
     from atomslim.validation.reference import is_model
     from atomslim.validation.run import validate as run
 
-    reference = against if against is None or is_model(against) else opened_dataset(against, option)
+    labelled = against is not None and not is_model(against)
+    if option and not labelled:
+        raise ConfigError("option: is for the reader of labelled data: name them with --against")
+    reference = opened_dataset(against, option) if against is not None and labelled else against
     given = list(structures) or None
     how: dict[str, Any] = {"task": task, "end_points": end_points}
     found = run(model, given, against=reference, checks=checks, output=output, **how)

@@ -23,6 +23,7 @@ from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
 from atomslim.validation.checks import chosen_checks
 from atomslim.validation.columns import outcomes
+from atomslim.validation.inputs import named as structures_by_name
 from atomslim.validation.run import validate
 
 AnyModel: TypeAlias = BlockModel | str | os.PathLike[str]
@@ -129,10 +130,7 @@ def _validations(
 ) -> dict[str, dict[str, str]]:
     """Return the outcomes of the checks: of the first model by itself, of the others against it."""
     task, given = next(iter(samples.items()))
-    structures = {
-        sample.name or f"structure {place}": sample.to_ase()
-        for place, sample in enumerate(spread_out(Samples(given), CHECKED))
-    }
+    structures = structures_by_name(spread_out(Samples(given), CHECKED))
     first = next(iter(models.values()))
     return {
         name: outcomes(

@@ -36,9 +36,10 @@ def begin(path: Path, identity: Mapping[str, Any]) -> Path:
     return path
 
 
-def place(folder: Path, *parts: str) -> Path:
-    """Return where a measurement lies, by structure, check, set and who was measured."""
-    return folder / "measurements" / f"{'.'.join(map(_slug, parts))}.json"
+def place(folder: Path, who: str, structure: str, check: str, settings: Mapping[str, Any]) -> Path:
+    """Return where a measurement lies; other settings, of another set or version, lie elsewhere."""
+    exact = _hash(json.dumps([structure, dict(settings)], sort_keys=True))[:8]
+    return folder / "measurements" / f"{_slug(structure)}.{_slug(check)}.{exact}.{who}.json"
 
 
 def keep(path: Path, found: Measurement | NotDoneError) -> None:
@@ -75,7 +76,10 @@ def fingerprint(calculator: AseCalculator) -> str:
 
 def identity_of(atoms: Atoms) -> str:
     """Return a hash of elements, positions and cell."""
-    text = repr((atoms.numbers.tolist(), atoms.positions.tolist(), atoms.cell.tolist()))
+    return _hash(repr((atoms.numbers.tolist(), atoms.positions.tolist(), atoms.cell.tolist(), atoms.pbc.tolist())))
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -85,4 +89,4 @@ def _write(path: Path, text: str) -> None:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return re.sub(r"[^\w.-]+", "_", name)[:80]

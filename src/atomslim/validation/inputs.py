@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 
+from atomslim.atoms import Sample
 from atomslim.errors import ConfigError
 from atomslim.inference.calculator import Calculator
 from atomslim.inference.inputs import open_inputs, read_inputs
@@ -44,16 +45,22 @@ def structures_of(
     Raises ConfigError where there are none, StructureError for what cannot be read.
     """
     if given is None and labels is not None:
-        return {
-            sample.name or f"{labels.name}, structure {place}": sample.to_ase()
-            for place, sample in enumerate(labels.spread(LABELLED_STRUCTURES))
-        }
+        return named(labels.spread(LABELLED_STRUCTURES))
     if given is None:
         found = built_in(_elements(calculator), quick=quick)
         if not found:
             raise ConfigError("the model knows no built-in structure's elements: name structures")
         return found
     return dict(given) if isinstance(given, Mapping) else _read(given)
+
+
+def named(samples: Sequence[Sample]) -> dict[str, Atoms]:
+    """Return samples as structures by their names, or by their places where they have none or the same."""
+    names = [sample.name for sample in samples]
+    return {
+        sample.name if sample.name and names.count(sample.name) == 1 else f"structure {place}": sample.to_ase()
+        for place, sample in enumerate(samples)
+    }
 
 
 def end_points_of(given: str | os.PathLike[str] | tuple[Atoms, Atoms] | None) -> EndPoints | None:

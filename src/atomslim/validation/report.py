@@ -4,6 +4,7 @@ import html as markup
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -29,7 +30,7 @@ def write(result: Validation, folder: Path) -> None:
         "sentence": result.sentence(),
         "passed": result.passed,
         "notes": list(result.notes),
-        "verdicts": [verdict.model_dump() for verdict in result.verdicts],
+        "verdicts": [_finite(verdict.model_dump()) for verdict in result.verdicts],
         "not done": [dict(zip(("check", "structure", "reason"), one, strict=True)) for one in result.not_done],
     }
     _write(folder / "validation.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -98,6 +99,11 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         "" if verdict.bar is None else f"{verdict.bar:g}",
         outcome,
     )
+
+
+def _finite(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the same with None for what is no number: JSON has none of those."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
 
 
 def _number(value: float) -> str:

@@ -96,7 +96,6 @@ class _Job:
 
     check: Check
     settings: Mapping[str, Any]
-    which: str
     name: str
     subject: Subject
 
@@ -147,12 +146,12 @@ def _jobs(
         subjects |= {name: atoms for name, atoms in frames.items() if kinds[name] in check.kinds}
         for name, subject in subjects.items():
             if check.only in {None, name}:
-                yield _Job(check, check.settings_of(which), which, name, subject)
+                yield _Job(check, check.settings_of(which), name, subject)
 
 
 def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | None) -> Measurement:
     """Measure, or take what an earlier run measured; raises NotDoneError, also where a calculator fails."""
-    path = None if folder is None else files.place(folder, job.name, job.check.name, job.which, who)
+    path = None if folder is None else files.place(folder, who, job.name, job.check.name, job.settings)
     if path is not None and path.is_file():
         return files.kept(path)
     subject = job.subject.copy() if isinstance(job.subject, Atoms) else job.subject
