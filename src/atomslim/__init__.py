@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from atomslim.inference.calculator import Calculator
     from atomslim.inference.package import package
     from atomslim.inference.packaged import PackagedCalculator
+    from atomslim.labelling.label import label
     from atomslim.models.graph_settings import GraphSettings
     from atomslim.models.model_file import export, load, save
     from atomslim.train.distill import distill
@@ -43,6 +44,7 @@ __all__ = [
     "finetune",
     "from_ase",
     "keep_blocks",
+    "label",
     "load",
     "package",
     "pretrain",
@@ -65,6 +67,7 @@ _HOMES = {
     "finetune": "atomslim.train.finetune",
     "from_ase": "atomslim.atoms",
     "keep_blocks": "atomslim.compress.prune",
+    "label": "atomslim.labelling.label",
     "load": "atomslim.models.model_file",
     "package": "atomslim.inference.package",
     "pretrain": "atomslim.train.pretrain",

@@ -31,6 +31,7 @@ from atomslim.cli.distill import distill
 from atomslim.cli.evaluate import evaluate
 from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
+from atomslim.cli.label import label
 from atomslim.cli.package import package
 from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
@@ -57,6 +58,7 @@ app = App(
 app.command(info)
 app.command(relevance)
 app.command(prune)
+app.command(label)
 app.command(distill)
 app.command(finetune)
 app.command(evaluate)

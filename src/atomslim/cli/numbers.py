@@ -29,6 +29,29 @@ def _finite(_type: Any, tokens: Sequence[Token]) -> float:
     return value
 
 
+def _share(_type: Any, tokens: Sequence[Token]) -> float:
+    """Understand a share, from 0 to below 1 or in per cent."""
+    text = tokens[0].value
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(\s*%)?", text, re.ASCII)
+    value = math.nan if match is None else float(match[1]) / (100 if match[2] else 1)
+    if not 0 <= value < 1:
+        raise ValueError(f"{text[:60]}: write a share below 1, as in 5% or 0.05")
+    return value
+
+
+def _seconds(_type: Any, tokens: Sequence[Token]) -> float:
+    """Understand a time: seconds, or with a unit."""
+    from atomslim.train.durations import parse_duration
+
+    text = tokens[0].value
+    found = parse_duration(f"{text}s" if re.fullmatch(r"[\d.]+", text) else text)
+    if found.unit != "seconds" or found.amount <= 0:
+        raise ValueError(f"{text[:60]}: write a time, as in 60, 90s or 10min")
+    return found.amount
+
+
+SHARE = Parameter(converter=_share)
+SECONDS = Parameter(converter=_seconds)
 WHOLE = Parameter(converter=whole)
 COUNT = Parameter(converter=whole, validator=Number(gte=1))
 SEED = Parameter(converter=whole, validator=Number(gte=0, lt=2**32))

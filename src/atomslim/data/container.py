@@ -36,6 +36,9 @@ from atomslim.parsing import parse_json
 SUFFIX = ".samples"
 """Ending of a container's name."""
 
+FOLDERS = ("labelled.samples", "pool.samples")
+"""Containers that stand for the folder they lie in; what lies beside says the same in other forms."""
+
 VERSION = 1
 """Version of the format; a reader refuses newer ones."""
 
@@ -178,6 +181,20 @@ def is_container(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
+
+
+def whole_folder(path: Path) -> Path:
+    """Return the container that stands for a folder, if it holds one; else the path itself.
+
+    Raises DataError for one that is not finished.
+    """
+    for name in FOLDERS if path.is_dir() else ():
+        if (path / name).is_file():
+            return path / name
+        if (path / f"{name}.partial").is_dir():
+            command = "label" if name == FOLDERS[0] else "pool"
+            raise DataError(f"{path}: is not finished: go on with the same `atomslim {command}`")
+    return path
 
 
 def _read_front(path: Path, file: BinaryIO) -> tuple[int, bytes, bytes, int]:

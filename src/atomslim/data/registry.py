@@ -7,6 +7,7 @@
 | `xyz:water.extxyz` | any file of structures; `ase:`, `db:`, `aselmdb:` mean the same |
 | `water.extxyz` | the same, where a file of this name is there |
 | `water.samples` | a container of ours |
+| `labelled/`, `pool/` | what `atomslim label` and `atomslim pool` wrote: the container in it |
 
 Only the module of the dataset that is named is imported.
 """
@@ -24,7 +25,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from atomslim.atoms.sample import Sample
-from atomslim.data.container import SUFFIX, is_container
+from atomslim.data.container import SUFFIX, is_container, whole_folder
 from atomslim.data.hints import require_structures
 from atomslim.data.info import DatasetInfo, Variant
 from atomslim.data.known import FILES, names, reader_of
@@ -164,9 +165,10 @@ def _with_variables(name: str) -> str:
 
 
 def _file(name: str, path: Path, options: dict[str, Any]) -> Source:
-    require_structures(path.expanduser())
+    path = whole_folder(path.expanduser())
+    require_structures(path)
     options = _checked(FILES, options)
-    return Source(name, FILES, file_info(options), Variant(targets=()), path.expanduser(), None, options)
+    return Source(name, FILES, file_info(options), Variant(targets=()), path, None, options)
 
 
 def _checked(reader: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ase import Atoms
 
 from atomslim.atoms import AtomsBatch, Sample, from_ase, to_batch, validate
 from atomslim.atoms.charges import charge_or_spin
-from atomslim.data.container import Container, is_container
+from atomslim.data.container import Container, is_container, whole_folder
 from atomslim.data.contents import contents, require_current, source_files
 from atomslim.data.hints import require_structures
 from atomslim.data.known import names
@@ -51,6 +51,8 @@ class Frame:
     batch: AtomsBatch
     ignored: str = ""
     """Charge or spin that comes with it."""
+    group: str = ""
+    """Molecule, system or reaction that it belongs to, where a container or dataset says it."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,21 @@ class Found:
     atoms: Atoms
     batch: AtomsBatch | None = None
     ignored: str = ""
+    group: str = ""
 
     @classmethod
     def of(cls, sample: Sample, name: str) -> "Found":
         """Take the structure of a sample, with its own name if it has one."""
         bare = replace(sample, targets={})
-        return cls(sample.name or name, bare.to_ase(), to_batch([bare]), sample.ignored)
+        return cls(sample.name or name, bare.to_ase(), to_batch([bare]), sample.ignored, sample.group)
 
     def checked(self, number: int) -> Frame:
         """Check it; raises StructureError that names file and record."""
         batch = from_ase(self.atoms) if self.batch is None else self.batch
         with naming_structure(self.name):
             validate(batch)
-        return Frame(number, self.name, self.atoms, batch, self.ignored or charge_or_spin(self.atoms))
+        ignored = self.ignored or charge_or_spin(self.atoms)
+        return Frame(number, self.name, self.atoms, batch, ignored, self.group)
 
 
 class Input(Protocol):
@@ -213,6 +217,7 @@ def _input(name: str, options: dict[str, str]) -> Input:
     path = Path(name).expanduser()
     prefix, _, rest = name.partition(":")
     if path.exists() and name not in names():
+        path = whole_folder(path)
         if options and not is_container(path):
             return DatasetInput(resolve(name, options=options))
         return FolderInput.at(path) if path.is_dir() else _file(path)

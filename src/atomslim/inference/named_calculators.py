@@ -6,15 +6,15 @@ ase:mace.calculators:mace_mp?model=small&device=cpu
 """
 
 import os
-from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl
 
 import yaml
 from ase.calculators.calculator import Calculator as AseCalculator
 
-from atomslim.errors import ConfigError
+from atomslim.errors import ConfigError, one_line
 from atomslim.inference.calculator import Calculator
+from atomslim.inference.calculator_process import build
 from atomslim.models.block_model import BlockModel
 
 PREFIX = "ase:"
@@ -36,22 +36,20 @@ def calculator_of(source: Named, *, task: str | None = None) -> AseCalculator:
     return Calculator(source, task=task)
 
 
-def _imported(name: str) -> AseCalculator:
+def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
+    """Take an import path apart: module, attribute, arguments. Raises ConfigError where it is none."""
     path, _, query = name.removeprefix(PREFIX).partition("?")
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise ConfigError(f"{name}: give module and class, as in ase:ase.calculators.emt:EMT")
+    return module, attribute, _arguments(query, name)
+
+
+def _imported(name: str) -> AseCalculator:
     try:
-        make = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name}: {error}: is the package installed here?") from error
-    try:
-        made = make(**_arguments(query, name))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name}: {attribute} does not take these arguments: {error}") from error
-    if not isinstance(made, AseCalculator):
-        raise ConfigError(f"{name}: {attribute} makes a {type(made).__name__}, not an ASE calculator")
-    return made
+        return build(*parsed(name))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _arguments(query: str, name: str) -> dict[str, Any]:
@@ -59,4 +57,7 @@ def _arguments(query: str, name: str) -> dict[str, Any]:
         pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
     except ValueError as error:
         raise ConfigError(f"{name}: write arguments as name=value&name=value") from error
-    return {key: yaml.safe_load(value) for key, value in pairs}
+    try:
+        return {key: yaml.safe_load(value) for key, value in pairs}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: an argument is no number, text or boolean of YAML: {one_line(error)}") from error

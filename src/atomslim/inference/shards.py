@@ -105,7 +105,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     identity |= {"precision": precision or DEFAULT}
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
-        for shard, frames in _in_shards(read_inputs(inputs, shards.wanted), shard_size):
+        for shard, frames in in_shards(read_inputs(inputs, shards.wanted), shard_size):
             shards.write(shard, list(predictor(frames)), chosen, model.atom_outputs)
     predictor.summary.notes = shards.notes()
     predictor.summary.seconds = time.perf_counter() - start
@@ -316,7 +316,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
     return f"{key} was {before} and is now {now}"
 
 
-def _in_shards(frames: Iterator[Frame], size: int) -> Iterator[tuple[int, list[Frame]]]:
+def in_shards(frames: Iterator[Frame], size: int) -> Iterator[tuple[int, list[Frame]]]:
     """Collect the records of each shard, and give it as soon as it is full: what comes next may be unreadable."""
     waiting: list[Frame] = []
     for frame in frames:

@@ -1,0 +1,77 @@
+"""`atomslim label`: labels by a teacher."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from atomslim.cli.numbers import COUNT, SECONDS, SHARE
+from atomslim.errors import printable
+from atomslim.terminal import say
+
+
+def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
+    structures: Annotated[tuple[str, ...], Parameter(negative=())],
+    /,
+    *,
+    teacher: str,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    task: str | None = None,
+    processes: Annotated[int, COUNT] = 1,
+    skip: Annotated[float, SHARE] = 0.05,
+    timeout: Annotated[float | None, SECONDS] = None,
+    teacher_python: Path | None = None,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+) -> None:
+    """Label structures by a teacher: energies, forces, and stress of cells, to train on.
+
+    Says first what the teacher gives, and what is wrong with it: forces that are not the gradient of the energy,
+    answers that change. Writes labelled.samples, labelled.extxyz and label.json into a folder that other commands take
+    as a dataset. Started again with the same arguments, it goes on where it was.
+
+    Example: atomslim label structures.xyz --teacher sevennet:7net-0 -o labelled/
+
+    Example: atomslim label pool/ --teacher "ase:tblite.ase:TBLite?method=GFN2-xTB" -o labelled/ --processes 4
+
+    Example: atomslim label pool/ --teacher "ase:mace.calculators:mace_mp?model=small" -o labelled/
+    --teacher-python ~/mace/bin/python
+
+    Parameters
+    ----------
+    structures
+        Files in any format that ASE reads, folders of such, containers, datasets; labels in them are not used.
+    teacher
+        A model's file or name (mini, sevennet:7net-0), or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
+    output
+        The folder to write to.
+    task
+        The task whose heads answer, where a model has several.
+    processes
+        Structures that are labelled at once; a thread each, unless OMP_NUM_THREADS is set.
+    skip
+        Share of the structures that may have no labels (errors, no answer in time, numbers that are none), as in 5%.
+    timeout
+        Longest time for a structure, as in 60s or 10min; without it, as long as it takes.
+    teacher_python
+        The Python that the teacher is installed in; it needs ASE and NumPy, and atomslim for models only.
+    option
+        An option of the readers, such as length_unit=bohr; may be repeated.
+
+    """
+    from atomslim.cli.settings import reader_options
+    from atomslim.labelling.label import label as run
+
+    found = run(
+        structures,
+        teacher,
+        output,
+        task=task,
+        processes=processes,
+        skip=skip,
+        timeout=timeout,
+        teacher_python=teacher_python,
+        options=reader_options(option),
+        tell=lambda text: print(printable(text), file=sys.stderr),
+    )
+    say(f"{output}: {found}")

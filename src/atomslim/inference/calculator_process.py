@@ -1,0 +1,236 @@
+"""The program of a calculator's own process: structures come in by stdin, labels go out by stdout, as plain numbers.
+
+Any Python runs it, `python calculator_process.py`, that has ASE and NumPy: nothing else of atomslim is needed, unless
+the calculator is a model of atomslim's. A message is the length of a head (4 bytes, little-endian), the head in JSON,
+and the bytes of the arrays that it lists; so nothing that arrives is ever executed.
+
+| message | head | arrays |
+|---|---|---|
+| first, in | module, attribute and arguments of a calculator; or model and task | |
+| answer | what it is: names, versions, settings; or `failed` | |
+| each, in | names and texts of `info` | numbers, positions, cell, pbc, and other arrays of the atoms |
+| answer | {}; or `error` | the results that there are |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import struct
+import sys
+import threading
+import time
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import ase
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RESULTS = ("energy", "free_energy", "forces", "stress", "energies")
+"""What a calculator is asked for, as far as it knows it; stress where there is a volume."""
+
+_LENGTH = struct.Struct("<I")
+_LONGEST = 300
+
+
+def build(module: str, attribute: str, arguments: Mapping[str, Any]) -> Calculator:
+    """Make a calculator of what a module holds, a class or a function.
+
+    Raises:
+        ValueError: the package is not there, there is no such thing in it, it takes no such arguments, or what it
+            makes is no ASE calculator.
+
+    """
+    try:
+        make = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{error}: is the package installed here?") from error
+    try:
+        made = make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{attribute} does not take these arguments: {error}") from error
+    if not isinstance(made, Calculator):
+        raise ValueError(f"{attribute} makes a {type(made).__name__}, not an ASE calculator")  # noqa: TRY004
+    return made
+
+
+def results(calculator: Calculator, atoms: Atoms) -> dict[str, Any]:
+    """Compute from scratch what a calculator knows of a structure; raises whatever it raises."""
+    names = [name for name in RESULTS if name in calculator.implemented_properties]
+    if not (atoms.pbc.any() and atoms.cell.rank == 3):
+        names = [name for name in names if name != "stress"]
+    if hasattr(calculator, "reset"):
+        calculator.reset()  # what it remembers of another structure must not change the answer
+    try:
+        calculator.calculate(atoms, names, all_changes)
+    except NotImplementedError:  # for one of them
+        return {name: value for name in names if (value := _single(calculator, atoms, name)) is not None}
+    return {name: calculator.results[name] for name in names if name in calculator.results}
+
+
+def _single(calculator: Calculator, atoms: Atoms, name: str) -> Any:
+    try:
+        return calculator.get_property(name, atoms)
+    except PropertyNotImplementedError:
+        return None
+
+
+def identity(module: str, calculator: Calculator) -> dict[str, Any]:
+    """Say what a calculator is: its package and version, or its file's checksum, and its settings."""
+    package = module.partition(".")[0]
+    found = {**_version(package, module), "python": platform.python_version(), "ase": ase.__version__}
+    found["numpy"] = np.__version__
+    parameters = getattr(calculator, "parameters", None) or {}
+    settings = {str(name): str(value)[:_LONGEST] for name, value in dict(parameters).items()}
+    return {"versions": found, "settings": settings}
+
+
+def _version(package: str, module: str) -> dict[str, str]:
+    names = metadata.packages_distributions().get(package, []) if hasattr(metadata, "packages_distributions") else []
+    for name in names or [package]:
+        try:
+            return {name: metadata.version(name)}
+        except metadata.PackageNotFoundError:
+            continue
+    file = getattr(sys.modules[module], "__file__", None)
+    if file is None:
+        return {package: "unknown"}
+    with open(file, "rb") as source:  # noqa: PTH123 -- as short as can be
+        return {module: f"sha256 {hashlib.sha256(source.read()).hexdigest()}"}
+
+
+class _Said(Exception):  # noqa: N818 -- its text is the line
+    """What is wrong, in words of ours."""
+
+
+def line(error: BaseException) -> str:
+    """Give an error in one line; errors of atomslim's own are one already."""
+    ours = isinstance(error, _Said) or any(kind.__name__ == "AtomslimError" for kind in type(error).__mro__)
+    text = " ".join((str(error) if ours else f"{type(error).__name__}: {error}").split())
+    return text.rstrip(": ") if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+
+
+# -- messages
+
+
+def pack(head: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
+    """Make a message; raises TypeError or ValueError for arrays that hold no numbers."""
+    plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    for name, value in plain.items():
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"{name} is no array of numbers")
+    listed = {name: [value.dtype.str, np.shape(arrays[name])] for name, value in plain.items()}
+    text = json.dumps({**head, "arrays": listed}).encode()
+    return b"".join([_LENGTH.pack(len(text)), text, *(value.tobytes() for value in plain.values())])
+
+
+def unpack(file: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Read a message from what has `read(n)`, which gives less only at the end; None at the end."""
+    length = file.read(_LENGTH.size)
+    if len(length) < _LENGTH.size:
+        return None
+    head = json.loads(file.read(_LENGTH.unpack(length)[0]))
+    arrays = {}
+    for name, (kind, shape) in head.pop("arrays").items():
+        dtype = np.dtype(kind)
+        data = file.read(dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        arrays[name] = np.frombuffer(data, dtype).reshape(shape)
+    return head, arrays
+
+
+def of_atoms(atoms: Atoms) -> bytes:
+    """Make the message of a structure: its arrays of numbers, and the numbers and texts that come with it."""
+    arrays = {name: value for name, value in atoms.arrays.items() if value.dtype.kind in "biuf"}
+    info = {name: value for name, value in atoms.info.items() if isinstance(value, (bool, int, float, str))}
+    return pack({"info": info}, {**arrays, "cell": atoms.cell.array, "pbc": atoms.pbc})
+
+
+def to_atoms(head: Mapping[str, Any], arrays: dict[str, Any]) -> Atoms:
+    """Make the structure of a message."""
+    names = ("numbers", "positions", "cell", "pbc")
+    atoms = Atoms(**{name: arrays[name] for name in names}, info=dict(head["info"]))
+    for name, value in arrays.items():
+        if name not in names:
+            atoms.set_array(name, np.array(value))
+    return atoms
+
+
+# -- the program
+
+
+def main() -> None:
+    """Answer until there is nothing more to answer, or the process that asks is gone."""
+    _forget_own_folder()
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a calculator prints is no message
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    first = unpack(source)
+    if first is None:
+        return
+    try:
+        calculator, what = _calculator(first[0])
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a package raises
+        _send(target, pack({"failed": line(error)}, {}))
+        return
+    _send(target, pack(what, {}))
+    while (message := unpack(source)) is not None:
+        _send(target, _answer(calculator, to_atoms(*message)))
+
+
+def _forget_own_folder() -> None:
+    """Take the folder of this file from where modules are looked for: its other files are none of the calculator's."""
+    own = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 -- as Python writes it
+    sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") != own]  # noqa: PTH100
+
+
+def _calculator(what: Mapping[str, Any]) -> tuple[Calculator, dict[str, Any]]:
+    if "model" in what:
+        return _model(what["model"], what["task"])
+    try:
+        made = build(what["module"], what["attribute"], what["arguments"])
+    except ValueError as error:
+        raise _Said(str(error)) from error
+    return made, identity(what["module"], made)
+
+
+def _model(name: str, task: str | None) -> tuple[Calculator, dict[str, Any]]:
+    """Make the calculator of a model of atomslim's, which must be installed here."""
+    try:
+        calculators = import_module("atomslim.inference.calculator")
+    except ImportError as error:
+        raise _Said(f"{error}: a model needs atomslim in this Python, a calculator (ase:…) does not") from error
+    places, described = import_module("atomslim.models.registry"), import_module("atomslim.models.metadata")
+    made = calculators.Calculator(name, task=task)
+    path, family = places.located(name)
+    versions = described.versions(family) | {"sha256": described.checksum(path)}
+    return made, {"versions": versions, "settings": {"task": made.task.name}}
+
+
+def _answer(calculator: Calculator, atoms: Atoms) -> bytes:
+    try:
+        return pack({}, results(calculator, atoms))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- one structure's error, whatever it is
+        return pack({"error": line(error)}, {})
+
+
+def _send(target: BinaryIO, message: bytes) -> None:
+    target.write(message)
+    target.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent is gone, in the middle of a calculation too."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

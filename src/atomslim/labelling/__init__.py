@@ -1,0 +1,1 @@
+"""Structures to label, teachers that label them, and files of labels to train on."""

@@ -1,0 +1,236 @@
+"""Teachers: whatever answers for structures, by name, as a file or as an object of Python's.
+
+| source | is |
+|---|---|
+| `mini`, `sevennet:7net-0`, `model.safetensors`, a checkpoint | a model, as `atomslim.load` takes it |
+| `ase:tblite.ase:TBLite?method=GFN2-xTB` | an ASE calculator by its import path |
+| a model, an ASE calculator, a function that makes one | itself; in Python only, and in this process |
+
+A named teacher works in processes of its own, which are ended when it hangs, and need not be of this Python.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from numpy.typing import NDArray
+
+from atomslim.errors import AtomslimError, ConfigError
+from atomslim.inference import calculator_process as plain
+from atomslim.inference.calculator import Calculator
+from atomslim.inference.named_calculators import PREFIX, parsed
+from atomslim.labelling.outside import Outside
+from atomslim.labelling.unlabelled import Hung, Unlabelled
+from atomslim.models.block_model import BlockModel
+
+Source: TypeAlias = str | os.PathLike[str] | BlockModel | AseCalculator | Callable[[], AseCalculator]
+"""What a teacher can be named by, or be."""
+
+Labels: TypeAlias = dict[str, NDArray[np.float64]]
+"""Results by name: energy () eV, forces (n, 3) eV/Å, stress (6,) or (3, 3) eV/Å³, energies (n,) eV."""
+
+
+class Session(Protocol):
+    """A teacher at work, for one structure at a time."""
+
+    @property
+    def what(self) -> Mapping[str, Any]:
+        """Versions and settings."""
+        ...
+
+    def ask(self, atoms: Atoms) -> Labels:
+        """Give the labels of a structure.
+
+        Raises:
+            Unlabelled: it has none.
+            ConfigError: the teacher cannot work at all.
+
+        """
+        ...
+
+    def stop(self) -> None:
+        """Let another thread that waits for labels find none."""
+        ...
+
+    def close(self) -> None:
+        """End the work."""
+        ...
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What answers for structures."""
+
+    name: str
+    """As the user says it."""
+    recipe: Mapping[str, Any] | None = None
+    """What a process of its own is told to make; None: it works in this one."""
+    make: Callable[[], AseCalculator] | None = None
+    """Makes it in this process."""
+    python: str | None = None
+    """Interpreter of its own process; None: this one."""
+    again: bool = True
+    """Whether it can be made anew once it has hung."""
+
+    def begin(self, timeout: float | None = None) -> Session:
+        """Set to work; a structure may take `timeout` seconds. Raises ConfigError where it cannot be made."""
+        if self.recipe is not None:
+            return _Apart(Outside(self.name, self.recipe, self.python, timeout))
+        return _Here(self, timeout)
+
+
+def teacher_of(source: Source, *, task: str | None = None, python: str | os.PathLike[str] | None = None) -> Teacher:
+    """Find out what a teacher is.
+
+    Args:
+        source: a name, a file or an object, as above.
+        task: name of the task head of a model that has several.
+        python: the interpreter that a named teacher lives in; it needs ASE and NumPy, and atomslim for models only.
+
+    Raises:
+        ConfigError: a name that makes no sense, or an object that is to live elsewhere.
+
+    """
+    if isinstance(source, str | os.PathLike):
+        recipe = _recipe(os.fspath(source), task)
+        return Teacher(os.fspath(source), recipe, python=None if python is None else os.fspath(python))
+    if python is not None:
+        raise ConfigError("teacher_python: an object of this Python cannot live in another: name the teacher")
+    if isinstance(source, BlockModel):
+        return Teacher("a model", make=lambda: Calculator(source, task=task))
+    if isinstance(source, AseCalculator):
+        return Teacher(_kind(source), make=lambda: source, again=False)
+    if callable(source):
+        return Teacher(getattr(source, "__qualname__", type(source).__name__), make=source)
+    raise ConfigError(f"teacher: a {type(source).__name__} is no model, calculator or function that makes one")
+
+
+def _recipe(name: str, task: str | None) -> dict[str, Any]:
+    if not name.startswith(PREFIX):
+        return {"model": name, "task": task}
+    if task is not None:
+        raise ConfigError(f"task {task}: {name} is a calculator, which has no tasks: leave it out")
+    return dict(zip(("module", "attribute", "arguments"), parsed(name), strict=True))
+
+
+def _kind(source: object) -> str:
+    return f"{type(source).__module__}.{type(source).__qualname__}"
+
+
+@dataclass
+class _Apart:
+    """A teacher in a process of its own."""
+
+    process: Outside
+
+    @property
+    def what(self) -> Mapping[str, Any]:
+        return self.process.started()
+
+    def ask(self, atoms: Atoms) -> Labels:
+        return numbers(self.process.ask(atoms), len(atoms))
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def close(self) -> None:
+        self.process.close()
+
+
+@dataclass
+class _Here:
+    """A teacher in this process; one that hangs is left behind in its thread."""
+
+    teacher: Teacher
+    timeout: float | None
+    what: Mapping[str, Any] = field(default_factory=dict)
+    _calculator: AseCalculator | None = None
+
+    def __post_init__(self) -> None:
+        made = self._made()
+        self.what = plain.identity(type(made).__module__, made)
+
+    def _made(self) -> AseCalculator:
+        if self._calculator is None:
+            made = None if self.teacher.make is None else self.teacher.make()
+            if not isinstance(made, AseCalculator):
+                raise ConfigError(f"{self.teacher.name}: makes a {type(made).__name__}, not an ASE calculator")
+            self._calculator = made
+        return self._calculator
+
+    def ask(self, atoms: Atoms) -> Labels:
+        try:
+            found = _within(self.timeout, lambda: plain.results(self._made(), atoms.copy()))
+        except Hung as error:
+            self._calculator = None
+            if not self.teacher.again:
+                raise AtomslimError(
+                    f"{self.teacher.name}: {error}, and an object cannot be ended: give its name or a function that "
+                    "makes it"
+                ) from error
+            raise
+        except Exception as error:
+            raise Unlabelled(plain.line(error)) from error
+        return numbers(found, len(atoms))
+
+    def stop(self) -> None:
+        """Nothing: there is no other thread."""
+
+    def close(self) -> None:
+        self._calculator = None
+
+
+def _within(seconds: float | None, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do some work, in a thread if it may take only so long; raises Hung where it takes longer."""
+    if seconds is None:
+        return work()
+    done: queue.Queue[tuple[dict[str, Any] | None, BaseException | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 -- it is raised where it is waited for
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        found, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise Hung(seconds) from None
+    if error is not None:
+        raise error
+    return found or {}
+
+
+_SHAPES: dict[str, Callable[[int], tuple[tuple[int, ...], ...]]] = {
+    "energy": lambda _: ((), (1,)),
+    "free_energy": lambda _: ((), (1,)),
+    "forces": lambda n: ((n, 3),),
+    "stress": lambda _: ((6,), (3, 3)),
+    "energies": lambda n: ((n,),),
+}
+
+
+def numbers(found: Mapping[str, Any], natoms: int) -> Labels:
+    """Take a teacher's results as float64; raises Unlabelled for wrong shapes, and what is not finite or no number."""
+    result: Labels = {}
+    for name, value in found.items():
+        try:
+            array = np.array(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise Unlabelled(f"{name} is no array of numbers") from error
+        allowed = _SHAPES[name](natoms)
+        if array.shape not in allowed:
+            raise Unlabelled(f"{name} has the shape {array.shape} where {allowed[0]} is expected")
+        if not np.isfinite(array).all():
+            raise Unlabelled(f"{name} is not finite")
+        result[name] = array if array.shape == allowed[0] or name == "stress" else array.reshape(())
+    if "energy" not in result:
+        raise Unlabelled("there is no energy")
+    return result
