@@ -141,7 +141,7 @@ def test_a_teacher_that_hangs_costs_a_structure(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_changes_in_the_end_is_refused_again_and_again(tmp_path: Path) -> None:
-    source = pairs(tmp_path / "in.xyz", 8)
+    source = pairs(tmp_path / "in.xyz", 12)
     for _ in range(2):
         with pytest.raises(AtomslimError, match="for the same structure"):
             label(source, Tired(), tmp_path / "out")

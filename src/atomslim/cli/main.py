@@ -33,6 +33,7 @@ from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
 from atomslim.cli.label import label
 from atomslim.cli.package import package
+from atomslim.cli.pool import pool
 from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
@@ -58,6 +59,7 @@ app = App(
 app.command(info)
 app.command(relevance)
 app.command(prune)
+app.command(pool)
 app.command(label)
 app.command(distill)
 app.command(finetune)

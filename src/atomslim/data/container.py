@@ -39,6 +39,9 @@ SUFFIX = ".samples"
 FOLDERS = ("labelled.samples", "pool.samples")
 """Containers that stand for the folder they lie in; what lies beside says the same in other forms."""
 
+CANDIDATES = "candidates.samples"
+"""What is in a pool's folder before the pool is."""
+
 VERSION = 1
 """Version of the format; a reader refuses newer ones."""
 
@@ -188,12 +191,13 @@ def whole_folder(path: Path) -> Path:
 
     Raises DataError for one that is not finished.
     """
-    for name in FOLDERS if path.is_dir() else ():
+    if not path.is_dir():
+        return path
+    for name in FOLDERS:
         if (path / name).is_file():
             return path / name
-        if (path / f"{name}.partial").is_dir():
-            command = "label" if name == FOLDERS[0] else "pool"
-            raise DataError(f"{path}: is not finished: go on with the same `atomslim {command}`")
+    if any((path / f"{name}.partial").is_dir() for name in (*FOLDERS, CANDIDATES)) or (path / CANDIDATES).is_file():
+        raise DataError(f"{path}: is not finished: start the command that makes it again")
     return path
 
 

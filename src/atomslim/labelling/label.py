@@ -14,8 +14,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from atomslim.labelling.asking import Asking
 from atomslim.labelling.examine import ChangedAnswerError, Given, energy_of, examine, require_same
 from atomslim.labelling.folder import claimed, write_note
 from atomslim.labelling.progress import counted
+from atomslim.labelling.sharing import sessions_of
 from atomslim.labelling.tally import Skipped, Tally, read_skipped
 from atomslim.labelling.teachers import Session, Source, Teacher, teacher_of
 from atomslim.labelling.unlabelled import Unlabelled
@@ -189,21 +189,11 @@ class _Run:
             frames = in_shards(read_inputs(self.inputs, lambda number: wanted[number // size]), size)
             with (
                 counted("label", tally.total, tally.done) as tally.advance,
-                self._sessions(session, min(processes, sum(wanted))) as sessions,
+                sessions_of(self.teacher, session, min(processes, sum(wanted)), self.timeout) as sessions,
             ):
                 Asking(staging.folder, self.given, tally).run(frames, sessions)
             self._require_unchanged(session)
             staging.merge(len(parts), self._metadata(plan))
-
-    @contextmanager
-    def _sessions(self, first: Session, count: int) -> Iterator[list[Session]]:
-        """Give as many sessions as there are to be, the first of which is there."""
-        others = [self.teacher.begin(self.timeout) for _ in range(count - 1)]
-        try:
-            yield [first, *others]
-        finally:
-            for session in others:
-                session.close()
 
     def _require_unchanged(self, session: Session) -> None:
         """Ask for the first structure once more, at the end; raises ChangedAnswerError where its energy is another."""

@@ -1,0 +1,129 @@
+"""`atomslim pool`: structures to label."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from atomslim.cli.numbers import COUNT, FINITE, SECONDS, SEED, WHOLE
+from atomslim.terminal import say
+
+
+def pool(  # noqa: PLR0913 -- the options of a command
+    structures: Annotated[tuple[str, ...], Parameter(negative=())],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    teacher: str | None = None,
+    task: str | None = None,
+    size: Annotated[int, COUNT] = 200,
+    rattled: Annotated[int, WHOLE] = 10,
+    strained: Annotated[int, WHOLE] = 10,
+    volumes: Annotated[int, WHOLE] = 7,
+    vacancies: Annotated[int, WHOLE] = 0,
+    substitute: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    temperatures: str = "300,600,1200",
+    frames: Annotated[int, COUNT] = 20,
+    every: Annotated[int, COUNT] = 25,
+    starts: Annotated[int, COUNT] = 4,
+    width: Annotated[float, FINITE] = 0.0,
+    features: str = "mini",
+    processes: Annotated[int, COUNT] = 1,
+    timeout: Annotated[float | None, SECONDS] = None,
+    teacher_python: Path | None = None,
+    seed: Annotated[int, SEED] = 0,
+    option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+) -> None:
+    """Make structures to label: rattled, strained, at other volumes, from dynamics, and no two alike.
+
+    Those that are farthest from the others in a model's features are kept, the given structures first. Writes
+    pool.samples, pool.extxyz, pool.json and a figure, pool.png, into a folder that other commands take. The same
+    arguments give the same pool; started again, it goes on where it was.
+
+    Example: atomslim pool MgO.cif -o pool/ --width 8 --teacher mini --task oxides --size 100
+
+    Parameters
+    ----------
+    structures
+        Files in any format that ASE reads, folders of such, containers, datasets; labels in them are not used.
+    output
+        The folder to write to.
+    teacher
+        Runs the dynamics: a model's file or name, or ase:MODULE:CLASS?NAME=VALUE; a cheap one will do. Without it
+        there are none.
+    task
+        The task whose heads answer, where the teacher has several.
+    size
+        Structures that are kept at most.
+    rattled
+        Copies of each structure with noise of 0.02 to 0.2 Å.
+    strained
+        Copies of each cell with a strain of up to 6 %.
+    volumes
+        Copies of each cell from 0.8 to 1.25 times its volume.
+    vacancies
+        Copies of each structure without an atom.
+    substitute
+        One element for another, as in Mg=Ca, in five copies; may be repeated.
+    temperatures
+        K, of dynamics, as in 300,600.
+    frames
+        Frames of each trajectory.
+    every
+        Steps between two frames, of 1 fs with hydrogen, else 2 fs.
+    starts
+        Given structures that dynamics start from at each temperature.
+    width
+        Repeat cells until their faces are so far apart (Å).
+    features
+        The model that tells structures apart, or distances, which need none.
+    processes
+        Trajectories at once.
+    timeout
+        Longest time for a step of dynamics, as in 60s.
+    teacher_python
+        The Python that the teacher is installed in.
+    seed
+        Of all random numbers.
+    option
+        An option of the readers, such as length_unit=bohr; may be repeated.
+
+    """
+    from atomslim.cli.settings import reader_options
+    from atomslim.labelling.pool import FIGURE
+    from atomslim.labelling.pool import pool as run
+
+    found = run(
+        structures,
+        output,
+        teacher,
+        task=task,
+        processes=processes,
+        timeout=timeout,
+        teacher_python=teacher_python,
+        reader=reader_options(option),
+        size=size,
+        rattled=rattled,
+        strained=strained,
+        volumes=volumes,
+        vacancies=vacancies,
+        substitutions=substitute,
+        temperatures=_temperatures(temperatures),
+        frames=frames,
+        every=every,
+        starts=starts,
+        width=width,
+        features=features,
+        seed=seed,
+    )
+    say(f"{output}: {found}")
+    say(f"{output / FIGURE}: what is in it")
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    from atomslim.errors import ConfigError
+
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"temperatures {text!r}: write numbers with commas between, as in 300,600") from error

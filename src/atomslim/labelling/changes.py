@@ -1,0 +1,137 @@
+"""Structures near a given one: rattled, strained, at other volumes, with vacancies, with other elements.
+
+Atoms that are fixed stay where they are in their cell. All random numbers come from the generator that is given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from ase import Atoms
+from ase.build import make_supercell
+from ase.data import atomic_numbers
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from atomslim.atoms import from_ase
+from atomslim.errors import ConfigError
+
+NOISE = (0.02, 0.2)
+"""Å: standard deviations of the noise on rattled copies."""
+
+STRAIN = 0.06
+"""Largest component of the strain."""
+
+VOLUMES = (0.8, 1.25)
+"""Smallest and largest volume of a scan, over the given one."""
+
+A_LITTLE = 0.03
+"""Å: noise on all others, so that atoms are not where symmetry holds them."""
+
+_LARGEST = 2000
+"""Atoms of a repeated cell at most."""
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """One element in place of another."""
+
+    old: int
+    new: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Substitution":
+        """Understand "Mg=Ca"; raises ConfigError for anything else."""
+        old, equals, new = (part.strip() for part in text.partition("="))
+        if not equals or old not in atomic_numbers or new not in atomic_numbers or old == new:
+            raise ConfigError(f"substitution {text!r}: write two elements, as in Mg=Ca")
+        return cls(atomic_numbers[old], atomic_numbers[new])
+
+
+def rattled(atoms: Atoms, random: Generator) -> Atoms:
+    """Move all atoms by noise, of a standard deviation that is drawn for each copy."""
+    return _noisy(atoms, random.uniform(*NOISE), random)
+
+
+def strained(atoms: Atoms, random: Generator) -> Atoms:
+    """Strain a cell, volume and shape, and rattle it a little."""
+    half = random.uniform(-STRAIN, STRAIN, (3, 3))
+    return _noisy(_deformed(atoms, np.eye(3) + (half + half.T) / 2), A_LITTLE, random)
+
+
+def at_volume(atoms: Atoms, factor: float, random: Generator) -> Atoms:
+    """Scale a cell to another volume, and rattle it a little."""
+    return _noisy(_deformed(atoms, np.eye(3) * factor ** (1 / 3)), A_LITTLE, random)
+
+
+def with_vacancy(atoms: Atoms, random: Generator) -> Atoms:
+    """Take an atom out, and rattle the others a little."""
+    copy = atoms.copy()
+    del copy[int(random.integers(len(copy)))]
+    return _noisy(copy, A_LITTLE, random)
+
+
+def substituted(atoms: Atoms, what: Substitution, random: Generator) -> Atoms:
+    """Put another element in the place of one to half of the atoms of an element, and rattle all a little."""
+    copy = atoms.copy()
+    places = np.flatnonzero(copy.numbers == what.old)
+    count = int(random.integers(1, max(len(places) // 2, 1) + 1))
+    numbers = copy.numbers.copy()
+    numbers[random.choice(places, count, replace=False)] = what.new
+    copy.numbers = numbers
+    return _noisy(copy, A_LITTLE, random)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many copies there are to be of each given structure."""
+
+    rattled: int = 10
+    strained: int = 10
+    volumes: int = 7
+    vacancies: int = 0
+    substitutions: tuple[str, ...] = ()
+    """Such as "Mg=Ca"; five copies of each."""
+
+
+_SUBSTITUTED = 5
+
+
+def changes(atoms: Atoms, counts: Counts) -> dict[str, list[Callable[[Generator], Atoms]]]:
+    """List what is to be made of a structure, by kind; cells are needed for some."""
+    cell = bool(atoms.pbc.all()) and atoms.cell.rank == 3
+    factors = np.linspace(*VOLUMES, counts.volumes).tolist() if cell else []
+    exchanges = [what for what in map(Substitution.parse, counts.substitutions) if what.old in atoms.numbers]
+    return {
+        "rattled": [partial(rattled, atoms)] * counts.rattled,
+        "strained": [partial(strained, atoms)] * (counts.strained if cell else 0),
+        "volumes": [partial(at_volume, atoms, factor) for factor in factors],
+        "vacancies": [partial(with_vacancy, atoms)] * (counts.vacancies if len(atoms) > 2 else 0),
+        "substitutions": [partial(substituted, atoms, what) for what in exchanges for _ in range(_SUBSTITUTED)],
+    }
+
+
+def repeated(atoms: Atoms, width: float) -> Atoms:
+    """Repeat a cell along its periodic vectors until its faces are `width` Å apart; raises ConfigError if too large."""
+    if width <= 0 or not atoms.pbc.any() or atoms.cell.rank < 3:
+        return atoms
+    heights = 1 / np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
+    times = np.where(atoms.pbc, np.ceil(width / heights - 1e-9), 1).astype(int)
+    if len(atoms) * int(times.prod()) > _LARGEST:
+        raise ConfigError(f"width {width:g} Å: a cell would have {len(atoms) * int(times.prod())} atoms: give less")
+    return atoms if (times == 1).all() else make_supercell(atoms, np.diag(times))
+
+
+def _noisy(atoms: Atoms, deviation: float, random: Generator) -> Atoms:
+    copy = atoms.copy()
+    noise = deviation * random.standard_normal(copy.positions.shape)
+    noise[from_ase(copy).fixed.numpy()] = 0
+    copy.positions += noise
+    return copy
+
+
+def _deformed(atoms: Atoms, by: NDArray[np.float64]) -> Atoms:
+    copy = atoms.copy()
+    copy.set_cell(copy.cell.array @ by, scale_atoms=True)
+    return copy

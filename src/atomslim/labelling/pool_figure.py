@@ -1,0 +1,56 @@
+"""What is in a pool, as a figure."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from atomslim.data.container import Container
+from atomslim.labelling.pool_parts import Made
+from atomslim.labelling.select import nearest_distance
+
+
+def figure(container: Container, kinds: Mapping[str, Mapping[str, int]], made: Made) -> Figure:
+    """Draw kinds, nearest atoms, volumes, how different structures are, and energies and forces of dynamics."""
+    drawing = Figure(figsize=(12, 7), layout="constrained")
+    axes = drawing.subplots(2, 3).ravel()
+    _kinds(axes[0], kinds)
+    _histogram(axes[1], [nearest_distance(sample) for sample in container], "nearest atoms (sum of covalent radii)")
+    volumes = [abs(np.linalg.det(sample.cell)) / len(sample) for sample in container if sample.has_volume]
+    _histogram(axes[2], volumes, "volume of an atom (Å³)")
+    axes[3].plot(np.arange(1, len(container) + 1)[1:], container.metadata["distances"][1:])
+    axes[3].set_xlabel("structures kept")
+    axes[3].set_ylabel("distance of the next one in features")
+    _by_kind(axes[4], made.energies, "energy over the first frame's (eV an atom)")
+    _by_kind(axes[5], made.forces, "rms force (eV/Å)")
+    drawing.suptitle(f"{len(container)} structures")
+    return drawing
+
+
+def _kinds(axis: Axes, kinds: Mapping[str, Mapping[str, int]]) -> None:
+    names = list(kinds)
+    axis.barh(names, [kinds[name]["made"] for name in names], color="0.85", label="made")
+    axis.barh(names, [kinds[name]["kept"] for name in names], label="kept")
+    axis.invert_yaxis()
+    axis.set_xlabel("structures")
+    axis.legend()
+
+
+def _histogram(axis: Axes, values: list[float], label: str) -> None:
+    finite = np.array(values)[np.isfinite(values)] if values else np.array([])
+    axis.hist(finite, bins=40)
+    axis.set_xlabel(label)
+    axis.set_ylabel("structures")
+    if not len(finite):
+        axis.set_visible(False)
+
+
+def _by_kind(axis: Axes, values: Mapping[str, list[float]], label: str) -> None:
+    for kind, found in values.items():
+        axis.hist(found, bins=30, histtype="step", label=kind)
+    axis.set_xlabel(label)
+    axis.set_ylabel("frames of dynamics")
+    axis.set_visible(bool(values))
+    if values:
+        axis.legend()

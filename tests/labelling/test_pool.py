@@ -1,0 +1,171 @@
+"""Pools: what is made of given structures, which of it is kept, and that it is the same every time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.io import write
+
+from atomslim.atoms.sample import Sample
+from atomslim.cli.main import main
+from atomslim.data.container import Container
+from atomslim.data.dataset import open_dataset
+from atomslim.errors import ConfigError, DataError
+from atomslim.labelling.changes import Counts, Substitution, changes, repeated
+from atomslim.labelling.pool import pool
+from atomslim.labelling.select import by_distances, by_model, distinct, farthest
+from odd_calculators import Springs
+from small_models import CONSERVATIVE, jmp
+
+FEW: dict[str, Any] = {
+    "features": "distances",
+    "frames": 3,
+    "every": 2,
+    "temperatures": (300.0, 900.0),
+    "rattled": 3,
+    "strained": 3,
+}
+
+
+def copper(folder: Path) -> Path:
+    write(folder / "cu.xyz", [bulk("Cu", cubic=True), bulk("Cu", cubic=True, a=3.7)])
+    return folder / "cu.xyz"
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [sample.positions.tobytes() + sample.cell.tobytes() for sample in Container(folder / "pool.samples")]
+
+
+def test_a_pool_holds_what_was_asked_for_without_labels(tmp_path: Path) -> None:
+    made = pool(copper(tmp_path), tmp_path / "pool", EMT, size=30, vacancies=2, substitutions=("Cu=Au",), **FEW)
+    expected = {"given": 2, "rattled": 6, "strained": 6, "volumes": 14, "vacancies": 4, "substitutions": 10}
+    count = {kind: found["made"] for kind, found in made.kinds.items()}
+    dynamics = {"dynamics 300 K": 6, "dynamics 900 K": 6}
+    assert count == expected | dynamics
+    data = list(open_dataset(str(tmp_path / "pool")))
+    assert len(data) == 30
+    assert all(not sample.targets for sample in data)
+    assert sorted(sample.group for sample in data[:2]) == ["given", "given"]
+    assert data[0].name.endswith("cu.xyz: record 0 (counting from 0)")
+    note = json.loads((tmp_path / "pool/pool.json").read_text())
+    assert sum(found["kept"] for found in note["kinds"].values()) == 30
+    left = {path.name for path in (tmp_path / "pool").iterdir()}
+    assert left == {"pool.samples", "pool.extxyz", "pool.json", "pool.png"}
+    assert "30 of 54 structures" in str(made)
+
+
+class Counted(EMT):
+    """Counts what it is asked, and is interrupted at a count; says that it is EMT."""
+
+    asked, end = 0, 0
+
+    def calculate(self, *args: Any, **more: Any) -> None:
+        Counted.asked += 1
+        if Counted.asked == Counted.end:
+            raise KeyboardInterrupt
+        super().calculate(*args, **more)  # type: ignore[no-untyped-call]
+
+
+def test_an_interrupted_pool_goes_on_and_is_the_same(tmp_path: Path) -> None:
+    source = copper(tmp_path)
+    pool(source, tmp_path / "straight", Counted, size=20, **FEW)
+    whole, Counted.asked, Counted.end = Counted.asked, 0, 20
+    with pytest.raises(KeyboardInterrupt):
+        pool(source, tmp_path / "pool", Counted, size=20, **FEW)
+    with pytest.raises(DataError, match="is not finished"):
+        open_dataset(str(tmp_path / "pool"))
+    Counted.asked, Counted.end = 0, 0
+    pool(source, tmp_path / "pool", Counted, size=20, **FEW)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "straight")
+    assert 0 < Counted.asked < whole - 10  # trajectories that were finished are not run again
+    done = (tmp_path / "pool/pool.samples").stat().st_mtime_ns
+    pool(source, tmp_path / "pool", Counted, size=20, **FEW)
+    assert (tmp_path / "pool/pool.samples").stat().st_mtime_ns == done
+    with pytest.raises(ConfigError, match="other options"):
+        pool(source, tmp_path / "pool", Counted, size=10, **FEW)
+
+
+def test_fixed_atoms_stay_and_cells_are_needed_for_strain() -> None:
+    atoms = Atoms("CO2", [(0, 0, 0), (0, 0, 1.2), (0, 0, -1.2)], constraint=FixAtoms([0]))
+    makers = changes(atoms, Counts(vacancies=2, substitutions=("O=S",)))
+    assert {kind: len(found) for kind, found in makers.items()} == {
+        "rattled": 10, "strained": 0, "volumes": 0, "vacancies": 2, "substitutions": 5,
+    }  # fmt: skip
+    for make in makers["rattled"]:
+        moved = make(np.random.default_rng(0))
+        assert (moved.positions[0] == 0).all()
+        assert (moved.positions[1:] != atoms.positions[1:]).all()
+    assert all(len(make(np.random.default_rng(0))) == 2 for make in makers["vacancies"])
+    assert all("S" in make(np.random.default_rng(0)).symbols for make in makers["substitutions"])
+
+
+def test_volumes_are_scanned_and_cells_repeated() -> None:
+    atoms = repeated(bulk("Cu"), 5.0)
+    assert len(atoms) == 27
+    found = [make(np.random.default_rng(0)).get_volume() for make in changes(atoms, Counts())["volumes"]]
+    np.testing.assert_allclose(np.array(found) / atoms.get_volume(), np.linspace(0.8, 1.25, 7))
+    with pytest.raises(ConfigError, match="give less"):
+        repeated(bulk("Cu"), 500.0)
+    with pytest.raises(ConfigError, match="as in Mg=Ca"):
+        Substitution.parse("Mg->Ca")
+
+
+def test_those_farthest_from_the_others_are_chosen_and_no_two_alike() -> None:
+    places = np.array([[0.0, 0], [0.1, 0], [9, 0], [5, 4], [9, 0], [0.2, 0.1]])
+    kept = distinct(places)
+    assert kept.tolist() == [0, 1, 2, 3, 5]
+    chosen, distances = farthest(places[kept], 3)
+    assert kept[chosen].tolist() == [0, 2, 3]
+    assert np.isinf(distances[0])
+    assert distances[1] > distances[2] > 0
+    first, _ = farthest(places[kept], 3, given=2)
+    assert kept[first].tolist() == [0, 1, 2]
+
+
+def test_features_do_not_depend_on_order_place_or_direction() -> None:
+    atoms = Atoms("COH2", [(0, 0, 0), (0, 0, 1.2), (0.9, 0, -0.5), (-0.9, 0.1, -0.5)])
+    turned = atoms[[2, 0, 3, 1]]
+    turned.rotate(37, (1, 2, 3))
+    turned.translate((1, 2, 3))
+    other = atoms.copy()
+    other.positions[1, 2] += 0.1
+    for features in (by_distances([1, 6, 8]), by_model(jmp(CONSERVATIVE))):
+        one, same, different = (features(Sample.from_ase(one, {})) for one in (atoms, turned, other))
+        np.testing.assert_allclose(same, one, atol=1e-9)
+        assert np.abs(different - one).max() > 1e-4
+
+
+def test_dynamics_that_fail_are_noted(tmp_path: Path) -> None:
+    made = pool(copper(tmp_path), tmp_path / "pool", lambda: Springs("raises", at=-9.0), size=9, **FEW)
+    assert made.kinds["dynamics 300 K"] == {"made": 0, "dropped": 6, "kept": 0}
+    failed = json.loads((tmp_path / "pool/pool.json").read_text())["failed"]
+    assert len(failed) == 4
+    assert failed[0].endswith("RuntimeError: SCF did not converge")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--substitute", "Mg"], "as in Mg=Ca"),
+        (["--temperatures", "hot"], "as in 300,600"),
+        (["--temperatures", "-5"], "above 0"),
+        (["--rattled", "-1"], "give 0 or more"),
+        (["--features", "none.pt"], "none.pt"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--features" not in arguments:
+        arguments = ["--features", "distances", *arguments]
+    assert main(["pool", str(copper(tmp_path)), "-o", str(tmp_path / "pool"), *arguments]) == 1
+    seen = capsys.readouterr().err
+    assert said in seen
+    assert seen.count("\n") == 1
+    assert not (tmp_path / "pool").exists()
