@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from atomslim.inference.package import package
     from atomslim.inference.packaged import PackagedCalculator
     from atomslim.labelling.label import label
+    from atomslim.labelling.pool import pool
     from atomslim.models.graph_settings import GraphSettings
     from atomslim.models.model_file import export, load, save
     from atomslim.train.distill import distill
@@ -47,6 +48,7 @@ __all__ = [
     "label",
     "load",
     "package",
+    "pool",
     "pretrain",
     "save",
     "to_ase",
@@ -70,6 +72,7 @@ _HOMES = {
     "label": "atomslim.labelling.label",
     "load": "atomslim.models.model_file",
     "package": "atomslim.inference.package",
+    "pool": "atomslim.labelling.pool",
     "pretrain": "atomslim.train.pretrain",
     "save": "atomslim.models.model_file",
     "to_ase": "atomslim.atoms",

@@ -16,7 +16,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.cli.main import main
 from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.labelling.changes import Counts, Substitution, changes, repeated
 from atomslim.labelling.pool import pool
 from atomslim.labelling.select import by_distances, by_model, distinct, farthest
@@ -142,7 +142,8 @@ def test_features_do_not_depend_on_order_place_or_direction() -> None:
 
 
 def test_dynamics_that_fail_are_noted(tmp_path: Path) -> None:
-    made = pool(copper(tmp_path), tmp_path / "pool", lambda: Springs("raises", at=-9.0), size=9, **FEW)
+    with pytest.warns(AtomslimWarning, match="no dynamics in 4 of 4 trajectories; .*SCF did not converge"):
+        made = pool(copper(tmp_path), tmp_path / "pool", lambda: Springs("raises", at=-9.0), size=9, **FEW)
     assert made.kinds["dynamics 300 K"] == {"made": 0, "dropped": 6, "kept": 0}
     failed = json.loads((tmp_path / "pool/pool.json").read_text())["failed"]
     assert len(failed) == 4

@@ -145,6 +145,8 @@ def test_wrong_use_is_said(tmp_path: Path) -> None:
             validate_against="teacher",
             **{key: RUN[key] for key in ("tasks", "progress")},
         )
+    with pytest.raises(ConfigError, match="a calculator has labels and no features"):
+        atomslim.distill(small, "ase:ase.calculators.emt:EMT", waters(4), output=tmp_path / "b", steps=1)
     with pytest.raises(ConfigError, match="how long"):
         atomslim.distill(small, full, waters(4), output=tmp_path / "d")
     assert not (tmp_path / "b").exists()

@@ -13,6 +13,7 @@ Farthest-point selection means that the first hundred of a pool are the best hun
 import math
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -25,7 +26,7 @@ from ase.io.extxyz import write_xyz
 
 from atomslim.data.container import CANDIDATES, FOLDERS, Container
 from atomslim.data.staging import Staging, remove_staging, write_container
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.files import atomic_write
 from atomslim.inference.inputs import Input, open_inputs, read_inputs
 from atomslim.inference.predict import listed
@@ -137,6 +138,9 @@ def pool(
         reader: options of the readers of the structures, such as ``{"length_unit": "bohr"}``.
         options: of `PoolOptions`.
 
+    Warns:
+        AtomslimWarning: trajectories that cannot begin.
+
     Raises:
         ConfigError: an unknown teacher or option, or a folder that holds something else.
         StructureError, DataError: structures that cannot be read; names file and record.
@@ -220,7 +224,14 @@ class _Run:
                     share(iter(moving), sessions, making.make, making.stop)
             for wanted in (*plain, *moving):
                 self.made.add(made_of(staging.folder, wanted.number))
+            self._say_failed(len(moving))
             staging.merge(len(plain) + len(moving), {"made": self.made.as_json()})
+
+    def _say_failed(self, trajectories: int) -> None:
+        failed = self.made.reasons
+        if failed and self.teacher is not None:
+            text = f"{self.teacher.name}: no dynamics in {len(failed)} of {trajectories} trajectories; {failed[0]}"
+            warnings.warn(text, AtomslimWarning, stacklevel=5)
 
     def _choose(self, features: Features, given: int) -> None:
         """Choose among the candidates, and write the pool."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from warnings import warn
 
 import torch
+from ase.calculators.calculator import Calculator as AseCalculator
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from atomslim.data.loader import Batch
 from atomslim.data.normalise import Normalisation, TargetScale
 from atomslim.data.splits import Split
 from atomslim.errors import AtomslimWarning, ConfigError, StructureError
+from atomslim.inference.named_calculators import PREFIX
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.model_file import load
@@ -183,12 +185,23 @@ def distill(
         CheckpointError: a model file that cannot be read.
 
     """
+    _require_model(teacher)
     models = {"student": student, "teacher": teacher}
     named = {name: str(model) for name, model in models.items() if not isinstance(model, BlockModel)}
     config = validated(DistillOptions, named | options)
     folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
     with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
         return _distilled(student, teacher, data, config, folder, resume=resume, progress=progress, known=known)
+
+
+def _require_model(teacher: object) -> None:
+    """Raise ConfigError for a teacher that is a calculator, with the way to learn from one."""
+    name = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else type(teacher).__name__
+    if isinstance(teacher, AseCalculator) or name.startswith(PREFIX):
+        raise ConfigError(
+            f"{name}: a calculator has labels and no features to distil: let it label the structures (atomslim label "
+            "DATA --teacher … -o labelled/), then fine-tune on them (atomslim finetune STUDENT labelled/)"
+        )
 
 
 def _distilled(
