@@ -33,7 +33,7 @@ from atomslim.inference.predict import listed
 from atomslim.labelling.changes import Counts, Substitution, changes
 from atomslim.labelling.folder import claimed, write_note
 from atomslim.labelling.pool_figure import figure
-from atomslim.labelling.pool_parts import Made, Making, Seed, made_of, parts_of
+from atomslim.labelling.pool_parts import Made, Making, Seed, in_order, made_of, parts_of
 from atomslim.labelling.progress import counted
 from atomslim.labelling.select import Features, all_features, by_distances, by_model, distinct, farthest
 from atomslim.labelling.sharing import sessions_of, share
@@ -266,7 +266,7 @@ class _Run:
         kept = Counter(container.groups)
         kinds = {
             kind: {"made": made.made.get(kind, 0), "dropped": made.dropped.get(kind, 0), "kept": kept[kind]}
-            for kind in {**made.made, **made.dropped}
+            for kind in sorted(made.made | made.dropped, key=in_order)
         }
         with atomic_write(self.folder / EXTXYZ) as temporary, temporary.open("w", encoding="utf-8") as file:
             for sample in container:

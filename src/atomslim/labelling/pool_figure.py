@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from atomslim.data.container import Container
-from atomslim.labelling.pool_parts import Made
+from atomslim.labelling.pool_parts import Made, in_order
 from atomslim.labelling.select import nearest_distance
 
 
@@ -20,6 +20,7 @@ def figure(container: Container, kinds: Mapping[str, Mapping[str, int]], made: M
     volumes = [abs(np.linalg.det(sample.cell)) / len(sample) for sample in container if sample.has_volume]
     _histogram(axes[2], volumes, "volume of an atom (Å³)")
     axes[3].plot(np.arange(1, len(container) + 1)[1:], container.metadata["distances"][1:])
+    axes[3].set_yscale("log")
     axes[3].set_xlabel("structures kept")
     axes[3].set_ylabel("distance of the next one in features")
     _by_kind(axes[4], made.energies, "energy over the first frame's (eV an atom)")
@@ -47,8 +48,8 @@ def _histogram(axis: Axes, values: list[float], label: str) -> None:
 
 
 def _by_kind(axis: Axes, values: Mapping[str, list[float]], label: str) -> None:
-    for kind, found in values.items():
-        axis.hist(found, bins=30, histtype="step", label=kind)
+    for kind in sorted(values, key=in_order):
+        axis.hist(values[kind], bins="sturges", histtype="step", label=kind)
     axis.set_xlabel(label)
     axis.set_ylabel("frames of dynamics")
     axis.set_visible(bool(values))

@@ -78,6 +78,12 @@ class Made:
         return cls(**{**found, "made": Counter(found["made"]), "dropped": Counter(found["dropped"])})
 
 
+def in_order(kind: str) -> tuple[int, float]:
+    """Return what kinds are sorted by: as above, dynamics by their temperature."""
+    name, _, temperature = kind.partition(" ")
+    return KINDS.index(name), float(temperature.removesuffix(" K") or 0)
+
+
 def made_of(folder: Path, part: int) -> Made:
     """Read what came of a part."""
     return Made.read(parse_json(_note(folder, part).read_bytes()))
