@@ -19,6 +19,7 @@ from atomslim.compress.relevance import block_relevance
 from atomslim.inference.predict import predict_file
 from atomslim.inference.shards import predict_shards
 from chgnet_models import package_model, saved
+from families.labels import require_labels_are_learned
 
 
 @pytest.fixture
@@ -82,6 +83,10 @@ def test_a_cut_learns_from_the_full_model(path: Path, frames: str, tmp_path: Pat
 def test_it_is_tuned_on_labels(heads: str, path: Path, frames: str, tmp_path: Path) -> None:
     tuned = atomslim.finetune(atomslim.load(path), data=frames, output=tmp_path / "run", steps=3, heads=heads)
     assert torch.isfinite(tuned.predict(from_ase(read(frames)))["forces"]).all()
+
+
+def test_labels_of_0_and_1_are_learned(path: Path, tmp_path: Path) -> None:
+    require_labels_are_learned(atomslim.load(path), tmp_path)
 
 
 def test_prune_leaves_out_units_by_name(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import atomslim
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.families.sevennet.model import SevenNet
+from families.labels import require_labels_are_learned
 from families.sevennet.small_sevennet import small
 from train.water import waters
 
@@ -67,3 +68,7 @@ def test_a_cut_learns_outputs_scalars_blocks_and_hessian_rows_of_the_full_model(
 def test_direct_forces_are_refused() -> None:
     with pytest.raises(ConfigError, match="SevenNet models have no direct forces"):
         atomslim.finetune(model(), waters(20), forces="direct", split=SPLIT, **RUN)
+
+
+def test_labels_of_0_and_1_are_learned(tmp_path: Path) -> None:
+    require_labels_are_learned(model(), tmp_path)
