@@ -36,7 +36,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     Parameters
     ----------
     model
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     structures
         One or more of mof5, aspirin, slab, water, or files, with commas between them.
     blocks

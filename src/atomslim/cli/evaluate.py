@@ -34,7 +34,7 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
     Parameters
     ----------
     model
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     data
         The dataset, as in rmd17:aspirin, or a file of labelled structures.
     task

@@ -23,7 +23,7 @@ def info(
     Parameters
     ----------
     file
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     json
         Print JSON instead of tables.
     raw_weights

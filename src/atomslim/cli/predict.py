@@ -42,7 +42,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     Parameters
     ----------
     model
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     structures
         Files in any format that ASE reads, compressed or not; folders of such; containers; datasets (rmd17:aspirin).
     output

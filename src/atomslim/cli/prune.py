@@ -52,7 +52,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     Parameters
     ----------
     model
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     output
         The model file to write (.safetensors); with --scan-neighbours, a JSON file.
     blocks
@@ -270,8 +270,10 @@ def _report_force_fit(fit: Mapping[str, Any]) -> None:
 def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:
     from atomslim.compress.neighbours import neighbour_scan
     from atomslim.errors import ConfigError
+    from atomslim.models.family import family_of
     from atomslim.report.console import plain_console
 
+    family_of(model).require("neighbour caps")
     if structures is None:
         raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
     try:

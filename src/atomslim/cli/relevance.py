@@ -33,7 +33,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     Parameters
     ----------
     model
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     data
         Labelled datasets or files, as TASK=NAME where the model has several tasks.
     output

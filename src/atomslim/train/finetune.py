@@ -133,6 +133,7 @@ def _finetuned(
 ) -> BlockModel:
     """Fine-tune in the run's folder."""
     loaded = load(model) if isinstance(model, str | os.PathLike) else model
+    _require_possible(loaded, config)
     with announced("reading the data", shown=progress):
         task = _learning_task(loaded, data, config, folder if resume else None)
     say_labels([task], shown=progress)
@@ -158,6 +159,19 @@ def _finetuned(
     if progress:
         plain_console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors", device=next(loaded.parameters()).device)
+
+
+def _require_possible(model: BlockModel, config: FinetuneOptions) -> None:
+    """Raise ConfigError for what the model's family cannot do, before data is read."""
+    family = family_of(model)
+    if config.forces == "direct" or any(target.kind == "direct_forces" for target in config.targets.values()):
+        family.require("direct forces")
+    if config.neighbours is not None:
+        family.require("neighbour caps")
+    if config.cutoff is not None:
+        family.check_graph(
+            model, model.task(next(iter(model.tasks))).graph.model_copy(update={"cutoff": config.cutoff})
+        )
 
 
 def note_task(folder: RunFolder, task: LearningTask) -> None:

@@ -62,7 +62,7 @@ def _check(model: MACE, heads: Sequence[Head]) -> None:
     if len(hidden) > 1 or set(hidden) & set(straight):
         raise ConfigError(
             "its re-aligned readout takes a block both straight and through an activation, or several together "
-            "through one, which the package cannot: save it as .safetensors, or cut with --realign none"
+            "through one, which the package cannot: save it as .safetensors, or cut with --realign sliced"
         )
 
 

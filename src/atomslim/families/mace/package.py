@@ -1,14 +1,15 @@
 """The package's own layers, made without compiling, and without a trace on torch's settings."""
 
+import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
 from torch import nn
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it says that it has no cuequivariance
     warnings.simplefilter("ignore")  # e3nn 0.4.4 reads and compiles by what torch 2.13 calls deprecated
     import mace  # noqa: F401 - before e3nn, which it makes importable with torch 2.6 or later
 
