@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 END = 6.0
 """Å."""
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
 
 class PairPotential(Calculator):
     """E = ½ Σ_ij D (e^(−2a(r − r₀)) − 2 e^(−a(r − r₀))) (1 − (r/6 Å)²)³, for copper-like atoms.
 
     ``break_`` is one of: forces (2 % too large), step (5 meV per pair inside 4 Å), direction (bonds along x are
-    stronger), hole (atoms inside 1.7 Å attract), stress (of the wrong sign), far (atoms 9 to 13 Å away are felt).
+    stronger), hole (atoms inside 1.7 Å attract), stress (of the wrong sign), far (atoms 9 to 13 Å away are felt), cap
+    (only the 15 nearest neighbours of an atom count).
     """
 
     implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
@@ -32,7 +36,8 @@ class PairPotential(Calculator):
     ) -> None:
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         assert self.atoms is not None
-        first, distance, vector = neighbor_list("idD", self.atoms, 13.0 if self.break_ == "far" else END)
+        pairs = neighbor_list("ijdD", self.atoms, 13.0 if self.break_ == "far" else END)
+        first, second, distance, vector = nearest(pairs, 15) if self.break_ == "cap" else pairs
         energy, slope = pair_energy(np.minimum(distance, END))
         extra = np.zeros_like(vector)
         if self.break_ == "step":
@@ -51,7 +56,8 @@ class PairPotential(Calculator):
             energy, slope = energy * (1 + 0.1 * share), slope * (1 + 0.1 * share)
         pull = slope[:, None] * vector / distance[:, None] + extra  # dE_pair/d(vector)
         forces = np.zeros((len(self.atoms), 3))
-        np.add.at(forces, first, pull)
+        np.add.at(forces, first, pull / 2)
+        np.add.at(forces, second, -pull / 2)
         if self.break_ == "forces":
             forces *= 1.02
         self.results = {"energy": 0.5 * energy.sum(), "forces": forces}
@@ -59,6 +65,15 @@ class PairPotential(Calculator):
             virial = 0.5 * np.einsum("ki,kj->ij", pull, vector) / self.atoms.get_volume()
             sign = -1.0 if self.break_ == "stress" else 1.0
             self.results["stress"] = sign * full_3x3_to_voigt_6_stress((virial + virial.T) / 2)
+
+
+def nearest(pairs: Sequence[Any], most: int) -> tuple[Ints, Ints, Floats, Floats]:
+    """Keep so many pairs of each atom, the shortest."""
+    first, second, distance, vector = pairs
+    order = np.lexsort((distance, first))
+    begin = np.searchsorted(first[order], first[order])
+    kept = order[np.arange(len(order)) - begin < most]
+    return first[kept], second[kept], distance[kept], vector[kept]
 
 
 def pair_energy(distance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

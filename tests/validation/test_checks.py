@@ -61,6 +61,7 @@ def failing(calculator: PairPotential, *, names: tuple[str, ...] = CONSISTENCY) 
         ("hole", {"dimers"}),
         ("stress", {"stress"}),
         ("far", {"locality"}),
+        ("cap", {"smoothness"}),
     ],
 )
 def test_a_fault_fails_its_check_and_no_other(fault: str, check: set[str]) -> None:

@@ -20,6 +20,9 @@ SETS = get_args(Set)
 Made = Kind | Literal["labels", "end points"]
 """What a check is made on: a kind of structure, labelled structures, or two end points."""
 
+OTHER_KINDS = frozenset(("labels", "end points"))
+"""What is no kind of structure."""
+
 
 class Bar(BaseModel):
     """What a number must keep to."""

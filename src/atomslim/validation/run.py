@@ -14,8 +14,9 @@ from rich.console import Console
 
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError
 from atomslim.inference.named_calculators import Named, calculator_of
+from atomslim.models.block_model import BlockModel
 from atomslim.validation import folder as files
-from atomslim.validation.checks import Check, Chosen, Verdict, chosen_checks, judge
+from atomslim.validation.checks import OTHER_KINDS, Check, Chosen, Verdict, chosen_checks, judge
 from atomslim.validation.checks import checks as known_checks
 from atomslim.validation.inputs import EndPoints, Structures, end_points_of, structures_of
 from atomslim.validation.measurement import Measurement, NotDoneError, Subject
@@ -71,7 +72,8 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     if isinstance(reference, AseCalculator):
         subjects["reference"] = reference
     quick = all(which == "quick" for _, which in chosen)
-    frames = structures_of(structures, subjects["model"], labels, quick=quick)
+    asked = any(not OTHER_KINDS.issuperset(check.kinds) for check, _ in chosen)
+    frames = structures_of(structures, subjects["model"], labels, quick=quick) if asked else {}
     ends = end_points_of(end_points)
     _require_subjects(checks, chosen, labels, ends)
     names = {"model": _name(model)} | ({} if against is None else {"reference": _name(against)})
@@ -217,4 +219,6 @@ def _identity(
 def _name(source: Against) -> str:
     if isinstance(source, str | os.PathLike):
         return str(source)
-    return str(getattr(source, "name", "")) or type(source).__name__
+    if isinstance(source, BlockModel | AseCalculator):
+        return type(source).__name__
+    return getattr(source, "name", "samples")

@@ -9,7 +9,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from atomslim.benchmarking.largest import largest_cell
 from atomslim.benchmarking.passes import Job
 from atomslim.benchmarking.speed import measure_jobs
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimError
 from atomslim.inference.calculator import Calculator
 from atomslim.memory import free_memory
 from atomslim.validation.measurement import Measurement, NotDoneError, Settings, memory_of, with_calculator
@@ -50,13 +50,13 @@ def _of_model(calculator: Calculator, atoms: Atoms, settings: Settings) -> tuple
 
 
 def _largest(job: Job, limit: float) -> float | None:
-    """Return the atoms of the largest cell; None where memory cannot be limited."""
+    """Return the atoms of the largest cell; None where memory cannot be limited, or the model does not take MgO."""
     free = free_memory()
     if free is None:
         return None
     try:
         cell = largest_cell(job, int(min(limit, free / 2)))
-    except ConfigError:
+    except AtomslimError:
         return None
     return 0.0 if cell is None else float(cell.atoms)
 
