@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.neighborlist import neighbor_list
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
+from vesin import ase_neighbor_list as neighbor_list
 
 END = 6.0
 """Å."""
