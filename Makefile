@@ -2,6 +2,7 @@
 # make test    the whole test suite               make format  ruff's fixes and layout
 # make docs    the documentation as a site        make clean   remove the environments and caches
 # make test-mace  the tests of MACE, in an environment of their own: its package pins another e3nn than SevenNet's
+# make test-orb   the tests of Orb, the same: what its package needs pins an older rich than constraints.txt has
 # On a fresh machine each of them first makes .venv (PYTHON=python3.12 chooses the interpreter).
 
 PYTHON ?= python3
@@ -11,8 +12,9 @@ READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
 MACE := .venv-mace
+ORB := .venv-orb
 
-.PHONY: demo test test-mace lint format docs clean
+.PHONY: demo test test-mace test-orb lint format docs clean
 
 demo: $(READY)
 	$(BIN)/atomslim demo
@@ -24,6 +26,9 @@ test: $(READY)
 
 test-mace: $(MACE)/.ready
 	OMP_NUM_THREADS=1 $(MACE)/bin/python -m pytest tests/families/mace
+
+test-orb: $(ORB)/.ready
+	OMP_NUM_THREADS=1 $(ORB)/bin/python -m pytest tests/families/orb
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -52,6 +57,13 @@ $(MACE)/.ready: pyproject.toml constraints.txt
 	$(MACE)/bin/python -m pip install -c $(MACE)/constraints.txt -e '.[mace]' pytest hypothesis beartype
 	touch $@
 
+# Pinned as constraints.txt has it, but for rich.
+$(ORB)/.ready: pyproject.toml constraints.txt
+	test -x $(ORB)/bin/python || $(PYTHON) -m venv $(ORB)
+	grep -v '^rich==' constraints.txt > $(ORB)/constraints.txt
+	$(ORB)/bin/python -m pip install -c $(ORB)/constraints.txt -e '.[orb]' pytest hypothesis beartype
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MACE) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MACE) $(ORB) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

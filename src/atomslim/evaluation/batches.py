@@ -60,9 +60,9 @@ def batches(model: BlockModel, task: str, samples: Iterable[Sample], batch_size:
 
 
 def predicted(model: BlockModel, task: str) -> list[str]:
-    """Name what a task predicts: its targets, and the stress where forces are conservative."""
+    """Name what a task predicts: its targets, and the stress where it has one."""
     targets = [target.name for target in model.task(task).targets]
-    return [*targets, "stress"] if model.task(task).conservative else targets
+    return [*targets, "stress"] if model.gives_stress(model.task(task)) else targets
 
 
 def _batch(model: BlockModel, task: str, samples: Sequence[Sample]) -> Batch:

@@ -96,7 +96,7 @@ class Calculator(AseCalculator):
         self.precision = precision or self.model.precision
         format_of(self.precision, next(self.model.parameters()))  # refuses what there is not
         self.strict = strict
-        self.implemented_properties = [*_properties(self.task), *self.model.atom_outputs]
+        self.implemented_properties = [*_properties(self.model, self.task), *self.model.atom_outputs]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
         self._watch = Watch.over(self.model, self.task.name, strict=strict)
@@ -248,11 +248,11 @@ def evaluation_mode(model: BlockModel) -> Iterator[None]:
             module.training = True
 
 
-def _properties(task: Task) -> list[str]:
+def _properties(model: BlockModel, task: Task) -> list[str]:
     """Return the names of what ASE can ask for; raises ConfigError for a task without energies in eV."""
     energy_target(task)
     forces = ["forces"] if task.conservative or task.direct else []
-    stress = ["stress"] if task.conservative else []
+    stress = ["stress"] if model.gives_stress(task) else []
     return ["energy", "free_energy", *forces, *stress, *_scalars(task)]
 
 

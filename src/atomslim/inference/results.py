@@ -21,7 +21,7 @@ Which results there are, task and model say, so that all files of a run have the
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from atomslim.errors import ConfigError
 from atomslim.inference.inputs import Frame
+from atomslim.models.block_model import BlockModel
 from atomslim.models.tasks import Task
 
 ASE_RESULTS = ("energy", "forces", "stress")
@@ -65,10 +66,11 @@ def write_extxyz(path: Path, rows: Sequence[tuple[Frame, Prediction]]) -> None:
             write_frame(file, frame.atoms, prediction.results)
 
 
-def write_parquet(
-    path: Path, rows: Sequence[tuple[Frame, Prediction]], task: Task, atom_outputs: Iterable[str] = ()
-) -> None:
-    """Write structures and results as a table; raises ConfigError where pyarrow is missing."""
+def write_parquet(path: Path, rows: Sequence[tuple[Frame, Prediction]], names: Mapping[str, bool]) -> None:
+    """Write structures and results as a table, with a column for each of ``names``, as `result_names` gives them.
+
+    Raises ConfigError where pyarrow is missing.
+    """
     arrow, parquet = parquet_package()
     columns = {
         "record": (arrow.int64(), [frame.number for frame, _ in rows]),
@@ -78,17 +80,17 @@ def write_parquet(
         "cell": (arrow.list_(arrow.float64()), [frame.atoms.cell.array.ravel() for frame, _ in rows]),
         "pbc": (arrow.list_(arrow.bool_()), [frame.atoms.pbc for frame, _ in rows]),
     }
-    lists = {"forces", "stress", *atom_outputs}
-    for name in [*result_names(task), *atom_outputs]:
-        kind = arrow.list_(arrow.float64()) if name in lists else arrow.float64()
+    for name, several in names.items():
+        kind = arrow.list_(arrow.float64()) if several else arrow.float64()
         columns[name] = (kind, [_flat(prediction.results.get(name)) for _, prediction in rows])
     arrays = {name: arrow.array(values, type=kind) for name, (kind, values) in columns.items()}
     parquet.write_table(arrow.table(arrays), path)
 
 
-def result_names(task: Task) -> list[str]:
-    """Names of everything a task can predict: its targets, and stress where forces are derivatives."""
-    return [target.output_name for target in task.targets] + ["stress"] * task.conservative
+def result_names(model: BlockModel, task: Task) -> dict[str, bool]:
+    """Name everything that a model predicts for a task, and say whether it has several numbers for a structure."""
+    names = {target.output_name: target.output_name == "forces" for target in task.targets}
+    return names | ({"stress": True} if model.gives_stress(task) else {}) | dict.fromkeys(model.atom_outputs, True)
 
 
 def parquet_package() -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ import re
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,12 +29,11 @@ from atomslim.files import atomic_write, leftovers, new_folder, remove_leftover
 from atomslim.inference.inputs import Frame, Input, open_inputs, read_inputs
 from atomslim.inference.predict import Device, PredictionSummary, Predictor, listed, require_runnable, shown_progress
 from atomslim.inference.process import own_device, process_of
-from atomslim.inference.results import Prediction, parquet_package, write_extxyz, write_parquet
+from atomslim.inference.results import Prediction, parquet_package, result_names, write_extxyz, write_parquet
 from atomslim.models.metadata import checksum, versions
 from atomslim.models.model_file import load
 from atomslim.models.precision import DEFAULT, Policy
 from atomslim.models.registry import located
-from atomslim.models.tasks import Task
 from atomslim.parsing import parse_json
 
 Format = Literal["extxyz", "parquet"]
@@ -106,7 +105,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
         predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
         for shard, frames in in_shards(read_inputs(inputs, shards.wanted), shard_size):
-            shards.write(shard, list(predictor(frames)), chosen, model.atom_outputs)
+            shards.write(shard, list(predictor(frames)), result_names(model, chosen))
     predictor.summary.notes = shards.notes()
     predictor.summary.seconds = time.perf_counter() - start
     return predictor.summary
@@ -163,12 +162,10 @@ class Shards:
     def _own(self, shard: int) -> bool:
         return shard % self.share[1] == self.share[0]
 
-    def write(
-        self, shard: int, rows: Sequence[tuple[Frame, Prediction]], task: Task, atom_outputs: Iterable[str] = ()
-    ) -> None:
-        """Write a shard, whole or not at all."""
+    def write(self, shard: int, rows: Sequence[tuple[Frame, Prediction]], names: Mapping[str, bool]) -> None:
+        """Write a shard, whole or not at all; ``names`` as `result_names` gives them."""
         path = self.path(shard)
-        table = partial(write_parquet, task=task, atom_outputs=atom_outputs)
+        table = partial(write_parquet, names=names)
         write = table if self.form == "parquet" else write_extxyz
         with atomic_write(path) as temporary:
             write(temporary, rows)

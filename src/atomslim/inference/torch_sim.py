@@ -66,7 +66,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         self._watch = Watch.over(self.model, self.task.name, strict=strict)
         self._looked_at: Tensor | None = None
         self._compute_forces = True
-        self._compute_stress = self.task.conservative
+        self._compute_stress = self.model.gives_stress(self.task)
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
         """Return ``energy`` (b,) in eV, ``forces`` (n, 3) in eV/Å and, where the task has it, ``stress`` (b, 3, 3).
@@ -78,7 +78,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         self._look(state, batch)
         outputs = self.model.predict(batch, self.task.name)
         found = {"energy": outputs[self._energy], "forces": outputs[self._forces]}
-        if self.task.conservative:
+        if self._compute_stress:
             stress = outputs.get("stress", found["energy"].new_zeros(len(found["energy"]), 3, 3))
             found["stress"] = torch.nan_to_num(stress, nan=0.0)
         return {name: values.to(self._dtype) for name, values in found.items()}

@@ -90,6 +90,8 @@ class BlockModel(nn.Module, ABC):
     readout_kind: ClassVar[ReadoutKind]
     atom_outputs: Mapping[str, str] = MappingProxyType({})
     """Names and units of what the model says of each atom besides its targets: {"magmoms": "μB"}, say."""
+    rotations: bool = True
+    """Whether a structure that is turned has the same energy; not so where directions are plain inputs."""
     mirror_images: bool = True
     """Whether mirror images have the same energy; not so where a family knows rotations only."""
     config: BaseModel
@@ -138,6 +140,10 @@ class BlockModel(nn.Module, ABC):
     @abstractmethod
     def raw_outputs(self, readout: ReadoutFeatures, task: Task) -> dict[str, Tensor]:
         """Return the raw numbers of a task's heads, and ``atom_outputs``; targets that are derivatives are left out."""
+
+    def gives_stress(self, task: Task) -> bool:
+        """Say whether a task's outputs have a ``stress``: where forces are derivatives, or the family has a head."""
+        return task.conservative
 
     def physical_outputs(self, raw: dict[str, Tensor], task: Task, batch: AtomsBatch) -> dict[str, Tensor]:
         """Turn raw numbers into physical ones by mean, std and references of each target; others pass unchanged."""
@@ -215,7 +221,7 @@ class BlockModel(nn.Module, ABC):
         """Return the predictions of ``tasks`` (default: all) for every structure of the batch.
 
         Energies (b,) in eV, forces (n, 3) in eV/Å, stress (b, 3, 3) in eV/Å³ (ASE's sign: positive is tension; only
-        with conservative forces and for periodic structures; NaN for others in the batch and for cells without a
+        where `gives_stress` says so and for periodic structures; NaN for others in the batch and for cells without a
         volume, such as slabs with two lattice vectors), scalar targets (b,) in their own unit, and ``atom_outputs``
         (n,); ``normalised`` leaves out mean, std and references. With ``create_graph`` conservative forces and stress
         can be differentiated, too, as a loss of theirs needs. Without a topology, that of the first task is built.
