@@ -94,7 +94,7 @@ def edges(atoms: Atoms, neighbours: int) -> Any:
         return ase_atoms_to_atom_graphs(atoms, SystemConfig(radius=6.0, max_num_neighbors=neighbours), device="cpu")
 
 
-class _Calculator(ORBCalculator):
+class _Calculator(ORBCalculator):  # type: ignore[misc]  # it has no types
     """Computes with torch's default dtype set to that of the model, and only then; says nothing."""
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:

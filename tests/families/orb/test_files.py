@@ -80,17 +80,23 @@ def test_what_files_do_not_say_is_read_from_their_name_or_given(tmp_path: Path) 
     plain = saved(tmp_path / "mine.ckpt", "direct", **SMALL)
     with pytest.warns(AtomslimWarning, match="120 are assumed"):
         assert atomslim.load(plain).task().graph.neighbours == 120
-    chosen: Any = atomslim.load(plain, neighbours=33, repulsion="no", activation="gelu")
+    chosen: Any = atomslim.load(plain, neighbours="33", repulsion="no", activation="gelu")
     assert (chosen.task().graph.neighbours, chosen.config.repulsion, chosen.config.activation) == (33, "none", "gelu")
     assert atomslim.load(saved(tmp_path / "v2.ckpt", "v2", **SMALL)).task().graph.neighbours == 20
     atomslim.export(chosen, tmp_path / "own.ckpt")
     again: Any = atomslim.load(tmp_path / "own.ckpt")
     assert again.config == chosen.config
     with pytest.raises(ConfigError, match="says itself what neighbours is"):
-        atomslim.load(tmp_path / "own.ckpt", neighbours=20)
-    for option in ({"neighbours": "few"}, {"activation": "relu"}, {"repulsion": "perhaps"}, {"head": "x"}):
+        atomslim.load(tmp_path / "own.ckpt", neighbours="20")
+    options: list[dict[str, Any]] = [
+        {"neighbours": "few"},
+        {"activation": "relu"},
+        {"repulsion": "perhaps"},
+        {"head": "x"},
+    ]
+    for option in options:
         with pytest.raises(ConfigError, match=next(iter(option))):
-            atomslim.load(plain, **option)  # type: ignore[arg-type]
+            atomslim.load(plain, **option)
 
 
 def test_files_of_2024_are_read(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_it_is_a_block_model(name: str, files: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("neighbours", [5, 7, 20])
 def test_equally_near_neighbours_are_those_that_the_package_keeps(neighbours: int, files: dict[str, Path]) -> None:
-    model = atomslim.load(files["direct"])
+    model: Any = atomslim.load(files["direct"])
     graph = OrbGraphSettings(max_neighbours=neighbours)
     model.tasks = {"orb": model.task().model_copy(update={"graph": graph})}
     perfect = [bulk("NaCl", "rocksalt", a=5.6, cubic=True), molecule("C60"), bulk("Na", "bcc", a=3.6) * (2, 2, 2)]
@@ -111,7 +111,7 @@ def test_equally_near_neighbours_are_those_that_the_package_keeps(neighbours: in
 def test_the_share_of_neighbours_left_out_is_told(files: dict[str, Path]) -> None:
     whole = from_ase([molecule("H2O"), bulk("NaCl", "rocksalt", a=5.6, cubic=True), Atoms("H")])
     assert atomslim.load(files["conservative"]).topology(whole).left_out().tolist() == [0, 0, 0]
-    capped = atomslim.load(files["direct, 7 neighbours"])
+    capped: Any = atomslim.load(files["direct, 7 neighbours"])
     kept = torch.bincount(capped.topology(whole).target)
     assert kept.tolist() == [2, 2, 2, *[7] * 8]
     assert capped.topology(whole).left_out().tolist()[1] == pytest.approx(1 - 7 / 32)
@@ -139,12 +139,12 @@ def test_keeping_all_blocks_changes_no_bit(files: dict[str, Path]) -> None:
 def test_a_cut_model_runs_in_the_calculator_of_the_package(
     name: str, kept: tuple[int, ...], files: dict[str, Path], tmp_path: Path
 ) -> None:
-    cut = keep_blocks(atomslim.load(files[name], dtype=torch.float64), list(kept))
+    cut: Any = keep_blocks(atomslim.load(files[name], dtype=torch.float64), list(kept))
     with torch.no_grad():  # as re-alignment leaves it
-        cut.readout.weight.add_(0.3 * torch.randn_like(cut.readout.weight))  # type: ignore[operator, union-attr]
+        cut.readout.weight.add_(0.3 * torch.randn_like(cut.readout.weight))
     atomslim.export(cut, tmp_path / "cut.ckpt")
-    steps = {"num_message_passing_steps": len(kept)}
-    found = differences(cut, calculator(tmp_path / "cut.ckpt", *MODELS[name], torch.float64, **steps))
+    theirs = calculator(tmp_path / "cut.ckpt", *MODELS[name], torch.float64, num_message_passing_steps=len(kept))
+    found = differences(cut, theirs)
     assert all(found[what] < 10 * bound for what, bound in TIGHT.items()), found
     again = atomslim.load(tmp_path / "cut.ckpt")
     assert again.block_ids == kept

@@ -238,7 +238,7 @@ def _neighbours(given: str | int | None, config: OrbConfig, path: Path) -> int:
         return 20
     warn(
         f"{path}: does not say how many neighbours an atom looks at: {ALL_NEIGHBOURS} are assumed, as in models that "
-        "are called -inf-; for others read it with atomslim.load(…, neighbours=20), say, and save it",
+        "are called -inf-; for others read it with atomslim.load(…, neighbours='20'), say, and save it",
         AtomslimWarning,
         stacklevel=5,
     )

@@ -85,7 +85,7 @@ class OrbFamily(Family):
         self.require_package()
         from atomslim.families.orb.checkpoint import read_orb  # noqa: PLC0415
 
-        return read_orb(path, **options)  # type: ignore[arg-type]  # it checks the values
+        return read_orb(path, **options)
 
     def with_heads(
         self, model: BlockModel, tasks: Sequence[Task], reused: Mapping[str, Task], regularisation: Mapping[str, float]
