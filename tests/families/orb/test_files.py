@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 pytest.importorskip("families.orb.needed", exc_type=ImportError)
 
 import atomslim
+from atomslim.atoms import from_ase
 from atomslim.errors import AtomslimWarning, CheckpointError, ConfigError
 from families.orb.package_models import calculator, saved
 
@@ -113,6 +114,17 @@ def test_files_of_2024_are_read(tmp_path: Path) -> None:
     ours.calc, theirs.calc = atomslim.Calculator(path), calculator(path, "v2", 20, **SMALL)
     assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), abs=1e-5)
     assert ours.get_forces() == pytest.approx(theirs.get_forces(), abs=1e-5)
+
+
+def test_a_renamed_task_keeps_its_heads(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a-direct-120-b.ckpt", "direct", **SMALL)
+    model, batch = atomslim.load(path), from_ase(bulk("NaCl", "rocksalt", a=5.6))
+    renamed = atomslim.load(path, tasks=[model.task().model_copy(update={"name": "mine"})])
+    atomslim.save(renamed, tmp_path / "mine.safetensors")
+    for again in (renamed, atomslim.load(tmp_path / "mine.safetensors")):
+        assert torch.equal(again.predict(batch, "mine")["stress"], model.predict(batch)["stress"])
+    atomslim.export(renamed, tmp_path / "mine.ckpt")
+    assert torch.equal(atomslim.load(tmp_path / "mine.ckpt").predict(batch)["stress"], model.predict(batch)["stress"])
 
 
 def test_names_are_none() -> None:

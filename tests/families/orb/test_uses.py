@@ -12,11 +12,13 @@ from ase.io import read, write
 pytest.importorskip("families.orb.needed", exc_type=ImportError)
 
 import atomslim
+from atomslim.atoms import from_ase
 from atomslim.cli.main import app
 from atomslim.compress.neighbours import with_neighbours
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.family import family_of
+from atomslim.train.heads import with_tasks
 from families.orb.package_models import calculator, saved
 from train.water import waters
 
@@ -91,6 +93,14 @@ def test_a_cut_learns_outputs_scalars_blocks_and_hessian_rows_of_the_full_model(
     taught = atomslim.distill(student, teacher, data=waters(20), **run)
     assert taught.block_ids == (2,)
     assert any(not torch.equal(a, b) for a, b in zip(taught.parameters(), student.parameters(), strict=True))
+
+
+def test_an_energy_alone_keeps_a_whole_stress(file: Path) -> None:
+    model, close = atomslim.load(file), bulk("NaCl", "rocksalt", a=3.0)
+    old = model.task()
+    alone = with_tasks(model, [old.model_copy(update={"targets": old.targets[:1]})], reuse="orb")
+    found, expected = (one.predict(from_ase(close))["stress"] for one in (alone, model))
+    assert torch.allclose(found, expected, rtol=1e-5)
 
 
 def test_fewer_neighbours_are_taken(file: Path) -> None:

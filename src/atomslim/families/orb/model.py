@@ -97,7 +97,8 @@ class Orb(BlockModel):
         with full_precision(batch.device), computing_in(dtype):
             vectors = neighbour_vectors(batch, topology).to(dtype)
             nodes, messages, known = self.embedding(vectors, batch, topology)
-            repulsion = {} if self.repulsion is None else self.repulsion(vectors, batch, topology, direct=edges)
+            direct = edges or len(self.stresses) > 0
+            repulsion = {} if self.repulsion is None else self.repulsion(vectors, batch, topology, direct=direct)
         if not len(self.blocks):  # so that forces, which are zero, are derivatives
             nodes = nodes + 0.0 * batch.positions.sum().to(nodes)
         found = [nodes]
