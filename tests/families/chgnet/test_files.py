@@ -11,6 +11,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs
 
 import atomslim
 from atomslim.atoms import from_ase
@@ -173,6 +176,23 @@ def test_updates_that_were_left_out_add_nothing_in_the_package(
     small = atomslim.load(saved(package_model(**kind), tmp_path / "full.pth.tar")).without_units([unit])
     atomslim.export(small, tmp_path / "small.pth.tar")
     require_same_numbers(small, tmp_path / "small.pth.tar", crystal)
+
+
+@pytest.mark.filterwarnings("ignore")  # the package uses what torch and pymatgen will drop
+def test_a_cut_moves_atoms_in_the_packages_dynamics_as_here(path: Path, tmp_path: Path, crystal: Atoms) -> None:
+    from chgnet.model.dynamics import MolecularDynamics
+
+    small = keep_blocks(atomslim.load(path), [1, 3])
+    atomslim.export(small, tmp_path / "small.pth.tar")
+    MaxwellBoltzmannDistribution(crystal, temperature_K=900, rng=np.random.default_rng(0))
+    ours, theirs = crystal.copy(), crystal.copy()
+    ours.calc = atomslim.Calculator(small)
+    VelocityVerlet(ours, timestep=2 * fs).run(5)
+    given: Any = {"model": read_by_package(tmp_path / "small.pth.tar"), "use_device": "cpu"}
+    MolecularDynamics(theirs, ensemble="nve", timestep=2.0, **given).run(5)
+    assert np.abs(ours.positions - crystal.positions).max() > 0.01
+    np.testing.assert_allclose(theirs.positions, ours.positions, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs.get_velocities(), ours.get_velocities(), rtol=0, atol=1e-5)
 
 
 def test_a_re_aligned_readout_is_worked_into_the_features(path: Path, tmp_path: Path, crystal: Atoms) -> None:
