@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -24,7 +25,10 @@ from atomslim.data.dataset import open_dataset
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, DataError
 from atomslim.labelling.label import label
+from atomslim.train.distill import distill
+from atomslim.train.finetune import finetune
 from odd_calculators import Springs, Tired
+from small_models import CONSERVATIVE, jmp
 
 EMT_NAME = "ase:ase.calculators.emt:EMT"
 
@@ -200,3 +204,20 @@ def test_wrong_use_is_one_line(
     assert said in seen
     assert seen.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*different reference energies")
+def test_training_takes_a_folder_of_labels_as_it_is(tmp_path: Path) -> None:
+    frames = [Atoms("CO", [(0, 0.1, 0.01 * i), (1.1, 0, 0)]) for i in range(12)]
+    write(
+        tmp_path / "in.xyz", [*frames, *(Atoms("C2O", [(0, 0, 0.01 * i), (1.3, 0, 0), (2.4, 0, 0)]) for i in range(4))]
+    )
+    label(tmp_path / "in.xyz", Springs, tmp_path / "labelled")
+    run: dict[str, Any] = {"steps": 1, "batch_size": 8, "progress": False}
+    student = jmp(CONSERVATIVE, num_blocks=1)
+    tuned = finetune(student, str(tmp_path / "labelled"), output=tmp_path / "tuned", **run)
+    assert {target.name for target in tuned.task().targets} == {"energy", "forces"}
+    normalisation = next((tmp_path / "tuned").glob("normalisation.*.json")).read_text()
+    assert "references" in normalisation
+    distilled = distill(student, jmp(CONSERVATIVE), str(tmp_path / "labelled"), output=tmp_path / "kd", **run)
+    assert distilled.history[-1]["operation"] == "distil"
