@@ -40,7 +40,7 @@ def pool(  # noqa: PLR0913 -- the options of a command
     pool.samples, pool.extxyz, pool.json and a figure, pool.png, into a folder that other commands take. The same
     arguments give the same pool; started again, it goes on where it was.
 
-    Example: atomslim pool MgO.cif -o pool/ --width 8 --teacher mini --task oxides --size 100
+    Example: atomslim pool MgO.cif -o pool/ --width 8 --teacher sevennet:7net-0 --size 100
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 | name | means |
 |---|---|
 | `water.xyz`, `xyz:water.xyz` | a file in any format that ASE reads, or an `.aselmdb` file; labels are not needed |
+| `labelled/`, `pool/` | the container that `atomslim label` or `atomslim pool` wrote there |
 | `frames/` | the files in a folder, in the order of their names, without hidden ones and databases' locks |
 | `water.samples` | a container: records that are not wanted are not even looked at |
 | `rmd17:aspirin` | a dataset as `atomslim data list` names it: its container if it is prepared, else its files |
