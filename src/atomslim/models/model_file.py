@@ -57,7 +57,7 @@ def load(
         device: where the model goes; default: the CPU.
         precision: what predictions are computed in: ``highest`` (float32, the default), ``high`` (TF32 where the device
             has it), ``fast`` (bfloat16 in dense layers); see `atomslim.models.precision`.
-        options: of a checkpoint, what its family can be asked (docs/file-formats.md); files of `save` have nothing to
+        options: of a checkpoint, what its family can be asked (docs/families.md); files of `save` have nothing to
             ask. JMP's: ``weights="raw"`` takes the last weights in place of their averages over training, and
             ``alias="original"`` the raw value of weights that a file has under two names, as the original program does.
 
