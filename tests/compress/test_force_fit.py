@@ -11,10 +11,12 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, Sample, from_ase
 from atomslim.compress import force_fit
-from atomslim.compress.force_fit import Rows, Weights, collect, errors, fit_forces
+from atomslim.compress.force_fit import HeldOut, Start, fit_forces
+from atomslim.compress.force_rows import Rows, Weights, collect, errors, said, wanted
 from atomslim.compress.prune import keep_blocks
+from atomslim.compress.realign import realign, summed
 from atomslim.compress.slopes import features_and_slopes, random_directions
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.batches import batches
 from atomslim.families.jmp import JMP
 from atomslim.models.block_model import BlockModel
@@ -83,13 +85,13 @@ def test_rows_say_what_the_models_predict() -> None:
     full = model()
     small = keep_blocks(full, [2])
     for rows in rows_of(small, full, [*crystals(), *waters(2)], directions=3):
-        for one, said in ((full, force_fit._wanted(rows)), (small, torch.cat(force_fit._said(small, rows)))):
+        for one, numbers in ((full, wanted(rows)), (small, torch.cat(said(small, rows)))):
             found = one.predict(rows.batch, "conservative")
             stress = found["stress"] if "stress" in found else torch.zeros_like(rows.batch.cell)
             virial = (stress * torch.linalg.det(rows.batch.cell).abs()[:, None, None]).nan_to_num()
             slopes = [along.along(rows.batch, found["forces"], virial) for along in rows.directions]
             expected = torch.stack([found["energy"], *slopes])
-            torch.testing.assert_close(said.detach(), expected, rtol=1e-7, atol=1e-8)
+            torch.testing.assert_close(numbers.detach(), expected, rtol=1e-7, atol=1e-8)
 
 
 def test_a_step_is_the_least_squares_solution_of_all_rows() -> None:
@@ -102,15 +104,15 @@ def test_a_step_is_the_least_squares_solution_of_all_rows() -> None:
         torch.cat(parts) for parts in zip(*(force_fit._linearised(small, one) for one in rows), strict=True)
     )
     ridge = 0.05
-    ((_, found),) = force_fit._solutions(small, rows, [ridge])
+    ((_, found),) = force_fit._solutions(small, rows, [ridge], here)
     scale = jacobian.square().sum((0, 1)).expand_as(here).flatten()
     normal = jacobian.flatten(1).T @ jacobian.flatten(1) + ridge * torch.diag(scale)
     expected = torch.linalg.solve(normal, jacobian.flatten(1).T @ residuals)
     torch.testing.assert_close((found - here).flatten(), expected, rtol=1e-6, atol=1e-9)
     change = torch.randn_like(here) * 1e-6
-    before = torch.cat(force_fit._said(small, rows[0])).detach()
+    before = torch.cat(said(small, rows[0])).detach()
     readout.assign(here + change)
-    after = torch.cat(force_fit._said(small, rows[0])).detach()
+    after = torch.cat(said(small, rows[0])).detach()
     roots = rows[0].weights.sqrt()
     linear = torch.einsum("rjk,jk->r", jacobian[: roots.count_nonzero()], change)
     torch.testing.assert_close(((after - before) * roots)[roots > 0], linear, rtol=1e-3, atol=1e-10)
@@ -127,7 +129,7 @@ def test_a_cut_comes_nearer_to_energies_and_forces_on_structures_that_were_not_f
     assert found["fit"]["forces"] < found["plain"]["forces"]
     fit = fitted.history[-1]["force fit"]
     assert fit["structures"] == 16
-    assert fit["held_out"] == 4
+    assert fit["held_out"] == 16
     assert fit["rows"] == 16 * 6
     assert fit["ridges"]
     assert fit["after"]["objective"] < fit["before"]["objective"]
@@ -142,16 +144,44 @@ def test_keeping_everything_changes_next_to_nothing() -> None:
         torch.testing.assert_close(same.predict(batch)[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_where_nothing_helps_the_better_start_is_kept() -> None:
+def test_a_fit_that_errs_more_on_structures_it_has_not_seen_is_not_taken() -> None:
     full = model()
     small = keep_blocks(full, 2)
     exact = small.readout_maps()["node"].weight().detach().clone()
-    rows = rows_of(small, full, waters(8), directions=2)
-    fit = fit_forces(small, {"worse": 0.5 * exact, "exact": exact}, rows[:3], rows[3:])
+    noise = torch.Generator().manual_seed(0)
+    rows = [  # no map can know what is added here
+        replace(one, derivatives=one.derivatives + 0.1 * torch.randn(one.derivatives.shape, generator=noise).double())
+        for one in rows_of(small, full, waters(8), directions=2)
+    ]
+    with pytest.warns(AtomslimWarning, match="no fit to energies and forces errs less on held-out structures"):
+        fit = fit_forces(small, {"worse": Start(0.5 * exact), "exact": Start(exact)}, rows)
     assert fit.began_at == "exact"
+    assert fit.ridges == ()
+    assert fit.held_out == 8
     assert torch.equal(small.readout_maps()["node"].weight(), exact)
 
 
+def test_better_is_what_is_better_on_the_whole_and_in_its_parts() -> None:
+    before = HeldOut(0.1, 0.2, 0.04)
+    assert HeldOut(0.1, 0.1, 0.02).is_better(before)
+    assert not HeldOut(0.1, 0.1, 0.05).is_better(before)  # one part far better, the others worse
+    assert not HeldOut(0.1, 0.3, 0.02).is_better(before)  # one part far off
+
+
+def test_plain_least_squares_is_judged_by_structures_that_it_has_not_seen() -> None:
+    full = model()
+    given = list(batches(full, "conservative", waters(8), 1))
+    small = keep_blocks(full, [2])
+    sliced = small.readout_maps()["node"].weight().detach().clone()
+    found = summed(small, full, [(one.atoms, one.topology) for one in given]).maps_without("node", sliced, 1e-4, [0, 3])
+    for part, weight in zip((0, 3), found, strict=True):
+        other = keep_blocks(full, [2])
+        rest = [(one.atoms, one.topology) for number, one in enumerate(given, start=1) if number % 4 != part]
+        realign(other, full, rest, ridge=1e-4)
+        torch.testing.assert_close(weight, other.readout_maps()["node"].weight(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:least-squares-forces. no fit")
 def test_the_models_weights_can_be_frozen_and_stay_so() -> None:
     full = model()
     for weight in full.parameters():

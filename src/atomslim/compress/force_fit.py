@@ -13,7 +13,7 @@ full and cut model on calibration structures, and J their derivatives by W,
 | J | jacobian | derivatives of what the cut model says by its map, the same rows, (rows, d, k) |
 | D_k | scale | sum of squares of J over rows and outputs for feature k, so that λ is a pure number |
 | w_k | | column k of W |
-| λ | ridge | chosen on every fourth batch, which is held out, by the errors themselves |
+| λ | ridge | chosen by the errors of structures that are held out: each fourth of the batches in turn |
 
 A derivative along a direction is −F · displacement + V σ : strain (see `atomslim.compress.slopes`): a few random
 directions of each structure stand for all its forces, at the cost of as many backward passes; of a structure with no
@@ -24,39 +24,41 @@ solved in the space of rows. The objective is
 
 in eV and Å, with ω = 1 / (1 + F² / F₀²) of a structure with RMS force F, F₀ its median: a few structures far from
 equilibrium would decide otherwise. The fit begins at the sliced map or at that of plain least squares, whichever leads
-further on held-out structures. Changes outputs.
+further on held-out structures, where plain least squares has not seen them either. A step has to make errors smaller
+there, on the whole and in the geometric mean over the parts, and no larger on what it was fitted to: else it has left
+the range in which the model is linear in its map. Where no step does so, the better of both maps stays, with a
+warning. Changes outputs.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log
 from typing import Any
+from warnings import warn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atomslim.atoms import AtomsBatch
-from atomslim.compress.slopes import Direction, features_and_slopes, random_directions
-from atomslim.errors import ConfigError, DataError
-from atomslim.models.block_model import BlockFeatures, BlockModel
+from atomslim.compress.force_rows import Rows, errors, said, wanted
+from atomslim.compress.realign import HELD_OUT
+from atomslim.errors import AtomslimWarning, ConfigError
+from atomslim.models.block_model import BlockModel
 from atomslim.models.readout import ReadoutMap
-from atomslim.models.tasks import Target
 
-RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0)
+RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
 
 STEPS = 3
 """At most so many linearisations."""
 
+_CLEARLY = 0.98
+"""Share of an error from which on another one is smaller."""
+
+_ROUNDING = 1e-10
+"""Square of an error in eV and Å that is none."""
+
 LARGEST = 2**30
 """At most so many numbers in the Jacobian (float32: 4 GiB)."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What forces (eV/Å) and stress (as virial per atom, eV) count beside energies (eV/atom)."""
-
-    forces: float = 3.0
-    stress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ForceFit:
 
     structures: int
     held_out: int
-    """Structures among them that errors are of; 0: too few batches to hold one out, and they are of those fitted."""
+    """Structures that errors are of, held out in turn; 0: a single batch, and they are of what was fitted."""
     rows: int
     began_at: str
     ridges: tuple[float, ...]
@@ -80,160 +82,75 @@ class ForceFit:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What of a batch the fit needs: features and slopes of the cut model, and what the full model says."""
+class Start:
+    """A map to begin with: of all structures, and without each of the `parts` that are held out in turn."""
 
-    batch: AtomsBatch
-    task: str
-    features: BlockFeatures
-    slopes: list[tuple[Tensor, ...]]
-    directions: list[Direction]
-    energies: Float[Tensor, " b"]
-    derivatives: Float[Tensor, "directions b"]
-    rms_force: Float[Tensor, " b"]
-    omega: Float[Tensor, " b"]
+    whole: Float[Tensor, "d k"]
+    without: tuple[Float[Tensor, "d k"], ...] = ()
+    """Empty: no structure had a part in it, so that it is the same."""
+
+    def by_fold(self, count: int) -> list[Float[Tensor, "d k"]]:
+        """Return the maps that know nothing of what is held out."""
+        return list(self.without) or [self.whole] * count
+
+
+Fold = tuple[Sequence[Rows], Sequence[Rows]]
+"""What is fitted, and what is held out."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Errors of structures that a fit has not seen."""
+
+    energy: float
+    forces: float
+    typical: float
+    """The geometric mean of the objectives of all parts: a few structures that are far off do not decide alone."""
+
+    def is_better(self, other: "HeldOut") -> bool:
+        """Say whether it is clearly better in all, and on the whole."""
+        return self.objective < _CLEARLY * other.objective and self.typical < _CLEARLY * other.typical
 
     @property
-    def weights(self) -> Float[Tensor, "1+directions b"]:
-        """What each row counts: energies, then derivatives."""
-        energy = 1.0 / self.batch.natoms.double().square()
-        return torch.stack([energy, *(direction.weight * self.omega for direction in self.directions)])
+    def objective(self) -> float:
+        """Mean over structures."""
+        return self.energy**2 + self.forces**2
+
+    def as_dict(self) -> dict[str, float]:
+        """Root mean squares, and the objective."""
+        return {"energy": self.energy, "forces": self.forces, "objective": self.objective}
 
 
-def fit_forces(
-    small: BlockModel,
-    starts: dict[str, Float[Tensor, "d k"]],
-    fitted: Sequence[Rows],
-    held_out: Sequence[Rows],
-) -> ForceFit:
-    """Fit the map of atoms' features of ``small`` in place, from the best of ``starts``, maps by name.
+def parts(batches: int) -> list[int]:
+    """Return what numbers of batches, from 1, leave over that are held out in turn; none of a single batch."""
+    return sorted({number % HELD_OUT for number in range(1, batches + 1)}) if batches > 1 else []
 
-    The first of them is what errors are compared with. Raises ConfigError where the Jacobian would be too large.
+
+def fit_forces(small: BlockModel, starts: dict[str, Start], rows: Sequence[Rows]) -> ForceFit:
+    """Fit the map of atoms' features of ``small`` in place, from the best of ``starts`` by name.
+
+    The first of them is what errors are compared with. Warns where no fit is better than it began on structures that
+    are held out. Raises ConfigError where the Jacobian would be too large.
     """
     readout = small.readout_maps()["node"]
-    every, tested = [*fitted, *held_out], held_out or fitted
-    _require_room(readout, every)
-    readout.assign(next(iter(starts.values())))
-    before = errors(small, tested)
-    paths = {name: _path(small, start, fitted, tested) for name, start in starts.items()}
-    name = min(paths, key=lambda one: paths[one][1])
-    readout.assign(starts[name])
-    for ridge in paths[name][0]:
-        _step(small, fitted, ridge)
-    after = errors(small, tested)
-    if held_out and paths[name][0]:  # the same steps on all structures
-        readout.assign(starts[name])
-        for ridge in paths[name][0]:
-            _step(small, every, ridge)
-    count = sum(rows.batch.num_structures for rows in every)
-    held = sum(rows.batch.num_structures for rows in held_out)
-    return ForceFit(count, held, sum(rows.weights.numel() for rows in every), name, paths[name][0], before, after)
-
-
-def collect(
-    small: BlockModel,
-    full: BlockModel,
-    batches: Iterable[tuple[AtomsBatch, Any, str]],
-    weights: Weights,
-    *,
-    directions: int = 4,
-    seed: int = 0,
-) -> list[Rows]:
-    """Return the rows of all batches (with topology and task), a list for each batch.
-
-    Raises:
-        ConfigError: a task without an energy and conservative forces.
-        DataError: no calibration structures, or numbers that are not finite.
-
-    """
-    if directions < 1:
-        raise ConfigError(f"{directions} directions: give 1 or more")
-    if not all(0 <= weight < float("inf") for weight in (weights.forces, weights.stress)) or weights == Weights(0, 0):
-        raise ConfigError(
-            f"weights of forces {weights.forces:g} and stress {weights.stress:g}: give 0 or more, one > 0"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for number, (batch, topology, task) in enumerate(batches, start=1):
-        _energy(small, task)
-        found.append(_rows(small, full, batch, topology, task, weights, directions, generator))
-        if not _is_finite(found[-1]):
-            raise DataError(
-                f"least-squares: calibration batch {number} has numbers that are not finite: check its data"
-            )
-    if not found:
-        raise DataError("least-squares: there are no calibration structures: give some, with their task")
-    return _with_omega(found)
-
-
-def require_conservative(model: BlockModel, tasks: Iterable[str]) -> None:
-    """Raise ConfigError unless forces of all tasks are derivatives of an energy that is a sum over atoms."""
-    for task in tasks:
-        _energy(model, task)
-
-
-def errors(model: BlockModel, rows: Sequence[Rows]) -> dict[str, float]:
-    """Return the objective of some rows, and what it consists of: RMS of energies (eV/atom) and of forces (eV/Å)."""
-    squares = torch.zeros(2, dtype=torch.float64)
-    count = 0
-    for one in rows:
-        residuals = (_wanted(one) - torch.cat([part.detach() for part in _said(model, one)])).square() * one.weights
-        squares += torch.stack([residuals[0].sum(), residuals[1:].sum()]).cpu()
-        count += one.batch.num_structures
-    energy, slopes = (squares / count).tolist()
-    return {"energy": energy**0.5, "forces": slopes**0.5, "objective": energy + slopes}
-
-
-def _rows(
-    small: BlockModel,
-    full: BlockModel,
-    batch: AtomsBatch,
-    topology: Any,
-    task: str,
-    weights: Weights,
-    count: int,
-    generator: torch.Generator,
-) -> Rows:
-    along = random_directions(batch, count, generator, stress=weights.stress / max(weights.forces, 1e-30))
-    along = [replace(one, weight=one.weight * weights.forces) for one in along]
-    with torch.no_grad():
-        features = small.features(batch, topology, edges=False)
-    teacher = full.predict(batch, task, topology)
-    energies = teacher[_energy(full, task).name]
-    forces = teacher[full.task(task).of_kind("conservative_forces").name]  # type: ignore[union-attr]  # checked
-    volume = torch.linalg.det(batch.cell).abs()[:, None, None]
-    virial = (teacher["stress"] * volume).nan_to_num() if "stress" in teacher else torch.zeros_like(batch.cell)
-    mean_square = forces.new_zeros(batch.num_structures).index_add(0, batch.batch, forces.square().mean(1))
-    return Rows(
-        batch,
-        task,
-        features,
-        features_and_slopes(small, batch, topology, along),
-        along,
-        energies.double(),
-        torch.stack([one.along(batch, forces, virial) for one in along]),
-        (mean_square / batch.natoms).sqrt().double(),
-        torch.ones_like(energies),
-    )
-
-
-def _with_omega(rows: list[Rows]) -> list[Rows]:
-    middle = float(torch.cat([one.rms_force for one in rows]).median())
-    return [replace(one, omega=1 / (1 + (one.rms_force / middle).square())) if middle else one for one in rows]
-
-
-def _is_finite(rows: Rows) -> bool:
-    every = [*rows.features.node, *(part for slopes in rows.slopes for part in slopes), rows.energies, rows.derivatives]
-    return all(bool(torch.isfinite(values).all()) for values in every)
-
-
-def _energy(model: BlockModel, task: str) -> Target:
-    energy = model.task(task).of_kind("energy")
-    if energy is None or not model.task(task).conservative:
-        raise ConfigError(
-            f"least-squares-forces: task {task} has no forces that are derivatives of its energy: use least-squares"
-        )
-    return energy
+    _require_room(readout, rows)
+    folds = _folds(rows)
+    before = _held_out(small, next(iter(starts.values())).by_fold(len(folds)), folds)
+    paths = {name: _path(small, start.by_fold(len(folds)), folds) for name, start in starts.items()}
+    name = min(paths, key=lambda one: paths[one][1].typical)
+    ridges, after = paths[name]
+    readout.assign(starts[name].whole)
+    began = errors(small, rows)["objective"]
+    for ridge in ridges:  # the same steps on all structures
+        _step(small, rows, ridge)
+    if ridges and not errors(small, rows)["objective"] <= began:
+        readout.assign(starts[name].whole)
+        ridges, after = (), _held_out(small, starts[name].by_fold(len(folds)), folds)
+    if not ridges and after.objective > _ROUNDING:
+        _say_no_better(name, "held-out" if len(rows) > 1 else "the fitted")
+    count = sum(one.batch.num_structures for one in rows)
+    total = sum(one.weights.numel() for one in rows)
+    return ForceFit(count, count if len(rows) > 1 else 0, total, name, ridges, before.as_dict(), after.as_dict())
 
 
 def _require_room(readout: ReadoutMap, rows: Sequence[Rows]) -> None:
@@ -246,63 +163,82 @@ def _require_room(readout: ReadoutMap, rows: Sequence[Rows]) -> None:
         )
 
 
-def _wanted(rows: Rows) -> Float[Tensor, "1+directions b"]:
-    return torch.cat([rows.energies[None], rows.derivatives])
+def _folds(rows: Sequence[Rows]) -> list[Fold]:
+    """Return what is fitted and what is held out, each part of the batches once."""
+    numbered = list(enumerate(rows, start=1))
+    return [
+        (
+            [one for number, one in numbered if number % HELD_OUT != part],
+            [one for number, one in numbered if number % HELD_OUT == part],
+        )
+        for part in parts(len(rows))
+    ] or [(rows, rows)]
 
 
-def _said(model: BlockModel, rows: Rows) -> list[Float[Tensor, "_ b"]]:
-    """Return the cut model's energies (1, b) and derivatives along directions (directions, b), differentiable by W."""
-    target, batch = _energy(model, rows.task), rows.batch
-    blocks = model.readout_maps()["node"].blocks
-    with torch.enable_grad():
-        node = [features.detach() for features in rows.features.node]
-        for block in blocks:
-            node[block] = node[block].requires_grad_()
-        readout = model.read(replace(rows.features, node=tuple(node)))
-        task = model.task(rows.task)
-        energies = model.physical_outputs(model.raw_outputs(readout, task), task, batch)[target.name].double()
-        read = [node[block] for block in blocks]
-        gradients = torch.autograd.grad(energies.sum(), read, create_graph=True)
-        joined = torch.cat(gradients, dim=1)
-        found = [(joined * torch.cat(slopes, dim=1)).sum(1).double() for slopes in rows.slopes]
-        derivatives = [energies.new_zeros(len(energies)).index_add(0, batch.batch, values) for values in found]
-    return [energies[None], torch.stack(derivatives)]
-
-
-def _path(
-    small: BlockModel, start: Tensor, fitted: Sequence[Rows], tested: Sequence[Rows]
-) -> tuple[tuple[float, ...], float]:
-    """Return the ridges of steps that make held-out errors smaller, one after the other, and the objective there."""
-    readout = small.readout_maps()["node"]
-    readout.assign(start)
-    best, ridges = errors(small, tested)["objective"], []
+def _path(small: BlockModel, starts: Sequence[Tensor], folds: Sequence[Fold]) -> tuple[tuple[float, ...], HeldOut]:
+    """Return the ridges of steps that make held-out errors smaller, one after the other, and the errors there."""
+    here, best, ridges = list(starts), _held_out(small, starts, folds), list[float]()
     for _ in range(STEPS):
-        here = readout.weight().detach().clone()
-        scores = {}
-        for ridge, weight in _solutions(small, fitted, RIDGES):
-            readout.assign(weight)
-            scores[ridge] = errors(small, tested)["objective"]
-        ridge = min(scores, key=scores.__getitem__)
-        if not scores[ridge] < 0.98 * best:
-            readout.assign(here)
+        found = [dict(_solutions(small, fitted, RIDGES, at)) for at, (fitted, _) in zip(here, folds, strict=True)]
+        ways = {ridge: [maps[ridge] for maps in found] for ridge in RIDGES}
+        scores = {ridge: _held_out(small, maps, folds) for ridge, maps in ways.items()}
+        better = [ridge for ridge in RIDGES if scores[ridge].is_better(best)]
+        better.sort(key=lambda ridge: scores[ridge].typical)
+        ridge = next((one for one in better if _is_near(small, here, ways[one], folds)), None)
+        if ridge is None:
             break
-        best = scores[ridge]
+        here, best = ways[ridge], scores[ridge]
         ridges.append(ridge)
-        readout.assign(here)
-        _step(small, fitted, ridge)
     return tuple(ridges), best
 
 
-def _step(small: BlockModel, rows: Sequence[Rows], ridge: float) -> None:
-    ((_, weight),) = _solutions(small, rows, [ridge])
+def _held_out(small: BlockModel, maps: Sequence[Tensor], folds: Sequence[Fold]) -> HeldOut:
+    """Return the errors of all structures, each with the map that was fitted without it."""
+    counts = [sum(one.batch.num_structures for one in held_out) for _, held_out in folds]
+    found = [_errors_at(small, weight, held_out) for weight, (_, held_out) in zip(maps, folds, strict=True)]
+    energy, forces = (
+        sum(count * one[name] ** 2 for count, one in zip(counts, found, strict=True)) / sum(counts)
+        for name in ("energy", "forces")
+    )
+    logarithms = [log(max(one["objective"], 1e-30)) for one in found]
+    return HeldOut(energy**0.5, forces**0.5, exp(sum(logarithms) / len(logarithms)))
+
+
+def _is_near(small: BlockModel, before: Sequence[Tensor], after: Sequence[Tensor], folds: Sequence[Fold]) -> bool:
+    """Say whether no step makes errors larger of what it was fitted to, as it may where the model is not linear."""
+    return all(
+        _errors_at(small, two, fitted)["objective"] <= _errors_at(small, one, fitted)["objective"]
+        for one, two, (fitted, _) in zip(before, after, folds, strict=True)
+    )
+
+
+def _errors_at(small: BlockModel, weight: Tensor, rows: Sequence[Rows]) -> dict[str, float]:
     small.readout_maps()["node"].assign(weight)
+    return errors(small, rows)
+
+
+def _step(small: BlockModel, rows: Sequence[Rows], ridge: float) -> None:
+    readout = small.readout_maps()["node"]
+    ((_, weight),) = _solutions(small, rows, [ridge], readout.weight().detach())
+    readout.assign(weight)
+
+
+def _say_no_better(name: str, where: str) -> None:
+    warn(
+        f"least-squares-forces: no fit to energies and forces errs less on {where} structures than the map that is "
+        f"{'sliced' if name == 'sliced' else f'fitted by {name}'}, which is kept: more calibration structures, or more "
+        "directions, might change that",
+        AtomslimWarning,
+        stacklevel=2,
+    )
 
 
 def _solutions(
-    small: BlockModel, rows: Sequence[Rows], ridges: Sequence[float]
+    small: BlockModel, rows: Sequence[Rows], ridges: Sequence[float], start: Float[Tensor, "d k"]
 ) -> list[tuple[float, Float[Tensor, "d k"]]]:
-    """Return the map after one step from where it is, by ridge."""
+    """Return the map after one step from ``start``, by ridge."""
     readout = small.readout_maps()["node"]
+    readout.assign(start)
     here = readout.weight().detach().double()
     jacobian, residuals = (torch.cat(parts) for parts in zip(*(_linearised(small, one) for one in rows), strict=True))
     scale = jacobian.square().sum((0, 1), dtype=torch.float64)
@@ -326,14 +262,14 @@ def _linearised(small: BlockModel, rows: Rows) -> tuple[Float[Tensor, "rows d k"
     try:
         for layer in layers:
             layer.requires_grad_(True)
-        said = torch.cat(_said(small, rows))
+        found = torch.cat(said(small, rows))
         roots = rows.weights.sqrt()
         counted = [(row, place) for row, place in roots.nonzero().tolist()]
-        made = [torch.cat(_gradient(said[at], layers), dim=1) * roots[at].to(layers[0]) for at in counted]
+        made = [torch.cat(_gradient(found[at], layers), dim=1) * roots[at].to(layers[0]) for at in counted]
     finally:
         for layer, was in zip(layers, asked, strict=True):
             layer.requires_grad_(was)
-    residuals = (_wanted(rows) - said.detach()) * roots
+    residuals = (wanted(rows) - found.detach()) * roots
     return torch.stack(made), torch.stack([residuals[at] for at in counted])
 
 

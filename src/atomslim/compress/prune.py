@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
-from atomslim.compress.force_fit import Rows, Weights, collect, fit_forces, require_conservative
+from atomslim.compress.force_fit import Start, fit_forces, parts
+from atomslim.compress.force_rows import Weights, collect, require_conservative
 from atomslim.compress.hand_over import hand_over as fit_hand_over
-from atomslim.compress.realign import HELD_OUT
-from atomslim.compress.realign import realign as fit_readout
+from atomslim.compress.realign import HELD_OUT, fit, require_ridge, summed
 from atomslim.data import Dataset
 from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
@@ -81,6 +81,7 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     """
     if realign not in get_args(Realign):
         raise ConfigError(f"re-alignment {realign!r}: give {', '.join(get_args(Realign))}")
+    require_ridge(ridge)
     if hand_over:
         family_of(model).require("hand-over")
     if (realign in FITTED or hand_over) != (calibration is not None):
@@ -102,13 +103,15 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
             maps = fit_hand_over(small, model, lambda: _unnamed(structures()), directions=directions, seed=seed or 0)
             entry["hand-over"] = [one.as_dict() for one in maps]
         if realign in FITTED:
-            start = _atom_map(small)
-            fits = fit_readout(small, model, _unnamed(structures()), ridge=ridge)
-            entry["fit"] = {branch: fit.as_dict() for branch, fit in fits.items()}
+            sliced = _atom_map(small)
+            sums = summed(small, model, _unnamed(structures()))
+            fits = fit(small, sums, ridge=ridge)
+            entry["fit"] = {branch: one.as_dict() for branch, one in fits.items()}
         if realign == "least-squares-forces":
             rows = collect(small, model, structures(), weights, directions=directions, seed=seed or 0)
-            starts = {"sliced": start, "least-squares": _atom_map(small)}
-            entry["force fit"] = fit_forces(small, starts, *_split(rows)).as_dict()
+            unseen = sums.maps_without("node", sliced, fits["node"].ridge, parts(len(rows)))
+            starts = {"sliced": Start(sliced), "least-squares": Start(_atom_map(small), tuple(unseen))}
+            entry["force fit"] = fit_forces(small, starts, rows).as_dict()
             entry["weights"] = asdict(weights)
     small.history = [*model.history, entry]
     return small
@@ -120,12 +123,6 @@ def _unnamed(structures: Iterator[tuple[AtomsBatch, Any, str]]) -> Iterator[tupl
 
 def _atom_map(model: BlockModel) -> Tensor:
     return model.readout_maps()["node"].weight().detach().clone()
-
-
-def _split(rows: Sequence[Rows]) -> tuple[list[Rows], list[Rows]]:
-    """Hold out every fourth batch."""
-    numbered = list(enumerate(rows, start=1))
-    return [one for at, one in numbered if at % HELD_OUT], [one for at, one in numbered if not at % HELD_OUT]
 
 
 def first_blocks(model: BlockModel, count: int) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ A, and none for the rows. Changes outputs.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 from warnings import warn
 
@@ -125,17 +126,42 @@ class NormalEquations:
 
 @dataclass
 class _Branch:
-    """Rows of atoms or of edges: those to fit on, and those held out."""
+    """Rows of atoms or of edges, in as many parts as batches are dealt to in turn; the first one is held out."""
 
-    fit: NormalEquations
-    held_out: NormalEquations
+    parts: tuple[NormalEquations, ...]
 
     @classmethod
     def of(cls, readout: ReadoutMap) -> "_Branch":
         device = readout.weight().device
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        one, two = (NormalEquations.zeros(readout.in_features, readout.out_features, device) for _ in range(2))
-        return cls(one, two)
+        sizes = readout.in_features, readout.out_features
+        return cls(tuple(NormalEquations.zeros(*sizes, device) for _ in range(HELD_OUT)))
+
+    @property
+    def held_out(self) -> NormalEquations:
+        return self.parts[0]
+
+    @property
+    def every(self) -> NormalEquations:
+        return reduce(NormalEquations.plus, self.parts)
+
+    def without(self, part: int) -> NormalEquations:
+        return reduce(NormalEquations.plus, [one for at, one in enumerate(self.parts) if at != part])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a fit needs of calibration structures, by branch."""
+
+    branches: dict[str, _Branch]
+    structures: int
+
+    def maps_without(
+        self, branch: str, prior: Float[Tensor, "d k"], ridge: float, parts: Iterable[int]
+    ) -> list[Float[Tensor, "d k"]]:
+        """Return the maps that are fitted without the batches whose number leaves each of ``parts`` over."""
+        wide = prior.to(self.branches[branch].held_out.gram.device).double()
+        return [self.branches[branch].without(part).solve(wide, ridge)[0] for part in parts]
 
 
 def realign(
@@ -158,8 +184,18 @@ def realign(
         DataError: no calibration structures, or features that are not finite.
 
     """
+    require_ridge(ridge)
+    return fit(small, summed(small, full, batches), ridge=ridge)
+
+
+def require_ridge(ridge: float | None) -> None:
+    """Raise ConfigError for a negative ridge."""
     if ridge is not None and not 0 <= ridge < float("inf"):
         raise ConfigError(f"least-squares: ridge {ridge}: give 0 or more")
+
+
+def summed(small: BlockModel, full: BlockModel, batches: Iterable[tuple[AtomsBatch, Any]]) -> Sums:
+    """Add up what `fit` needs; arguments and errors as of `realign`."""
     maps, wholes = _maps(small, full)
     branches = {name: _Branch.of(readout) for name, readout in maps.items()}
     structures = 0
@@ -167,12 +203,19 @@ def realign(
         for number, (batch, topology) in enumerate(batches, start=1):
             kept, whole = small.features(batch, topology), full.features(batch, topology)
             for name, branch in branches.items():
-                part = branch.fit if number % HELD_OUT else branch.held_out
+                part = branch.parts[number % HELD_OUT]
                 part.add(*_rows(name, number, (maps[name], _of(kept, name)), (wholes[name], _of(whole, name))))
             structures += batch.num_structures
     if not structures:
         raise DataError("least-squares: there are no calibration structures: give some, with their task")
-    return {name: _fit(maps[name], branch, ridge, name, structures) for name, branch in branches.items()}
+    return Sums(branches, structures)
+
+
+def fit(small: BlockModel, sums: Sums, *, ridge: float | None = None) -> dict[str, Fit]:
+    """Fit the maps of ``small`` in place to what was added up, as `realign` does."""
+    require_ridge(ridge)
+    maps = small.readout_maps()
+    return {name: _fit(maps[name], branch, ridge, name, sums.structures) for name, branch in sums.branches.items()}
 
 
 def _maps(small: BlockModel, full: BlockModel) -> tuple[dict[str, ReadoutMap], dict[str, ReadoutMap]]:
@@ -212,22 +255,23 @@ def _of(features: BlockFeatures, branch: str) -> Sequence[Tensor]:
 
 
 def _fit(readout: ReadoutMap, branch: _Branch, ridge: float | None, name: str, structures: int) -> Fit:
-    prior = readout.weight().detach().to(branch.fit.gram.device).double().clone()
-    every = branch.fit.plus(branch.held_out)
+    every, held_out = branch.every, branch.held_out
+    prior = readout.weight().detach().to(held_out.gram.device).double().clone()
     chosen = ridge if ridge is not None else _best_ridge(branch, prior)
     weight, used = every.solve(prior, chosen)
     if used > chosen:
         _say_singular(name, chosen, used)
     readout.assign(weight)
-    tested, fitted = (branch.held_out, branch.fit.solve(prior, used)[0]) if branch.held_out.rows else (every, weight)
-    return Fit(structures, every.rows, branch.held_out.rows, used, tested.explained(prior), tested.explained(fitted))
+    tested, fitted = (held_out, branch.without(0).solve(prior, used)[0]) if held_out.rows else (every, weight)
+    return Fit(structures, every.rows, held_out.rows, used, tested.explained(prior), tested.explained(fitted))
 
 
 def _best_ridge(branch: _Branch, prior: Float[Tensor, "d k"]) -> float:
     """Return the ridge that reproduces held-out rows best."""
     if not branch.held_out.rows:
         return _FEW_BATCHES
-    return max(RIDGES, key=lambda ridge: branch.held_out.explained(branch.fit.solve(prior, ridge)[0]))
+    rest = branch.without(0)
+    return max(RIDGES, key=lambda ridge: branch.held_out.explained(rest.solve(prior, ridge)[0]))
 
 
 def _say_singular(branch: str, ridge: float, used: float) -> None:
