@@ -24,6 +24,9 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     drop_lowest: Annotated[int | None, WHOLE] = None,
     max_params: str | None = None,
     speedup: Annotated[float | None, FINITE] = None,
+    max_error: Annotated[float | None, FINITE] = None,
+    finer: Annotated[bool, Parameter(negative=())] = False,
+    cutoffs: str | None = None,
     relevance: Path | None = None,
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
     realign: Literal["sliced", "random", "least-squares", "least-squares-forces"] = "sliced",
@@ -65,6 +68,14 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Remove as few blocks as possible to have at most so many parameters, as in 110M.
     speedup
         Remove as few blocks as possible to be so many times as fast, by counted FLOPs, as in 1.3.
+    max_error
+        Remove blocks and finer units, the cheapest first by what --data says, as long as the full model's answers stay
+        as near as this before re-alignment: RMS of forces (0.1 is 10 %), or of targets where there are none.
+    finer
+        Let --max-params and --speedup choose among blocks and finer units by what leaving out each costs on --data for
+        what it saves; speed is then by FLOPs of the first structure.
+    cutoffs
+        With --max-error or --finer: shorter cutoffs in Å to choose among, too, as in 5.5,5,4.5 (SevenNet, CHGNet).
     relevance
         The relevance.json that atomslim relevance wrote; without it, --max-params and --speedup remove the last blocks.
     score
@@ -81,8 +92,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     hand_over
         Bring what kept blocks take in after removed ones in line with the full model, on --data (SevenNet).
     data
-        Structures for least squares, --drop-lowest (labelled) or --scan-neighbours (labelled): a dataset or file, as
-        TASK=NAME where the model has several tasks.
+        Structures for least squares, --finer, --max-error, --drop-lowest (labelled) or --scan-neighbours (labelled): a
+        dataset or file, as TASK=NAME where the model has several tasks.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     limit
@@ -106,19 +117,19 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
     """
     from atomslim.cli.settings import opened_data
-    from atomslim.compress.force_fit import Weights
+    from atomslim.compress.force_rows import Weights
     from atomslim.errors import ConfigError
     from atomslim.models.model_file import checksum, load
     from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
-    cuts = any(one is not None for one in (neighbours, without, cutoff)) or any(
+    cuts = any(one is not None for one in (neighbours, without, cutoff, max_error)) or any(
         value is not None for value in ways.values()
     )
     if cuts == (scan_neighbours is not None):
         raise ConfigError(
-            "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup (with or without "
-            "--neighbours, --without or --cutoff), --neighbours, --without, --cutoff or --scan-neighbours"
+            "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup, --max-error (with or "
+            "without --neighbours, --without or --cutoff), --neighbours, --without, --cutoff or --scan-neighbours"
         )
     structures: Any = partial(opened_data, data, option) if data else None
     options = {"limit": limit, "batch_size": batch_size}
@@ -130,10 +141,15 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         raise ConfigError("say where the model goes: -o small.safetensors")
     whole = load(model)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
-    units = [] if without is None else [name.strip() for name in without.split(",")]
-    small = _cut(
-        whole, ways, relevance, score, realign, structures, {**options, **fitting, "seed": seed, "without": units}
-    )
+    fitting |= {**options, "seed": seed}
+    if finer or max_error is not None or cutoffs is not None:
+        others = {"--relevance": relevance, "--without": without, "--cutoff": cutoff}
+        targets = {"size": max_params, "speed": speedup, "error": max_error}
+        _require_chosen(ways, others, structures)
+        small = _cheapest(whole, targets, cutoffs, realign, structures, fitting)
+    else:
+        units = [] if without is None else [name.strip() for name in without.split(",")]
+        small = _cut(whole, ways, relevance, score, realign, structures, {**fitting, "without": units})
     if neighbours is not None:
         from atomslim.compress.neighbours import with_neighbours
 
@@ -144,7 +160,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         small = with_cutoff(small, cutoff)
     small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
     _write(small, output, export)
-    _report(output, whole, small, speed=speedup is not None)
+    _report(output, whole, small, speed=speedup is not None and not finer)
 
 
 def _require_outputs(
@@ -224,6 +240,60 @@ def _cut(
     return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
 
 
+def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structures: Any) -> None:
+    """Refuse what has no part in a choice among blocks and finer units."""
+    from atomslim.errors import ConfigError
+
+    given = [name for name, value in others.items() if value is not None]
+    given += [
+        f"--{name.replace('drop', 'drop-lowest')}" for name in ("blocks", "keep", "drop") if ways[name] is not None
+    ]
+    if given:
+        raise ConfigError(f"{given[0]}: --finer and --max-error choose by what --data says: leave one of them out")
+    if structures is None:
+        raise ConfigError("--finer and --max-error measure what leaving out each costs: give structures with --data")
+
+
+def _cheapest(
+    whole: "BlockModel",
+    targets: Mapping[str, Any],
+    cutoffs: str | None,
+    realign: Any,
+    structures: Any,
+    options: dict[str, Any],
+) -> "BlockModel":
+    """Return the model without what costs least for a target."""
+    from atomslim.compress.cheapest import cheapest
+    from atomslim.compress.choose import parse_count
+    from atomslim.compress.prune import FITTED
+
+    size = targets["size"]
+    choice = cheapest(
+        whole,
+        structures(labelled=False),
+        size=None if size is None else parse_count(size),
+        speed=targets["speed"],
+        error=targets["error"],
+        cutoffs=[] if cutoffs is None else _numbers("--cutoffs", cutoffs, "5.5,5,4.5"),
+        limit=options["limit"],
+        batch_size=options["batch_size"],
+    )
+    for line in choice.words():
+        say(line)
+    looks = realign in FITTED or options["hand_over"]
+    calibration = structures(labelled=False) if looks else None
+    return choice.apply(whole, realign=realign, calibration=calibration, **options)
+
+
+def _numbers(option: str, text: str, example: str) -> list[float]:
+    from atomslim.errors import ConfigError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: write numbers, as in {example}") from error
+
+
 def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
     from atomslim.compress import choose
 
@@ -276,10 +346,7 @@ def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | Non
     family_of(model).require("neighbour caps")
     if structures is None:
         raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
-    try:
-        counts = [float(part) for part in numbers.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--scan-neighbours {numbers}: write numbers, as in 10,15,20") from error
+    counts = _numbers("--scan-neighbours", numbers, "10,15,20")
     found = neighbour_scan(model, structures(), counts, **options)
     plain_console().print(found)
     if output is not None:

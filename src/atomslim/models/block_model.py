@@ -321,12 +321,16 @@ class BlockModel(nn.Module, ABC):
         """Return −∂E/∂r and, for periodic structures, (1/V) ∂E/∂ε."""
         wanted = [batch.positions] if strain is None else [batch.positions, strain]
         with without_autocast(energy.device):
-            grads = torch.autograd.grad(
-                energy.sum(),
-                wanted,
-                create_graph=create_graph,
-                retain_graph=True,
-                materialize_grads=True,
+            grads = (
+                torch.autograd.grad(
+                    energy.sum(),
+                    wanted,
+                    create_graph=create_graph,
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+                if energy.requires_grad  # without blocks, nothing may depend on where atoms are
+                else tuple(torch.zeros_like(values) for values in wanted)
             )
         dtype = next(self.parameters()).dtype
         outputs = {"forces": -grads[0].to(dtype)}

@@ -1,0 +1,82 @@
+"""Choosing among blocks and finer units: the cheapest for what it saves goes first, on what the data say."""
+
+import numpy as np
+import pytest
+import torch
+
+from atomslim.atoms import from_ase
+from atomslim.compress.cheapest import cheapest
+from atomslim.compress.choose import flops, parameters
+from atomslim.compress.prune import keep_blocks
+from atomslim.errors import ConfigError
+from atomslim.families.jmp import JMP
+from samples import CONSERVATIVE
+from small_models import jmp
+from train.water import waters
+
+
+@pytest.fixture(scope="module")
+def model() -> JMP:
+    return jmp(CONSERVATIVE, num_blocks=3, sum_scale=1.0)
+
+
+def difference(small: JMP, full: JMP) -> float:
+    batch = from_ase([sample.to_ase() for sample in waters(4)])
+    said, wanted = (one.predict(batch)["forces"].double() for one in (small, full))
+    return float((said - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+
+
+def test_the_block_that_costs_least_goes(model: JMP) -> None:
+    cuts = {block: keep_blocks(model, [one for one in (1, 2, 3) if one != block]) for block in (1, 2, 3)}
+    costs = {block: difference(small, model) for block, small in cuts.items()}
+    savings = {block: parameters(model) - parameters(small) for block, small in cuts.items()}
+    most = max(map(parameters, cuts.values()))
+    choice = cheapest(model, waters(4), size=most)
+    gone = ({1, 2, 3} - set(choice.cut.blocks)).pop()
+    wanted = parameters(model) - most
+    assert gone == min(costs, key=lambda block: costs[block] / min(savings[block], wanted))
+    assert choice.difference == pytest.approx(costs[gone], rel=1e-6)
+    assert choice.count == parameters(cuts[gone])
+    small = choice.apply(model)
+    assert small.block_ids == choice.cut.blocks
+    chosen = small.history[-1]["chosen"]
+    assert chosen["steps"][0]["without"] == f"block {gone}"
+    assert chosen["for"] == f"{most:,} parameters"
+    assert next(choice.words()).startswith(f"without block {gone}: {costs[gone]:.1%} from the full model")
+
+
+def test_speed_and_error_are_kept_to(model: JMP) -> None:
+    atoms = waters(1)[0].to_ase()
+    fast = cheapest(model, waters(1), speed=1.4).cut.of(model)
+    assert flops(model, atoms) >= 1.4 * flops(fast, atoms)
+    costs = [difference(keep_blocks(model, [one for one in (1, 2, 3) if one != block]), model) for block in (1, 2, 3)]
+    near = cheapest(model, waters(4), error=1.001 * min(costs))
+    assert len(near.cut.blocks) == 2
+    assert near.difference <= 1.001 * min(costs)
+    with pytest.raises(ConfigError, match=r"nothing can be left out within it: without block \d it is"):
+        cheapest(model, waters(1), error=1e-6)
+
+
+def test_energies_count_where_no_forces_are_predicted(model: JMP) -> None:
+    task = model.task().model_copy(update={"targets": model.task().targets[:1]})
+    single = model.with_blocks([1, 2, 3])
+    single.tasks = {task.name: task}
+    choice = cheapest(single, waters(3), size=parameters(model) - 1)
+    batch = from_ase([sample.to_ase() for sample in waters(3)])
+    said, wanted = ((one.predict(batch)["energy"].double() / 3).numpy() for one in (choice.apply(single), single))
+    expected = np.sqrt(np.mean((said - wanted) ** 2)) / np.std(wanted)
+    assert choice.difference == pytest.approx(expected, rel=1e-4)
+
+
+def test_wrong_targets_are_refused(model: JMP) -> None:
+    for wrong, message in (
+        ({}, "give one target"),
+        ({"size": 5, "speed": 2.0}, "give one target"),
+        ({"speed": 0.5}, "give 1 or more"),
+        ({"error": -1.0}, "give 0 or more"),
+        ({"size": 1}, "1 parameters: even without all that can be left out"),
+        ({"speed": 2.0, "cutoffs": [4.0]}, "cannot be given another cutoff"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            cheapest(model, waters(1), **wrong)
+    assert torch.is_grad_enabled()
