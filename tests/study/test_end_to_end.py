@@ -92,6 +92,8 @@ def test_all_strategies_have_numbers(study: Results) -> None:
 def test_students_start_where_they_should(study: Results) -> None:
     """The student's first validation is that of the cut it starts from."""
     for cut_first, strategy in DISTILLED.items():
+        if strategy not in {cell.strategy for cell in study.board.cells}:
+            continue
         cut = study.reduced(Variant(cut_first, 1), "direct")
         cell = next(cell for cell in study.board.cells if cell.kind == "distill" and cell.strategy == strategy)
         summary = json.loads((study.board.place(cell) / "run" / "summary.json").read_text())

@@ -8,7 +8,7 @@ import pytest
 from atomslim.benchmarking.turns import Gain
 from atomslim.study import figures, paper, summary, tables
 from atomslim.study.cells import Cell, cells_of
-from atomslim.study.options import StudyOptions, ValidateOptions
+from atomslim.study.options import DistillationOptions, StudyOptions, ValidateOptions
 from atomslim.study.report import write_report
 from atomslim.study.results import Results, Spread, Variant
 from atomslim.study.runner import Board
@@ -32,8 +32,20 @@ MAE = {
     "least-squares": 0.030,
     "distilled": 0.020,
     "least-squares-distilled": 0.015,
+    "least-squares-forces": 0.025,
+    "least-squares-forces-distilled": 0.012,
 }
 """eV/Å with two blocks; twice that with one."""
+
+FINER = OPTIONS.model_copy(
+    update={
+        "without": ("angles 1,angles 2",),
+        "cutoffs": (4.5,),
+        "realign": ("sliced", "least-squares-forces"),
+        "downstream": (),
+        "distill": DistillationOptions(start=("least-squares-forces",), steps=2),
+    }
+)
 
 SCORE = {"mean": [3.0, 4.0, 2.0, 1.0], "deviation": [0.1, 0.1, None, 0.1], "batches": 4}
 RELEVANCE = {
@@ -271,3 +283,36 @@ def test_convergence_shows_one_curve_for_each_number_of_blocks(results: Results)
         Variant("distilled", 2),
         Variant("distilled", 1),
     ]
+
+
+def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
+    board = Board(tmp_path, cells_of(FINER))
+    names = {cell.name for cell in board.cells}
+    assert {
+        "reduce-sliced-without-angles-1-angles-2",
+        "reduce-least-squares-forces-2",
+        "reduce-sliced-cutoff-4.5",
+        "distill-least-squares-forces-distilled-without-angles-1-angles-2-seed1",
+    } < names
+    for cell in board.cells:
+        board.place(cell).mkdir(parents=True)
+        found: dict[str, Any] = {"errors": errors(cell), "parameters": 1_500_000 if cell.without else 3_000_000}
+        if cell.kind == "speed":
+            row = SPEED["models"]["2"]  # type: ignore[index]
+            found = {**SPEED, "finer": {"angles 1,angles 2": row, "4.5": row}}
+        (board.place(cell) / "result.json").write_text(json.dumps(RELEVANCE if cell.kind == "relevance" else found))
+    results = Results(board, FINER)
+    rows = {row[0]: row for row in tables.pretraining(results).rows}
+    assert rows["without angles 1,angles 2, least squares with forces"][1:] == ("1.50", "25.0", "25.0")
+    assert rows["without angles 1,angles 2, distilled from least squares with forces"][2] == "13.0 ± 1.4"
+    assert rows["cutoff 4.5 Å"][2] == "50.0"
+    assert {row[0] for row in tables.efficiency(results).rows} >= {"without angles 1,angles 2", "cutoff 4.5 Å"}  # type: ignore[union-attr]
+    said = summary.sentences(results)
+    assert any(text.startswith("Without angles 1,angles 2: 50 % of the weights and 1.5 times as fast") for text in said)
+    (panel, _) = figures.finer(results)
+    assert [label.get_text() for label in panel.axes[0].get_xticklabels()] == [
+        "without angles 1,angles 2",
+        "cutoff 4.5 Å",
+    ]
+    write_report(results, tmp_path)
+    assert "Force error of cuts finer than blocks" in (tmp_path / "report.html").read_text()

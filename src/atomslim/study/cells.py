@@ -1,5 +1,6 @@
 """The cells of a study: what each of them computes, and which others it needs first."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -23,12 +24,18 @@ class Cell:
     """Blocks kept; None for the full model."""
     seed: int = 0
     downstream: str = ""
+    without: str = ""
+    """A finer cut with all blocks, its units with commas between them."""
+    cutoff: float | None = None
+    """A shorter cutoff (Å) with all blocks."""
 
     @property
     def name(self) -> str:
         """Name of the cell and of its folder."""
         parts = [self.kind, self.downstream, "" if self.strategy in _IMPLIED.get(self.kind, ()) else self.strategy]
         parts.append("" if self.blocks is None else str(self.blocks))
+        parts.append("-".join(["without", *re.findall(r"\w+", self.without)]) if self.without else "")
+        parts.append("" if self.cutoff is None else f"cutoff-{self.cutoff:g}")
         if self.kind in {"distill", "tune"} or self.needs is not None or self.strategy == "random":
             parts.append(f"seed{self.seed}")
         return "-".join(part for part in parts if part)
@@ -37,7 +44,7 @@ class Cell:
     def needs(self) -> "Cell | None":
         """The cell whose model this one starts from."""
         if self.kind in {"tune", "validate"} and self.strategy in DISTILLED.values():
-            return Cell("distill", self.strategy, self.blocks, self.seed)
+            return Cell("distill", self.strategy, self.blocks, self.seed, without=self.without)
         return None
 
 
@@ -50,13 +57,11 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
     if options.relevance:
         yield Cell("relevance")
     if options.mix:
-        yield Cell("reduce")
-        for blocks in options.blocks:
-            for strategy in options.realign:
-                yield from (Cell("reduce", strategy, blocks, seed) for seed in _seeds(strategy, options))
+        yield from _reduced(options)
     if options.distill is not None:
         for seed, student in product(options.seeds, options.distill.strategies):
             yield from (Cell("distill", student, blocks, seed) for blocks in options.blocks)
+            yield from (Cell("distill", student, seed=seed, without=cut) for cut in options.without)
     if options.speed is not None:
         yield Cell("speed")
     for downstream in options.downstream:
@@ -71,6 +76,20 @@ def _validated(options: StudyOptions) -> Iterator[Cell]:
     distilled = () if options.distill is None else options.distill.strategies
     for blocks, strategy in product(options.blocks, (*options.realign, *distilled)):
         yield Cell("validate", strategy, blocks, options.seeds[0])
+    for cut, strategy in product(options.without, (*options.realign, *distilled)):
+        yield Cell("validate", strategy, seed=options.seeds[0], without=cut)
+    yield from (Cell("validate", "sliced", seed=options.seeds[0], cutoff=cutoff) for cutoff in options.cutoffs)
+
+
+def _reduced(options: StudyOptions) -> Iterator[Cell]:
+    """Give the full model and every cut, re-aligned in every way."""
+    yield Cell("reduce")
+    for blocks in options.blocks:
+        for strategy in options.realign:
+            yield from (Cell("reduce", strategy, blocks, seed) for seed in _seeds(strategy, options))
+    for cut, strategy in product(options.without, options.realign):
+        yield from (Cell("reduce", strategy, seed=seed, without=cut) for seed in _seeds(strategy, options))
+    yield from (Cell("reduce", "sliced", cutoff=cutoff) for cutoff in options.cutoffs)
 
 
 def _seeds(strategy: Strategy, options: StudyOptions) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from atomslim.study.names import COLOURS, STRATEGIES, blocks
+from atomslim.study.names import finer as finer_name
 from atomslim.study.options import DISTILLED, Strategy
 from atomslim.study.results import FULL_MODEL, Curve, Results, Spread, Variant
 
@@ -50,6 +51,27 @@ def pretraining(results: Results) -> list[Figure]:
     ]
 
 
+def finer(results: Results) -> list[Figure]:
+    """Draw the force error of cuts finer than blocks, a panel for each pre-training task."""
+    named = list(dict.fromkeys(finer_name(variant) for variant in results.finer))
+    return [_finer_panel(results, task, named) for task in results.tasks] if named else []
+
+
+def _finer_panel(results: Results, task: str, named: Sequence[str]) -> Figure:
+    figure, axes = _panel(task, "", "force MAE (meV/Å)")
+    full = results.reduced(FULL_MODEL, task)
+    if full is not None:
+        axes.axhline(full.mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=STRATEGIES["full"])
+    for strategy in dict.fromkeys(variant.strategy for variant in results.finer):
+        of_strategy = [variant for variant in results.finer if variant.strategy == strategy]
+        places = [(named.index(finer_name(one)), results.reduced(one, task)) for one in of_strategy]
+        _line(axes, strategy, places, joined=False)
+    axes.set_xticks(range(len(named)), named, rotation=30, ha="right")
+    _errors_axis(axes)
+    _legend(figure)
+    return figure
+
+
 def downstream(results: Results) -> list[Figure]:
     """Draw the test error after fine-tuning against the blocks that are kept, a panel for each dataset (Fig. 3)."""
     figures = []
@@ -83,7 +105,8 @@ def convergence(results: Results) -> list[Figure]:
 
 def shown_curves(curves: Sequence[Curve]) -> list[Curve]:
     """Choose one curve for each number of blocks: distilled if there is one, or else sliced, or what there is."""
-    order: list[Strategy] = ["full", "distilled", "least-squares-distilled", "sliced", "least-squares", "random"]
+    order: list[Strategy] = ["full", "distilled", "least-squares-distilled", "least-squares-forces-distilled"]
+    order += ["sliced", "least-squares", "least-squares-forces", "random"]
     ranked = sorted(curves, key=lambda curve: order.index(curve.variant.strategy), reverse=True)
     best = {curve.variant.blocks: curve for curve in ranked}
     return [best[count] for count in sorted(best, key=lambda count: -(count or 10**6))]
@@ -122,7 +145,7 @@ def _against_blocks(results: Results, title: str, label: str, strategies: Sequen
     return figure
 
 
-def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | None]]) -> None:
+def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | None]], *, joined: bool = True) -> None:
     known = [(count, spread) for count, spread in points if spread is not None]
     if known:
         axes.errorbar(
@@ -134,6 +157,7 @@ def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | N
             markersize=4,
             capsize=2,
             linewidth=1.4,
+            linestyle="-" if joined else "none",
             label=STRATEGIES[strategy],
         )
 

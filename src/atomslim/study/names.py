@@ -8,8 +8,10 @@ STRATEGIES: dict[Strategy, str] = {
     "sliced": "sliced",
     "random": "random",
     "least-squares": "least squares",
+    "least-squares-forces": "least squares with forces",
     "distilled": "distilled",
     "least-squares-distilled": "distilled from least squares",
+    "least-squares-forces-distilled": "distilled from least squares with forces",
 }
 
 PAPER = "In the paper: sliced is BR, random is BR/RandomMLP, distilled is BR+KD."
@@ -21,6 +23,8 @@ COLOURS: dict[Strategy, str] = {
     "least-squares": "#009e73",
     "distilled": "#cc79a7",
     "least-squares-distilled": "#d55e00",
+    "least-squares-forces": "#56b4e9",
+    "least-squares-forces-distilled": "#8a6d00",
 }
 """Told apart with any colour vision (after Okabe and Ito), on white and on black."""
 
@@ -30,7 +34,17 @@ _COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 def label(variant: Variant) -> str:
     """Name a variant."""
     name = STRATEGIES[variant.strategy]
-    return name if variant.blocks is None else f"{blocks(variant.blocks)}, {name}"
+    if variant.cutoff is not None:
+        return finer(variant)
+    what = finer(variant) if variant.blocks is None else blocks(variant.blocks)
+    return f"{what}, {name}" if what else name
+
+
+def finer(variant: Variant) -> str:
+    """Name what is left out that is finer than blocks; empty where there is nothing."""
+    if variant.cutoff is not None:
+        return f"cutoff {variant.cutoff:g} Å"
+    return f"without {variant.without}" if variant.without else ""
 
 
 def blocks(count: int) -> str:

@@ -15,11 +15,24 @@ from atomslim.train.options import RunOptions, TaskOptions, validated
 from atomslim.train.problems import problem_of
 from atomslim.validation.checks import chosen_checks
 
-Realign = Literal["sliced", "random", "least-squares"]
-Start = Literal["sliced", "least-squares"]
-Strategy = Literal["full", "sliced", "random", "least-squares", "distilled", "least-squares-distilled"]
+Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
+Start = Literal["sliced", "least-squares", "least-squares-forces"]
+Strategy = Literal[
+    "full",
+    "sliced",
+    "random",
+    "least-squares",
+    "least-squares-forces",
+    "distilled",
+    "least-squares-distilled",
+    "least-squares-forces-distilled",
+]
 
-DISTILLED: dict[Start, Strategy] = {"sliced": "distilled", "least-squares": "least-squares-distilled"}
+DISTILLED: dict[Start, Strategy] = {
+    "sliced": "distilled",
+    "least-squares": "least-squares-distilled",
+    "least-squares-forces": "least-squares-forces-distilled",
+}
 """What a student starts from → its strategy."""
 
 
@@ -97,6 +110,12 @@ class StudyOptions(_Options):
     blocks: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(5, 4, 3, 2), min_length=1, description="blocks that are kept, from the first"
     )
+    without: tuple[str, ...] = Field(
+        default=(), description="finer cuts with all blocks, as in angles 2; several units of one cut: bonds 1,angles 1"
+    )
+    cutoffs: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(), description="shorter cutoffs in Å with all blocks, neither re-aligned nor distilled"
+    )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     realign: tuple[Realign, ...] = Field(default=("sliced", "random", "least-squares"), min_length=1)
     calibration: int = Field(default=256, ge=1, description="structures of each task for least squares")
@@ -115,13 +134,20 @@ class StudyOptions(_Options):
             _require_options(f"downstream {part.name}, finetune", FinetuneOptions, part.finetune)
         if self.distill is not None:
             _require_options("distill", DistillOptions, self.distill.run)
+        for cut in self.without:
+            if not all(units_of(cut)):
+                raise ValueError(f"without {cut!r}: name units, with commas between those of one cut")
         names = [part.name for part in self.downstream]
         if len(set(names)) < len(names):
             raise ValueError(f"two downstream datasets have one name: {', '.join(names)}")
         return self
 
     def _require_mix(self) -> None:
-        fitted = any("least-squares" in part.strategies for part in self.downstream)
+        fitted = any(
+            strategy in {"least-squares", "least-squares-forces"}
+            for part in self.downstream
+            for strategy in part.strategies
+        )
         if (self.distill is not None or self.relevance or fitted) and not self.mix:
             raise ValueError(
                 "relevance, distillation and least squares need data: name the model's tasks and datasets under mix"
@@ -137,6 +163,11 @@ class StudyOptions(_Options):
     def model_path(self) -> Path:
         """Where the full model is."""
         return located(Path(os.path.expandvars(self.model)).expanduser())[0]
+
+
+def units_of(cut: str) -> list[str]:
+    """Return the units of a finer cut."""
+    return [name.strip() for name in cut.split(",")]
 
 
 def _require_options(where: str, kind: type[RunOptions], values: dict[str, Any]) -> None:

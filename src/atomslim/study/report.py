@@ -62,6 +62,7 @@ def _drawn(results: Results) -> Drawn:
         drawn["relevance"] = figures.relevance(results.relevance)
     if results.options.mix:
         drawn["pretraining"] = figures.pretraining(results)
+        drawn["finer"] = figures.finer(results)
     if any(results.unit(part) for part in results.options.downstream):
         drawn["downstream"] = figures.downstream(results)
         drawn["convergence"] = figures.convergence(results)
@@ -115,6 +116,8 @@ def _mix(results: Results, drawn: Drawn) -> Iterator[str]:
         pretraining = tables.pretraining(results)
         yield page.heading(pretraining.title, pretraining.note)
         yield page.pictures(drawn["pretraining"], "Force error against the blocks that are kept.")
+        if drawn["finer"]:
+            yield page.pictures(drawn["finer"], "Force error of cuts finer than blocks, with all blocks.")
         yield pretraining.body()
         yield tables.growth(results).html()
         yield tables.published(results).folded()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import geometric_mean, mean, stdev
 from typing import Any, Literal
 
@@ -49,10 +49,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the model smaller; ``blocks`` None is the full model."""
+    """One way to make the model smaller, by blocks or finer; without any of it, the full model."""
 
     strategy: Strategy
     blocks: int | None
+    without: str = ""
+    cutoff: float | None = None
+
+    @property
+    def sliced(self) -> "Variant":
+        """The same cut, neither fitted nor trained."""
+        return replace(self, strategy="sliced")
 
 
 FULL_MODEL = Variant("full", None)
@@ -91,11 +98,19 @@ class Results:
     @property
     def variants(self) -> list[Variant]:
         """The full model and every cut of it, as the pre-training table has them."""
-        strategies: list[Strategy] = [*self.options.realign]
-        if self.options.distill is not None:
-            strategies += self.options.distill.strategies
-        cuts = [Variant(strategy, blocks) for blocks in self.options.blocks for strategy in strategies]
-        return [FULL_MODEL, *cuts]
+        cuts = [Variant(strategy, blocks) for blocks in self.options.blocks for strategy in self._strategies]
+        return [FULL_MODEL, *cuts, *self.finer]
+
+    @property
+    def finer(self) -> list[Variant]:
+        """Cuts finer than blocks, with every re-alignment and distillation; shorter cutoffs have none."""
+        cuts = [Variant(one, None, cut) for cut in self.options.without for one in self._strategies]
+        return [*cuts, *(Variant("sliced", None, cutoff=cutoff) for cutoff in self.options.cutoffs)]
+
+    @property
+    def _strategies(self) -> list[Strategy]:
+        distilled = () if self.options.distill is None else self.options.distill.strategies
+        return [*self.options.realign, *distilled]
 
     def reduced(self, variant: Variant, task: str, target: str = "forces") -> Spread | None:
         """Return the validation error of a variant on a pre-training task over seeds."""
@@ -115,7 +130,7 @@ class Results:
 
     def recovered(self, variant: Variant, task: str) -> float | None:
         """Return the share of what slicing lost that a variant wins back: 1 is the full model, 0 the sliced one."""
-        values = [self.reduced(one, task) for one in (FULL_MODEL, Variant("sliced", variant.blocks), variant)]
+        values = [self.reduced(one, task) for one in (FULL_MODEL, variant.sliced, variant)]
         if any(value is None for value in values):
             return None
         full, sliced, own = (value.mean for value in values if value is not None)
@@ -196,6 +211,12 @@ class Results:
         rows = {} if self.speed is None else self.speed["models"]
         return {int(blocks): Gain.read(row["speed-up"]) for blocks, row in rows.items() if "speed-up" in row}
 
+    def finer_speed_up(self, variant: Variant) -> Gain | None:
+        """Return how many times as fast as the full model a cut is that is finer than blocks."""
+        rows = {} if self.speed is None else self.speed.get("finer", {})
+        row = rows.get(variant.without or str(variant.cutoff))
+        return None if row is None else Gain.read(row["speed-up"])
+
     def parameters(self, variant: Variant) -> int | None:
         """Return the number of weights of a variant before any fine-tuning."""
         found = self._reduced(variant)
@@ -203,13 +224,17 @@ class Results:
 
     def physics(self, variant: Variant) -> dict[str, str]:
         """Return what the checks of a variant's physics say, by check; empty while they are not made."""
-        seed = self.options.seeds[0] if variant.blocks is not None else 0
-        found = self.board.result(Cell("validate", variant.strategy, variant.blocks, seed)) or {}
+        seed = 0 if variant == FULL_MODEL else self.options.seeds[0]
+        cell = Cell("validate", variant.strategy, variant.blocks, seed, without=variant.without, cutoff=variant.cutoff)
+        found = self.board.result(cell) or {}
         return dict(found.get("outcomes", {}))
 
     def _reduced(self, variant: Variant) -> list[dict[str, Any]]:
         kind: Kind = "distill" if variant.strategy in DISTILLED.values() else "reduce"
-        return self._found(Cell(kind, variant.strategy, variant.blocks, seed) for seed in self.options.seeds)
+        return self._found(
+            Cell(kind, variant.strategy, variant.blocks, seed, without=variant.without, cutoff=variant.cutoff)
+            for seed in self.options.seeds
+        )
 
     def _tuned_errors(self, downstream: DownstreamOptions) -> list[dict[str, Any]]:
         variants = self.tuned_variants(downstream)

@@ -20,7 +20,7 @@ from atomslim.study.work import Workshop
 from atomslim.threads import shared_among
 from atomslim.train.folder import RunFolder, require_own
 
-_ADDED = ("title", "blocks", "seeds", "realign", "speed", "validate_physics", "accelerator")
+_ADDED = ("title", "blocks", "without", "cutoffs", "seeds", "realign", "speed", "validate_physics", "accelerator")
 """Options that may change while a study goes on: they add cells, and leave the results of others as they are."""
 
 OWN = ("config.yaml", "versions.json", NOTE, "cells", "figures", "report.html", "report.md", "results.json")

@@ -1,10 +1,10 @@
 """What a study found, in a few plain sentences made from its numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
-from atomslim.study.names import STRATEGIES, blocks, label, spelled
+from atomslim.study.names import STRATEGIES, blocks, finer, label, spelled
 from atomslim.study.options import DownstreamOptions
 from atomslim.study.results import FULL_MODEL, Results, Variant
 from atomslim.validation.columns import failed
@@ -13,6 +13,7 @@ from atomslim.validation.columns import failed
 def sentences(results: Results) -> list[str]:
     """Say what was cut, what it cost, what it gained, which blocks matter least, and how much of the study is done."""
     found = [_cut(results, count) for count in results.options.blocks]
+    found += [_finer(results, name) for name in dict.fromkeys(map(finer, results.finer))]
     found += [_tuned(results, part) for part in results.options.downstream]
     return [*filter(None, found), *_physics(results), *_relevance(results), _state(results)]
 
@@ -23,7 +24,7 @@ def _cut(results: Results, count: int) -> str:
     gains = [f"keep {_percent(cut / full)} of the weights"] if full and cut else []
     if count in results.speed_up:
         gains.append(_speed(results.speed_up[count]))
-    costs = _costs(results, count)
+    costs = _costs(results, [one for one in results.variants if one.blocks == count])
     if not gains and not costs:
         return ""
     whole = "" if results.blocks is None else f" of {spelled(results.blocks).lower()}"
@@ -41,9 +42,22 @@ def _speed(gain: Gain) -> str:
     )
 
 
-def _costs(results: Results, count: int) -> str:
+def _finer(results: Results, name: str) -> str:
+    """Return one sentence on a cut finer than blocks; empty while there is nothing to say."""
+    chosen = [one for one in results.finer if finer(one) == name]
+    full, cut = results.parameters(FULL_MODEL), results.parameters(chosen[0].sliced)
+    gains = [f"{_percent(cut / full)} of the weights"] if full and cut else []
+    gain = results.finer_speed_up(chosen[0])
+    gains += [] if gain is None else [f"{gain.median if gain.reliable else gain.flops:.2g} times as fast"]
+    costs = _costs(results, chosen)
+    if not gains and not costs:
+        return ""
+    return f"{name[0].upper()}{name[1:]}: {'; '.join(filter(None, [' and '.join(gains), costs]))}."
+
+
+def _costs(results: Results, variants: Sequence[Variant]) -> str:
     """Say how the force error grows with every strategy; a random layer that is not trained yet says nothing."""
-    chosen = [one for one in results.variants if one.blocks == count and one.strategy != "random"]
+    chosen = [one for one in variants if one.strategy != "random"]
     if len(results.tasks) != 1:
         factors = [(one, results.growth(one)) for one in chosen]
         parts = [f"{value:.2g} {STRATEGIES[one.strategy]}" for one, value in factors if value is not None]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from atomslim.benchmarking.turns import BOUND
+from atomslim.benchmarking.turns import BOUND, Gain
 from atomslim.report.page import TextTable, number
 from atomslim.study import paper
 from atomslim.study.names import PAPER, label
@@ -46,7 +46,7 @@ def growth(results: Results) -> TextTable:
     comparable = results.blocks in {None, paper.BLOCKS}
     rows = []
     for variant in results.variants[1:]:
-        theirs = paper.growth(variant.strategy, variant.blocks) if comparable else None
+        theirs = paper.growth(variant.strategy, variant.blocks) if comparable and variant.blocks is not None else None
         shares = (_percent(results.recovered(variant, task)) for task in results.tasks)
         rows.append((label(variant), _times(results.growth(variant)), _times(theirs), *shares))
     return TextTable(
@@ -119,6 +119,12 @@ def efficiency(results: Results) -> TextTable | None:
         )
         for blocks, row in sorted(found["models"].items(), key=lambda pair: -int(pair[0]))
     ]
+    theirs_none = ("",) * (4 if results.blocks == paper.BLOCKS else 0)
+    for name, row in found.get("finer", {}).items():
+        gain = Gain.read(row["speed-up"])
+        numbers = row["structures per second"], row["flops"] / 1e9, row["parameters"] / 1e6
+        rate, flops, millions = map(number, numbers)
+        rows.append((_finer_name(results, name), rate, str(gain), flops, millions, *theirs_none))
     columns = ("blocks", "samples/s", "speed-up", "GFLOPs", "M parameters")
     theirs = tuple(f"paper: {name}" for name in columns[1:]) if results.blocks == paper.BLOCKS else ()
     return TextTable(
@@ -151,6 +157,10 @@ def failures(results: Results) -> TextTable | None:
     rows = [(cell.name, _STATES[state], board.error(cell)) for cell, state in board.states().items() if state != "done"]
     note = "They are tried again when the study is run again."
     return TextTable("Cells without a result", note, ("cell", "state", "reason"), tuple(rows)) if rows else None
+
+
+def _finer_name(results: Results, name: str) -> str:
+    return f"without {name}" if name in results.options.without else f"cutoff {float(name):g} Å"
 
 
 def _paper_efficiency(blocks: int) -> tuple[str, str, str, str]:

@@ -15,6 +15,7 @@ from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.passes import Job
 from atomslim.benchmarking.speed import measure_jobs
 from atomslim.benchmarking.structures import structure
+from atomslim.compress.cutoff import with_cutoff
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.data.in_memory import opened
@@ -24,7 +25,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.metadata import checksum
 from atomslim.models.model_file import load
 from atomslim.study.cells import Cell
-from atomslim.study.options import DownstreamOptions, Start, StudyOptions
+from atomslim.study.options import DISTILLED, DownstreamOptions, Start, StudyOptions, units_of
 from atomslim.study.origin import require_same_model
 from atomslim.study.outcome import outcome
 from atomslim.study.references import with_references
@@ -37,7 +38,7 @@ from atomslim.train.validation import Processes, mean_errors, model_errors
 from atomslim.validation.columns import outcomes
 from atomslim.validation.run import validate
 
-_STARTS: dict[str, Start] = {"distilled": "sliced", "least-squares-distilled": "least-squares"}
+_STARTS: dict[str, Start] = {strategy: start for start, strategy in DISTILLED.items()}
 
 
 class Workshop:
@@ -86,13 +87,13 @@ class Workshop:
     def _reduce(self, cell: Cell, place: Path) -> dict[str, Any]:
         del place
         found = self._errors(self._cut(cell))
-        return found if cell.blocks is not None else {**found, "mean": self._mean_errors(), "sample": self._sample()}
+        return found if cell != Cell("reduce") else {**found, "mean": self._mean_errors(), "sample": self._sample()}
 
     def _distill(self, cell: Cell, place: Path) -> dict[str, Any]:
         options = self.options.distill
         if options is None:
             raise ConfigError("the study has no options distill")
-        cut = Cell("reduce", _STARTS[cell.strategy], cell.blocks)
+        cut = Cell("reduce", _STARTS[cell.strategy], cell.blocks, without=cell.without)
         student = distill(
             self._cut(cut),
             self.full,
@@ -123,6 +124,9 @@ class Workshop:
             str(blocks or self.full.num_blocks): self._cut(Cell("reduce", "sliced", blocks))
             for blocks in (None, *self.options.blocks)
         }
+        finer = [Cell("reduce", "sliced", without=cut) for cut in self.options.without]
+        finer += [Cell("reduce", "sliced", cutoff=cutoff) for cutoff in self.options.cutoffs]
+        models |= {_finer(cell): self._cut(cell) for cell in finer}
         task = speed.task or next(iter(self.full.tasks))
         jobs = {name: Job(model, task, speed.mode) for name, model in models.items()}
         found = measure_jobs(jobs, [structure(speed.structures)], repeats=speed.repeats)
@@ -139,14 +143,15 @@ class Workshop:
             "machine": machine(self.device),
             "structure": speed.structures,
             "mode": speed.mode,
-            "models": rows,
+            "models": {name: row for name, row in rows.items() if name not in map(_finer, finer)},
+            "finer": {name: rows[name] for name in map(_finer, finer)},
         }
 
     def _validate(self, cell: Cell, place: Path) -> dict[str, Any]:
         options = self.options.validate_physics
         if options is None:
             raise ConfigError("the study has no options validate_physics")
-        against = None if cell.blocks is None else self.full
+        against = None if cell.strategy == "full" else self.full
         how: dict[str, Any] = {"task": options.task or next(iter(self.full.tasks)), "progress": False}
         found = validate(
             self._start(cell),
@@ -177,22 +182,29 @@ class Workshop:
     def _known(self, cell: Cell) -> str:
         """Say what a cell's model is made from: made again with other threads, its last digits may differ."""
         seed = cell.seed if cell.strategy == "random" else 0
-        return f"{self._checksum}, {cell.strategy}, {cell.blocks or 'all'} blocks, seed {seed}"
+        finer = f" without {cell.without}" if cell.without else ""
+        return f"{self._checksum}, {cell.strategy}, {cell.blocks or 'all'} blocks{finer}, seed {seed}"
 
     @cached_property
     def _checksum(self) -> str:
         return checksum(self.options.model_path)
 
     def _cut(self, cell: Cell) -> BlockModel:
-        if cell.blocks is None:
+        if cell.cutoff is not None:
+            return with_cutoff(self.full, cell.cutoff)
+        if cell.blocks is None and not cell.without:
             return self.full
-        if cell.strategy == "least-squares":
-            calibration = self.samples("train", self.options.calibration)
+        blocks = self.full.num_blocks if cell.blocks is None else cell.blocks
+        without = units_of(cell.without) if cell.without else ()
+        if cell.strategy == "least-squares" or cell.strategy == "least-squares-forces":  # noqa: PLR1714 - for mypy
             limit = self.options.calibration
-            return keep_blocks(self.full, cell.blocks, realign="least-squares", calibration=calibration, limit=limit)
+            calibration = self.samples("train", limit)
+            return keep_blocks(
+                self.full, blocks, realign=cell.strategy, calibration=calibration, limit=limit, without=without
+            )
         if cell.strategy == "random":
-            return keep_blocks(self.full, cell.blocks, realign="random", seed=cell.seed)
-        return keep_blocks(self.full, cell.blocks)
+            return keep_blocks(self.full, blocks, realign="random", seed=cell.seed, without=without)
+        return keep_blocks(self.full, blocks, without=without)
 
     def _errors(self, model: BlockModel) -> dict[str, Any]:
         """Return the errors on every task's validation set."""
@@ -228,6 +240,10 @@ class Workshop:
             opened(options.data, options.options), named, normalisation=own_scales(task), graph=task.graph
         )
         return on_reference_of_model(made, self.full)
+
+
+def _finer(cell: Cell) -> str:
+    return cell.without or str(cell.cutoff)
 
 
 def _plain(errors: Mapping[str, Errors]) -> dict[str, Any]:
