@@ -54,7 +54,7 @@ def test_a_cut_with_least_squares_of_forces(tmp_path: Path, capsys: pytest.Captu
     assert cli.main(["prune", str(full), "-o", str(small), "--blocks", "1", *fit, *data]) == 0
     printed = capsys.readouterr().out
     assert "readout: least-squares-forces" in printed
-    assert "on 2 held-out structures" in printed
+    assert "on 8 held-out structures" in printed
     entry = load(small).history[-1]
     assert entry["force fit"]["rows"] == 8 * 3
     assert entry["weights"] == {"forces": 1.5, "stress": 0.5}
