@@ -2,10 +2,13 @@
 
     python benchmarks/families.py                               # writes benchmarks/results/families.md
     python benchmarks/families.py chgnet:0.3.0 --atoms 8        # one family, one size: seconds
+    python benchmarks/families.py mace:128x0e mace:128x0e+128x1o -o mace.md     # in the environment of MACE
 
 Energy, forces and stress of MgO crystals, one step of dynamics after the other: before every step all atoms move by
 some thousandths of an ångström, so that no calculator gives the last answer again, and neighbours are found anew where
-a calculator does so. The calculators take turns in a random order. Times are of the processor, with one thread, so that
+a calculator does so. No weights of MACE come with its package: models are made of the sizes of its foundation models
+(89 elements, cutoff 6 Å, two blocks), with the hidden irreps of their names and random weights, on which times do not
+depend. The calculators take turns in a random order. Times are of the processor, with one thread, so that
 other work on the machine counts little; ratios are those of one round, told by their median and their range, and beside
 them stands the ratio of the shortest times.
 """
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,7 +55,43 @@ def sevennet(name: str) -> Any:
     return SevenNetCalculator(name, device="cpu")
 
 
-OWN: dict[str, Callable[[str], Any]] = {"chgnet": chgnet, "sevennet": sevennet}
+def mace(name: str) -> Any:
+    """Return the calculator of the package mace-torch for a file."""
+    from mace.calculators import MACECalculator  # noqa: PLC0415 - one of several optional packages
+
+    return MACECalculator(name, device="cpu", default_dtype="float32")
+
+
+def random_mace(irreps: str, path: Path) -> None:
+    """Save a MACE model of the sizes of the package's foundation models, with random weights."""
+    from atomslim.families.mace.package import blocks, models, o3  # noqa: PLC0415 - one of several optional packages
+
+    torch.manual_seed(0)
+    residual = blocks.RealAgnosticResidualInteractionBlock
+    model = models.ScaleShiftMACE(
+        r_max=6.0,
+        num_bessel=10,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=residual,
+        interaction_cls_first=residual,
+        num_interactions=2,
+        num_elements=89,
+        hidden_irreps=o3.Irreps(irreps),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros((1, 89)),
+        avg_num_neighbors=60.0,
+        atomic_numbers=list(range(1, 90)),
+        correlation=3,
+        gate=torch.nn.functional.silu,
+        atomic_inter_scale=[0.8],
+        atomic_inter_shift=[0.0],
+        heads=["Default"],
+    )
+    torch.save(model, path)
+
+
+OWN: dict[str, Callable[[str], Any]] = {"chgnet": chgnet, "sevennet": sevennet, "mace": mace}
 """Family → what makes the calculator of its package for a name."""
 
 MODELS = ("chgnet:0.3.0", "sevennet:7net-0")
@@ -99,9 +139,13 @@ def step(calculator: Any, atoms: Atoms) -> float:
 def measured(model: str, size: int, repeats: int) -> Row:
     """Let the two calculators of a model take turns."""
     family, _, name = model.partition(":")
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        calculators = {"package": OWN[family](name), "ours": atomslim.Calculator(model)}
+        source = model
+        if family == "mace":
+            source = name = str(Path(folder) / "random.model")
+            random_mace(model.partition(":")[2], Path(name))
+        calculators = {"package": OWN[family](name), "ours": atomslim.Calculator(source)}
         random, atoms = np.random.default_rng(0), crystal(size)
         times: dict[str, list[float]] = {"package": [], "ours": []}
         for turn in range(repeats + 1):

@@ -75,8 +75,10 @@ def test_other_models_of_the_package_are_named(tmp_path: Path) -> None:
 
 
 def test_names_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no weights come with the package"):
+    with pytest.raises(ConfigError, match=r"do not come with the package: download https://.*\.model and give"):
         atomslim.load("mace:medium")
+    with pytest.raises(ConfigError, match="mace:huge: the package has no weights and knows small, medium, "):
+        atomslim.load("mace:huge")
     with pytest.raises(ConfigError, match="have no option head"):
         atomslim.load(saved(tmp_path / "a.model", **SMALL), head="Default")
 

@@ -12,6 +12,7 @@ pytest.importorskip("families.mace.needed", exc_type=ImportError)
 import atomslim
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import AtomslimWarning, ConfigError
+from families.labels import require_labels_are_learned
 from families.mace.package_models import calculator, saved
 from train.water import waters
 
@@ -75,6 +76,10 @@ def test_a_cut_learns_outputs_scalars_blocks_and_hessian_rows_of_the_full_model(
     taught = atomslim.distill(student, teacher, data=waters(20), **run)
     assert taught.block_ids == (2,)
     assert any(not torch.equal(a, b) for a, b in zip(taught.parameters(), student.parameters(), strict=True))
+
+
+def test_labels_of_0_and_1_are_learned(file: Path, tmp_path: Path) -> None:
+    require_labels_are_learned(atomslim.load(file), tmp_path)
 
 
 def test_direct_forces_are_refused(file: Path) -> None:

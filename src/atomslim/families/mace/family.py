@@ -52,9 +52,16 @@ class MACEFamily(Family):
         return MACE(config, tasks)
 
     def locate(self, name: str) -> Path:
-        """Say where models are: none come with the package."""
+        """Say where a model is to be had: none come with the package."""
+        from atomslim.families.mace.package import addresses  # noqa: PLC0415 - needs the package
+
+        known = addresses()
+        if name not in known:
+            raise ConfigError(
+                f"mace:{name}: the package has no weights and knows {', '.join(known)}: give the path of a file"
+            )
         raise ConfigError(
-            f"mace:{name}: no weights come with the package: download the model and give the path of its file"
+            f"mace:{name}: its weights do not come with the package: download {known[name]} and give the file's path"
         )
 
     def recognises(self, path: Path) -> bool:

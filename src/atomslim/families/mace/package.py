@@ -19,7 +19,7 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it says that 
     from e3nn.util.codegen import CodeGenMixin
     from mace.modules import blocks, models, radial
 
-__all__ = ["blocks", "building", "models", "normalize2mom", "o3", "radial", "tidied"]
+__all__ = ["addresses", "blocks", "building", "models", "normalize2mom", "o3", "radial", "tidied"]
 
 
 @contextmanager
@@ -63,3 +63,12 @@ def scalars(text: str) -> int:
     """Return how many even scalars irreps begin with."""
     first = o3.Irreps(text)[0]
     return int(first.mul) if first.ir == o3.Irrep(0, 1) else 0
+
+
+def addresses() -> dict[str, str]:
+    """Return where the package would download each of its foundation models for materials, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mace.calculators import foundations_models  # noqa: PLC0415 - it imports the package's calculators
+
+    return dict(foundations_models.mace_mp_urls)
