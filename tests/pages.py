@@ -7,6 +7,9 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
+
 ROOT = Path(__file__).parents[1]
 
 _FENCED = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", flags=re.DOTALL | re.MULTILINE)
@@ -29,6 +32,16 @@ def run_python(page: Path, **replacements: str) -> dict[str, Any]:
             block = re.sub(rf'\b{written}="[^"]*"', instead, block)  # noqa: PLW2901 - the same block, quicker
         exec(compile(block, str(page), "exec"), namespace)  # noqa: S102 - our own page
     return namespace
+
+
+def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the drawing into files: it takes as long as the rest, and is tested where figures are made."""
+    drawn = Figure.savefig
+
+    def perhaps_drawn(figure: Figure, target: Any, **options: Any) -> None:
+        return target.touch() if isinstance(target, Path) else drawn(figure, target, **options)
+
+    monkeypatch.setattr(Figure, "savefig", perhaps_drawn)
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:

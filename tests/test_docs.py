@@ -7,12 +7,10 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from ase.io import write
-from matplotlib.figure import Figure
 
 import atomslim
 from atomslim.cli.main import app
@@ -21,7 +19,7 @@ from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, validated
 from atomslim.train.pretrain import PretrainOptions
-from pages import ROOT, blocks, command_lines, run_python
+from pages import ROOT, blocks, command_lines, run_python, without_drawing
 from small_models import jmp
 from train.water import waters
 
@@ -47,13 +45,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(("frames", "oc20", "ani1x", "aspirin")):
         write(tmp_path / f"{name}.xyz", [sample.to_ase() for sample in waters(12, seed=seed)])
     monkeypatch.chdir(tmp_path)
-    drawn = Figure.savefig
-
-    def perhaps_drawn(figure: Figure, target: Any, **options: Any) -> None:
-        """Leave out the drawing into files: it takes as long as the rest, and is tested where figures are made."""
-        return target.touch() if isinstance(target, Path) else drawn(figure, target, **options)
-
-    monkeypatch.setattr(Figure, "savefig", perhaps_drawn)
+    without_drawing(monkeypatch)
     return tmp_path
 
 

@@ -8,6 +8,7 @@ import pytest
 from ase.io import write
 
 import atomslim
+from pages import without_drawing
 from samples import DIRECT
 from small_models import jmp
 from train.water import waters
@@ -21,6 +22,7 @@ def test_half_the_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     write(tmp_path / "water.xyz", [sample.to_ase() for sample in waters(20)])
     arguments = ["model.safetensors", "direct=xyz:water.xyz", "-o", "half", "--budget", "1s", "--limit", "8"]
     monkeypatch.chdir(tmp_path)
+    without_drawing(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["half_the_price.py", *arguments])
     runpy.run_path(str(EXAMPLES / "half_the_price.py"), run_name="__main__")
     printed = capsys.readouterr().out
