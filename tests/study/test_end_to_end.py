@@ -155,7 +155,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 def test_a_failing_cell_stops_no_other_and_is_listed_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bad.xyz").write_text("1\n\nH 0 0 0\n")
     bad = downstream(str(tmp_path / "bad.xyz")) | {"strategies": ["full"]}
-    quick = {"relevance": 0, "speed": None, "realign": ["sliced"], "distill": None}
+    quick = {"relevance": 0, "speed": None, "realign": ["sliced"], "distill": None, "validate_physics": None}
     results = run_study(toy(tmp_path, **quick, downstream=[bad]), tmp_path / "study", say=quiet)
     states = {cell.name: state for cell, state in results.board.states().items()}
     assert states == {"reduce-full": "done", "reduce-sliced-1": "done", "tune-other-full-seed0": "failed"}
