@@ -1,7 +1,8 @@
 """Make what comes with the package: the weights, in half precision, and the structures that pre-training held out.
 
 Run `atomslim data generate -o generated/ --domains dynamics --structures 300`, and from the repository's root
-`python studies/mini/embed.py generated/ runs/mini`.
+`python studies/mini/embed.py mini runs/mini` for a model, and
+`python studies/mini/embed.py sample generated/ runs/mini` for the sample, which both models share.
 """
 
 import sys
@@ -15,9 +16,13 @@ from atomslim.data.staging import write_container
 from atomslim.families.jmp.embedded import HERE
 
 
-def main(generated: Path, run: Path) -> None:
-    """Write the best weights, validation and test groups of each domain, and all of the dynamics."""
-    save(load(run / "best.safetensors").half(), HERE / "mini.safetensors")
+def embed(name: str, run: Path) -> None:
+    """Write the best weights of a run under a model's name."""
+    save(load(run / "best.safetensors").half(), HERE / f"{name}.safetensors")
+
+
+def sample(generated: Path, run: Path) -> None:
+    """Write validation and test groups of each domain, and all of the dynamics."""
     for path in sorted(generated.glob(f"*{SUFFIX}")):
         whole = Container(path)
         numbers = range(len(whole))
@@ -30,4 +35,5 @@ def main(generated: Path, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    what, *paths = sys.argv[1:]
+    sample(*map(Path, paths)) if what == "sample" else embed(what, *map(Path, paths))

@@ -69,7 +69,7 @@ def located(path: str | os.PathLike[str]) -> tuple[Path, Family | None]:
         chosen = family(prefix)
         chosen.require_package()
         return chosen.locate(rest), chosen
-    if not Path(path).suffix and text.isidentifier():
+    if Path(text).name == text and not Path(text).suffix:
         for one in families():
             if text in one.embedded:
                 return one.locate(text), one

@@ -49,7 +49,7 @@ def run_study(
     board = Board(Path(output), cells_of(options))
     require_own(board.folder, OWN)
     if not report_only:
-        if options.model != "mini" and not options.model_path.is_file():
+        if not options.model_path.is_file():
             raise ConfigError(f"{options.model_path}: there is no such model file: check the option model")
         begin(options, board.folder)
         board.forget_errors()

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import bulk, molecule
 
-from atomslim import block_relevance, load
+from atomslim import Calculator, block_relevance, load
 from atomslim.data import open_dataset
 from atomslim.data.readers import mini
 from atomslim.errors import CheckpointError
 from atomslim.evaluation.batches import spread_out
 from atomslim.evaluation.evaluate import evaluate
-from atomslim.families.jmp.embedded import HERE, card
+from atomslim.families.jmp.embedded import HERE, NAMES, card
 from atomslim.models.registry import located
 
 TASKS = ("molecules", "reactions", "adsorbates", "oxides")
@@ -23,6 +24,37 @@ def test_it_is_a_small_model_of_six_blocks_and_four_tasks() -> None:
     assert tuple(model.tasks) == TASKS
     assert 2e6 < sum(weight.numel() for weight in model.parameters()) < 4e6
     assert located("mini")[0].stat().st_size <= 12e6
+
+
+def test_the_smooth_one_has_four_blocks_and_no_caps() -> None:
+    model = load("mini-smooth")
+    assert model.block_ids == (1, 2, 3, 4)
+    assert tuple(model.tasks) == TASKS
+    assert not any(task.direct or task.graph.neighbours for task in model.tasks.values())
+    assert located("mini-smooth")[0].stat().st_size <= 6e6
+
+
+@pytest.mark.parametrize("rattle", [0.0, 0.05])
+def test_the_numbering_of_atoms_does_not_matter_to_the_smooth_one(rattle: float) -> None:
+    atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    atoms.rattle(rattle, seed=1)
+    atoms.calc = Calculator(load("mini-smooth").double(), task="oxides")
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    order = np.random.default_rng(0).permutation(len(atoms))
+    other = atoms[order]
+    other.calc = atoms.calc
+    assert other.get_potential_energy() == pytest.approx(energy, abs=1e-9)
+    np.testing.assert_allclose(other.get_forces(), forces[order], atol=1e-9)
+
+
+def test_its_forces_are_the_slope_of_the_energy() -> None:
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = Calculator(load("mini-smooth").double(), task="molecules")
+    force, energies = atoms.get_forces()[2, 1], []
+    for shift in (-1e-4, 2e-4):
+        atoms.positions[2, 1] += shift
+        energies.append(atoms.get_potential_energy())
+    assert (energies[0] - energies[1]) / 2e-4 == pytest.approx(force, abs=1e-5)
 
 
 def test_its_sample_is_small_too() -> None:
@@ -41,16 +73,29 @@ def test_a_file_of_the_same_name_goes_first(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_card_says_what_it_is_and_is_not() -> None:
-    for words in ("GFN2-xTB", "GFN1-xTB", "not a production potential", "generate", *TASKS):
-        assert words in card("mini")
+    for name in NAMES:
+        for words in ("GFN2-xTB", "GFN1-xTB", "not a production potential", "generate", *TASKS):
+            assert words in card(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "times"), [("molecules", 9), ("reactions", 5), ("adsorbates", 5), ("oxides", 4)])
-def test_forces_are_far_better_than_none(task: str, times: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "task", "times"),
+    [
+        ("mini", "molecules", 9),
+        ("mini", "reactions", 5),
+        ("mini", "adsorbates", 5),
+        ("mini", "oxides", 4),
+        ("mini-smooth", "molecules", 8),
+        ("mini-smooth", "reactions", 4.5),
+        ("mini-smooth", "adsorbates", 3),
+        ("mini-smooth", "oxides", 2),
+    ],
+)
+def test_forces_are_far_better_than_none(name: str, task: str, times: float) -> None:
     chosen = spread_out(open_dataset(f"mini:{task}"), 60)
     nothing = np.abs(np.concatenate([sample.targets["forces"][~sample.fixed] for sample in chosen])).mean()
-    assert evaluate(load("mini"), chosen, task=task).errors["forces"].mae * times < nothing
+    assert evaluate(load(name), chosen, task=task).errors["forces"].mae * times < nothing
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""Models that come with the package, by name: `atomslim.load("mini")`. Each has a model card beside it."""
+"""Models that come with the package, by name: `mini`, and `mini-smooth` for dynamics. Each has a card beside it."""
 
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
-NAMES = ("mini",)
+NAMES = ("mini", "mini-smooth")
 """What there is."""
 
 

@@ -1,0 +1,39 @@
+"""Make the model that atomslim-mini-smooth starts from: the first four blocks of atomslim-mini, on smooth graphs.
+
+Forces become gradients of the energy, whose heads are kept; quadruplets are left out, and so is the mean per structure.
+
+    python studies/mini-smooth/start.py start.safetensors
+"""
+
+import sys
+
+from atomslim import keep_blocks, load, save
+from atomslim.families.jmp.graph_settings import JMPGraphSettings
+from atomslim.models.retask import replace_tasks
+from atomslim.models.tasks import Target, Task
+from atomslim.train.heads import with_tasks
+
+GRAPH = JMPGraphSettings(cutoff=6.0, smooth=10, quad=0, symmetrise="invariant")
+FORCES = Target(name="forces", kind="conservative_forces", unit="eV/Å")
+
+
+def main(output: str) -> None:
+    """Write the start."""
+    cut = keep_blocks(load("mini").float(), 4)
+    energies = {
+        task.name: next(target for target in task.targets if target.kind == "energy") for task in cut.tasks.values()
+    }
+    tasks = [Task(name=name, graph=GRAPH, targets=(energy, FORCES)) for name, energy in energies.items()]
+    model = with_tasks(cut, tasks, reuse={name: name for name in energies})
+    replace_tasks(
+        model, [task.model_copy(update={"targets": tuple(map(_without_mean, task.targets))}) for task in tasks]
+    )
+    save(model, output)
+
+
+def _without_mean(target: Target) -> Target:
+    return target.model_copy(update={"mean": 0.0})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
