@@ -1,0 +1,1 @@
+"""From structures and a teacher to a small, fast, validated model, in one command."""
