@@ -51,6 +51,19 @@ def shared_among(processes: int) -> None:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, whatever anybody chose: for times that are compared."""
+    import torch  # noqa: PLC0415 - as above
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def fitting_threads(model: "nn.Module", atoms: int) -> Iterator[None]:
     """Compute with as many threads as a pass of the model over so many atoms is worth, at most as many as before."""
     import torch  # noqa: PLC0415 - as above

@@ -38,6 +38,7 @@ from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
+from atomslim.cli.students import students
 from atomslim.cli.study import study
 from atomslim.cli.validate import validate
 from atomslim.errors import AtomslimError, AtomslimWarning, one_line, printable
@@ -61,6 +62,7 @@ app.command(relevance)
 app.command(prune)
 app.command(pool)
 app.command(label)
+app.command(students)
 app.command(distill)
 app.command(finetune)
 app.command(evaluate)

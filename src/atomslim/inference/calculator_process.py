@@ -8,8 +8,8 @@ and the bytes of the arrays that it lists; so nothing that arrives is ever execu
 |---|---|---|
 | first, in | module, attribute and arguments of a calculator; or model and task | |
 | answer | what it is: names, versions, settings; or `failed` | |
-| each, in | names and texts of `info` | numbers, positions, cell, pbc, and other arrays of the atoms |
-| answer | {}; or `error` | the results that there are |
+| each, in | names and texts of `info`; and `timed` | numbers, positions, cell, pbc, and other arrays of the atoms |
+| answer | {}; or `error` | the results that there are; of what is `timed`, the seconds of a step |
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 RESULTS = ("energy", "free_energy", "forces", "stress", "energies")
 """What a calculator is asked for, as far as it knows it; stress where there is a volume."""
@@ -73,6 +73,15 @@ def results(calculator: Calculator, atoms: Atoms) -> dict[str, Any]:
     except NotImplementedError:  # for one of them
         return {name: value for name in names if (value := _single(calculator, atoms, name)) is not None}
     return {name: calculator.results[name] for name in names if name in calculator.results}
+
+
+def seconds(calculator: Calculator, atoms: Atoms) -> float:
+    """Time a step of dynamics: the forces of atoms that moved, with whatever the calculator keeps between steps."""
+    moved = atoms.copy()
+    moved.calc = calculator
+    start = time.perf_counter()
+    moved.get_forces()
+    return time.perf_counter() - start
 
 
 def _single(calculator: Calculator, atoms: Atoms, name: str) -> Any:
@@ -145,11 +154,11 @@ def unpack(file: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return head, arrays
 
 
-def of_atoms(atoms: Atoms) -> bytes:
+def of_atoms(atoms: Atoms, **head: Any) -> bytes:
     """Make the message of a structure: its arrays of numbers, and the numbers and texts that come with it."""
     arrays = {name: value for name, value in atoms.arrays.items() if value.dtype.kind in "biuf"}
     info = {name: value for name, value in atoms.info.items() if isinstance(value, (bool, int, float, str))}
-    return pack({"info": info}, {**arrays, "cell": atoms.cell.array, "pbc": atoms.pbc})
+    return pack({"info": info, **head}, {**arrays, "cell": atoms.cell.array, "pbc": atoms.pbc})
 
 
 def to_atoms(head: Mapping[str, Any], arrays: dict[str, Any]) -> Atoms:
@@ -181,7 +190,8 @@ def main() -> None:
         return
     _send(target, pack(what, {}))
     while (message := unpack(source)) is not None:
-        _send(target, _answer(calculator, to_atoms(*message)))
+        work = _timed if message[0].get("timed") else results
+        _send(target, _answer(work, calculator, to_atoms(*message)))
 
 
 def _forget_own_folder() -> None:
@@ -213,9 +223,13 @@ def _model(name: str, task: str | None) -> tuple[Calculator, dict[str, Any]]:
     return made, {"versions": versions, "settings": {"task": made.task.name}}
 
 
-def _answer(calculator: Calculator, atoms: Atoms) -> bytes:
+def _timed(calculator: Calculator, atoms: Atoms) -> dict[str, Any]:
+    return {"seconds": seconds(calculator, atoms)}
+
+
+def _answer(work: Callable[[Calculator, Atoms], dict[str, Any]], calculator: Calculator, atoms: Atoms) -> bytes:
     try:
-        return pack({}, results(calculator, atoms))
+        return pack({}, work(calculator, atoms))
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- one structure's error, whatever it is
         return pack({"error": line(error)}, {})
 

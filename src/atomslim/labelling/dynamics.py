@@ -21,6 +21,11 @@ HOT = 5.0
 """A frame hotter than this many times the temperature, and 500 K, has exploded."""
 
 
+def time_step(atoms: Atoms) -> float:
+    """Return the usual step of dynamics in fs: 1 where there is hydrogen, else 2."""
+    return 1.0 if 1 in atoms.numbers else 2.0
+
+
 class Asked(Calculator):
     """Lets ASE's dynamics ask a session."""
 
@@ -62,7 +67,7 @@ def trajectory(
     copy.get_forces()
     spread = np.sqrt(copy.get_masses() * units.kB * temperature)
     copy.set_momenta(spread[:, None] * random.standard_normal(copy.positions.shape))
-    step = (1.0 if 1 in copy.numbers else 2.0) * units.fs
+    step = time_step(copy) * units.fs
     dynamics = Langevin(copy, step, temperature_K=temperature, friction=FRICTION / units.fs, fixcm=False, rng=random)
     for _ in range(frames):
         try:

@@ -35,6 +35,8 @@ class Outside:
     python: str | None
     timeout: float | None
     """Seconds for a structure."""
+    one_thread: bool = False
+    """Whether it computes with one thread even where the environment says otherwise."""
     _process: "subprocess.Popen[bytes] | None" = None
     _said: IO[bytes] | None = None
     _what: dict[str, Any] = field(default_factory=dict)
@@ -48,11 +50,14 @@ class Outside:
             self._what = self._greeted()
         return self._what
 
-    def ask(self, atoms: Atoms) -> dict[str, Any]:
-        """Give the results of a structure; raises Unlabelled where there are none, ConfigError as `started`."""
+    def ask(self, atoms: Atoms, **head: Any) -> dict[str, Any]:
+        """Give the results of a structure, or what else the head of the message asks for.
+
+        Raises Unlabelled where there are none, ConfigError as `started`.
+        """
         self.started()
         try:
-            self._send(plain.of_atoms(atoms))
+            self._send(plain.of_atoms(atoms, **head))
             answer = plain.unpack(self._reader(self.timeout))
         except BrokenPipeError:
             answer = None
@@ -81,6 +86,7 @@ class Outside:
     def _start(self) -> None:
         python = self.python or sys.executable
         environment = dict.fromkeys(_THREADS, "1") | dict(os.environ)
+        environment |= dict.fromkeys(_THREADS, "1") if self.one_thread else {}
         if self.python is None:
             environment["PYTHONPATH"] = os.pathsep.join(place for place in sys.path if place)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process

@@ -54,6 +54,10 @@ class Session(Protocol):
         """
         ...
 
+    def seconds(self, atoms: Atoms) -> float:
+        """Time a step of dynamics to these atoms, in the calculator alone; raises as `ask` does."""
+        ...
+
     def stop(self) -> None:
         """Let another thread that waits for labels find none."""
         ...
@@ -78,10 +82,13 @@ class Teacher:
     again: bool = True
     """Whether it can be made anew once it has hung."""
 
-    def begin(self, timeout: float | None = None) -> Session:
-        """Set to work; a structure may take `timeout` seconds. Raises ConfigError where it cannot be made."""
+    def begin(self, timeout: float | None = None, *, one_thread: bool = False) -> Session:
+        """Set to work; a structure may take `timeout` seconds. Raises ConfigError where it cannot be made.
+
+        ``one_thread`` has a process of its own compute with one, even where the environment says otherwise.
+        """
         if self.recipe is not None:
-            return _Apart(Outside(self.name, self.recipe, self.python, timeout))
+            return _Apart(Outside(self.name, self.recipe, self.python, timeout, one_thread))
         return _Here(self, timeout)
 
 
@@ -136,6 +143,9 @@ class _Apart:
     def ask(self, atoms: Atoms) -> Labels:
         return numbers(self.process.ask(atoms), len(atoms))
 
+    def seconds(self, atoms: Atoms) -> float:
+        return float(self.process.ask(atoms, timed=True)["seconds"])
+
     def stop(self) -> None:
         self.process.stop()
 
@@ -165,8 +175,14 @@ class _Here:
         return self._calculator
 
     def ask(self, atoms: Atoms) -> Labels:
+        return numbers(self._done(lambda: plain.results(self._made(), atoms.copy())), len(atoms))
+
+    def seconds(self, atoms: Atoms) -> float:
+        return float(self._done(lambda: {"seconds": plain.seconds(self._made(), atoms)})["seconds"])
+
+    def _done(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
-            found = _within(self.timeout, lambda: plain.results(self._made(), atoms.copy()))
+            return _within(self.timeout, work)
         except Hung as error:
             self._calculator = None
             if not self.teacher.again:
@@ -177,7 +193,6 @@ class _Here:
             raise
         except Exception as error:
             raise Unlabelled(plain.line(error)) from error
-        return numbers(found, len(atoms))
 
     def stop(self) -> None:
         """Nothing: there is no other thread."""

@@ -162,6 +162,10 @@ class Family:
         """
         raise NotImplementedError
 
+    def fresh_sizes(self) -> dict[str, tuple[BaseModel, GraphSettings]]:
+        """Return sizes of small new models with their graphs, by name, the cheapest first: *pre-training*."""
+        return {}
+
     def is_fitted(self, model: "BlockModel") -> bool:
         """Say whether a new model has all that is fitted before training: *pre-training*."""
         del model

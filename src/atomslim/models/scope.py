@@ -48,6 +48,14 @@ def noted_shares(history: Sequence[dict[str, Any]], task: str) -> Shares:
     return found
 
 
+def known_elements(history: Sequence[dict[str, Any]], task: Task) -> set[int]:
+    """Return the elements that a task of a model with this history was trained on; empty where nothing says so."""
+    noted = noted_shares(history, task.name)
+    if noted:
+        return {atomic_numbers[symbol] for symbol in noted}
+    return {number for target in task.targets for number in target.references}
+
+
 class Watch:
     """Looks at every structure before it is predicted.
 
@@ -57,10 +65,7 @@ class Watch:
 
     def __init__(self, history: Sequence[dict[str, Any]], task: Task, *, strict: bool, who: str = "") -> None:
         """Watch for a task of a model with this history; ``who`` names the model in messages."""
-        noted = noted_shares(history, task.name)
-        elements = {atomic_numbers[symbol] for symbol in noted}
-        if not noted:
-            elements = {number for target in task.targets for number in target.references}
+        noted, elements = noted_shares(history, task.name), known_elements(history, task)
         self.task, self.strict = f"task {task.name}{who and f' of {who}'}", strict
         self._known = np.zeros(_SIZE, dtype=bool)
         self._known[list(elements) or slice(None)] = True

@@ -149,6 +149,12 @@ class JMPFamily(Family):
         changes = {"direct_forces": any(task.direct for task in tasks), **regularisation}
         return JMP(config.model_copy(update=changes), tasks)
 
+    def fresh_sizes(self) -> dict[str, tuple[BaseModel, GraphSettings]]:
+        """Return sizes from a tenth of those of the embedded models to theirs, with energies that have no steps."""
+        graph = JMPGraphSettings(cutoff=6.0, quad=0, symmetrise="invariant", smooth=10.0)
+        sizes = [(blocks, width) for width in _WIDTHS for blocks in _BLOCKS]
+        return {f"{blocks} x {width}": (_small(blocks, width), graph) for blocks, width in sizes}
+
     def is_fitted(self, model: BlockModel) -> bool:
         """Say whether all scale factors are fitted."""
         return not self.details(model)["unfitted_scale_factors"]
@@ -180,6 +186,36 @@ class JMPFamily(Family):
 
 
 FAMILY = JMPFamily()
+
+_BLOCKS, _WIDTHS = (1, 2, 4), (64, 96, 160)
+
+
+def _small(blocks: int, width: int) -> JMPConfig:
+    """Return sizes of the shape of the embedded models, of which the widest are as large."""
+    inner = max(8, width // 10)
+    return JMPConfig(
+        num_blocks=blocks,
+        num_spherical=4,
+        num_radial=32,
+        emb_size_atom=width,
+        emb_size_edge=width * 2 // 5 // 4 * 4,
+        emb_size_trip_in=inner,
+        emb_size_trip_out=inner,
+        emb_size_quad_in=8,
+        emb_size_quad_out=8,
+        emb_size_aint_in=inner,
+        emb_size_aint_out=inner,
+        emb_size_rbf=inner,
+        emb_size_cbf=8,
+        emb_size_sbf=8,
+        num_before_skip=1,
+        num_after_skip=1,
+        num_concat=1,
+        num_atom=1,
+        num_output_afteratom=1,
+        num_atom_emb_layers=1,
+        basis_cutoff=6.0,
+    )
 
 
 def _is_derived(target: Mapping[str, Any]) -> bool:

@@ -1,0 +1,57 @@
+"""Times of steps of dynamics by whatever gives forces: models, and calculators that are somebody else's."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ase import Atoms
+
+from atomslim.benchmarking.turns import Rounds
+
+MOVED = 1e-3
+"""Å: standard deviation of what every coordinate moves by from step to step."""
+
+
+class Steps:
+    """Steps on several structures, one each in a pass; a case for `atomslim.benchmarking.turns.take_turns`."""
+
+    def __init__(self, seconds: Callable[[Atoms], float], structures: Sequence[Atoms]) -> None:
+        """Time by what says how many seconds the step to some positions took; the first of each is not counted."""
+        self._seconds, self._random = seconds, np.random.default_rng(0)
+        self._structures = [atoms.copy() for atoms in structures]
+        self._rounds = Rounds.of(*self._names())
+        self._once()
+        self.estimate = sum(self._once().values())
+
+    def fill(self, seconds: float) -> None:
+        """Step on all structures, or as often as takes so many seconds, and note the shortest time of each."""
+        self._rounds.fill(self._once, seconds)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Seconds of a step in each round, the mean of the structures."""
+        rounds = zip(*self._rounds.parts.values(), strict=True)
+        return tuple(sum(times) / len(self._structures) for times in rounds)
+
+    def _names(self) -> list[str]:
+        return [str(number) for number in range(len(self._structures))]
+
+    def _once(self) -> dict[str, float]:
+        return {name: self._step(atoms) for name, atoms in zip(self._names(), self._structures, strict=True)}
+
+    def _step(self, atoms: Atoms) -> float:
+        """Time a step that follows another one of the same structure: calculators keep pairs from step to step."""
+        for _ in self._structures[1:2]:
+            self._moved(atoms)
+        return self._moved(atoms)
+
+    def _moved(self, atoms: Atoms) -> float:
+        atoms.positions += MOVED * self._random.standard_normal(atoms.positions.shape)
+        return self._seconds(atoms)
+
+
+def of_different_sizes(structures: Sequence[Atoms], count: int) -> list[Atoms]:
+    """Return at most so many structures, evenly over the numbers of atoms that there are; of one, the middle."""
+    sizes = {len(atoms): atoms for atoms in sorted(structures, key=len)}
+    ordered = list(sizes.values())
+    places = np.linspace(0, len(ordered) - 1, 2 * min(count, len(ordered)) + 1)[1::2]
+    return [ordered[round(float(place))] for place in places]
