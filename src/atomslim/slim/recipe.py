@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from ase import Atoms
 
@@ -98,8 +99,15 @@ def _fit(of: Family, model: BlockModel, structures: Sequence[Atoms]) -> None:
     """Fit what is fitted before training; with nothing to fit on, it stays as it is."""
     some = list(structures[:: max(1, len(structures) // _FITTED_ON)][:_FITTED_ON])
     if some and not of.is_fitted(model):
-        batch = from_ase(some)
+        batch = from_ase([*some, *map(_of_many_elements, some)])
         of.fit(model, batch, model.topology(batch, NAME))
+
+
+def _of_many_elements(atoms: Atoms) -> Atoms:
+    """Return a copy with elements at random: atoms that are all alike have no variance to scale by."""
+    copy = atoms.copy()
+    copy.numbers = np.random.default_rng(0).integers(1, 55, len(copy))
+    return copy
 
 
 def as_trained(model: BlockModel, forces: Forces, elements: set[int]) -> BlockModel:
