@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from atomslim.compress.prune import keep_blocks
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimWarning, ConfigError
+from atomslim.models import Task
 from atomslim.train.averages import Averages
 from atomslim.train.heads import with_tasks
 from atomslim.train.optimiser import make_optimiser, set_rates
@@ -52,6 +53,18 @@ def test_reused_heads_predict_the_same() -> None:
         assert torch.equal(weight, model.heads["direct"].state_dict()[name])
     assert list(reused.tasks) == ["new"]
     assert reused.history[-1]["operation"] == "set heads"
+
+
+def test_a_target_without_a_head_to_reuse_starts_fresh_and_that_is_said() -> None:
+    model = jmp(CONSERVATIVE)
+    new = DIRECT.model_copy(update={"name": "new"})
+    with pytest.warns(AtomslimWarning, match="new/forces: task conservative of the model has no head of the kind dir"):
+        reused = with_tasks(model, [new], reuse="conservative")
+    kept = model.heads["conservative"].state_dict()
+    assert all(torch.equal(reused.heads["new"].state_dict()[name], weight) for name, weight in kept.items())
+    forces = Task(name="forces", targets=(DIRECT.targets[1],), graph=DIRECT.graph)
+    with pytest.raises(ConfigError, match="start with fresh heads"):
+        with_tasks(model, [forces], reuse="conservative")
 
 
 def test_without_direct_forces_the_edge_branch_goes() -> None:

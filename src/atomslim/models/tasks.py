@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
-from atomslim.errors import ConfigError
 from atomslim.models.graph_settings import GraphSettings
 
 TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2", "binary"]
@@ -106,19 +105,11 @@ def energy_and_forces(
     return Task(name=name, targets=targets, graph=graph)
 
 
-def matching(target: Target, old: Task) -> Target:
-    """Return the target of a task whose head gives this one: of the same kind and, where there is one, the same name.
-
-    Raises ConfigError where the task has none.
-    """
-    candidates = [other for other in old.targets if other.kind == target.kind]
+def matching(target: Target, old: Task | None) -> Target | None:
+    """Return the target of a task whose head gives this one, or None: of the same kind, and the same name if one is."""
+    candidates = [other for other in old.targets if other.kind == target.kind] if old else []
     same = [other for other in candidates if other.name == target.name]
-    if not candidates:
-        raise ConfigError(
-            f"target {target.name}: task {old.name} of the model has no head of the kind {target.kind} to reuse: "
-            "start with fresh heads"
-        )
-    return (same or candidates)[0]
+    return next(iter(same or candidates), None)
 
 
 def plain_name(name: str) -> str:

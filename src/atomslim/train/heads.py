@@ -1,13 +1,15 @@
 """Gives a trained model the heads of a new task: fresh ones, or those of a task it has."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import torch
 
+from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
-from atomslim.models.tasks import Task, matching
+from atomslim.models.tasks import Target, Task, matching
 
 Model = TypeVar("Model", bound=BlockModel)
 
@@ -28,17 +30,21 @@ def with_tasks(
 
     Heads start fresh (drawn with ``seed``), or are those of the task ``reuse``, target by target of the same kind;
     these also keep ``std``, ``mean`` and references, so that they predict what they did. A mapping says so for each new
-    task; those that are not in it start fresh. What no task reads any more is left out. Changes outputs.
+    task; those that are not in it start fresh, and so do, which is said, targets of a kind that the old task has not.
+    What no task reads any more is left out. Changes outputs.
 
-    Raises ConfigError for a family that cannot do this, an unknown task, or heads that are not there.
+    Raises ConfigError for a family that cannot do this, an unknown task, or one without any head that is asked for.
     """
     family = family_of(model)
     sources = reuse if isinstance(reuse, Mapping) else dict.fromkeys((task.name for task in tasks), reuse)
     olds = {name: model.task(source) for name, source in sources.items() if source is not None}
     if any(task.direct for task in tasks):
         family.require("direct forces")
-    if any(task.name not in olds for task in tasks):
+    new_kinds = {task.name: _without_source(task, olds[task.name]) for task in tasks if task.name in olds}
+    if any(task.name not in olds or new_kinds[task.name] for task in tasks):
         family.require("fresh heads")
+    for name, targets in new_kinds.items():
+        _say_fresh(name, targets, olds[name])
     kept = [_with_old_scales(task, olds[task.name]) if task.name in olds else task for task in tasks]
     rates = {"dropout": dropout, "edge_dropout": edge_dropout}
     given = {name: rate for name, rate in rates.items() if rate is not None}
@@ -49,11 +55,34 @@ def with_tasks(
     return new
 
 
+def _without_source(task: Task, old: Task) -> list[Target]:
+    """Return the targets that no head of the old task gives; raises ConfigError if that is all of them."""
+    headed = [target for target in task.targets if target.kind != "conservative_forces"]
+    missing = [target for target in headed if matching(target, old) is None]
+    if missing and len(missing) == len(headed):
+        kinds = ", ".join(sorted({target.kind for target in missing}))
+        raise ConfigError(
+            f"target {missing[0].name}: task {old.name} of the model has no head of the kind {kinds} to reuse: "
+            "start with fresh heads"
+        )
+    return missing
+
+
+def _say_fresh(name: str, targets: list[Target], old: Task) -> None:
+    for target in targets:
+        warnings.warn(
+            f"{name}/{target.name}: task {old.name} of the model has no head of the kind {target.kind} to reuse: it "
+            "starts with a fresh one",
+            AtomslimWarning,
+            stacklevel=3,
+        )
+
+
 def _with_old_scales(task: Task, old: Task) -> Task:
     targets = [
-        target
-        if target.kind == "conservative_forces"
-        else target.model_copy(update={name: getattr(matching(target, old), name) for name in _KEPT})
+        target.model_copy(update={name: getattr(source, name) for name in _KEPT})
+        if (source := matching(target, old)) and target.kind != "conservative_forces"
+        else target
         for target in task.targets
     ]
     return task.model_copy(update={"targets": tuple(targets)})

@@ -34,13 +34,14 @@ def with_heads(
 
 
 def _heads(model: CHGNet, task: Task, old: Task | None) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {target.name: _fresh(model) if old is None else _reused(model, target, old) for target in headed(task)}
-    )
+    return nn.ModuleDict({target.name: _head(model, target, old) for target in headed(task)})
 
 
-def _reused(model: CHGNet, target: Target, old: Task) -> nn.Module:
-    return copy.deepcopy(model.heads.get_submodule(f"{old.name}.{matching(target, old).name}"))
+def _head(model: CHGNet, target: Target, old: Task | None) -> nn.Module:
+    source = matching(target, old)
+    if old is None or source is None:
+        return _fresh(model)
+    return copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
 
 
 def _fresh(model: CHGNet) -> nn.Module:

@@ -1,7 +1,6 @@
 """Gives a trained JMP the heads of new tasks: fresh ones, or those of a task it has."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,17 +50,15 @@ def _rebuilt(model: JMP, tasks: Sequence[Task], changes: Mapping[str, float]) ->
 
 def _heads(model: JMP, task: Task, old: Task | None) -> nn.ModuleDict:
     return nn.ModuleDict(
-        {
-            target.name: Head(model.width_of(target), bias=True) if old is None else _reused(model, target, old)
-            for target in task.targets
-            if target.kind != "conservative_forces"
-        }
+        {target.name: _head(model, target, old) for target in task.targets if target.kind != "conservative_forces"}
     )
 
 
-def _reused(model: JMP, target: Target, old: Task) -> Head:
-    old_head = cast("nn.ModuleDict", model.heads[old.name])[matching(target, old).name]
-    bare = f"{old.name}.{matching(target, old).name}" in model.heads_without_bias
-    head = Head(model.width_of(target), bias=not bare)
-    head.load_state_dict(old_head.state_dict())
+def _head(model: JMP, target: Target, old: Task | None) -> Head:
+    source = matching(target, old)
+    if old is None or source is None:
+        return Head(model.width_of(target), bias=True)
+    name = f"{old.name}.{source.name}"
+    head = Head(model.width_of(target), bias=name not in model.heads_without_bias)
+    head.load_state_dict(model.heads.get_submodule(name).state_dict())
     return head

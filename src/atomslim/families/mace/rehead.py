@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from atomslim.families.mace.layers import Head
 from atomslim.families.mace.model import MACE, heads_of
 from atomslim.models.tasks import Target, Task, matching
 
@@ -21,14 +20,17 @@ def with_heads(model: MACE, tasks: Sequence[Task], reused: Mapping[str, Task]) -
 
 
 def _heads(model: MACE, task: Task, old: Task | None) -> nn.ModuleDict:
+    heads = heads_of(model.config, task)
     if old is None:
-        fresh = heads_of(model.config, task)
         for target in task.targets:
             if target.kind == "energy":
-                _keep_repulsion(model, target, fresh)
-        return fresh
-    targets = [target for target in task.targets if target.kind != "conservative_forces"]
-    return nn.ModuleDict({target.name: _copied(model, target, old) for target in targets})
+                _keep_repulsion(model, target, heads)
+        return heads
+    for target in task.targets:
+        source = matching(target, old)
+        if source is not None and target.kind != "conservative_forces":
+            heads[target.name] = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
+    return heads
 
 
 def _keep_repulsion(model: MACE, target: Target, fresh: nn.ModuleDict) -> None:
@@ -39,8 +41,3 @@ def _keep_repulsion(model: MACE, target: Target, fresh: nn.ModuleDict) -> None:
             before = model.heads.get_submodule(f"{task.name}.{energy.name}").get_buffer("pair")
             fresh[target.name].get_buffer("pair").copy_(before * energy.std / target.std)
             return
-
-
-def _copied(model: MACE, target: Target, old: Task) -> Head:
-    source: Head = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{matching(target, old).name}"))  # type: ignore[assignment]
-    return source

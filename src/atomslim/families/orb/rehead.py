@@ -23,12 +23,12 @@ def with_heads(model: Orb, tasks: Sequence[Task], reused: Mapping[str, Task]) ->
 
 
 def _heads(model: Orb, task: Task, old: Task | None) -> nn.ModuleDict:
-    if old is None:
-        return _drawn(heads_of(model.config, task))
-    names = {target.name: matching(target, old).name for target in headed(task)}
-    return nn.ModuleDict(
-        {name: copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source}")) for name, source in names.items()}
-    )
+    heads = _drawn(heads_of(model.config, task))
+    for target in headed(task):
+        source = matching(target, old)
+        if old is not None and source is not None:
+            heads[target.name] = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
+    return heads
 
 
 def _drawn(heads: nn.ModuleDict) -> nn.ModuleDict:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from atomslim.families.sevennet.model import Head, SevenNet, heads_of
-from atomslim.models.tasks import Target, Task, matching
+from atomslim.families.sevennet.model import SevenNet, heads_of
+from atomslim.models.tasks import Task, matching
 
 
 def with_heads(model: SevenNet, tasks: Sequence[Task], reused: Mapping[str, Task]) -> SevenNet:
@@ -28,12 +28,11 @@ def with_heads(model: SevenNet, tasks: Sequence[Task], reused: Mapping[str, Task
 
 
 def _heads(model: SevenNet, task: Task, old: Task | None) -> nn.ModuleDict:
+    heads = heads_of(model.config, task)
     if old is None:
-        return heads_of(model.config, task)
-    targets = [target for target in task.targets if target.kind != "conservative_forces"]
-    return nn.ModuleDict({target.name: _copied(model, target, old) for target in targets})
-
-
-def _copied(model: SevenNet, target: Target, old: Task) -> Head:
-    source: Head = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{matching(target, old).name}"))  # type: ignore[assignment]
-    return source
+        return heads
+    for target in task.targets:
+        source = matching(target, old)
+        if source is not None and target.kind != "conservative_forces":
+            heads[target.name] = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
+    return heads
