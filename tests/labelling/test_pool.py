@@ -18,8 +18,11 @@ from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.labelling.changes import Counts, Substitution, changes, repeated
+from atomslim.labelling.dynamics import trajectory
 from atomslim.labelling.pool import pool
 from atomslim.labelling.select import by_distances, by_model, distinct, farthest
+from atomslim.labelling.surfaces import facets, is_bulk
+from atomslim.labelling.teachers import teacher_of
 from odd_calculators import Springs
 from small_models import CONSERVATIVE, jmp
 
@@ -43,11 +46,13 @@ def contents(folder: Path) -> list[bytes]:
 
 
 def test_a_pool_holds_what_was_asked_for_without_labels(tmp_path: Path) -> None:
-    made = pool(copper(tmp_path), tmp_path / "pool", EMT, size=30, vacancies=2, substitutions=("Cu=Au",), **FEW)
+    more: dict[str, Any] = {"vacancies": 2, "substitutions": ("Cu=Au",), "surfaces": 2, "pressures": (5.0,)}
+    made = pool(copper(tmp_path), tmp_path / "pool", EMT, size=30, **more, **FEW)
     expected = {"given": 2, "rattled": 6, "strained": 6, "volumes": 14, "vacancies": 4, "substitutions": 10}
     count = {kind: found["made"] for kind, found in made.kinds.items()}
-    dynamics = {"dynamics 300 K": 6, "dynamics 900 K": 6}
-    assert count == expected | dynamics
+    dynamics = {"dynamics 300 K": 6, "dynamics 300 K, 5 GPa": 6, "dynamics 900 K": 6}
+    assert count == expected | dynamics | {"surfaces": 4}
+    assert list(count) == [*expected, *dynamics, "surfaces"]
     data = list(open_dataset(str(tmp_path / "pool")))
     assert len(data) == 30
     assert all(not sample.targets for sample in data)
@@ -57,7 +62,7 @@ def test_a_pool_holds_what_was_asked_for_without_labels(tmp_path: Path) -> None:
     assert sum(found["kept"] for found in note["kinds"].values()) == 30
     left = {path.name for path in (tmp_path / "pool").iterdir()}
     assert left == {"pool.samples", "pool.extxyz", "pool.json", "pool.png"}
-    assert "30 of 54 structures" in str(made)
+    assert "30 of 64 structures" in str(made)
 
 
 class Counted(EMT):
@@ -95,7 +100,7 @@ def test_fixed_atoms_stay_and_cells_are_needed_for_strain() -> None:
     atoms = Atoms("CO2", [(0, 0, 0), (0, 0, 1.2), (0, 0, -1.2)], constraint=FixAtoms([0]))
     makers = changes(atoms, Counts(vacancies=2, substitutions=("O=S",)))
     assert {kind: len(found) for kind, found in makers.items()} == {
-        "rattled": 10, "strained": 0, "volumes": 0, "vacancies": 2, "substitutions": 5,
+        "rattled": 10, "strained": 0, "volumes": 0, "vacancies": 2, "substitutions": 5, "surfaces": 0,
     }  # fmt: skip
     for make in makers["rattled"]:
         moved = make(np.random.default_rng(0))
@@ -103,6 +108,41 @@ def test_fixed_atoms_stay_and_cells_are_needed_for_strain() -> None:
         assert (moved.positions[1:] != atoms.positions[1:]).all()
     assert all(len(make(np.random.default_rng(0))) == 2 for make in makers["vacancies"])
     assert all("S" in make(np.random.default_rng(0)).symbols for make in makers["substitutions"])
+
+
+def test_slabs_are_cut_of_bulk_and_of_nothing_else() -> None:
+    rocksalt = bulk("MgO", "rocksalt", a=4.21)
+    made = [make(np.random.default_rng(1)) for make in changes(rocksalt, Counts(surfaces=4), width=5.0)["surfaces"]]
+    for found in made:
+        composition = found.symbols.formula.count()
+        assert composition["Mg"] == composition["O"]
+        heights = np.sort(found.positions @ np.cross(*found.cell[:2]) / np.linalg.norm(np.cross(*found.cell[:2])))
+        assert heights[-1] - heights[0] > 3
+        depth = found.get_volume() / np.linalg.norm(np.cross(*found.cell[:2]))
+        assert depth - (heights[-1] - heights[0]) > 9  # vacuum
+        assert min(np.linalg.norm(found.cell[:2], axis=1)) > 4
+    areas = [np.linalg.norm(np.cross(*found.cell[:2])) / len(found) for found in made]
+    assert len({round(area, 2) for area in areas[:3]}) == 3
+    conventional = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    assert facets(conventional)[:3] == [(1, 0, 0), (1, 1, 0), (1, 1, 1)]
+    assert [is_bulk(one) for one in (rocksalt, bulk("Cu"), made[0], Atoms("CO", cell=(9, 9, 9), pbc=True))] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert changes(made[0], Counts(surfaces=2))["surfaces"] == []
+
+
+def test_a_pressure_presses_and_needs_stress(tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True)
+    session = teacher_of(EMT).begin()
+    volumes = [
+        list(trajectory(atoms, 300.0, 2, 10, session, np.random.default_rng(0), pressure=pressure))[-1].get_volume()
+        for pressure in (-20.0, 100.0)
+    ]
+    assert volumes[1] < 0.9 * atoms.get_volume() < atoms.get_volume() < volumes[0]
+    with pytest.warns(AtomslimWarning, match="no dynamics in 2 of 4 trajectories; .*there is no stress"):
+        pool(
+            copper(tmp_path), tmp_path / "pool", Springs, size=9, **{**FEW, "temperatures": (9.0,), "pressures": (1.0,)}
+        )
 
 
 def test_volumes_are_scanned_and_cells_repeated() -> None:
@@ -156,6 +196,7 @@ def test_dynamics_that_fail_are_noted(tmp_path: Path) -> None:
         (["--substitute", "Mg"], "as in Mg=Ca"),
         (["--temperatures", "hot"], "as in 300,600"),
         (["--temperatures", "-5"], "above 0"),
+        (["--pressures", "1,nan"], "pressure nan GPa"),
         (["--rattled", "-1"], "give 0 or more"),
         (["--features", "none.pt"], "none.pt"),
     ],

@@ -22,7 +22,9 @@ def pool(  # noqa: PLR0913 -- the options of a command
     volumes: Annotated[int, WHOLE] = 7,
     vacancies: Annotated[int, WHOLE] = 0,
     substitute: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    surfaces: Annotated[int, WHOLE] = 0,
     temperatures: str = "300,600,1200",
+    pressures: str = "",
     frames: Annotated[int, COUNT] = 20,
     every: Annotated[int, COUNT] = 25,
     starts: Annotated[int, COUNT] = 4,
@@ -65,8 +67,13 @@ def pool(  # noqa: PLR0913 -- the options of a command
         Copies of each structure without an atom.
     substitute
         One element for another, as in Mg=Ca, in five copies; may be repeated.
+    surfaces
+        Slabs of each bulk cell: low-index surfaces, cut at random heights.
     temperatures
         K, of dynamics, as in 300,600.
+    pressures
+        GPa, of more dynamics of bulk cells, as in 0,10,30; each at one of the temperatures, in turn. The teacher needs
+        stress.
     frames
         Frames of each trajectory.
     every
@@ -108,7 +115,9 @@ def pool(  # noqa: PLR0913 -- the options of a command
         volumes=volumes,
         vacancies=vacancies,
         substitutions=substitute,
-        temperatures=_temperatures(temperatures),
+        surfaces=surfaces,
+        temperatures=_listed("temperatures", temperatures),
+        pressures=_listed("pressures", pressures),
         frames=frames,
         every=every,
         starts=starts,
@@ -120,10 +129,10 @@ def pool(  # noqa: PLR0913 -- the options of a command
     say(f"{output / FIGURE}: what is in it")
 
 
-def _temperatures(text: str) -> tuple[float, ...]:
+def _listed(name: str, text: str) -> tuple[float, ...]:
     from atomslim.errors import ConfigError
 
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise ConfigError(f"temperatures {text!r}: write numbers with commas between, as in 300,600") from error
+        raise ConfigError(f"{name} {text!r}: write numbers with commas between, as in 300,600") from error

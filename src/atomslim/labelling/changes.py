@@ -1,11 +1,12 @@
-"""Structures near a given one: rattled, strained, at other volumes, with vacancies, with other elements.
+"""Structures near a given one: rattled, strained, at other volumes, with vacancies, other elements, surfaces.
 
 Atoms that are fixed stay where they are in their cell. All random numbers come from the generator that is given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from atomslim.atoms import from_ase
 from atomslim.errors import ConfigError
+from atomslim.labelling.surfaces import Facet, facets, is_bulk, slab
 
 NOISE = (0.02, 0.2)
 """Å: standard deviations of the noise on rattled copies."""
@@ -83,6 +85,11 @@ def substituted(atoms: Atoms, what: Substitution, random: Generator) -> Atoms:
     return _noisy(copy, A_LITTLE, random)
 
 
+def with_surfaces(atoms: Atoms, facet: Facet, width: float, random: Generator) -> Atoms:
+    """Cut a slab of a cell, repeat it in its plane, and rattle it a little; raises Dropped for too many atoms."""
+    return _noisy(repeated(slab(atoms, facet, random), width), A_LITTLE, random)
+
+
 @dataclass(frozen=True)
 class Counts:
     """How many copies there are to be of each given structure."""
@@ -93,13 +100,20 @@ class Counts:
     vacancies: int = 0
     substitutions: tuple[str, ...] = ()
     """Such as "Mg=Ca"; five copies of each."""
+    surfaces: int = 0
 
 
 _SUBSTITUTED = 5
 
 
-def changes(atoms: Atoms, counts: Counts) -> dict[str, list[Callable[[Generator], Atoms]]]:
-    """List what is to be made of a structure, by kind; cells are needed for some."""
+def changes(
+    atoms: Atoms, counts: Counts, given: Atoms | None = None, width: float = 0.0
+) -> dict[str, list[Callable[[Generator], Atoms]]]:
+    """List what is to be made of a structure, by kind; cells are needed for some.
+
+    ``given`` is the cell before it was repeated until it was ``width`` Å wide; slabs are cut of that.
+    """
+    unit = atoms if given is None else given
     cell = bool(atoms.pbc.all()) and atoms.cell.rank == 3
     factors = np.linspace(*VOLUMES, counts.volumes).tolist() if cell else []
     exchanges = [what for what in map(Substitution.parse, counts.substitutions) if what.old in atoms.numbers]
@@ -109,6 +123,7 @@ def changes(atoms: Atoms, counts: Counts) -> dict[str, list[Callable[[Generator]
         "volumes": [partial(at_volume, atoms, factor) for factor in factors],
         "vacancies": [partial(with_vacancy, atoms)] * (counts.vacancies if len(atoms) > 2 else 0),
         "substitutions": [partial(substituted, atoms, what) for what in exchanges for _ in range(_SUBSTITUTED)],
+        "surfaces": [partial(with_surfaces, unit, facet, width) for facet in _facets(unit, counts.surfaces)],
     }
 
 
@@ -121,6 +136,10 @@ def repeated(atoms: Atoms, width: float) -> Atoms:
     if len(atoms) * int(times.prod()) > _LARGEST:
         raise ConfigError(f"width {width:g} Å: a cell would have {len(atoms) * int(times.prod())} atoms: give less")
     return atoms if (times == 1).all() else make_supercell(atoms, np.diag(times))
+
+
+def _facets(atoms: Atoms, count: int) -> Iterator[Facet]:
+    return islice(cycle(facets(atoms)), count) if count and is_bulk(atoms) else iter(())
 
 
 def _noisy(atoms: Atoms, deviation: float, random: Generator) -> Atoms:

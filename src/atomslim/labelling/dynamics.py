@@ -1,4 +1,7 @@
-"""Frames of molecular dynamics by a teacher, at a temperature: Langevin, from a structure that is rattled a little."""
+"""Frames of molecular dynamics by a teacher, from a structure that is rattled a little.
+
+At a temperature: Langevin. At a pressure, too: Berendsen's thermostat and barostat, whose cell keeps its shape.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +10,9 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.nptberendsen import NPTBerendsen
+from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.random import Generator
 
 from atomslim.data.generate.labels import Dropped, require_apart
@@ -16,6 +22,12 @@ from atomslim.labelling.unlabelled import Unlabelled
 
 FRICTION = 0.02
 """1/fs."""
+
+COUPLING = 100.0
+"""fs, to the thermostat; twice that to the barostat."""
+
+COMPRESSIBILITY = 0.02
+"""1/GPa: softer cells come to the pressure later, harder ones earlier."""
 
 HOT = 5.0
 """A frame hotter than this many times the temperature, and 500 K, has exploded."""
@@ -29,7 +41,7 @@ def time_step(atoms: Atoms) -> float:
 class Asked(Calculator):
     """Lets ASE's dynamics ask a session."""
 
-    implemented_properties = ["energy", "forces"]  # noqa: RUF012 - as ASE has it
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
 
     def __init__(self, session: Session) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -39,13 +51,24 @@ class Asked(Calculator):
         """Ask; raises Unlabelled where there is no answer."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         found = self._session.ask(atoms)
-        if "forces" not in found:
-            raise Unlabelled("there are no forces")
-        self.results = {"energy": float(found["energy"]), "forces": found["forces"]}
+        for name in ("forces", "stress"):
+            if name in properties and name not in found:
+                raise Unlabelled(f"there {'are' if name == 'forces' else 'is'} no {name}")
+        self.results = {"energy": float(found["energy"])}
+        self.results |= {name: found[name] for name in ("forces", "stress") if name in found}
+        if "stress" in found and found["stress"].shape == (3, 3):
+            self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
 
 
 def trajectory(
-    atoms: Atoms, temperature: float, frames: int, every: int, session: Session, random: Generator
+    atoms: Atoms,
+    temperature: float,
+    frames: int,
+    every: int,
+    session: Session,
+    random: Generator,
+    *,
+    pressure: float | None = None,
 ) -> Iterator[Atoms]:
     """Give frames, each with its energy and forces as results; ends early, silently, where atoms fly apart.
 
@@ -56,19 +79,21 @@ def trajectory(
         every: steps between two; of 1 fs where there is hydrogen, else 2 fs.
         session: gives the forces.
         random: draws velocities and the thermostat's noise.
+        pressure: GPa; None: at the volume that it has.
 
     Raises:
-        Unlabelled: there are no forces in the beginning.
+        Unlabelled: there are no forces in the beginning, or no stress that a pressure needs.
 
     """
     copy = atoms.copy()
     copy.info, copy.calc = {}, Asked(session)
     copy.set_positions(copy.positions + A_LITTLE * random.standard_normal(copy.positions.shape))
     copy.get_forces()
+    if pressure is not None:
+        copy.get_stress()
     spread = np.sqrt(copy.get_masses() * units.kB * temperature)
     copy.set_momenta(spread[:, None] * random.standard_normal(copy.positions.shape))
-    step = time_step(copy) * units.fs
-    dynamics = Langevin(copy, step, temperature_K=temperature, friction=FRICTION / units.fs, fixcm=False, rng=random)
+    dynamics = _dynamics(copy, temperature, pressure, random)
     for _ in range(frames):
         try:
             dynamics.run(every)
@@ -78,3 +103,19 @@ def trajectory(
         if not np.isfinite(copy.positions).all() or copy.get_temperature() > HOT * temperature + 500:
             return
         yield copy
+
+
+def _dynamics(atoms: Atoms, temperature: float, pressure: float | None, random: Generator) -> MolecularDynamics:
+    step = time_step(atoms) * units.fs
+    if pressure is None:
+        return Langevin(atoms, step, temperature_K=temperature, friction=FRICTION / units.fs, fixcm=False, rng=random)
+    return NPTBerendsen(
+        atoms,
+        step,
+        temperature_K=temperature,
+        pressure_au=pressure * units.GPa,
+        taut=COUPLING * units.fs,
+        taup=2 * COUPLING * units.fs,
+        compressibility_au=COMPRESSIBILITY / units.GPa,
+        fixcm=False,
+    )

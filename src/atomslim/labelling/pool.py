@@ -43,6 +43,9 @@ from atomslim.models.model_file import load
 
 NAME, EXTXYZ, FIGURE, NOTE = FOLDERS[1], "pool.extxyz", "pool.png", "pool.json"
 
+_HIGHEST = 1000.0
+"""GPa."""
+
 
 @dataclass(frozen=True)
 class PoolOptions:
@@ -58,6 +61,10 @@ class PoolOptions:
     """Such as "Mg=Ca"."""
     temperatures: tuple[float, ...] = (300.0, 600.0, 1200.0)
     """K, of dynamics; there are none without a teacher."""
+    pressures: tuple[float, ...] = ()
+    """GPa, of dynamics of bulk cells at a pressure, each at one of the temperatures in turn."""
+    surfaces: int = 0
+    """Slabs of each bulk cell."""
     frames: int = 20
     """Of each trajectory."""
     every: int = 25
@@ -73,7 +80,8 @@ class PoolOptions:
     @property
     def counts(self) -> Counts:
         """How many copies there are of each structure."""
-        return Counts(self.rattled, self.strained, self.volumes, self.vacancies, tuple(self.substitutions))
+        exchanged = tuple(self.substitutions)
+        return Counts(self.rattled, self.strained, self.volumes, self.vacancies, exchanged, self.surfaces)
 
     def require_sense(self) -> None:
         """Raise ConfigError for numbers that cannot be."""
@@ -81,11 +89,16 @@ class PoolOptions:
             Substitution.parse(text)
         for name, least in (("size", 1), ("frames", 1), ("every", 1), ("starts", 1), ("seed", 0)):
             _require(name, getattr(self, name), least)
-        for name in ("rattled", "strained", "volumes", "vacancies", "width"):
+        for name in ("rattled", "strained", "volumes", "vacancies", "surfaces", "width"):
             _require(name, getattr(self, name), 0)
         for temperature in self.temperatures:
             if not (math.isfinite(temperature) and temperature > 0):
                 raise ConfigError(f"temperature {temperature:g} K: give one above 0")
+        for pressure in self.pressures:
+            if not abs(pressure) <= _HIGHEST:
+                raise ConfigError(f"pressure {pressure:g} GPa: give one from -{_HIGHEST:g} to {_HIGHEST:g}")
+        if self.pressures and not self.temperatures:
+            raise ConfigError("pressures: dynamics need temperatures, too")
 
 
 @dataclass(frozen=True)
@@ -205,7 +218,7 @@ class _Run:
             remove_staging(path)
             return
         options = self.options
-        plain, moving = parts_of(seeds, options.temperatures, options.starts)
+        plain, moving = parts_of(seeds, options.temperatures, options.starts, options.pressures)
         moving = moving if session is not None else []
         with Staging(path, {}) as staging, counted("pool", _expected(seeds, options, len(moving))) as advance:
             done = Counter[str]()

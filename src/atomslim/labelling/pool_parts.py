@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from atomslim.data.staging import Part, part_paths
 from atomslim.files import atomic_write
 from atomslim.labelling.changes import Counts, changes, repeated
 from atomslim.labelling.dynamics import trajectory
+from atomslim.labelling.surfaces import is_bulk
 from atomslim.labelling.teachers import Session
 from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.parsing import parse_json
 
-KINDS = ("given", "rattled", "strained", "volumes", "vacancies", "substitutions", "dynamics")
+KINDS = ("given", "rattled", "strained", "volumes", "vacancies", "substitutions", "dynamics", "surfaces")
 """What there may be, in the order of the random numbers."""
 
 
@@ -42,6 +44,13 @@ class Wanted:
     kind: str
     seeds: tuple[Seed, ...]
     temperature: float = 0.0
+    pressure: float | None = None
+    """GPa; None: at the volume that it has."""
+
+    @property
+    def state(self) -> str:
+        """Say the conditions of dynamics."""
+        return f"{self.temperature:g} K" + ("" if self.pressure is None else f", {self.pressure:g} GPa")
 
 
 @dataclass
@@ -78,10 +87,11 @@ class Made:
         return cls(**{**found, "made": Counter(found["made"]), "dropped": Counter(found["dropped"])})
 
 
-def in_order(kind: str) -> tuple[int, float]:
-    """Return what kinds are sorted by: as above, dynamics by their temperature."""
-    name, _, temperature = kind.partition(" ")
-    return KINDS.index(name), float(temperature.removesuffix(" K") or 0)
+def in_order(kind: str) -> tuple[int, float, float]:
+    """Return what kinds are sorted by: as above, dynamics by their temperature, then their pressure."""
+    name, _, state = kind.partition(" ")
+    temperature, _, pressure = state.partition(", ")
+    return KINDS.index(name), float(temperature.removesuffix(" K") or 0), float(pressure.removesuffix(" GPa") or -1e9)
 
 
 def made_of(folder: Path, part: int) -> Made:
@@ -133,10 +143,10 @@ class Making:
                 yield from self._changed(seed, atoms, made)
 
     def _changed(self, seed: Seed, atoms: Atoms, made: Made) -> Iterator[Sample]:
-        for kind, makers in changes(atoms, self.counts).items():
+        for kind, makers in changes(atoms, self.counts, seed.atoms, self.width).items():
             for number, make in enumerate(makers):
-                changed = make(np.random.default_rng((self.seed, KINDS.index(kind), seed.number, number)))
                 try:
+                    changed = make(np.random.default_rng((self.seed, KINDS.index(kind), seed.number, number)))
                     require_apart(changed)
                 except Dropped:
                     made.dropped[kind] += 1
@@ -145,12 +155,17 @@ class Making:
                 yield _sample(changed, f"{seed.name}; {kind} {number}", kind)
 
     def _dynamics(self, wanted: Wanted, session: Session, made: Made) -> Iterator[Sample]:
-        seed, kind = wanted.seeds[0], f"dynamics {wanted.temperature:g} K"
-        random = np.random.default_rng((self.seed, KINDS.index("dynamics"), seed.number, int(wanted.temperature)))
+        seed, kind = wanted.seeds[0], f"dynamics {wanted.state}"
+        pressed = () if wanted.pressure is None else (round(1e6 * wanted.pressure) % 2**32,)
+        state = (int(wanted.temperature), *pressed)
+        random = np.random.default_rng((self.seed, KINDS.index("dynamics"), seed.number, *state))
         atoms = repeated(seed.atoms, self.width)
         energies: list[float] = []
         try:
-            for frame in trajectory(atoms, wanted.temperature, self.frames, self.every, session, random):
+            moving = trajectory(
+                atoms, wanted.temperature, self.frames, self.every, session, random, pressure=wanted.pressure
+            )
+            for frame in moving:
                 energies.append(frame.get_potential_energy() / len(frame))
                 forces = frame.calc.results["forces"]
                 made.energies.setdefault(kind, []).append(energies[-1] - energies[0])
@@ -162,17 +177,23 @@ class Making:
         made.dropped[kind] += self.frames - len(energies)
 
 
-def parts_of(seeds: Sequence[Seed], temperatures: Sequence[float], starts: int) -> tuple[list[Wanted], list[Wanted]]:
-    """List the parts without a session, given structures first, and those with one."""
+def parts_of(
+    seeds: Sequence[Seed], temperatures: Sequence[float], starts: int, pressures: Sequence[float] = ()
+) -> tuple[list[Wanted], list[Wanted]]:
+    """List the parts without a session, given structures first, and those with one.
+
+    Each pressure goes with one temperature, in turn.
+    """
     size = max(16, -(-len(seeds) // 500))
     chunks = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
     plain = [Wanted(number, "given", chunk) for number, chunk in enumerate(chunks)]
     plain += [Wanted(len(chunks) + number, "changed", chunk) for number, chunk in enumerate(chunks)]
     chosen = np.unique(np.linspace(0, len(seeds) - 1, min(starts, len(seeds))).astype(int)).tolist()
-    runs = [(seeds[number], temperature) for number in chosen for temperature in temperatures]
-    moving = [
-        Wanted(len(plain) + number, "dynamics", (seed,), temperature) for number, (seed, temperature) in enumerate(runs)
-    ]
+    states: list[tuple[float, float | None]] = [(temperature, None) for temperature in temperatures]
+    ladder = list(zip(cycle(temperatures), pressures, strict=False))
+    runs = [(seeds[number], state) for number in chosen for state in states]
+    runs += [(seeds[number], state) for number in chosen for state in ladder if is_bulk(seeds[number].atoms)]
+    moving = [Wanted(len(plain) + number, "dynamics", (seed,), *state) for number, (seed, state) in enumerate(runs)]
     return plain, moving
 
 
