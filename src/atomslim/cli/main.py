@@ -38,6 +38,7 @@ from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
+from atomslim.cli.serve import serve
 from atomslim.cli.students import students
 from atomslim.cli.study import study
 from atomslim.cli.validate import validate
@@ -71,6 +72,7 @@ app.command(validate)
 app.command(benchmark)
 app.command(predict)
 app.command(package)
+app.command(serve)
 app.command(pretrain)
 app.command(study)
 app.command(demo)

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from atomslim.errors import ConfigError, one_line
 from atomslim.parsing import parse_yaml, read_yaml
@@ -148,12 +148,22 @@ def byte_count(option: str, text: str) -> int:
     return int(amount)
 
 
-def on_device(path: Path, device: str) -> "BlockModel":
-    """Read a model file onto a device; raises ConfigError for cuda where there is none."""
+Device = Literal["auto", "cpu", "cuda"]
+"""What ``--device`` takes."""
+
+
+def device_of(device: Device) -> str:
+    """Return cpu or cuda; auto is cuda where torch can use it. Raises ConfigError for cuda where there is none."""
     import torch
 
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
+    return "cuda" if there and device != "cpu" else "cpu"
+
+
+def on_device(path: Path, device: Device) -> "BlockModel":
+    """Read a model file onto a device; raises ConfigError as `device_of` does."""
     from atomslim.models.model_file import load
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
-    return load(path, device=device)
+    return load(path, device=device_of(device))

@@ -190,6 +190,13 @@ def read_inputs(inputs: Sequence[Input], wanted: Wanted = _all) -> Iterator[Fram
             yield found.checked(number)
 
 
+def first_structure(source: str | os.PathLike[str]) -> Atoms:
+    """Return the first structure of a file, folder or dataset, checked; raises StructureError where there is none."""
+    for frame in read_inputs(open_inputs([source]), lambda number: number == 0):
+        return frame.atoms
+    raise StructureError(f"{os.fspath(source)}: holds no structure: name another file")
+
+
 @contextmanager
 def naming_structure(name: str) -> Iterator[None]:
     """Put the file and record in place of "structure 0" in an error about a batch of one structure."""

