@@ -191,7 +191,8 @@ def test_ipi_runs_a_model(
 
 def _is_what_ase_gives(calculator: Calculator) -> None:
     energies, conserved, *virials = np.loadtxt("run.out", unpack=True)
-    moved, forces = read("run.pos_0.extxyz", ":"), read("run.force_0.extxyz", ":")
+    moved: Any = read("run.pos_0.extxyz", ":")
+    forces: Any = read("run.force_0.extxyz", ":")
     assert len(moved) == len(energies) == 9
     assert np.ptp(conserved) < 1e-4 < np.ptp(energies) * 100
     for step, atoms in enumerate(moved):

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from torch import Tensor
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
+from atomslim.inference.compiled import Compiled, Compiling, Results, left_out
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.precision import Policy, format_of
@@ -69,6 +72,7 @@ class Calculator(AseCalculator):
         precision: Policy | None = None,
         skin: float = 0.5,
         strict: bool = False,
+        compiled: Compiling = "off",
     ) -> None:
         """Make a calculator.
 
@@ -83,6 +87,9 @@ class Calculator(AseCalculator):
                 of it; 0 searches at every step.
             strict: refuse structures with more neighbours than the model takes, outside of what the task was trained
                 on, or with a charge or spin.
+            compiled: ``auto`` compiles the task in the background once the run is some steps long, keeps the package in
+                the user's cache, and goes on with it where it is faster and gives the same (see
+                `atomslim.inference.compiled`); for energies, forces and stress in full precision.
 
         Raises:
             ConfigError: an unknown task (the message lists those there are) or one without energies in eV, a negative
@@ -101,6 +108,7 @@ class Calculator(AseCalculator):
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
         self._watch = Watch.over(self.model, self.task.name, strict=strict)
         self._said: set[str] = set()
+        self._compiled = self._compiling() if compiled == "auto" else None
 
     @property
     def neighbour_searches(self) -> int:
@@ -126,12 +134,19 @@ class Calculator(AseCalculator):
         self._watch.look("the structure", self.atoms.numbers, charge_or_spin(self.atoms))
         batch = from_ase(self.atoms)
         pairs = self._candidates.of(batch)
+        if self._compiled is not None and (answer := self._compiled.answer(batch, pairs, self.atoms)) is not None:
+            self.results, close = answer
+            self._report_trimming(left_out(close, self.task.graph.neighbours))
+            return
+        start, found = time.perf_counter(), batch
         batch = batch.to(next(self.model.parameters()).device)
         with evaluation_mode(self.model):
             topology = self.model.topology(batch, self.task.name, pairs=pairs)
             self._report_trimming(float(topology.left_out().max()))
             outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
         self.results = _results(outputs, self.task, self.atoms, self.model.atom_outputs)
+        if self._compiled is not None:
+            self._compiled.look(found, pairs, self.results, time.perf_counter() - start)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation; tags count, as they decide which atoms are a surface."""
@@ -139,6 +154,19 @@ class Calculator(AseCalculator):
         if self.atoms is not None and "numbers" not in changes and (atoms.get_tags() != self.atoms.get_tags()).any():
             changes.append("tags")
         return changes
+
+    def _compiling(self) -> Compiled | None:
+        """Return what compiles; None, and a line, where a package would not give all that this calculator gives."""
+        more = set(self.implemented_properties) - {"energy", "free_energy", "forces", "stress"}
+        full = format_of(self.precision, next(self.model.parameters())) in {"fp32", "fp64"}
+        if "forces" not in self.implemented_properties or more or not full:
+            self._note(f"not compiled: packages give energies, forces and stress in full precision only{_but(more)}")
+            return None
+        return Compiled(self.model, self.task, self._note)
+
+    @staticmethod
+    def _note(text: str) -> None:
+        print(f"atomslim: {text}", file=sys.stderr)  # noqa: T201 - what a long run wants to know
 
     def _get_name(self) -> str:
         return "atomslim"
@@ -279,13 +307,13 @@ def _other_targets(task: Task) -> dict[str, str]:
     }
 
 
-def _results(
-    outputs: dict[str, Tensor], task: Task, atoms: Atoms, atom_outputs: Iterable[str] = ()
-) -> dict[str, float | NDArray[np.float64]]:
+def _but(more: set[str]) -> str:
+    return f", and the task has {', '.join(sorted(more))}" if more else ""
+
+
+def _results(outputs: dict[str, Tensor], task: Task, atoms: Atoms, atom_outputs: Iterable[str] = ()) -> Results:
     arrays = {name: values.double().cpu().numpy() for name, values in outputs.items()}
-    results: dict[str, float | NDArray[np.float64]] = {
-        shown: float(arrays[name][0]) for shown, name in _other_targets(task).items()
-    }
+    results: Results = {shown: float(arrays[name][0]) for shown, name in _other_targets(task).items()}
     results["energy"] = results["free_energy"] = float(arrays[energy_target(task).name][0])
     forces = task.of_kind("conservative_forces") or task.of_kind("direct_forces")
     if forces is not None:

@@ -14,12 +14,13 @@ from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from atomslim.atoms import Pairs, from_ase
+from atomslim.atoms import from_ase
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.neighbours import update_distances, within
 from atomslim.errors import AtomslimError, CheckpointError, StructureError
 from atomslim.files import DAMAGED_ZIP
 from atomslim.inference.calculator import Calculator, CandidatePairs
+from atomslim.inference.compiled import left_out
 from atomslim.inference.package import ENTRY, FORMAT
 from atomslim.inference.program import inputs_of
 from atomslim.models.registry import family
@@ -65,6 +66,7 @@ class PackagedCalculator(Calculator):
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
         self._watch = Watch(self.description["history"], self.task, strict=strict)
         self._said: set[str] = set()
+        self._compiled = None
 
     def calculate(
         self,
@@ -88,7 +90,7 @@ class PackagedCalculator(Calculator):
         pairs = within(pairs, batch, self.task.graph.cutoff)
         if not len(pairs):
             raise StructureError(f"no two atoms are within {self.task.graph.cutoff:g} Å: a package needs a pair")
-        self._report_trimming(_trimmed(pairs, self.task.graph.neighbours))
+        self._report_trimming(left_out(pairs, self.task.graph.neighbours))
         inputs = inputs_of(batch, pairs)
         outputs = self._run(*(tensor.to(self.description["device"]) for tensor in inputs))
         self._keep([tensor.cpu() for tensor in outputs], self.atoms)
@@ -140,11 +142,3 @@ def _task(found: Mapping[str, Any]) -> Task:
     """Return the task of a description, its graphs as the model's family has them."""
     graph = family(found["family"]).graph_settings.model_validate(found["task"]["graph"])
     return Task.model_validate(found["task"] | {"graph": graph})
-
-
-def _trimmed(pairs: Pairs, neighbours: int | None) -> float:
-    """Return the share of the pairs that a cap on each atom's neighbours leaves out."""
-    if neighbours is None:
-        return 0.0
-    counts = torch.bincount(pairs.target)
-    return 1.0 - float(counts.clamp(max=neighbours).sum()) / len(pairs)

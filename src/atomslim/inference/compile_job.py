@@ -1,0 +1,28 @@
+"""The process that compiles for a calculator in use, see `atomslim.inference.compiled`."""
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from atomslim.errors import AtomslimError, one_line
+from atomslim.inference.package import package
+
+POLITE = 10
+"""Niceness: the run that it compiles for goes first."""
+
+
+def main() -> None:
+    """Compile ``MODEL OUTPUT TASK DEVICE``, unless another process has done so meanwhile; errors are one line."""
+    model, output, task, device = sys.argv[1:]
+    os.nice(POLITE)
+    with Path(output).with_suffix(".lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if Path(output).is_file():
+            return
+        try:
+            package(model, output, task=task, device=device)
+        except (AtomslimError, OSError) as error:
+            sys.exit(str(error))
+        except Exception as error:  # noqa: BLE001 - compilers raise anything; the last line is what the run says
+            sys.exit(one_line(error))

@@ -1,0 +1,238 @@
+"""Machine code for a calculator in use: made beside the run, kept for the next one, taken up where it is faster.
+
+After some steps the calculator's task is compiled by `atomslim.inference.package` in a process of its own, into the
+user's cache: ``$ATOMSLIM_CACHE``, else ``$XDG_CACHE_HOME/atomslim``, else ``~/.cache/atomslim``. A package is named
+after all that decides what is in it: weights, task, dtype, device, threads, the processor's instructions, versions. It
+takes over at a step at which the model was asked, too, and gives the same. Whatever goes wrong costs a line, and the
+model goes on.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atomslim import __version__
+from atomslim.atoms import AtomsBatch, Pairs
+from atomslim.atoms.neighbours import update_distances, within
+from atomslim.errors import AtomslimError, ConfigError, one_line
+from atomslim.inference.program import inputs_of
+from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
+from atomslim.models.model_file import encoded
+from atomslim.models.tasks import Task
+
+Compiling = Literal["auto", "off"]
+"""What a calculator does about compiling."""
+
+AFTER = 50
+"""Steps after which a run is long enough to compile for."""
+
+ENERGY_TOLERANCE, FORCE_TOLERANCE = 1e-5, 1e-4
+"""eV per atom and eV/Å (or this share of the largest force) that energy and forces may jump by: rounding of float32."""
+
+FASTER = 1.1
+"""How many times as fast as the model a package has to be."""
+
+TURNS = 3
+"""Passes that are timed."""
+
+Results = dict[str, float | NDArray[np.float64]]
+
+Run = Callable[..., Sequence[Tensor]]
+
+
+class Compiled:
+    """What a calculator asks at every step: `answer` before the model, `look` after it."""
+
+    def __init__(self, model: BlockModel, task: Task, say: Callable[[str], None]) -> None:
+        """Make it for one task of a model; ``say`` gets the few lines there are."""
+        self.model, self.task, self.say = model, task, say
+        self.steps = 0
+        self.run: Run | None = None
+        self._job: Job | None = None
+        self._seconds: list[float] = []
+
+    def answer(self, batch: AtomsBatch, pairs: Pairs, atoms: Atoms) -> tuple[Results, Pairs] | None:
+        """Return what the package says of a structure, and its pairs within the cutoff; None leaves it to the model.
+
+        That is: no package yet, no two atoms within the cutoff, or numbers that are not finite, of which the model says
+        more.
+        """
+        if self.run is None:
+            return None
+        close = self._close(batch, pairs)
+        if not len(close):  # a package needs a pair
+            return None
+        try:
+            results = results_of(self.run(*self._inputs(batch, close)), atoms)
+        except RuntimeError as error:
+            self.run = None
+            self.say(f"the package fails, the model itself goes on: {one_line(error)}")
+            return None
+        return (results, close) if results else None
+
+    def look(self, batch: AtomsBatch, pairs: Pairs, results: Results, seconds: float) -> None:
+        """Learn what the model said of a structure, and how long it took; start compiling, or take up a package."""
+        self.steps += 1
+        self._seconds = [*self._seconds[1 - TURNS :], seconds]
+        if self._job is None and self.steps == AFTER:
+            self._job = Job(self.model, self.task)
+            self.say("compiling for the steps to come, in the background: minutes")
+        if self._job is not None and (made := self._job.outcome) is not None:
+            self._take(made, batch, pairs, results)
+            self._job.outcome = None
+
+    def _take(self, made: Path | str, batch: AtomsBatch, pairs: Pairs, results: Results) -> None:
+        """Take up a package if it gives what the model just gave, in less time; say why not otherwise."""
+        close = self._close(batch, pairs)
+        if isinstance(made, str) or not len(close):
+            self.say(f"not compiled, the model itself goes on: {made if len(close) else 'no two atoms are neighbours'}")
+            return
+        try:
+            run = torch._inductor.aoti_load_package(str(made))  # noqa: SLF001 - its documented name
+            inputs = self._inputs(batch, close)
+            outputs, times = run(*inputs), []
+            for _ in range(TURNS):
+                start = time.perf_counter()
+                run(*inputs)
+                times.append(time.perf_counter() - start)
+        except RuntimeError as error:
+            self.say(f"not compiled, the model itself goes on: {one_line(error)}")
+            return
+        gain = min(self._seconds) / min(times)
+        if (problem := difference(outputs, results)) or gain < FASTER:
+            self.say(f"not compiled, the model itself goes on: {problem or f'{gain:.1f} × as fast for this structure'}")
+            return
+        self.run = run
+        self.say(f"compiled from here on, {gain:.1f} × as fast, and the same to rounding ({made})")
+
+    def _close(self, batch: AtomsBatch, pairs: Pairs) -> Pairs:
+        return within(update_distances(pairs, batch), batch, self.task.graph.cutoff)
+
+    def _inputs(self, batch: AtomsBatch, close: Pairs) -> list[Tensor]:
+        device = next(self.model.parameters()).device
+        return [tensor.to(device) for tensor in inputs_of(batch, close)]
+
+
+class Job:
+    """Finds a package in the cache or makes it, in a thread; `outcome` is its path, or what went wrong."""
+
+    def __init__(self, model: BlockModel, task: Task) -> None:
+        """Start, without waiting."""
+        self.outcome: Path | str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._threads = torch.get_num_threads()
+        atexit.register(self.end)
+        threading.Thread(target=self._work, args=(model, task), daemon=True).start()
+
+    def end(self) -> None:
+        """End the compiler with the run."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def _work(self, model: BlockModel, task: Task) -> None:
+        try:
+            self.outcome = self._made(model, task)
+        except (AtomslimError, OSError, ValueError) as error:
+            self.outcome = one_line(error) if not isinstance(error, AtomslimError) else str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+            self.outcome = one_line(error)
+
+    def _made(self, model: BlockModel, task: Task) -> Path:
+        family_of(model).require("packages")
+        content = encoded(model)
+        package = cache_folder() / f"{key(content, model, task, self._threads)}.pt2"
+        if package.is_file():
+            return package
+        package.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / "model.safetensors"
+            weights.write_bytes(content)
+            device = next(model.parameters()).device
+            self._compile([str(weights), str(package), task.name, str(device)])
+        return package
+
+    def _compile(self, arguments: list[str]) -> None:
+        """Compile in a process of its own; raises ConfigError with its last line where it fails."""
+        code = "from atomslim.inference.compile_job import main; main()"
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads)}
+        self._process = subprocess.Popen(  # noqa: S603 - this Python, and files of ours
+            [sys.executable, "-c", code, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        _, errors = self._process.communicate()
+        if self._process.returncode:
+            lines = errors.decode(errors="replace").strip().splitlines()
+            raise ConfigError(lines[-1][:300] if lines else f"the compiler ended with {self._process.returncode}")
+
+
+def results_of(outputs: Sequence[Tensor], atoms: Atoms) -> Results:
+    """Return a package's outputs as ASE's results, on the CPU; nothing where a number is not finite."""
+    energy, forces, *derivative = (tensor.cpu() for tensor in outputs)
+    results: Results = {"energy": float(energy), "free_energy": float(energy), "forces": forces.numpy()}
+    if derivative and atoms.pbc.any() and atoms.cell.rank == 3:
+        results["stress"] = full_3x3_to_voigt_6_stress(derivative[0].numpy() / atoms.cell.volume)
+    return results if all(np.isfinite(value).all() for value in results.values()) else {}
+
+
+def difference(outputs: Sequence[Tensor], results: Results) -> str:
+    """Say where a package gives other numbers than the model for the same structure; an empty text where nowhere."""
+    energy, forces = float(outputs[0]), outputs[1].cpu().numpy()
+    expected = np.asarray(results["forces"])
+    allowed = ENERGY_TOLERANCE * len(forces) + 1e-7 * abs(energy)
+    if not abs(energy - float(results["energy"])) <= allowed:
+        return f"it gives another energy, by {abs(energy - float(results['energy'])):.1e} eV"
+    off = float(np.abs(forces - expected).max())
+    if not off <= FORCE_TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        return f"it gives other forces, by {off:.1e} eV/Å"
+    return ""
+
+
+def left_out(close: Pairs, neighbours: int | None) -> float:
+    """Return the share of the pairs within the cutoff that a cap on each atom's neighbours leaves out."""
+    if neighbours is None:
+        return 0.0
+    counts = torch.bincount(close.target)
+    return 1.0 - float(counts.clamp(max=neighbours).sum()) / len(close)
+
+
+def cache_folder() -> Path:
+    """Return where packages are kept; it need not be there."""
+    if own := os.environ.get("ATOMSLIM_CACHE"):
+        return Path(own).expanduser() / "packages"
+    shared = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(shared) / "atomslim" / "packages"
+
+
+def key(content: bytes, model: BlockModel, task: Task, threads: int) -> str:
+    """Return the name of a package: a digest of all that decides what is in it."""
+    weight = next(model.parameters())
+    described: dict[str, Any] = {
+        "model": hashlib.sha256(content).hexdigest(),
+        "task": task.name,
+        "dtype": str(weight.dtype),
+        "device": torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "versions": [__version__, torch.__version__],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
