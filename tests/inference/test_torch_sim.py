@@ -4,10 +4,12 @@ import importlib.util
 
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 
 from atomslim.atoms import from_ase
 from atomslim.errors import ConfigError
+from atomslim.inference.calculator import Calculator
 from atomslim.models import Task
 from samples import CONSERVATIVE, DIRECT, small_model
 
@@ -68,3 +70,54 @@ def test_moves_molecules() -> None:
     )
     assert torch.isfinite(done.positions).all()
     assert not torch.allclose(done.positions, start.positions)
+
+
+def crystals() -> list[Atoms]:
+    found = [bulk("GaAs", "zincblende", a=4.6), bulk("Cu", a=3.4) * (2, 1, 1), bulk("NaCl", "rocksalt", a=4.6)]
+    for seed, atoms in enumerate(found):
+        atoms.rattle(0.05, seed=seed)
+    return found
+
+
+@needed
+@pytest.mark.filterwarnings("ignore")
+def test_batches_of_their_own_choice_change_nothing() -> None:
+    import torch_sim
+
+    from atomslim.inference.torch_sim import TorchSimModel
+
+    model, structures = TorchSimModel(small_model(CONSERVATIVE)), crystals()
+    batcher = torch_sim.autobatching.BinningAutoBatcher(model, memory_scales_with="n_atoms", max_memory_scaler=3.0)
+    nve = torch_sim.Integrator.nve if hasattr(torch_sim, "Integrator") else torch_sim.nve
+    moved = [
+        torch_sim.integrate(
+            system=structures, model=model, integrator=nve, n_steps=4, temperature=1e-9, timestep=0.002, autobatcher=how
+        )
+        for how in (batcher, False)
+    ]
+    assert moved[0].n_systems == 3
+    torch.testing.assert_close(moved[0].positions, moved[1].positions, rtol=1e-9, atol=1e-7)
+    for atoms, end in zip(structures, moved[0].to_atoms(), strict=True):
+        assert str(atoms.symbols) == str(end.symbols)
+
+
+@needed
+@pytest.mark.filterwarnings("ignore")
+def test_relaxes_many_at_once() -> None:
+    import torch_sim
+
+    from atomslim.inference.torch_sim import TorchSimModel
+
+    inner, structures = small_model(CONSERVATIVE), crystals()
+    model = TorchSimModel(inner)
+    batcher = torch_sim.autobatching.InFlightAutoBatcher(model, memory_scales_with="n_atoms", max_memory_scaler=3.0)
+    fire = torch_sim.Optimizer.fire if hasattr(torch_sim, "Optimizer") else torch_sim.optimizers.fire
+    converged = torch_sim.runners.generate_force_convergence_fn(force_tol=1e-2, include_cell_forces=False)
+    relaxed = torch_sim.optimize(
+        system=structures, model=model, optimizer=fire, convergence_fn=converged, autobatcher=batcher, max_steps=100
+    )
+    for before, after in zip(structures, relaxed.to_atoms(), strict=True):
+        assert str(before.symbols) == str(after.symbols)
+        before.calc = after.calc = Calculator(inner)
+        assert after.get_potential_energy() < before.get_potential_energy()
+        assert abs(after.get_forces()).max() < 1e-2

@@ -1,0 +1,141 @@
+"""Multiple time steps against the full model alone: steps, time and drift of the same dynamics.
+
+    python benchmarks/respa.py                                             # mini-smooth and a cut of it; minutes
+    python benchmarks/respa.py --full full.safetensors --small student.safetensors --task molecules
+    python benchmarks/respa.py --steps 200 -o respa.md                     # checks that the script runs
+
+Aspirin at constant energy from 300 K, with conservative forces of both models. Each way runs the same physical time;
+all start from the same positions and velocities. Drift is the slope of the total energy (of the full model), its spread
+the standard deviation about the slope. Times are processor time of one thread, shortest of the pieces that each way is
+run in; ns/day is of that. Without a file for the small model, the first block of the full one is kept and its readout
+fitted to the full model's energies and forces by least squares, in closed form, on the sample that comes with it.
+"""
+
+import copy
+import os
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cyclopts
+import numpy as np
+import torch
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.verlet import VelocityVerlet
+
+import atomslim
+from atomslim.benchmarking.machine import machine
+from atomslim.benchmarking.structures import aspirin
+from atomslim.data.in_memory import opened
+from atomslim.files import atomic_write
+from atomslim.inference.respa import Respa
+from atomslim.models import Target
+from atomslim.models.block_model import BlockModel
+
+RESULT = Path(__file__).parent / "results" / "respa.md"
+PIECES = 10
+"""Times are the shortest of so many pieces of a run."""
+
+
+def conservative(model: BlockModel, task: str | None) -> tuple[BlockModel, str]:
+    """Return a model with only this task, its forces the gradient of its energy, and the task's name."""
+    found = model.task(task)
+    energies = tuple(target for target in found.targets if target.kind == "energy")
+    changed = copy.deepcopy(model)
+    forces = Target(name="forces", kind="conservative_forces")
+    changed.tasks[found.name] = found.model_copy(update={"targets": (*energies, forces)})
+    return changed, found.name
+
+
+def cut(model: BlockModel, data: str, blocks: int) -> BlockModel:
+    """Return the first blocks of a model, the readout fitted to its energies and forces."""
+    options: dict[str, Any] = {"realign": "least-squares-forces", "calibration": opened(data), "limit": 48}
+    return atomslim.keep_blocks(model, blocks, **options)
+
+
+def start() -> Atoms:
+    """Return the molecule with velocities, at rest as a whole."""
+    atoms = aspirin()
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    Stationary(atoms)
+    ZeroRotation(atoms)
+    return atoms
+
+
+def run(dynamics: Any, atoms: Atoms, outer: int, each: float) -> dict[str, float]:
+    """Run so many outer steps of `each` fs; return drift and spread in meV/atom(/ps), and ms of CPU for each fs."""
+    energies, piece, shortest = [], max(outer // PIECES, 1), np.inf
+    dynamics.run(0)
+    for _ in range(PIECES):
+        begun = time.process_time()
+        for _ in range(piece):
+            dynamics.run(1)
+            energies.append(atoms.get_total_energy())
+        shortest = min(shortest, (time.process_time() - begun) / (piece * each))
+    at = each * (1 + np.arange(len(energies))) / 1000
+    per_atom = 1000 * np.array(energies) / len(atoms)
+    slope, offset = np.polyfit(at, per_atom, 1)
+    return {"drift": slope, "spread": float(np.std(per_atom - slope * at - offset)), "ms per fs": 1e3 * shortest}
+
+
+def main(  # noqa: PLR0913 - what is compared, and how
+    *,
+    full: str = "mini-smooth",
+    small: Path | None = None,
+    task: str | None = None,
+    data: str = "mini:molecules",
+    blocks: int = 1,
+    timestep: float = 0.5,
+    steps: int = 2000,
+    inner: str = "2,4,8",
+    output: Annotated[Path, cyclopts.Parameter(name=["--output", "-o"])] = RESULT,
+) -> None:
+    """Compare, print and write a table; `steps` are those of the full model alone."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    whole, name = conservative(atomslim.load(full), task)
+    inside = cut(whole, data, blocks) if small is None else conservative(atomslim.load(small), task)[0]
+    within = f"its first {blocks} of {whole.num_blocks} blocks, fitted" if small is None else small.name
+    ways: dict[str, Callable[[Atoms], Any]] = {
+        "full model alone": lambda atoms: VelocityVerlet(atoms, timestep * units.fs),
+    }
+    for count in map(int, inner.split(",")):
+        ways[f"n = {count}"] = lambda atoms, count=count: Respa(
+            atoms, timestep * units.fs, inside, task=name, inner_steps=count
+        )
+    ways["small model alone"] = lambda atoms: VelocityVerlet(atoms, timestep * units.fs)
+    head = ["way", "outer step, fs", "drift, meV/atom/ps", "spread, meV/atom", "CPU ms per fs", "ns/day", "times"]
+    table, before = [head, ["---"] * len(head)], 0.0
+    for way, make in ways.items():
+        atoms = start()
+        atoms.calc = atomslim.Calculator(inside if way.startswith("small") else whole, task=name)
+        count = int(way[4:]) if way.startswith("n") else 1
+        found = run(make(atoms), atoms, steps // count, count * timestep)
+        before = before or found["ms per fs"]
+        numbers = [f"{count * timestep:g}", f"{found['drift']:+.3f}", f"{found['spread']:.3f}"]
+        speed = [
+            f"{found['ms per fs']:.1f}",
+            f"{86.4 / found['ms per fs']:.3f}",
+            f"{before / found['ms per fs']:.2f} ×",
+        ]
+        table.append([way, *numbers, *speed])
+        print(" | ".join(table[-1]), flush=True)
+    made = (
+        f"Made with `python benchmarks/respa.py`: aspirin from 300 K, constant energy, {steps * timestep / 1000:g} ps, "
+        f"{timestep:g} fs, {full} and inside {within}. Drift and spread are of the full model's total energy at outer "
+        "steps; times are processor time, shortest of ten pieces."
+    )
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    date = f"{datetime.now(UTC):%Y-%m-%d}, {machine(torch.device('cpu'))}."
+    with atomic_write(output) as temporary:
+        temporary.write_text("\n".join(["# Multiple time steps", "", date, "", made, "", *lines, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
