@@ -1,11 +1,15 @@
 """Choosing among blocks and finer units: the cheapest for what it saves goes first, on what the data say."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from atomslim.atoms import from_ase
-from atomslim.compress.cheapest import cheapest
+from atomslim.compress.cheapest import Cut, Removal, _Search, cheapest
 from atomslim.compress.choose import flops, parameters
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import ConfigError
@@ -22,8 +26,43 @@ def model() -> JMP:
 
 def difference(small: JMP, full: JMP) -> float:
     batch = from_ase([sample.to_ase() for sample in waters(4)])
-    said, wanted = (one.predict(batch)["forces"].double() for one in (small, full))
-    return float((said - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+    said, wanted = (one.predict(batch)["forces"].double().reshape(4, 9) for one in (small, full))
+    apart, size = ((said - wanted).square().mean(1), wanted.square().mean(1))
+    weight = 1 / (1 + size / size.median())
+    return float(((weight * apart).sum() / (weight * size).sum()).sqrt())
+
+
+class Priced(_Search):
+    """A search that measures nothing: each thing has a difference and a share of the whole that it saves."""
+
+    DIFFERENCES: ClassVar[dict[str, float]] = {"block 1": 0.5, "block 2": 0.13, "block 3": 0.6}
+    FINER: ClassVar[dict[str, float]] = {"a": 0.04, "b": 0.05, "c": 0.06, "d": 0.07}
+
+    def __init__(self) -> None:
+        self.none, self.whole, self.counted = Cut((1, 2, 3)), 100, "FLOPs"
+
+    def count(self, cut: Cut) -> int:
+        return 100 - 30 * (3 - len(cut.blocks)) - 9 * len(cut.without)
+
+    def measured(self, name: str, cut: Cut) -> Removal:
+        blocks = sum(self.DIFFERENCES[f"block {gone}"] for gone in {1, 2, 3} - set(cut.blocks))
+        return Removal(name, cut, blocks + sum(self.FINER[unit] for unit in cut.without), self.count(cut))
+
+    def further(self, cut: Cut) -> Iterator[tuple[str, Cut]]:
+        for block in cut.blocks:
+            yield f"block {block}", replace(cut, blocks=tuple(one for one in cut.blocks if one != block))
+        for unit in self.FINER.keys() - set(cut.without):
+            yield unit, replace(cut, without=(*cut.without, unit))
+
+
+def test_one_block_goes_where_finer_units_cost_more_together() -> None:
+    """The cheapest unit for its saving is dearer, with those that must follow, than the one block that saves enough."""
+    some = Priced().down_to(73, "speed")
+    assert (some.cut.blocks, some.difference) == ((1, 3), pytest.approx(0.13))
+    small = Priced().down_to(90, "speed")
+    assert (small.cut.without, small.cut.blocks) == (("a", "b"), (1, 2, 3))
+    assert Priced().within(0.13).cut.blocks == (1, 3)
+    assert Priced().within(0.1).cut.without == ("a", "b")
 
 
 def test_the_block_that_costs_least_goes(model: JMP) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from atomslim.compress.distill import (
     Weights,
     distillation_parts,
+    graphs_apart,
     hessian_part,
     hessian_rows,
     projections,
@@ -167,8 +168,10 @@ def test_pairs_that_do_not_fit() -> None:
     require_pair(keep_blocks(teacher, 1), teacher)
     with pytest.raises(ConfigError, match="the teacher has no task conservative"):
         require_pair(jmp(CONSERVATIVE, num_blocks=1), teacher)
-    with pytest.raises(ConfigError, match="cutoff or neighbours"):
-        require_pair(with_neighbours(teacher, 2), teacher)
+    require_pair(with_neighbours(teacher, 2), teacher)
+    assert not graphs_apart(keep_blocks(teacher, 1), teacher)
+    (line,) = graphs_apart(with_neighbours(teacher, 2), teacher)
+    assert "each makes its own, and the student learns outputs and features of atoms, not those of edges" in line
     scaled = keep_blocks(teacher, 1)
     energy = DIRECT.targets[0].model_copy(update={"std": 2.0})
     scaled.tasks = {"direct": DIRECT.model_copy(update={"targets": (energy, *DIRECT.targets[1:])})}

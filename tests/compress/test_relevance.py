@@ -235,7 +235,7 @@ def test_agreement_is_spearmans(tmp_path: Path) -> None:
     assert content["blocks"] == [0, 1, 2, 3]
     assert content["mix"]["influence"][0] is None
     assert (tmp_path / "out" / "relevance.png").stat().st_size > 10_000
-    assert (tmp_path / "out" / "relevance.csv").read_text().startswith("block,")
+    assert (tmp_path / "out" / "relevance.csv").read_text().startswith("block or unit,")
 
 
 def test_a_single_batch_has_no_spread() -> None:

@@ -42,7 +42,11 @@ FINER = OPTIONS.model_copy(
         "without": ("angles 1,angles 2",),
         "cutoffs": (4.5,),
         "realign": ("sliced", "least-squares-forces"),
-        "downstream": (),
+        "downstream": (
+            OPTIONS.downstream[0].model_copy(
+                update={"strategies": ("full", "sliced", "least-squares-forces-distilled")}
+            ),
+        ),
         "distill": DistillationOptions(start=("least-squares-forces",), steps=2),
     }
 )
@@ -293,26 +297,49 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
         "reduce-least-squares-forces-2",
         "reduce-sliced-cutoff-4.5",
         "distill-least-squares-forces-distilled-without-angles-1-angles-2-seed1",
+        "distill-cutoff-4.5-seed1",
+        "tune-water-least-squares-forces-distilled-without-angles-1-angles-2-seed0",
+        "tune-water-sliced-cutoff-4.5-seed0",
     } < names
+    needs = {cell.name: cell.needs for cell in board.cells}
+    assert needs["tune-water-least-squares-forces-distilled-without-angles-1-angles-2-seed0"] in board.cells
     for cell in board.cells:
         board.place(cell).mkdir(parents=True)
         found: dict[str, Any] = {"errors": errors(cell), "parameters": 1_500_000 if cell.without else 3_000_000}
         if cell.kind == "speed":
             row = SPEED["models"]["2"]  # type: ignore[index]
             found = {**SPEED, "finer": {"angles 1,angles 2": row, "4.5": row}}
+        if cell.kind == "tune":
+            found = tuned(0.1 if cell.without else 0.2)
         (board.place(cell) / "result.json").write_text(json.dumps(RELEVANCE if cell.kind == "relevance" else found))
     results = Results(board, FINER)
     rows = {row[0]: row for row in tables.pretraining(results).rows}
     assert rows["without angles 1,angles 2, least squares with forces"][1:] == ("1.50", "25.0", "25.0")
     assert rows["without angles 1,angles 2, distilled from least squares with forces"][2] == "13.0 ± 1.4"
     assert rows["cutoff 4.5 Å"][2] == "50.0"
+    assert rows["cutoff 4.5 Å, distilled"][2] == "21.0 ± 1.4"
+    fine_tuned = {row[0]: row[1] for row in tables.downstream(results).rows}
+    assert fine_tuned["without angles 1,angles 2, sliced"].startswith("100")
+    assert fine_tuned["cutoff 4.5 Å"].startswith("200")
+    assert [curve.variant.cut for curve in figures.shown_curves(results.curves(FINER.downstream[0]))] == [
+        (None, "", None),
+        (2, "", None),
+        (1, "", None),
+        (None, "angles 1,angles 2", None),
+        (None, "", 4.5),
+    ]
     assert {row[0] for row in tables.efficiency(results).rows} >= {"without angles 1,angles 2", "cutoff 4.5 Å"}  # type: ignore[union-attr]
     said = summary.sentences(results)
     assert any(text.startswith("Without angles 1,angles 2: 50 % of the weights and 1.5 times as fast") for text in said)
+    assert any(
+        "at best 100 without angles 1,angles 2 (sliced), at best 200 cutoff 4.5 Å (sliced)" in one for one in said
+    )
     (panel, _) = figures.finer(results)
     assert [label.get_text() for label in panel.axes[0].get_xticklabels()] == [
         "without angles 1,angles 2",
         "cutoff 4.5 Å",
     ]
     write_report(results, tmp_path)
-    assert "Force error of cuts finer than blocks" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Force error of cuts finer than blocks" in page
+    assert "Test error of cuts finer than blocks" in page

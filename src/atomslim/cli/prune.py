@@ -90,7 +90,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     stress_weight
         Of least-squares-forces: the same of stress times volume, in eV/atom; 0: stress is not fitted.
     hand_over
-        Bring what kept blocks take in after removed ones in line with the full model, on --data (SevenNet).
+        Bring what kept blocks take in after removed ones in line with the full model, on --data (SevenNet, CHGNet).
     data
         Structures for least squares, --finer, --max-error, --drop-lowest (labelled) or --scan-neighbours (labelled): a
         dataset or file, as TASK=NAME where the model has several tasks.
@@ -263,6 +263,7 @@ def _cheapest(
     options: dict[str, Any],
 ) -> "BlockModel":
     """Return the model without what costs least for a target."""
+    from atomslim.cli.settings import numbers
     from atomslim.compress.cheapest import cheapest
     from atomslim.compress.choose import parse_count
     from atomslim.compress.prune import FITTED
@@ -274,7 +275,7 @@ def _cheapest(
         size=None if size is None else parse_count(size),
         speed=targets["speed"],
         error=targets["error"],
-        cutoffs=[] if cutoffs is None else _numbers("--cutoffs", cutoffs, "5.5,5,4.5"),
+        cutoffs=[] if cutoffs is None else numbers("--cutoffs", cutoffs, "5.5,5,4.5"),
         limit=options["limit"],
         batch_size=options["batch_size"],
     )
@@ -283,15 +284,6 @@ def _cheapest(
     looks = realign in FITTED or options["hand_over"]
     calibration = structures(labelled=False) if looks else None
     return choice.apply(whole, realign=realign, calibration=calibration, **options)
-
-
-def _numbers(option: str, text: str, example: str) -> list[float]:
-    from atomslim.errors import ConfigError
-
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: write numbers, as in {example}") from error
 
 
 def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
@@ -337,7 +329,8 @@ def _report_force_fit(fit: Mapping[str, Any]) -> None:
     say(f"energies and weighted derivatives: {before} meV/Å sliced, {after} fitted, on {where} ({steps})")
 
 
-def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:
+def _scan(model: "BlockModel", counts: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:
+    from atomslim.cli.settings import numbers
     from atomslim.compress.neighbours import neighbour_scan
     from atomslim.errors import ConfigError
     from atomslim.models.family import family_of
@@ -346,8 +339,7 @@ def _scan(model: "BlockModel", numbers: str, structures: Any, output: Path | Non
     family_of(model).require("neighbour caps")
     if structures is None:
         raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
-    counts = _numbers("--scan-neighbours", numbers, "10,15,20")
-    found = neighbour_scan(model, structures(), counts, **options)
+    found = neighbour_scan(model, structures(), numbers("--scan-neighbours", counts, "10,15,20"), **options)
     plain_console().print(found)
     if output is not None:
         found.write(output)

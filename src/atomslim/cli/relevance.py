@@ -19,11 +19,12 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     batch_size: Annotated[int, COUNT] = 8,
     force_weight: Annotated[float, WEIGHT] = 1.0,
     leave_out: bool = True,
+    cutoffs: str | None = None,
     strict: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
 ) -> None:
-    """Score every interaction block of a model on labelled data, as in the paper's Fig. 2.
+    """Score every interaction block of a model, and what is finer, on labelled data, as in the paper's Fig. 2.
 
     Writes relevance.json, relevance.csv and relevance.png into a folder. The score is GradCAM's; beside it stand the
     Taylor score, the influence on features, and the errors that leaving out each block really adds.
@@ -45,7 +46,9 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     force_weight
         Weight of forces in the loss, beside 1 for everything else.
     leave_out
-        Measure the errors without each block, too; takes one evaluation for each.
+        Measure the errors without each block and finer unit, too; takes one evaluation for each.
+    cutoffs
+        Shorter cutoffs in Å to measure the errors with, too, as in 5.5,5 (SevenNet, CHGNet).
     strict
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     force
@@ -55,7 +58,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
-    from atomslim.cli.settings import opened_data
+    from atomslim.cli.settings import numbers, opened_data
     from atomslim.compress.relevance import block_relevance
     from atomslim.compress.relevance_report import FILES
     from atomslim.models.model_file import load
@@ -70,6 +73,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         batch_size=batch_size,
         force_weight=force_weight,
         leave_out=leave_out,
+        cutoffs=[] if cutoffs is None else numbers("--cutoffs", cutoffs, "5.5,5"),
         strict=strict,
     )
     found.write(output)

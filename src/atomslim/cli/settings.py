@@ -136,6 +136,14 @@ def whole_numbers(option: str, text: str) -> list[int]:
         raise ConfigError(f"{option} {text}: write whole numbers with commas between them, as in 6,5,4") from error
 
 
+def numbers(option: str, text: str, example: str) -> list[float]:
+    """Understand a list of numbers with commas; raises ConfigError for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: write numbers, as in {example}") from error
+
+
 def byte_count(option: str, text: str) -> int:
     """Understand an amount of memory, as in 16GiB, 500MB or 8e9; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt]?)(i?)b)?", text.strip().lower())

@@ -38,6 +38,11 @@ class Score:
         deviation = rows.std(0, ddof=1) if len(rows) > 1 else np.full(rows.shape[1], np.nan)
         return cls(rows.mean(0), deviation, len(rows))
 
+    def followed_by(self, count: int) -> "Score":
+        """Return the same with so many more that have no score."""
+        none = np.full(count, np.nan)
+        return Score(np.append(self.mean, none), np.append(self.deviation, none), self.batches)
+
     @property
     def normalised(self) -> "Score":
         """The same divided by the sum over blocks; NaN (the embedding's influence) does not count."""
@@ -65,7 +70,9 @@ class TaskRelevance:
     Of labels of 0 and 1, what it adds to the log loss.
     """
     units_left_out: dict[str, Numbers] = field(default_factory=dict)
-    """The same for each of what the model can leave out that is finer than blocks."""
+    """The same for each of what the model can leave out that is finer than blocks, and for shorter cutoffs."""
+    units: dict[str, Score] = field(default_factory=dict)
+    """GradCAM's and Taylor's scores of what is finer than blocks, for each atom; NaN of what has none."""
 
     def summed(self, name: str) -> Numbers:
         """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors.
@@ -79,6 +86,14 @@ class TaskRelevance:
         counted = [score.normalised.mean for score in by_branch.values() if np.nansum(score.mean) > 0]
         shares: Numbers = np.mean(counted or [score.mean for score in by_branch.values()], axis=0)
         return shares
+
+    def of_units(self, name: str) -> Numbers:
+        """Return one number for each unit, on the scale of `summed`: by gradients, shares of the sum over blocks."""
+        if name == "leave-out":
+            return self.relative(self.units_left_out)
+        total = float(np.nansum(getattr(self, name)["node"].mean))
+        mean: Numbers = self.units[name].mean
+        return mean / total if total > 0 else mean
 
     def relative(self, left_out: dict[str, Numbers]) -> Numbers:
         """Return what leaving out adds to the errors, as a share of them, the mean over targets.
@@ -109,7 +124,7 @@ class BlockScores:
     """Their numbers in the original model, 0 the embedding."""
     tasks: dict[str, TaskRelevance]
     units: tuple[str, ...] = ()
-    """Names of what the model can leave out that is finer than blocks."""
+    """Names of what the model can leave out that is finer than blocks, and of shorter cutoffs."""
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -122,9 +137,16 @@ class BlockScores:
         mean: Numbers = np.mean([task.summed(name) for task in self.tasks.values()], axis=0)
         return mean
 
-    def without_units(self) -> dict[str, float]:
-        """Return the relative change of the errors without each unit over the mix; nothing if it was not measured."""
-        if not self.units or "leave-out" not in self.scores:
-            return {}
-        mean = np.mean([task.relative(task.units_left_out) for task in self.tasks.values()], axis=0)
-        return dict(zip(self.units, mean.tolist(), strict=True))
+    @property
+    def unit_scores(self) -> tuple[str, ...]:
+        """Names of the scores that units have."""
+        by_gradient = [name for name in self.scores if all(name in task.units for task in self.tasks.values())]
+        return tuple(name for name in self.scores if self.units and (name in by_gradient or name == "leave-out"))
+
+    def unit_mix(self, name: str) -> Numbers:
+        """Return a score of every unit over the mix, on the same scale as `mix` of blocks; NaN of what has none.
+
+        By gradients they are shares of the sum over blocks, to which they come on top.
+        """
+        mean: Numbers = np.mean([task.of_units(name) for task in self.tasks.values()], axis=0)
+        return mean

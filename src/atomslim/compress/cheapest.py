@@ -8,12 +8,17 @@ adds to the difference from the full model's answers on the data, its saving wha
 the FLOPs, at most as much as is still wanted. The least cost for its saving goes. What turns out not to be needed in
 the end comes back. Labels are not looked at.
 
+Finer units, each cheap by itself, may cost more together than the one block that saves as much. So this is done three
+times: among everything, among blocks, and among what is finer; the best that comes out is what is chosen.
+
 Difference: root mean square of forces over the full model's own, or, where a task predicts none, of each target
-(energies per atom) over the full model's spread between structures; the mean over targets and tasks.
+(energies per atom) over the full model's spread between structures; the mean over targets and tasks. Structures s count
+by 1/(1 + F_s²/F₀²), with their root mean square force F_s and its median F₀: among a few structures, the one or two
+farthest from equilibrium would decide alone.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,13 +28,12 @@ from ase import Atoms
 from torch import Tensor
 
 from atomslim.compress.choose import flops, parameters
-from atomslim.compress.cutoff import with_cutoff
+from atomslim.compress.cutoff import require_cutoffs, with_cutoff
 from atomslim.compress.prune import Model, keep_blocks
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
-from atomslim.models.family import family_of
 from atomslim.models.tasks import Target, Task
 
 FORCES = ("conservative_forces", "direct_forces")
@@ -44,6 +48,11 @@ class Cut:
     blocks: tuple[int, ...]
     without: tuple[str, ...] = ()
     cutoff: float | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The same for cuts that came about in another order."""
+        return self.blocks, frozenset(self.without), self.cutoff
 
     def of(self, model: Model, **options: Any) -> Model:
         """Return the cut model; ``options`` are those of `keep_blocks`."""
@@ -94,7 +103,7 @@ class Choice:
         ]
         return {
             "for": self.target,
-            "by": "least difference for what is saved",
+            "by": "least difference for what is saved, among everything, blocks only and finer units only",
             "steps": steps,
             "came back": list(self.needless),
             "difference": self.difference,
@@ -144,10 +153,7 @@ def cheapest(
 
     """
     _require_target(size, speed, error)
-    if cutoffs:
-        family_of(model).require("shorter cutoff")
-        for cutoff in cutoffs:
-            model.with_cutoff(cutoff)
+    require_cutoffs(model, cutoffs)
     counted: Counted = "FLOPs" if size is None else "parameters"
     search = _Search(model, _Answers.of(model, data, limit, batch_size), counted, tuple(cutoffs))
     if error is not None:
@@ -190,11 +196,13 @@ class _Answers:
         for task, batch, wanted in self.given:
             said = small.predict(batch.atoms, task, batch.topology if graphs else None)
             for target in _compared(self.full.task(task)):
-                pair = said[target.name], wanted[target.name]
-                if target.kind == "energy":
+                pair = said[target.name].double(), wanted[target.name].double()
+                if target.kind in FORCES:
+                    pair = _squares(pair[0] - pair[1], batch), _squares(pair[1], batch)
+                elif target.kind == "energy":
                     pair = pair[0] / batch.atoms.natoms, pair[1] / batch.atoms.natoms
-                found.setdefault((task, target.name, target.kind not in FORCES), []).append(pair)
-        shares = [_share(pairs, about_mean=about_mean) for (*_, about_mean), pairs in found.items()]
+                found.setdefault((task, target.name, target.kind in FORCES), []).append(pair)
+        shares = [(_force_share if forces else _share)(pairs) for (*_, forces), pairs in found.items()]
         return sum(shares) / len(shares)
 
 
@@ -203,11 +211,43 @@ def _compared(task: Task) -> list[Target]:
     return [target for target in task.targets if target.kind in FORCES][:1] or list(task.targets)
 
 
-def _share(pairs: Sequence[tuple[Tensor, Tensor]], *, about_mean: bool) -> float:
-    """Return the root mean square of differences over that of what was wanted."""
-    said, wanted = (torch.cat([pair[place].double() for pair in pairs]) for place in (0, 1))
-    size = (wanted - wanted.mean() if about_mean else wanted).square().mean().sqrt()
+def _squares(forces: Tensor, batch: Batch) -> Tensor:
+    """Return the mean square of the components of forces (n, 3) of each structure."""
+    sums = forces.new_zeros(len(batch)).index_add(0, batch.atoms.batch, forces.square().mean(1))
+    return sums / batch.atoms.natoms
+
+
+def _force_share(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the root of the weighed mean square of differences over that of forces, from both by structure."""
+    apart, forces = (torch.cat([pair[place] for pair in pairs]) for place in (0, 1))
+    weight = 1 / (1 + forces / forces.median().clamp(min=1e-24))
+    return float(((weight * apart).sum() / (weight * forces).sum().clamp(min=1e-24)).sqrt())
+
+
+def _share(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the root mean square of differences over the spread of what was wanted."""
+    said, wanted = (torch.cat([pair[place] for pair in pairs]) for place in (0, 1))
+    size = (wanted - wanted.mean()).square().mean().sqrt()
     return float((said - wanted).square().mean().sqrt() / size.clamp(min=1e-12))
+
+
+Allowed = Callable[[Cut, Cut], bool]
+"""Whether one thing may go, by the cut before and after."""
+
+
+def _everything(_before: Cut, _after: Cut) -> bool:
+    return True
+
+
+def _blocks_only(before: Cut, after: Cut) -> bool:
+    return before.blocks != after.blocks
+
+
+def _finer_only(before: Cut, after: Cut) -> bool:
+    return before.blocks == after.blocks
+
+
+_WAYS: tuple[Allowed, ...] = (_everything, _blocks_only, _finer_only)
 
 
 class _Search:
@@ -216,52 +256,75 @@ class _Search:
     def __init__(self, model: BlockModel, answers: _Answers, counted: Counted, cutoffs: tuple[float, ...]) -> None:
         self.model, self.answers, self.counted, self.cutoffs = model, answers, counted, cutoffs
         self.none = Cut(model.block_ids)
+        self.counts: dict[Any, int] = {}
+        self.differences: dict[Any, float] = {}
         self.whole = self.count(self.none)
 
     def count(self, cut: Cut) -> int:
         """Return the parameters or FLOPs of a cut."""
-        small = cut.of(self.model)
-        return parameters(small) if self.counted == "parameters" else flops(small, self.answers.first)
+        if cut.key not in self.counts:
+            small = cut.of(self.model)
+            least = parameters(small) if self.counted == "parameters" else flops(small, self.answers.first)
+            self.counts[cut.key] = least
+        return self.counts[cut.key]
 
     def down_to(self, most: int, target: str) -> Choice:
-        """Remove until no more than this many parameters or FLOPs are left."""
+        """Remove until no more than this many parameters or FLOPs are left, in the way that differs least."""
+        found = [self._down_to(most, allowed) for allowed in _WAYS]
+        choices = [self.choice(removals, target, most) for removals in found if removals[-1].count <= most]
+        if not choices:
+            raise ConfigError(f"{target}: even without all that can be left out the model does not reach it")
+        return min(choices, key=lambda choice: choice.difference)
+
+    def _down_to(self, most: int, allowed: Allowed) -> list[Removal]:
         removals = [Removal("nothing", self.none, 0.0, self.whole)]
         while removals[-1].count > most:
             here = removals[-1]
-            left = [one for one in self.tried(here) if one.count < here.count]
-            if not left:
-                raise ConfigError(f"{target}: even without all that can be left out the model does not reach it")
-            removals.append(min(left, key=lambda one: _price(here, one, here.count - most)))
-        return self.choice(removals, target, most)
-
-    def within(self, error: float) -> Choice:
-        """Remove as long as the difference stays within this."""
-        removals = [Removal("nothing", self.none, 0.0, self.whole)]
-        while True:
-            here = removals[-1]
-            tried = [one for one in self.tried(here) if one.count < here.count]
-            left = [one for one in tried if one.difference <= error]
+            left = [one for one in self.tried(here, allowed) if one.count < here.count]
             if not left:
                 break
-            removals.append(min(left, key=lambda one: _price(here, one, self.whole)))
-        if len(removals) == 1:
+            removals.append(min(left, key=lambda one: _price(here, one, here.count - most)))
+        return removals
+
+    def within(self, error: float) -> Choice:
+        """Remove as long as the difference stays within this, in the way that saves most."""
+        target = f"at most {error:.3g} from the full model"
+        choices = [
+            self.choice(removals, target, None)
+            for allowed in _WAYS
+            if len(removals := self._within(error, allowed)) > 1
+        ]
+        if not choices:
+            tried = self.tried(Removal("nothing", self.none, 0.0, self.whole))
             least = min(tried, key=lambda one: one.difference, default=None)
             hint = "" if least is None else f": without {least.name} it is {least.difference:.1%}, the least"
             raise ConfigError(f"largest difference {error:.3g}: nothing can be left out within it{hint}")
-        return self.choice(removals, f"at most {error:.3g} from the full model", None)
+        return min(choices, key=lambda choice: choice.count)
 
-    def tried(self, here: Removal) -> Iterator[Removal]:
-        """Leave out by itself everything that is still there, and measure it."""
+    def _within(self, error: float, allowed: Allowed) -> list[Removal]:
+        removals = [Removal("nothing", self.none, 0.0, self.whole)]
+        while True:
+            here = removals[-1]
+            tried = (one for one in self.tried(here, allowed) if one.count < here.count)
+            left = [one for one in tried if one.difference <= error]
+            if not left:
+                return removals
+            removals.append(min(left, key=lambda one: _price(here, one, self.whole)))
+
+    def tried(self, here: Removal, allowed: Allowed = _everything) -> Iterator[Removal]:
+        """Leave out by itself everything that is still there and may go, and measure it."""
         for name, cut in self.further(here.cut):
-            yield self.measured(name, cut)
+            if allowed(here.cut, cut):
+                yield self.measured(name, cut)
 
     def measured(self, name: str, cut: Cut) -> Removal:
         """Measure a cut."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AtomslimWarning)
-            small = cut.of(self.model)
-            difference = self.answers.difference(small, graphs=cut.cutoff is None)
-        return Removal(name, cut, difference, self.count(cut))
+        if cut.key not in self.differences:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AtomslimWarning)
+                small = cut.of(self.model)
+                self.differences[cut.key] = self.answers.difference(small, graphs=cut.cutoff is None)
+        return Removal(name, cut, self.differences[cut.key], self.count(cut))
 
     def further(self, cut: Cut) -> Iterator[tuple[str, Cut]]:
         """Give what else could go, by name."""

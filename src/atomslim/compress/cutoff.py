@@ -3,12 +3,21 @@
 Changes outputs.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
-from atomslim.models.block_model import BlockModel
+from atomslim.models.block_model import BlockModel, check_cutoff
 from atomslim.models.family import family_of
 
 Model = TypeVar("Model", bound=BlockModel)
+
+
+def require_cutoffs(model: BlockModel, cutoffs: Sequence[float]) -> None:
+    """Raise ConfigError unless a model can have each of some shorter cutoffs (Å)."""
+    if cutoffs:
+        family_of(model).require("shorter cutoff")
+    for cutoff in cutoffs:
+        check_cutoff(model, cutoff)
 
 
 def with_cutoff(model: Model, cutoff: float) -> Model:

@@ -11,8 +11,8 @@
 | P | projections | learned linear maps where the widths of teacher and student differ; none where they agree |
 | (∂F/∂r) | | random rows of the Hessian, one per structure (arXiv 2501.09009) |
 
-‖·‖₁ is the mean absolute value over rows and components. Teacher and student see the same edges, because one topology
-is made for both.
+‖·‖₁ is the mean absolute value over rows and components. Where both have the same graphs, one topology is made for
+both. A student with a shorter cutoff, or fewer neighbours, has graphs of its own: then features of edges are left out.
 """
 
 import warnings
@@ -54,17 +54,13 @@ class Part:
 
 
 def require_pair(student: BlockModel, teacher: BlockModel) -> None:
-    """Raise ConfigError unless the student can learn from the teacher: one family, the same tasks, graphs and units."""
+    """Raise ConfigError unless the student can learn from the teacher: one family, the same tasks and units."""
     if type(student) is not type(teacher):
         raise ConfigError(f"student {type(student).__name__} and teacher {type(teacher).__name__} are of two families")
     for name, task in student.tasks.items():
         if name not in teacher.tasks:
             raise ConfigError(f"the teacher has no task {name}: it has {', '.join(teacher.tasks)}")
         other = teacher.tasks[name]
-        if task.graph != other.graph:
-            raise ConfigError(
-                f"task {name}: cutoff or neighbours of student and teacher differ: give both the same graphs"
-            )
         ours, theirs = ({target.name: target for target in one.targets} for one in (task, other))
         for target in ours.values():
             match = theirs.get(target.name)
@@ -73,6 +69,17 @@ def require_pair(student: BlockModel, teacher: BlockModel) -> None:
                     f"task {name}: {target.name} of student and teacher differ in kind, unit or scale: use a student "
                     "that was cut from this teacher"
                 )
+
+
+def graphs_apart(student: BlockModel, teacher: BlockModel) -> list[str]:
+    """Say of each task whose graphs are not those of the teacher what that means; nothing where all are alike."""
+    return [
+        f"task {name}: the student's graphs ({task.graph.cutoff:g} Å) are not the teacher's "
+        f"({teacher.tasks[name].graph.cutoff:g} Å, or other neighbours): each makes its own, and the student learns "
+        "outputs and features of atoms, not those of edges"
+        for name, task in student.tasks.items()
+        if task.graph != teacher.tasks[name].graph
+    ]
 
 
 def require_smaller(student: BlockModel, teacher: BlockModel, *, strict: bool) -> None:
@@ -108,6 +115,17 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     return nn.ModuleDict(
         {name: nn.Linear(*widths, bias=False).to(weight) for name, widths in pairs.items() if widths[0] != widths[1]}
     )
+
+
+def on_graphs_of(model: BlockModel, batch: Batch) -> Batch:
+    """Return a batch with the graphs that a model makes of it."""
+    return replace(batch, topology=model.topology(batch.atoms, batch.tasks))
+
+
+def without_edges(trace: Trace) -> Trace:
+    """Return a trace without features of edges."""
+    features, readout = replace(trace.features, edge=()), replace(trace.readout, edge=None)
+    return replace(trace, features=features, readout=readout)
 
 
 def teach(teacher: BlockModel, batch: Batch, weights: Weights) -> Trace:
@@ -151,11 +169,16 @@ def distillation_parts(
         yield from _block_parts(student, teacher, ours.features, theirs.features, weights, maps)
 
 
-def hessian_part(student: BlockModel, teacher: BlockModel, batch: Batch, weight: float) -> Part:
-    """Compare one row of −∂F/∂r for each structure: the same random atom and direction for both models, in eV/Å²."""
+def hessian_part(
+    student: BlockModel, teacher: BlockModel, batch: Batch, weight: float, *, taught: Batch | None = None
+) -> Part:
+    """Compare one row of −∂F/∂r for each structure: the same random atom and direction for both models, in eV/Å².
+
+    ``taught`` is the batch with the teacher's graphs, where they are not the student's.
+    """
     row = _random_rows(batch.atoms)
     ours = hessian_rows(student, batch, row, create_graph=True)
-    theirs = hessian_rows(teacher, batch, row, create_graph=False)
+    theirs = hessian_rows(teacher, taught or batch, row, create_graph=False)
     return Part("hessian", weight, _absolute(ours, theirs.detach()))
 
 

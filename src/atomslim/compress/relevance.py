@@ -8,13 +8,15 @@ the features of a block and over the atoms (edges) of a batch. Node scores and e
 over blocks; their mean is the normalised sum of both. The mix is the mean of the tasks' normalised scores.
 
 Beside it, for judgement: the first-order Taylor score, the influence of a block on the features (1 − cosine), and what
-really happens to the errors when a block is left out and the readout sliced. Only measures; changes nothing.
+really happens to the errors when a block is left out and the readout sliced. What is finer than blocks is scored on
+the same scales, and a shorter cutoff by what it does to the errors. Only measures; changes nothing.
 """
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 from atomslim.atoms import Sample
 from atomslim.compress import scores
 from atomslim.compress.block_scores import Score, TaskRelevance
+from atomslim.compress.cutoff import require_cutoffs, with_cutoff
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance_report import Relevance
 from atomslim.data.loader import Batch
@@ -34,6 +37,7 @@ from atomslim.evaluation.errors import Errors
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import Change
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
 from atomslim.models.scope import Watch
 
@@ -56,7 +60,7 @@ class _Rows:
         return {branch: Score.of(torch.stack(rows).numpy()) for branch, rows in self.found.get(name, {}).items()}
 
 
-def block_relevance(
+def block_relevance(  # noqa: PLR0913 - what is scored, and how
     model: BlockModel,
     data: TaskedData,
     *,
@@ -64,10 +68,11 @@ def block_relevance(
     batch_size: int = 8,
     force_weight: float = 1.0,
     leave_out: bool = True,
+    cutoffs: Sequence[float] = (),
     options: dict[str, str] | None = None,
     strict: bool = False,
 ) -> Relevance:
-    """Score every block of a model on labelled data.
+    """Score every block of a model, and what it can leave out that is finer, on labelled data.
 
     Args:
         model: the model; blocks are named as in the original model (`block_ids`), the embedding is 0.
@@ -75,25 +80,30 @@ def block_relevance(
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once; scores are means over batches, and their spread is over batches.
         force_weight: α of forces beside 1 for everything else.
-        leave_out: also measure the errors without each block, and without each of what the model can leave out that is
-            finer (one evaluation for each).
+        leave_out: also measure the errors without each block, without each of what the model can leave out that is
+            finer, and with each cutoff (one evaluation for each).
+        cutoffs: shorter cutoffs (Å) to measure the errors with, too, all else being kept.
         options: options of the datasets' readers.
         strict: refuse structures outside of what a task was trained on, or with a charge or spin.
 
     Raises:
-        ConfigError: a model without blocks, a task that it does not have, or data without a task's name where there
-            are several.
+        ConfigError: a model without blocks, a task that it does not have, data without a task's name where there
+            are several, or cutoffs that the model cannot have.
         DataError: a dataset that is not there or broken, or one without labels.
 
     """
     if not model.num_blocks:
         raise ConfigError("the model has no interaction blocks that could be scored: give the model before it was cut")
+    if cutoffs and not leave_out:
+        raise ConfigError("cutoffs have no score but what they do to errors: leave them out, or measure leave-out")
+    cutoffs = tuple(dict.fromkeys(cutoffs))
+    require_cutoffs(model, cutoffs)
     samples = {
         name: list(Watch.over(model, name, strict=strict).samples(spread_out(dataset, limit)))
         for name, dataset in datasets(model, data, options).items()
     }
     tasks = {
-        name: _task_relevance(model, name, given, batch_size, force_weight, leave_out=leave_out)
+        name: _task_relevance(model, name, given, batch_size, force_weight, cutoffs if leave_out else None)
         for name, given in samples.items()
     }
     for name, found in tasks.items():
@@ -104,16 +114,22 @@ def block_relevance(
                 AtomslimWarning,
                 stacklevel=2,
             )
-    return Relevance((0, *model.block_ids), tasks, model.fine_units)
+    units = (*model.fine_units, *(f"cutoff {cutoff:g} Å" for cutoff in cutoffs))
+    return Relevance((0, *model.block_ids), tasks, units)
 
 
 def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict[str, dict[str, Tensor]]:
     """Return score → branch → (b + 1,) of one batch, embedding first; a branch without atoms or edges is left out.
 
+    Under "unit" are the scores of the model's ``fine_units``, NaN where a family has none.
+
     Raises DataError if no structure of the batch has a label of the terms.
     """
     names = list(dict.fromkeys(term.task for term in terms))
-    with differentiable(model):
+    noting: AbstractContextManager[dict[str, list[Change]]] = (
+        nullcontext({}) if model.family is None else model.family.unit_changes(model)
+    )
+    with differentiable(model), noting as changes:
         trace = model.trace(batch.atoms, batch.topology, names, normalised=True, create_graph=True)
         sums = loss_sums(terms, trace.outputs, batch)
         counts = torch.stack([part.count for part in sums])
@@ -122,6 +138,7 @@ def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict
         loss = weighted_mean(terms, sums, counts.detach())
         by_branch = {"node": trace.features.node, "edge": trace.features.edge}
         features = [block for branch in BRANCHES for block in by_branch[branch]]
+        features += [change.after for unit in changes.values() for change in unit]
         gradients = iter(torch.autograd.grad(loss, features, materialize_grads=True, allow_unused=True))
     found: dict[str, dict[str, Tensor]] = {"gradcam": {}, "taylor": {}, "influence": {}}
     for branch, blocks in by_branch.items():
@@ -131,6 +148,14 @@ def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict
             found["gradcam"][branch] = scores.gradcam(values, slopes)
             found["taylor"][branch] = scores.taylor(values, slopes)
             found["influence"][branch] = scores.influence(values)
+    if model.fine_units:
+        atoms = batch.atoms.num_atoms
+        by_unit = {
+            name: scores.unit_scores(unit, [next(gradients) for _ in unit], atoms) for name, unit in changes.items()
+        }
+        missing = (loss.new_tensor(torch.nan),) * 2
+        both = zip(*(by_unit.get(name, missing) for name in model.fine_units), strict=True)
+        found["gradcam"]["unit"], found["taylor"]["unit"] = (torch.stack(values) for values in both)
     return found
 
 
@@ -157,9 +182,9 @@ def _task_relevance(
     samples: list[Sample],
     batch_size: int,
     force_weight: float,
-    *,
-    leave_out: bool,
+    cutoffs: Sequence[float] | None,
 ) -> TaskRelevance:
+    """Score the blocks on a task; cutoffs are None where nothing is left out."""
     samples = on_reference_of(model, task, samples)
     terms = task_terms(model.task(task), force_weight=force_weight)
     rows = _Rows({})
@@ -172,14 +197,19 @@ def _task_relevance(
             share = len(batch) / mean_size if score in _BY_GRADIENT else 1.0
             for branch, value in by_branch.items():
                 rows.add(score, branch, share * value)
-    errors = _errors([model], task, samples, batch_size)[0] if leave_out else {}
-    without = _errors(_without_each(model), task, samples, batch_size) if leave_out else []
-    finer = _errors(_without_each_unit(model), task, samples, batch_size) if leave_out else []
+    left = cutoffs is not None
+    errors = _errors([model], task, samples, batch_size)[0] if left else {}
+    without = _errors(_without_each(model), task, samples, batch_size) if left else []
+    nearer = (with_cutoff(model, cutoff) for cutoff in cutoffs or ())
+    finer = _errors(chain(_without_each_unit(model), nearer), task, samples, batch_size) if left else []
+    found = {name: rows.score(name) for name in ("gradcam", "taylor", "influence")}
+    units = {name: by_branch.pop("unit") for name, by_branch in found.items() if "unit" in by_branch}
     return TaskRelevance(
         structures=len(samples),
-        gradcam=rows.score("gradcam"),
-        taylor=rows.score("taylor"),
-        influence=rows.score("influence"),
+        gradcam=found["gradcam"],
+        taylor=found["taylor"],
+        influence=found["influence"],
+        units={name: score.followed_by(len(cutoffs or ())) for name, score in units.items()},
         errors=errors,
         left_out={name: _changes(name, error, without) for name, error in errors.items()},
         units_left_out={name: _changes(name, error, finer)[1:] for name, error in errors.items()},

@@ -44,17 +44,23 @@ def _scores(axes: Axes, relevance: BlockScores, name: str) -> None:
 
 
 def _compare(axes: Axes, relevance: BlockScores) -> None:
-    places = np.arange(1, len(relevance.blocks))
+    names = [*map(str, relevance.blocks[1:]), *relevance.units]
+    places = np.arange(1, len(names) + 1)
     width = 0.8 / len(relevance.scores)
     for number, (name, colour) in enumerate(zip(relevance.scores, (SUM, NODE, EDGE, "#cc79a7"), strict=False)):
-        values = relevance.mix(name)[1:]
+        finer = relevance.unit_mix(name) if name in relevance.unit_scores else np.full(len(relevance.units), np.nan)
+        values = np.append(relevance.mix(name)[1:], finer)
         top = np.nanmax(np.abs(values)) or 1.0
         at = places + (number - (len(relevance.scores) - 1) / 2) * width
         axes.bar(at, values / top, width, color=colour, label=SCORES[name])
     axes.axhline(0, color="#555555", linewidth=0.6)
     _finish(axes, relevance, "all scores, mix", "score, largest = 1")
-    axes.set_xlim(0.4, len(relevance.blocks) - 0.4)
+    axes.set_xlim(0.4, len(names) + 0.6)
     axes.set_ylim(top=1.4)  # room for the legend
+    if relevance.units:
+        axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_xlabel("block, or what is finer", fontsize=8)
+        axes.axvline(len(relevance.blocks) - 0.5, color="#555555", linewidth=0.6, linestyle=":")
 
 
 def _finish(axes: Axes, relevance: BlockScores, title: str, label: str) -> None:

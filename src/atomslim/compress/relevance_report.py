@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from atomslim.compress.block_scores import SCORES, BlockScores, Numbers, TaskRelevance
+from atomslim.compress.block_scores import SCORES, BlockScores, Numbers, Score, TaskRelevance
 from atomslim.files import atomic_files, atomic_write
 from atomslim.report.cells import plain_row
 
@@ -42,7 +42,7 @@ class Relevance(BlockScores):
             "mix": {name: _plain(self.mix(name)) for name in self.scores},
             "agreement": {"scores": list(self.scores), "spearman": [_plain(row) for row in self.agreement]},
             "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
-            **({"without units": self.without_units()} if self.units else {}),
+            **({"units": self._units_dict()} if self.units else {}),
         }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -56,8 +56,9 @@ class Relevance(BlockScores):
         """Write relevance.json, relevance.csv and relevance.png into a folder, which is made if need be."""
         from atomslim.compress.relevance_figure import draw  # noqa: PLC0415 - as above
 
-        header = ["block", *(f"{name}, mix" for name in self.scores), *self._task_columns()]
+        header = ["block or unit", *(f"{name}, mix" for name in self.scores), *self._task_columns()]
         rows = [[self._block_name(block), *self._cells(number)] for number, block in enumerate(self.blocks)]
+        rows += [[unit, *self._unit_cells(number)] for number, unit in enumerate(self.units)]
         with atomic_files(folder, FILES) as temporary:
             temporary["relevance.json"].write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
             with temporary["relevance.csv"].open("w", encoding="utf-8", newline="") as file:
@@ -72,11 +73,11 @@ class Relevance(BlockScores):
         for place, block in enumerate(self.blocks):
             table.add_row(self._block_name(block), *self._cells(place))
         yield table
-        changes = self.without_units()
-        if changes:
-            finer = Table("without", "leave-out, mix")
-            for unit, change in changes.items():
-                finer.add_row(unit, f"{change:.3f}")
+        if self.unit_scores:
+            yield "What is finer than blocks (shares of the sum over blocks, on top of theirs)"
+            finer = Table("unit", *(f"{SCORES[name]}, mix" for name in self.unit_scores))
+            for place, unit in enumerate(self.units):
+                finer.add_row(unit, *(_cell(self.unit_mix(name)[place]) for name in self.unit_scores))
             yield finer
         yield from self.words()
 
@@ -86,6 +87,10 @@ class Relevance(BlockScores):
             least = self.lowest(1, name)
             if least:
                 yield f"By {SCORES[name]}, block {least[0]} matters least."
+        for name in self.unit_scores:
+            scores = self.unit_mix(name)
+            if not np.isnan(scores).all():
+                yield f"By {SCORES[name]}, {self.units[int(np.nanargmin(scores))]} matters least of what is finer."
         if len(self.blocks) > 2:
             for place, name in enumerate(self.scores[1:], start=1):
                 yield f"Rank correlation of {SCORES[name]} with GradCAM: {self.agreement[0, place]:+.2f}"
@@ -95,13 +100,19 @@ class Relevance(BlockScores):
 
     def _cells(self, place: int) -> list[str]:
         mix = [self.mix(name)[place] for name in self.scores]
-        cells = ["" if np.isnan(value) else f"{value:.3f}" for value in mix]
+        cells = [_cell(value) for value in mix]
         for scores in self.tasks.values():
             for score in scores.gradcam.values():
                 share = score.normalised
                 spread = "" if np.isnan(share.deviation[place]) else f" ± {share.deviation[place]:.3f}"
                 cells.append(f"{share.mean[place]:.3f}{spread}")
         return cells
+
+    def _unit_cells(self, place: int) -> list[str]:
+        return [_cell(self.unit_mix(name)[place]) if name in self.unit_scores else "" for name in self.scores]
+
+    def _units_dict(self) -> dict[str, Any]:
+        return {"names": list(self.units), "mix": {name: _plain(self.unit_mix(name)) for name in self.unit_scores}}
 
     @staticmethod
     def _block_name(block: int) -> str:
@@ -110,10 +121,7 @@ class Relevance(BlockScores):
 
 def _task_dict(task: TaskRelevance) -> dict[str, Any]:
     scores = {
-        name: {
-            branch: {"mean": _plain(score.mean), "deviation": _plain(score.deviation), "batches": score.batches}
-            for branch, score in getattr(task, name).items()
-        }
+        name: {branch: _score_dict(score) for branch, score in getattr(task, name).items()}
         for name in ("gradcam", "taylor", "influence")
     }
     return {
@@ -121,7 +129,17 @@ def _task_dict(task: TaskRelevance) -> dict[str, Any]:
         **scores,
         "errors": {name: vars(error) for name, error in task.errors.items()},
         "left out": {name: _plain(change) for name, change in task.left_out.items()},
+        "units": {name: _score_dict(score) for name, score in task.units.items()},
+        "units left out": {name: _plain(change) for name, change in task.units_left_out.items()},
     }
+
+
+def _score_dict(score: Score) -> dict[str, Any]:
+    return {"mean": _plain(score.mean), "deviation": _plain(score.deviation), "batches": score.batches}
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}"
 
 
 def _plain(values: Numbers) -> list[float | None]:

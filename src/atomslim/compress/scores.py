@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from atomslim.models.family import Change
+
 Features = Sequence[Float[Tensor, "rows d"]]
 
 
@@ -39,6 +41,28 @@ def influence(features: Features) -> Float[Tensor, " blocks"]:
     """
     turned = [1 - functional.cosine_similarity(*_as_wide(one, two), dim=-1).mean() for one, two in pairwise(features)]
     return torch.stack([features[0].new_tensor(torch.nan), *turned])
+
+
+def unit_scores(
+    changes: Sequence[Change], gradients: Sequence[Tensor], atoms: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return GradCAM's score and Taylor's of what a unit finer than a block changes, for each atom.
+
+    As of blocks, but with the change x − x⁰ that the unit makes, which is what leaving it out undoes, in place of
+    features; rows (bonds, say) are summed, and divided by the number of atoms. Components that turn with the structure
+    are summed first, so that scores do not.
+    """
+    products = [_product(change, slope) for change, slope in zip(changes, gradients, strict=True)]
+    relevance = torch.stack([torch.relu(product).mean(-1).sum() for product in products]).sum()
+    first_order = torch.stack([product.sum(-1).abs().sum() for product in products]).sum()
+    return relevance / atoms, first_order / atoms
+
+
+def _product(change: Change, slope: Tensor) -> Float[Tensor, "rows channels"]:
+    after = change.after.detach()
+    product = (after if change.before is None else after - change.before.detach()) * slope
+    product = product.sum(1) if change.turning else product
+    return product[:, None] if product.dim() == 1 else product
 
 
 def _as_wide(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:

@@ -188,7 +188,7 @@ class BlockModel(nn.Module, ABC):
         raise NotImplementedError
 
     def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
-        """Work x → x · matrix, by kind, of what a block (from 0) takes in into its weights: with *hand-over*."""
+        """Work x → x · matrix, by kind, of what a block (from 0) takes in into weights: only with *hand-over*."""
         raise NotImplementedError
 
     def with_cutoff(self, cutoff: float) -> Self:

@@ -5,13 +5,15 @@ has is filled in: everything else is refused in one line that names the family. 
 the package that the family needs inside its functions only, so that whoever does not use it need not have it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -45,6 +47,18 @@ _REFUSALS: dict[Capability, str] = {
     "shorter cutoff": "cannot be given another cutoff without training: only their edges could be fewer",
     "pre-training": "cannot be made from sizes: give a trained one to go on with",
 }
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a unit finer than a block did to features in a pass: rows first, channels last."""
+
+    before: Float[Tensor, "rows *_ channels"] | None
+    """None: without the unit they would be zero."""
+    after: Float[Tensor, "rows *_ channels"]
+    """The very tensor that the rest of the pass was computed from."""
+    turning: bool = False
+    """Whether the components along the second axis turn with the structure, as one."""
 
 
 class Family:
@@ -99,6 +113,15 @@ class Family:
         """Say in sentences what a user of the model should know."""
         del model
         return []
+
+    @contextmanager
+    def unit_changes(self, model: "BlockModel") -> Iterator[dict[str, list[Change]]]:
+        """While this is open, note what each of the model's ``fine_units`` changes in its first pass, by name.
+
+        Units that are not in it have no scores by gradients.
+        """
+        del model
+        yield {}
 
     # -- checkpoints
 

@@ -44,7 +44,7 @@ class Cell:
     def needs(self) -> "Cell | None":
         """The cell whose model this one starts from."""
         if self.kind in {"tune", "validate"} and self.strategy in DISTILLED.values():
-            return Cell("distill", self.strategy, self.blocks, self.seed, without=self.without)
+            return Cell("distill", self.strategy, self.blocks, self.seed, without=self.without, cutoff=self.cutoff)
         return None
 
 
@@ -62,6 +62,8 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
         for seed, student in product(options.seeds, options.distill.strategies):
             yield from (Cell("distill", student, blocks, seed) for blocks in options.blocks)
             yield from (Cell("distill", student, seed=seed, without=cut) for cut in options.without)
+        for seed, cutoff in product(options.seeds, options.cutoffs):
+            yield Cell("distill", "distilled", seed=seed, cutoff=cutoff)
     if options.speed is not None:
         yield Cell("speed")
     for downstream in options.downstream:
@@ -78,7 +80,8 @@ def _validated(options: StudyOptions) -> Iterator[Cell]:
         yield Cell("validate", strategy, blocks, options.seeds[0])
     for cut, strategy in product(options.without, (*options.realign, *distilled)):
         yield Cell("validate", strategy, seed=options.seeds[0], without=cut)
-    yield from (Cell("validate", "sliced", seed=options.seeds[0], cutoff=cutoff) for cutoff in options.cutoffs)
+    for cutoff, strategy in product(options.cutoffs, options.of_cutoffs):
+        yield Cell("validate", strategy, seed=options.seeds[0], cutoff=cutoff)
 
 
 def _reduced(options: StudyOptions) -> Iterator[Cell]:
@@ -101,3 +104,7 @@ def _tuned(downstream: DownstreamOptions, options: StudyOptions) -> Iterator[Cel
         for strategy in downstream.strategies:
             for blocks in (None,) if strategy == "full" else options.blocks:
                 yield Cell("tune", strategy, blocks, seed, downstream.name)
+            for cut in () if strategy == "full" else options.without:
+                yield Cell("tune", strategy, None, seed, downstream.name, without=cut)
+            for cutoff in options.cutoffs if strategy in options.of_cutoffs else ():
+                yield Cell("tune", strategy, None, seed, downstream.name, cutoff=cutoff)

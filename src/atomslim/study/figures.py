@@ -53,18 +53,32 @@ def pretraining(results: Results) -> list[Figure]:
 
 def finer(results: Results) -> list[Figure]:
     """Draw the force error of cuts finer than blocks, a panel for each pre-training task."""
-    named = list(dict.fromkeys(finer_name(variant) for variant in results.finer))
-    return [_finer_panel(results, task, named) for task in results.tasks] if named else []
+    return [
+        _finer_panel(task, "force MAE (meV/Å)", results.finer, lambda one, task=task: results.reduced(one, task))
+        for task in (results.tasks if results.finer else ())
+    ]
 
 
-def _finer_panel(results: Results, task: str, named: Sequence[str]) -> Figure:
-    figure, axes = _panel(task, "", "force MAE (meV/Å)")
-    full = results.reduced(FULL_MODEL, task)
+def finer_downstream(results: Results) -> list[Figure]:
+    """Draw the test error of cuts finer than blocks after fine-tuning, a panel for each dataset that has any."""
+    found = []
+    for part in results.options.downstream:
+        variants = [one for one in results.tuned_variants(part) if finer_name(one)]
+        label = f"test {results.quantity(part)}"
+        if variants:
+            found.append(_finer_panel(part.name, label, variants, lambda one, part=part: results.tuned(part, one)))
+    return found
+
+
+def _finer_panel(title: str, label: str, variants: Sequence[Variant], error: Any) -> Figure:
+    named = list(dict.fromkeys(map(finer_name, variants)))
+    figure, axes = _panel(title, "", label)
+    full: Spread | None = error(FULL_MODEL)
     if full is not None:
         axes.axhline(full.mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=STRATEGIES["full"])
-    for strategy in dict.fromkeys(variant.strategy for variant in results.finer):
-        of_strategy = [variant for variant in results.finer if variant.strategy == strategy]
-        places = [(named.index(finer_name(one)), results.reduced(one, task)) for one in of_strategy]
+    for strategy in dict.fromkeys(variant.strategy for variant in variants):
+        of_strategy = [variant for variant in variants if variant.strategy == strategy]
+        places = [(named.index(finer_name(one)), error(one)) for one in of_strategy]
         _line(axes, strategy, places, joined=False)
     axes.set_xticks(range(len(named)), named, rotation=30, ha="right")
     _errors_axis(axes)
@@ -94,9 +108,10 @@ def convergence(results: Results) -> list[Figure]:
         used = {"seconds": "seconds of training", "step": "steps of training"}[results.axis(part)]
         figure, axes = _panel(part.name, used, f"validation {results.quantity(part)}")
         curves = shown_curves(results.curves(part))
-        cuts = list(dict.fromkeys(STRATEGIES[curve.variant.strategy] for curve in curves if curve.variant.blocks))
+        cut = [curve.variant for curve in curves if curve.variant != FULL_MODEL]
+        cuts = list(dict.fromkeys(STRATEGIES[variant.strategy] for variant in cut))
         for curve in curves:
-            _curve(axes, curve, results.options.blocks, named=len(cuts) > 1)
+            _curve(axes, curve, cut, named=len(cuts) > 1)
         _errors_axis(axes)
         _legend(figure, title=f"cut ones: {cuts[0]}" if len(cuts) == 1 else "")
         figures.append(figure)
@@ -104,12 +119,13 @@ def convergence(results: Results) -> list[Figure]:
 
 
 def shown_curves(curves: Sequence[Curve]) -> list[Curve]:
-    """Choose one curve for each number of blocks: distilled if there is one, or else sliced, or what there is."""
+    """Choose one curve for each cut: distilled if there is one, or else sliced, or what there is."""
     order: list[Strategy] = ["full", "distilled", "least-squares-distilled", "least-squares-forces-distilled"]
     order += ["sliced", "least-squares", "least-squares-forces", "random"]
     ranked = sorted(curves, key=lambda curve: order.index(curve.variant.strategy), reverse=True)
-    best = {curve.variant.blocks: curve for curve in ranked}
-    return [best[count] for count in sorted(best, key=lambda count: -(count or 10**6))]
+    best = {curve.variant.cut: curve for curve in ranked}
+    in_order = sorted(best.values(), key=lambda curve: -(curve.variant.blocks or 0))
+    return sorted(in_order, key=lambda curve: (curve.variant != FULL_MODEL, bool(finer_name(curve.variant))))
 
 
 def _relevance_panel(name: str, by_branch: Mapping[str, Any], numbers: Sequence[int]) -> Figure:
@@ -162,12 +178,13 @@ def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | N
         )
 
 
-def _curve(axes: Axes, curve: Curve, counts: Sequence[int], *, named: bool) -> None:
+def _curve(axes: Axes, curve: Curve, cuts: Sequence[Variant], *, named: bool) -> None:
     """Draw one model's errors, ``named`` by what it was cut with, too."""
-    kept = curve.variant.blocks
+    variant = curve.variant
     colours = ["#1f8ad0", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9"]
-    colour = COLOURS["full"] if kept is None else colours[sorted(counts, reverse=True).index(kept) % len(colours)]
-    name = "full" if kept is None else blocks(kept) + (f", {STRATEGIES[curve.variant.strategy]}" if named else "")
+    colour = colours[cuts.index(variant) % len(colours)] if variant in cuts else COLOURS["full"]
+    name = finer_name(variant) or ("full" if variant.blocks is None else blocks(variant.blocks))
+    name += f", {STRATEGIES[variant.strategy]}" if named and variant in cuts else ""
     axes.plot(curve.used, curve.errors, "o-", color=colour, markersize=3, linewidth=1.3, label=name)
 
 

@@ -34,7 +34,7 @@ _COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 def label(variant: Variant) -> str:
     """Name a variant."""
     name = STRATEGIES[variant.strategy]
-    if variant.cutoff is not None:
+    if variant.cutoff is not None and variant.strategy == "sliced":
         return finer(variant)
     what = finer(variant) if variant.blocks is None else blocks(variant.blocks)
     return f"{what}, {name}" if what else name

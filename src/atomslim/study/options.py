@@ -114,7 +114,7 @@ class StudyOptions(_Options):
         default=(), description="finer cuts with all blocks, as in angles 2; several units of one cut: bonds 1,angles 1"
     )
     cutoffs: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(), description="shorter cutoffs in Å with all blocks, neither re-aligned nor distilled"
+        default=(), description="shorter cutoffs in Å with all blocks, not re-aligned; distilled as they are"
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     realign: tuple[Realign, ...] = Field(default=("sliced", "random", "least-squares"), min_length=1)
@@ -158,6 +158,11 @@ class StudyOptions(_Options):
         for strategy in part.strategies:
             if strategy in DISTILLED.values() and strategy not in known:
                 raise ValueError(f"downstream {part.name}: strategy {strategy} needs distill with that start")
+
+    @property
+    def of_cutoffs(self) -> tuple[Strategy, ...]:
+        """The strategies of shorter cutoffs: as they are and, where there is distillation, distilled from that."""
+        return ("sliced",) if self.distill is None else ("sliced", "distilled")
 
     @property
     def model_path(self) -> Path:

@@ -65,6 +65,7 @@ def _drawn(results: Results) -> Drawn:
         drawn["finer"] = figures.finer(results)
     if any(results.unit(part) for part in results.options.downstream):
         drawn["downstream"] = figures.downstream(results)
+        drawn["finer-downstream"] = figures.finer_downstream(results)
         drawn["convergence"] = figures.convergence(results)
     return drawn
 
@@ -128,6 +129,8 @@ def _downstream(results: Results, drawn: Drawn) -> Iterator[str]:
         tuned = tables.downstream(results)
         yield page.heading(tuned.title, tuned.note)
         yield page.pictures(drawn["downstream"], "Test error against the blocks that are kept (Fig. 3).")
+        if drawn["finer-downstream"]:
+            yield page.pictures(drawn["finer-downstream"], "Test error of cuts finer than blocks, with all blocks.")
         yield tuned.body()
         yield page.heading("Convergence")
         yield page.pictures(

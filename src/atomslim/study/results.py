@@ -57,6 +57,11 @@ class Variant:
     cutoff: float | None = None
 
     @property
+    def cut(self) -> tuple[int | None, str, float | None]:
+        """What is left out, whatever the strategy; the same for the full model alone."""
+        return self.blocks, self.without, self.cutoff
+
+    @property
     def sliced(self) -> "Variant":
         """The same cut, neither fitted nor trained."""
         return replace(self, strategy="sliced")
@@ -103,9 +108,12 @@ class Results:
 
     @property
     def finer(self) -> list[Variant]:
-        """Cuts finer than blocks, with every re-alignment and distillation; shorter cutoffs have none."""
-        cuts = [Variant(one, None, cut) for cut in self.options.without for one in self._strategies]
-        return [*cuts, *(Variant("sliced", None, cutoff=cutoff) for cutoff in self.options.cutoffs)]
+        """Cuts finer than blocks, with every re-alignment and distillation; shorter cutoffs have no re-alignment."""
+        return self._finer_by(self._strategies, self.options.of_cutoffs)
+
+    def _finer_by(self, strategies: Sequence[Strategy], of_cutoffs: Sequence[Strategy]) -> list[Variant]:
+        cuts = [Variant(one, None, cut) for cut in self.options.without for one in strategies]
+        return cuts + [Variant(one, None, cutoff=cutoff) for cutoff in self.options.cutoffs for one in of_cutoffs]
 
     @property
     def _strategies(self) -> list[Strategy]:
@@ -140,7 +148,8 @@ class Results:
         """Return the variants that were fine-tuned on a dataset."""
         full = [FULL_MODEL] if FULL in downstream.strategies else []
         cut = [strategy for strategy in downstream.strategies if strategy != FULL]
-        return full + [Variant(strategy, blocks) for blocks in self.options.blocks for strategy in cut]
+        finer = self._finer_by(cut, [strategy for strategy in cut if strategy in self.options.of_cutoffs])
+        return [*full, *(Variant(strategy, blocks) for blocks in self.options.blocks for strategy in cut), *finer]
 
     def tuned(self, downstream: DownstreamOptions, variant: Variant) -> Spread | None:
         """Return the best model's test error (validation error without a test set) after fine-tuning, over seeds."""
@@ -242,7 +251,11 @@ class Results:
         return [error for result in found if (error := result["errors"].get(downstream.target))]
 
     def _tune_cells(self, downstream: DownstreamOptions, variant: Variant) -> Sequence[Cell]:
-        return [Cell("tune", variant.strategy, variant.blocks, seed, downstream.name) for seed in self.options.seeds]
+        blocks, without, cutoff = variant.cut
+        return [
+            Cell("tune", variant.strategy, blocks, seed, downstream.name, without=without, cutoff=cutoff)
+            for seed in self.options.seeds
+        ]
 
     def _found(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:
         names = {cell.name: cell for cell in cells}

@@ -1,6 +1,7 @@
 """What a study found, in a few plain sentences made from its numbers."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
@@ -76,10 +77,10 @@ def _costs(results: Results, variants: Sequence[Variant]) -> str:
 def _tuned(results: Results, part: DownstreamOptions) -> str:
     """Say what the best variant of every size reaches on a dataset."""
     found = [(one, error.mean) for one in results.tuned_variants(part) if (error := results.tuned(part, one))]
-    best: dict[int | None, tuple[Variant, float]] = {}
+    best: dict[Any, tuple[Variant, float]] = {}
     for variant, value in found:
-        if variant.blocks not in best or value < best[variant.blocks][1]:
-            best[variant.blocks] = (variant, value)
+        if variant.cut not in best or value < best[variant.cut][1]:
+            best[variant.cut] = (variant, value)
     if not best:
         return ""
     parts = [_reached(variant, value) for variant, value in best.values()]
@@ -91,9 +92,10 @@ def _tuned(results: Results, part: DownstreamOptions) -> str:
 
 
 def _reached(variant: Variant, error: float) -> str:
-    if variant.blocks is None:
+    if variant.strategy == "full":
         return f"{number(error)} in full"
-    return f"at best {number(error)} with {blocks(variant.blocks)} ({STRATEGIES[variant.strategy]})"
+    what = finer(variant) if variant.blocks is None else f"with {blocks(variant.blocks)}"
+    return f"at best {number(error)} {what} ({STRATEGIES[variant.strategy]})"
 
 
 def _physics(results: Results) -> Iterator[str]:

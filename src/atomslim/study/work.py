@@ -93,7 +93,7 @@ class Workshop:
         options = self.options.distill
         if options is None:
             raise ConfigError("the study has no options distill")
-        cut = Cell("reduce", _STARTS[cell.strategy], cell.blocks, without=cell.without)
+        cut = Cell("reduce", _STARTS[cell.strategy], cell.blocks, without=cell.without, cutoff=cell.cutoff)
         student = distill(
             self._cut(cut),
             self.full,
@@ -183,6 +183,7 @@ class Workshop:
         """Say what a cell's model is made from: made again with other threads, its last digits may differ."""
         seed = cell.seed if cell.strategy == "random" else 0
         finer = f" without {cell.without}" if cell.without else ""
+        finer += "" if cell.cutoff is None else f" within {cell.cutoff:g} Å"
         return f"{self._checksum}, {cell.strategy}, {cell.blocks or 'all'} blocks{finer}, seed {seed}"
 
     @cached_property

@@ -19,11 +19,14 @@ from atomslim.compress.distill import (
     Part,
     Weights,
     distillation_parts,
+    graphs_apart,
     hessian_part,
+    on_graphs_of,
     projections,
     rattled,
     require_pair,
     require_smaller,
+    without_edges,
 )
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch
@@ -117,6 +120,8 @@ class Distillation:
     ) -> None:
         self._teacher, self.answers = teacher.eval().requires_grad_(False), answers
         self.terms, self.options = terms, options
+        self.own_graphs = bool(graphs_apart(student, teacher))
+        self.weights = options.weights.model_copy(update={"edge": 0.0}) if self.own_graphs else options.weights
         self.learned: nn.Module = projections(student, teacher)
 
     def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
@@ -125,10 +130,10 @@ class Distillation:
         theirs = self._answer(batch, kept=batch is given)
         ours = attend(model, batch)
         maps = cast("nn.ModuleDict", self.learned)
-        parts = list(distillation_parts(model, self._teacher, ours, theirs, batch, self.options.weights, maps))
-        if self.options.weights.hessian:
+        parts = list(distillation_parts(model, self._teacher, ours, theirs, batch, self.weights, maps))
+        if self.weights.hessian:
             teacher = self._teacher.to(batch.atoms.device)  # where it has only kept answers, it is not there yet
-            parts.append(hessian_part(model, teacher, batch, self.options.weights.hessian))
+            parts.append(hessian_part(model, teacher, batch, self.weights.hessian, taught=self._taught(batch)))
         loss = _weighted(parts, summed)
         if self.options.labels:
             sums = loss_sums(self.terms, ours.outputs, batch)
@@ -138,8 +143,13 @@ class Distillation:
 
     def _answer(self, batch: Batch, *, kept: bool) -> Trace:
         """Return the teacher's answer, as it is kept if it may be."""
-        found = self.answers.trace(batch) if kept and self.answers is not None else None
-        return found or asked(self._teacher, batch, self.options.weights, self.options.teacher_precision)
+        found = self.answers.trace(batch, same_edges=not self.own_graphs) if kept and self.answers else None
+        found = found or asked(self._teacher, self._taught(batch), self.weights, self.options.teacher_precision)
+        return without_edges(found) if self.own_graphs else found
+
+    def _taught(self, batch: Batch) -> Batch:
+        """Return the batch as the teacher sees it."""
+        return on_graphs_of(self._teacher, batch) if self.own_graphs else batch
 
     def _perhaps_rattled(self, model: BlockModel, batch: Batch) -> Batch:
         """Displace every other batch, told apart by its place in the run, so that a resumed run does the same."""
@@ -180,7 +190,7 @@ def distill(
         options: fields of `DistillOptions`: ``budget="2h"``, ``weights={"blocks": 1.0}``, ``labels=0.1``, ….
 
     Raises:
-        ConfigError: a teacher of another family, or with other tasks, graphs or units; options that make no sense.
+        ConfigError: a teacher of another family, or with other tasks or units; options that make no sense.
         DataError: a dataset that is not there or cannot be learned from.
         CheckpointError: a model file that cannot be read.
 
@@ -240,7 +250,8 @@ def _distilled(
     for task in tasks:
         note_task(folder, task)
     with announced("asking the teacher", shown=progress):
-        objective.answers = _answers(full, tasks, config, folder)
+        objective.answers = _answers(full, tasks, config, objective.weights, folder)
+    said(graphs_apart(small, full), shown=progress)
     said(
         filter(None, (graph_note(small, task.graph, task.dataset.info, task.name) for task in tasks)),
         shown=progress,
@@ -270,20 +281,20 @@ def _weighted(parts: list[Part], summed: Summed) -> Tensor:
 
 
 def _answers(
-    teacher: BlockModel, tasks: list[LearningTask], config: DistillOptions, folder: RunFolder
+    teacher: BlockModel, tasks: list[LearningTask], config: DistillOptions, weights: Weights, folder: RunFolder
 ) -> Answers | None:
     """Return the teacher's kept answers, or None to ask it at every step; raises ConfigError if they cannot be."""
     if config.weights.blocks and config.teacher_cache is True:
         raise ConfigError("teacher_cache true: features of blocks are not kept: set weights.blocks to 0, or no cache")
     if config.teacher_cache == "auto":
-        size = Layout.of(teacher, config.weights).size(*training_size(tasks))
+        size = Layout.of(teacher, weights).size(*training_size(tasks))
         wanted = not config.weights.blocks and size < CACHE_LIMIT and passes(tasks, config) >= 2
     else:
         wanted = config.teacher_cache
     if not wanted:
         return None
     path = folder.path / "teacher.answers"
-    return kept_answers(path, teacher, tasks, config, config.weights, precision=config.teacher_precision)
+    return kept_answers(path, teacher, tasks, config, weights, precision=config.teacher_precision)
 
 
 def _given(
@@ -317,7 +328,7 @@ def _learning_task(
     ours = {"cutoff": task.graph.cutoff, "neighbours": task.graph.neighbours}
     given = {name: value for name in ours if (value := getattr(options, name)) is not None}
     if any(value != ours[name] for name, value in given.items()):
-        text = f"task {task.name}: {given} of the options are not used: graphs are those of the two models, {ours}"
+        text = f"task {task.name}: {given} of the options are not used: graphs are those of the student, {ours}"
         warnings.warn(text, AtomslimWarning, stacklevel=2)
     wanted = options.model_copy(update={"targets": own_targets(task, options.targets)})
     prepared = prepare_task(dataset, wanted, split, own_scales(task), graph=task.graph, labelled=False)

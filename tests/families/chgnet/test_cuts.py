@@ -1,20 +1,28 @@
 """CHGNet as a block model: the checks that all families pass, cuts, heads, shorter cutoffs, training."""
 
+import csv
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from torch import Tensor
 
 import atomslim
-from atomslim.atoms import from_ase
+from atomslim.atoms import Sample, from_ase
 from atomslim.compress.cutoff import with_cutoff
+from atomslim.compress.relevance import batch_scores, block_relevance
 from atomslim.errors import ConfigError
+from atomslim.evaluation.batches import batches
+from atomslim.evaluation.evaluate import evaluate
 from atomslim.families.chgnet.model import CHGNet
 from atomslim.models import Task
+from atomslim.models.losses import task_terms
 from atomslim.models.tasks import Target
 from atomslim.testing import check_block_model
 from atomslim.train.heads import with_tasks
@@ -59,6 +67,79 @@ def test_any_subset_of_blocks_runs_and_holds_nothing_that_is_not_read(
     sum(values.square().sum() for values in outputs.values()).backward()
     unread = {name for name, weight in small.named_parameters() if weight.grad is None}
     assert {name for name in unread if name.startswith("blocks")} == set()
+
+
+def test_relevance_scores_updates_by_what_they_change(model: CHGNet, crystal: Atoms, tmp_path: Path) -> None:
+    """Against a pass written out, whose loss is the error of an energy that is too low."""
+    model = model.double()
+    label = float(model.predict(from_ase(crystal))["energy"]) + 1
+    cell: Any = {"cell": crystal.cell.array, "pbc": crystal.pbc}
+    sample = Sample.create(crystal.numbers, crystal.positions, {"energy": label}, **cell)
+    batch = next(batches(model, "chgnet", [sample], 1))
+    found = batch_scores(model, batch, task_terms(model.task()))
+    atoms, bonds, angles, geometry = model.embedding(batch.atoms, batch.topology, model.config.atom_graph_cutoff)
+    changed: dict[str, tuple[Tensor, Tensor]] = {}
+    for number, block in enumerate(model.blocks, start=1):
+        given = bonds, angles
+        atoms, bonds, angles = block(atoms, bonds, angles, geometry)
+        changed |= {f"bonds {number}": (given[0], bonds), f"angles {number}": (given[1], angles)}
+    heads: Any = model.heads
+    energy = heads["chgnet"]["energy"].mlp(model.readout(atoms)).sum()
+    for place, unit in enumerate(model.fine_units):
+        before, after = changed[unit]
+        product = ((after - before) * torch.autograd.grad(-energy, after, retain_graph=True)[0]).detach()
+        assert float(found["taylor"]["unit"][place]) == pytest.approx(float(product.sum(1).abs().sum()) / 8, rel=1e-9)
+        relevance = float(product.clamp(min=0).sum()) / 8 / product.shape[1]
+        assert float(found["gradcam"]["unit"][place]) == pytest.approx(relevance, rel=1e-9)
+
+    scores = block_relevance(model, [sample], cutoffs=[4.0])
+    assert scores.units == (*model.fine_units, "cutoff 4 Å")
+    near = evaluate(with_cutoff(model, 4.0), [sample]).errors["energy"].mae
+    worse = near / evaluate(model, [sample]).errors["energy"].mae - 1
+    assert scores.unit_mix("leave-out")[-1] == pytest.approx(worse, rel=1e-6)
+    total = scores.tasks["chgnet"].taylor["node"].mean.sum()
+    np.testing.assert_allclose(scores.unit_mix("taylor")[:-1] * total, found["taylor"]["unit"])
+    scores.write(tmp_path / "scores")
+    rows = list(csv.DictReader((tmp_path / "scores" / "relevance.csv").read_text().splitlines()))
+    assert [row["block or unit"] for row in rows][-2:] == ["bonds 3", "cutoff 4 Å"]
+    assert (rows[-1]["taylor, mix"], rows[-2]["taylor, mix"]) == ("", f"{scores.unit_mix('taylor')[-2]:.3f}")
+    assert json.loads((tmp_path / "scores" / "relevance.json").read_text())["units"]["names"] == list(scores.units)
+
+
+def test_what_is_handed_over_is_a_map_of_what_a_block_takes_in(model: CHGNet, crystal: Atoms) -> None:
+    model, batch = model.double(), from_ase(crystal)
+    widths = {"atoms": model.config.atom_fea_dim, "bonds": model.config.bond_fea_dim}
+    torch.manual_seed(5)
+    maps = {
+        kind: torch.eye(width) + 0.3 * torch.randn(width, width, dtype=torch.float64) for kind, width in widths.items()
+    }
+
+    def mapped(_block: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return given[0] @ maps["atoms"], given[1] @ maps["bonds"], *given[2:]
+
+    with model.blocks[2].register_forward_pre_hook(mapped):
+        expected = model.predict(batch)
+    model.map_block_input(2, maps)
+    for name, value in model.predict(batch).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-7, atol=1e-9)
+
+
+def test_a_hand_over_is_fitted_told_and_goes_back_to_the_package(model: CHGNet, tmp_path: Path) -> None:
+    crystals = [bulk("MgO", "rocksalt", a=4.21) for _ in range(8)]
+    for seed, atoms in enumerate(crystals):
+        atoms.rattle(0.1, seed=seed)
+    given: list[Any] = [
+        Sample.create(one.numbers, one.positions, {}, cell=one.cell.array, pbc=one.pbc) for one in crystals
+    ]
+    small = atomslim.keep_blocks(model, [1, 3, 4], hand_over=True, calibration=given, batch_size=2)
+    (entry,) = small.history[-1]["hand-over"]
+    assert entry["block"] == 3
+    assert entry["after"].keys() == {"atoms", "bonds"}
+    assert all(entry["after"][kind] > entry["before"][kind] for kind in entry["after"])
+    atomslim.export(small, tmp_path / "small.pth.tar")
+    again = atomslim.load(tmp_path / "small.pth.tar").predict(from_ase(crystals))
+    for name, value in small.predict(from_ase(crystals)).items():
+        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-4)
 
 
 def test_a_shorter_cutoff_has_no_step_and_is_in_the_history(model: CHGNet) -> None:

@@ -12,12 +12,15 @@ from ase.build import molecule
 pytest.importorskip("sevenn", reason="needs the extra sevennet")
 
 import atomslim
-from atomslim.atoms import from_ase
+from atomslim.atoms import Sample, from_ase
 from atomslim.cli.main import main
 from atomslim.compress.cutoff import with_cutoff
 from atomslim.compress.prune import keep_blocks
+from atomslim.compress.relevance import batch_scores
 from atomslim.errors import ConfigError
+from atomslim.evaluation.batches import batches
 from atomslim.families.sevennet.model import SevenNet
+from atomslim.models.losses import task_terms
 from atomslim.testing import check_block_model
 from families.sevennet.package_models import calculator, checkpoint
 from families.sevennet.small_sevennet import small
@@ -58,6 +61,22 @@ def test_leaving_a_degree_out_is_zero_weights_for_it() -> None:
             assert start == block.convolution.last.shape[1], index
     for name, value in full.predict(batch).items():
         torch.testing.assert_close(without.predict(batch)[name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_scores_of_degrees_turn_with_nothing() -> None:
+    full, atoms = small(), molecule("CH3Cl")
+    turned = atoms.copy()
+    turned.rotate(40, (1, 2, 3))
+    scores = []
+    for one in (atoms, turned):
+        sample = Sample.create(one.numbers, one.positions, {"energy": 1e3})
+        batch = next(batches(full, "potential", [sample], 1))
+        scores.append(batch_scores(full, batch, task_terms(full.task())))
+    for name in ("gradcam", "taylor"):
+        first, second = (found[name]["unit"] for found in scores)
+        assert first.shape == (2,)
+        assert float(first[0]) > float(first[1]) > 0  # "l 1" has those above it, too
+        torch.testing.assert_close(first, second, rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize("parity", [False, True])

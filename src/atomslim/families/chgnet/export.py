@@ -3,9 +3,8 @@
 What the package has no place for is worked into what it has, exactly but for rounding:
 
 * Updates that were left out: the package's layers with weights that make them add nothing.
-* A readout that maps the last features by A ≠ 1: all features of atoms are told in the coordinates A f. Features come
-  from the embedding and from the last layers of updates, which are multiplied by A, and are taken in by linear layers,
-  which are multiplied by A⁻¹.
+* A readout that maps the last features by A ≠ 1: all features of atoms are told in the coordinates A f, see
+  `atomslim.families.chgnet.coordinates`.
 * The scale of energies: the head's last layer. Their references: the composition model.
 """
 
@@ -13,7 +12,7 @@ import contextlib
 import copy
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from atomslim.errors import ConfigError
 from atomslim.families.chgnet.checkpoint import COMPOSITION, names
 from atomslim.families.chgnet.config import CHGNetConfig
-from atomslim.families.chgnet.layers import linear_places
+from atomslim.families.chgnet.coordinates import tell_atoms
 from atomslim.families.chgnet.model import CHGNet
 from atomslim.files import atomic_write
 from atomslim.models.tasks import Target
@@ -146,28 +145,7 @@ def _remove_map(model: CHGNet) -> None:
     if _is_identity(model):
         return
     there = model.readout.first.weight.double()
-    back, width = torch.linalg.inv(there), len(there)
-    _set(model.embedding.atom_embedding.embedding.weight, lambda weight: weight @ there.T)
-    _set(model.moments.weight, lambda weight: weight @ back)
+    tell_atoms(model.embedding, list(model.blocks), there.T)
+    moments: Any = model.moments.weight
+    moments.copy_((moments.double() @ torch.linalg.inv(there)).to(moments))
     nn.init.eye_(model.readout.first.weight)
-    blocks: list[Any] = list(model.blocks)
-    for block in blocks:
-        _take_in(block.atoms.twoBody_atom, back, (slice(0, width), slice(-width, None)))
-        output = block.atoms.mlp_out.layers[-1]
-        for parameter in output.parameters():
-            _set(parameter, lambda weight: there @ weight)
-        for update in (block.bonds, block.angles):
-            if update is not None:
-                _take_in(update.twoBody_bond, back, (slice(-width, None),))
-
-
-def _take_in(network: Any, back: Tensor, places: Sequence[slice]) -> None:
-    """Multiply the columns of a gated network's first layers that take features of atoms."""
-    for mlp in (network.mlp_core, network.mlp_gate):
-        weight = mlp.layers[linear_places(mlp)[0]].weight
-        for columns in places:
-            weight[:, columns] = (weight[:, columns].double() @ back).to(weight)
-
-
-def _set(parameter: Tensor, change: Callable[[Tensor], Tensor]) -> None:
-    parameter.copy_(change(parameter.double()).to(parameter))

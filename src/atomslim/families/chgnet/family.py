@@ -1,6 +1,7 @@
 """CHGNet as a family: its files, names and capabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.chgnet.config import CHGNetConfig
 from atomslim.models.block_model import BlockModel
-from atomslim.models.family import Capability, Family
+from atomslim.models.family import Capability, Change, Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 
@@ -25,7 +26,7 @@ class CHGNetFamily(Family):
     title: ClassVar[str] = "CHGNet"
     package: ClassVar[str | None] = "chgnet"
     config: ClassVar[type[BaseModel]] = CHGNetConfig
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff", "hand-over"})
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
         """Return a model with the package's fresh weights."""
@@ -39,6 +40,14 @@ class CHGNetFamily(Family):
             return ["no magnetic moments: there is no block before the last"]
         kept = model.block_ids[-2]
         return [f"magnetic moments come from block {kept}: cuts and training of other quantities do not look at them"]
+
+    @contextmanager
+    def unit_changes(self, model: BlockModel) -> Iterator[dict[str, list[Change]]]:
+        """Note what single updates of bonds and of angles change in the first pass."""
+        from atomslim.families.chgnet.unit_changes import unit_changes  # noqa: PLC0415
+
+        with unit_changes(_chgnet(model)) as found:
+            yield found
 
     def locate(self, name: str) -> Path:
         """Return the file of a version that the package ships."""

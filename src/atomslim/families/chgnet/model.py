@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.errors import ConfigError, StructureError
 from atomslim.families.chgnet.config import CHGNetConfig, read_updates
+from atomslim.families.chgnet.coordinates import invertible, tell_atoms, tell_bonds
 from atomslim.families.chgnet.family import FAMILY
 from atomslim.families.chgnet.graph import BondGraph, build_graph
 from atomslim.families.chgnet.layers import Block, Geometry
@@ -38,6 +39,9 @@ ALMOST_ONE = 1 - 1e-6
 
 KINDS = ("bonds", "angles")
 """What is updated besides atoms, and can be left out by block."""
+
+WORST_MAP = 1e3
+"""Of what is handed over, the largest singular value over the smallest: beyond it, rounding in float32 would show."""
 
 SWITCH = 0.5
 """Å: over this length before it, a cutoff that is shorter than that of the radial functions fades bonds out."""
@@ -157,14 +161,31 @@ class CHGNet(BlockModel):
     def features(self, batch: AtomsBatch, topology: BondGraph, *, edges: bool = True) -> BlockFeatures:
         """Return the features of atoms from the embedding on; those of bonds and angles stay inside."""
         del edges
+        return BlockFeatures(tuple(atoms for atoms, _ in self._passed(batch, topology)), (), batch)
+
+    def block_inputs(self, batch: AtomsBatch, topology: BondGraph) -> list[dict[str, Tensor]]:
+        """Return the features of atoms and of bonds that each block takes in."""
+        if self.config.conv_norm is not None:
+            raise ConfigError("hand-over: updates of this CHGNet model are normalised, so that no map fits into them")
+        return [{"atoms": atoms, "bonds": bonds} for atoms, bonds in self._passed(batch, topology)][:-1]
+
+    def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
+        """Let the embedding and the blocks before one (from 0) give what they give times a matrix."""
+        tell = {"atoms": tell_atoms, "bonds": tell_bonds}
+        with torch.no_grad():
+            for kind, matrix in maps.items():
+                weight = self.readout.first.weight
+                tell[kind](self.embedding, list(self.blocks)[:place], invertible(matrix, WORST_MAP).to(weight.device))
+
+    def _passed(self, batch: AtomsBatch, topology: BondGraph) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the features of atoms and of bonds of the embedding and after every block."""
         recomputed = self.checkpoint_blocks and torch.is_grad_enabled()
         atoms, bonds, angles, geometry = self.embedding(batch, topology, self.config.atom_graph_cutoff)
-        features = [atoms]
+        yield atoms, bonds
         for block in self.blocks:
             state = (atoms, bonds, angles, geometry)
             atoms, bonds, angles = checkpoint(block, *state, use_reentrant=False) if recomputed else block(*state)
-            features.append(atoms)
-        return BlockFeatures(tuple(features), (), batch)
+            yield atoms, bonds
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:
         """Map and normalise the last block's features."""

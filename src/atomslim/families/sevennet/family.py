@@ -1,6 +1,7 @@
 """SevenNet as a family: its files, names and capabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.models.block_model import BlockModel
-from atomslim.models.family import Capability, Family
+from atomslim.models.family import Capability, Change, Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 from atomslim.unpickle.torch_file import read_pt
@@ -48,6 +49,14 @@ class SevenNetFamily(Family):
         if not config.parity:
             notes.append("energies of mirror images may differ: the model knows rotations only (SO3)")
         return notes
+
+    @contextmanager
+    def unit_changes(self, model: BlockModel) -> Iterator[dict[str, list[Change]]]:
+        """Note what degrees of irreps bring into the first pass."""
+        from atomslim.families.sevennet.unit_changes import unit_changes  # noqa: PLC0415 - needs the package
+
+        with unit_changes(_sevennet(model)) as found:
+            yield found
 
     def locate(self, name: str) -> Path:
         """Return the file of a model that the package ships, or has downloaded.
