@@ -1,6 +1,7 @@
 """The configurations that ship with the repository are valid, and their models are as large as they say."""
 
 import re
+import subprocess
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ def stated_parameters(path: Path) -> float:
 
 def test_there_are_studies() -> None:
     assert FILES
+
+
+def test_the_script_of_the_real_models_names_studies_that_are_there() -> None:
+    script = ROOT / "studies/gpu.sh"
+    subprocess.run(["/bin/sh", "-n", str(script)], check=True)
+    families = re.findall(r"^study (\w+) \w+:\S+$", script.read_text(encoding="utf-8"), re.MULTILINE)
+    assert families == ["sevennet", "chgnet"]
+    for family in families:
+        for name in ("one-material", "universal"):
+            assert read_study(ROOT / f"studies/{family}/{name}.yaml").seeds == (0, 1, 2)
 
 
 def test_an_unknown_variant_would_be_found() -> None:

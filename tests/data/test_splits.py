@@ -37,6 +37,14 @@ def test_original_sizes(dataset: str, variant: str, count: int, sizes: tuple[int
     assert splits.original(dataset, variant, count).sizes == sizes
 
 
+def test_a_limit_takes_training_structures_evenly() -> None:
+    split = Split(recipe="all", count=10, train=(9, 7, 5, 3, 1), validation=(0,))
+    few = split.limited(3)
+    assert (few.train, few.validation, few.count) == ((9, 5, 1), (0,), 10)
+    assert "3 of 5 for training" in few.recipe
+    assert split.limited(5) is split.limited(None) is split
+
+
 @pytest.mark.parametrize(("dataset", "count"), [("rmd17", 999), ("qm9", 20_000), ("md22", 50)])
 def test_a_split_larger_than_the_data_is_refused(dataset: str, count: int) -> None:
     with pytest.raises(ConfigError, match=str(count)):

@@ -47,7 +47,9 @@ FINER = OPTIONS.model_copy(
                 update={"strategies": ("full", "sliced", "least-squares-forces-distilled")}
             ),
         ),
-        "distill": DistillationOptions(start=("least-squares-forces",), steps=2),
+        "distill": DistillationOptions.model_validate(
+            {"start": "least-squares-forces", "structures": [10, 20], "steps": 2}
+        ),
     }
 )
 
@@ -298,6 +300,7 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
         "reduce-sliced-cutoff-4.5",
         "distill-least-squares-forces-distilled-without-angles-1-angles-2-seed1",
         "distill-cutoff-4.5-seed1",
+        "distill-least-squares-forces-distilled-2-10-structures-seed1",
         "tune-water-least-squares-forces-distilled-without-angles-1-angles-2-seed0",
         "tune-water-sliced-cutoff-4.5-seed0",
     } < names
@@ -311,6 +314,10 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
             found = {**SPEED, "finer": {"angles 1,angles 2": row, "4.5": row}}
         if cell.kind == "tune":
             found = tuned(0.1 if cell.without else 0.2)
+        if cell.kind == "distill":
+            best = 1 / (cell.structures or 100)
+            found |= {"curve": [{"step": step, "a": best + last, "b": None} for step, last in ((0, 1.0), (2, 0.0))]}
+            found |= {"nothing": {"a": 0.3}}
         (board.place(cell) / "result.json").write_text(json.dumps(RELEVANCE if cell.kind == "relevance" else found))
     results = Results(board, FINER)
     rows = {row[0]: row for row in tables.pretraining(results).rows}
@@ -329,6 +336,13 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
         (None, "", 4.5),
     ]
     assert {row[0] for row in tables.efficiency(results).rows} >= {"without angles 1,angles 2", "cutoff 4.5 Å"}  # type: ignore[union-attr]
+    assert results.learned(Variant("distilled", None, cutoff=4.5), "a").errors == pytest.approx([1010.0, 10.0])
+    assert {count: one.mean for count, one in results.by_structures("a").items()} == pytest.approx(
+        {10: 100.0, 20: 50.0}
+    )
+    assert results.no_forces("a") == pytest.approx(300.0)
+    against = [panel.axes[0].get_xlabel() for panel in figures.learning(results)]
+    assert against == ["steps of distillation", "training structures"]
     said = summary.sentences(results)
     assert any(text.startswith("Without angles 1,angles 2: 50 % of the weights and 1.5 times as fast") for text in said)
     assert any(

@@ -80,6 +80,14 @@ class Split(BaseModel):
         """Numbers of structures for training, validation, test."""
         return len(self.train), len(self.validation), len(self.test)
 
+    def limited(self, count: int | None) -> "Split":
+        """Return the same with at most so many structures for training, evenly over them."""
+        if count is None or count >= len(self.train):
+            return self
+        chosen = np.linspace(0, len(self.train) - 1, count).round().astype(np.int64)
+        recipe = f"{self.recipe}; {count} of {len(self.train)} for training, evenly"
+        return self.model_copy(update={"recipe": recipe, "train": tuple(self.train[place] for place in chosen)})
+
     def require(self, count: int, name: str) -> None:
         """Raise ConfigError unless the dataset `name` has as many structures as the split was made for."""
         if count != self.count:

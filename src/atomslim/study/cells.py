@@ -28,6 +28,8 @@ class Cell:
     """A finer cut with all blocks, its units with commas between them."""
     cutoff: float | None = None
     """A shorter cutoff (Å) with all blocks."""
+    structures: int | None = None
+    """At most so many structures of each task to distil on; None: all."""
 
     @property
     def name(self) -> str:
@@ -36,6 +38,7 @@ class Cell:
         parts.append("" if self.blocks is None else str(self.blocks))
         parts.append("-".join(["without", *re.findall(r"\w+", self.without)]) if self.without else "")
         parts.append("" if self.cutoff is None else f"cutoff-{self.cutoff:g}")
+        parts.append("" if self.structures is None else f"{self.structures}-structures")
         if self.kind in {"distill", "tune"} or self.needs is not None or self.strategy == "random":
             parts.append(f"seed{self.seed}")
         return "-".join(part for part in parts if part)
@@ -64,6 +67,8 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
             yield from (Cell("distill", student, seed=seed, without=cut) for cut in options.without)
         for seed, cutoff in product(options.seeds, options.cutoffs):
             yield Cell("distill", "distilled", seed=seed, cutoff=cutoff)
+        for seed, count in product(options.seeds, options.distill.structures):
+            yield Cell("distill", options.distill.strategies[0], options.blocks[0], seed, structures=count)
     if options.speed is not None:
         yield Cell("speed")
     for downstream in options.downstream:

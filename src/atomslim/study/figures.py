@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from atomslim.study.names import COLOURS, STRATEGIES, blocks
+from atomslim.study.names import COLOURS, STRATEGIES, blocks, label
 from atomslim.study.names import finer as finer_name
 from atomslim.study.options import DISTILLED, Strategy
 from atomslim.study.results import FULL_MODEL, Curve, Results, Spread, Variant
@@ -57,6 +57,41 @@ def finer(results: Results) -> list[Figure]:
         _finer_panel(task, "force MAE (meV/Å)", results.finer, lambda one, task=task: results.reduced(one, task))
         for task in (results.tasks if results.finer else ())
     ]
+
+
+def learning(results: Results) -> list[Figure]:
+    """Draw validation errors of forces in distillation against steps and, where asked for, against structures."""
+    found = []
+    for task in results.tasks:
+        students = [one for one in results.variants if one.strategy in DISTILLED.values()]
+        curves = [curve for one in students if (curve := results.learned(one, task)).used]
+        if curves:
+            found.append(_learning_panel(results, task, curves))
+        by_structures = results.by_structures(task)
+        if by_structures:
+            figure, axes = _panel(task, "training structures", "validation force MAE (meV/Å)")
+            _line(axes, DISTILLED[results.options.distill.start[0]], list(by_structures.items()))  # type: ignore[union-attr]
+            axes.set_xscale("log")
+            found.append(_with_no_forces(results, task, figure))
+    return found
+
+
+def _learning_panel(results: Results, task: str, curves: Sequence[Curve]) -> Figure:
+    figure, axes = _panel(task, "steps of distillation", "validation force MAE (meV/Å)")
+    for curve in curves:
+        axes.plot(curve.used, curve.errors, "o-", markersize=3, linewidth=1.3, label=label(curve.variant))
+    return _with_no_forces(results, task, figure)
+
+
+def _with_no_forces(results: Results, task: str, figure: Figure) -> Figure:
+    """Add what predicting no forces errs, and finish the panel."""
+    (axes,) = figure.axes
+    nothing = results.no_forces(task)
+    if nothing is not None:
+        axes.axhline(nothing, color=COLOURS["full"], linestyle=":", linewidth=1, label="no forces")
+    _errors_axis(axes)
+    _legend(figure)
+    return figure
 
 
 def finer_downstream(results: Results) -> list[Figure]:

@@ -49,6 +49,12 @@ class DistillationOptions(BaseModel):
         default=("sliced",), min_length=1, description="the cut that students start from; several: each of them"
     )
 
+    structures: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        description="numbers of training structures of each task for a learning curve: of the first cut of ``blocks`` "
+        "and the first start, beside that on all structures",
+    )
+
     @field_validator("start", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:

@@ -29,6 +29,24 @@ def outcome(run: Path) -> dict[str, Any]:
     return {"errors": errors, **{name: summary[name] for name in _PRICE}, "curve": curve}
 
 
+def learning(run: Path) -> dict[str, Any]:
+    """Return how the force error of each task fell in a run of distillation, by what validation compares with.
+
+    `curve` has a row for each validation: seconds of training, steps, and task → mean absolute error in eV/Å;
+    `nothing` is that of predicting no forces.
+    """
+    summary = parse_json((run / "summary.json").read_text(encoding="utf-8"))
+    rows = {row["task"]: row for row in summary["rows"] if row["target"] == "forces"}
+    columns = {task: error_column(row) for task, row in rows.items()}
+    curve = [
+        {"seconds": row["seconds"], "step": row["step"], **{task: row.get(column) for task, column in columns.items()}}
+        for row in RunFolder(run).metrics()
+        if "score" in row
+    ]
+    nothing = {task: row["mean_baseline"]["mae"] for task, row in rows.items() if row["mean_baseline"]}
+    return {"steps": summary["steps"], "curve": curve, "nothing": nothing}
+
+
 def _errors(row: dict[str, Any], validation: float) -> dict[str, Any]:
     """Return the errors of a target; ``validation`` is the best model's, ``mean`` that of predicting it."""
     mean = parsed(row["mean_baseline"]) if row["mean_baseline"] else None

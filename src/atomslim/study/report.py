@@ -63,6 +63,7 @@ def _drawn(results: Results) -> Drawn:
     if results.options.mix:
         drawn["pretraining"] = figures.pretraining(results)
         drawn["finer"] = figures.finer(results)
+        drawn["learning"] = figures.learning(results)
     if any(results.unit(part) for part in results.options.downstream):
         drawn["downstream"] = figures.downstream(results)
         drawn["finer-downstream"] = figures.finer_downstream(results)
@@ -119,6 +120,12 @@ def _mix(results: Results, drawn: Drawn) -> Iterator[str]:
         yield page.pictures(drawn["pretraining"], "Force error against the blocks that are kept.")
         if drawn["finer"]:
             yield page.pictures(drawn["finer"], "Force error of cuts finer than blocks, with all blocks.")
+        if drawn["learning"]:
+            yield page.pictures(
+                drawn["learning"],
+                "Force error in distillation against steps (first seed) and against the number of training structures "
+                "(the best of each run, over seeds), by what validation compares with: labels, or the teacher.",
+            )
         yield pretraining.body()
         yield tables.growth(results).html()
         yield tables.published(results).folded()

@@ -125,6 +125,31 @@ class Results:
         errors = [result["errors"].get(task, {}).get(target) for result in self._reduced(variant)]
         return _spread(error for error in errors if error)
 
+    def learned(self, variant: Variant, task: str) -> Curve:
+        """Return a student's validation error of forces against steps of distillation, the first seed."""
+        found = self._reduced(variant)[:1]
+        rows = [row for result in found for row in result.get("curve", ()) if row.get(task) is not None]
+        return Curve(variant, [row["step"] for row in rows], [MILLI * row[task] for row in rows])
+
+    def by_structures(self, task: str) -> dict[int, Spread]:
+        """Return the best validation error of forces in distillation by number of training structures, over seeds."""
+        distill = self.options.distill
+        counts = () if distill is None else distill.structures
+        found = {}
+        for count in counts:
+            strategy, blocks = DISTILLED[distill.start[0]] if distill else "distilled", self.options.blocks[0]
+            cells = [Cell("distill", strategy, blocks, seed, structures=count) for seed in self.options.seeds]
+            rows = [[row[task] for row in result["curve"] if row.get(task)] for result in self._found(cells)]
+            spread = Spread.of(MILLI * min(errors) for errors in rows if errors)
+            found |= {} if spread is None else {count: spread}
+        return found
+
+    def no_forces(self, task: str) -> float | None:
+        """Return the error of predicting no forces against what validation in distillation compares with (meV/Å)."""
+        students = [one for one in self.variants if one.strategy in DISTILLED.values()]
+        known = (result.get("nothing", {}).get(task) for one in students for result in self._reduced(one)[:1])
+        return next((MILLI * value for value in known if value), None)
+
     def nothing(self, task: str, target: str = "forces") -> Spread | None:
         """Return the validation error of predicting the mean (no forces) on a pre-training task."""
         full = self.board.result(Cell("reduce")) or {}

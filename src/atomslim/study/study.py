@@ -84,7 +84,9 @@ def _fixed(options: dict[str, Any]) -> dict[str, Any]:
     left_out = (*_ADDED, "model", "distill", "downstream")
     fixed = {name: value for name, value in options.items() if name not in left_out}
     if options["distill"] is not None:
-        fixed["distill"] = {name: value for name, value in options["distill"].items() if name != "start"}
+        fixed["distill"] = {
+            name: value for name, value in options["distill"].items() if name not in {"start", "structures"}
+        }
     for part in options["downstream"]:
         fixed[f"downstream {part['name']}"] = (part["data"], part["finetune"])
     return fixed

@@ -1,6 +1,5 @@
 """What the cells of a study do, in terms of the rest of the package."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -27,7 +26,7 @@ from atomslim.models.model_file import load
 from atomslim.study.cells import Cell
 from atomslim.study.options import DISTILLED, DownstreamOptions, Start, StudyOptions, units_of
 from atomslim.study.origin import require_same_model
-from atomslim.study.outcome import outcome
+from atomslim.study.outcome import learning, outcome
 from atomslim.study.references import with_references
 from atomslim.train.distill import distill, own_scales, own_targets
 from atomslim.train.finetune import finetune
@@ -99,10 +98,15 @@ class Workshop:
             self.full,
             known={"student": self._known(cut), "teacher": self._known(Cell("reduce"))},
             **self._run(place),
-            **{**options.run, "tasks": self.options.mix, "seed": cell.seed},
+            **{**options.run, "tasks": self._limited(cell.structures), "seed": cell.seed},
         )
-        summary = json.loads((place / "run" / "summary.json").read_text(encoding="utf-8"))
-        return {**self._errors(student), "run": self._relative(place / "run"), "steps": summary["steps"]}
+        return {**self._errors(student), "run": self._relative(place / "run"), **learning(place / "run")}
+
+    def _limited(self, structures: int | None) -> list[TaskOptions]:
+        """Return the mix with at most so many training structures of each task."""
+        if structures is None:
+            return list(self.options.mix)
+        return [task.model_copy(update={"train_limit": structures}) for task in self.options.mix]
 
     def _tune(self, cell: Cell, place: Path) -> dict[str, Any]:
         downstream = self._downstream(cell.downstream)

@@ -184,6 +184,9 @@ class TaskOptions(_Options):
     validation_limit: int | None = Field(
         default=None, ge=1, description="at most so many structures of the validation set, evenly over it"
     )
+    train_limit: int | None = Field(
+        default=None, ge=1, description="at most so many structures of the training set, evenly over it"
+    )
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")

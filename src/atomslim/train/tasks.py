@@ -150,7 +150,7 @@ def prepare_task(
     """
     given: dict[Part, str] = {"validation": options.validation_data, "test": options.test_data}
     others = {part: opened(name, options.options) for part, name in given.items() if name}
-    chosen = split or _named_split(dataset, options.split, others)
+    chosen = (split or _named_split(dataset, options.split, others)).limited(options.train_limit)
     chosen.require(len(dataset), dataset.name)
     if not chosen.validation and "validation" not in others:
         raise ConfigError(

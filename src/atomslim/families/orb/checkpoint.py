@@ -140,7 +140,10 @@ def _named(content: Mapping[str, Any], where: str) -> dict[str, StoredTensor]:
         }
         renamed = {name: value for name, value in renamed.items() if not name.startswith("model.")} | inner
     if any(name.startswith("model.conditioner.") for name in renamed):
-        raise CheckpointError(f"{where}: takes charge and spin, which is not supported: use a model without them")
+        raise CheckpointError(
+            f"{where}: takes charge and spin of structures, as omol models do, and structures here have none: give a "
+            "model without them, omat or mpa"
+        )
     return renamed
 
 
