@@ -135,7 +135,7 @@ class Results:
         """Return the best validation error of forces in distillation by number of training structures, over seeds."""
         distill = self.options.distill
         counts = () if distill is None else distill.structures
-        found = {}
+        found: dict[int, Spread] = {}
         for count in counts:
             strategy, blocks = DISTILLED[distill.start[0]] if distill else "distilled", self.options.blocks[0]
             cells = [Cell("distill", strategy, blocks, seed, structures=count) for seed in self.options.seeds]

@@ -143,7 +143,8 @@ class Distillation:
 
     def _answer(self, batch: Batch, *, kept: bool) -> Trace:
         """Return the teacher's answer, as it is kept if it may be."""
-        found = self.answers.trace(batch, same_edges=not self.own_graphs) if kept and self.answers else None
+        known = self.answers if kept else None
+        found = None if known is None else known.trace(batch, same_edges=not self.own_graphs)
         found = found or asked(self._teacher, self._taught(batch), self.weights, self.options.teacher_precision)
         return without_edges(found) if self.own_graphs else found
 
@@ -250,7 +251,8 @@ def _distilled(
     for task in tasks:
         note_task(folder, task)
     with announced("asking the teacher", shown=progress):
-        objective.answers = _answers(full, tasks, config, objective.weights, folder)
+        kept = config.model_copy(update={"weights": objective.weights})
+        objective.answers = _answers(full, tasks, kept, folder)
     said(graphs_apart(small, full), shown=progress)
     said(
         filter(None, (graph_note(small, task.graph, task.dataset.info, task.name) for task in tasks)),
@@ -281,20 +283,20 @@ def _weighted(parts: list[Part], summed: Summed) -> Tensor:
 
 
 def _answers(
-    teacher: BlockModel, tasks: list[LearningTask], config: DistillOptions, weights: Weights, folder: RunFolder
+    teacher: BlockModel, tasks: list[LearningTask], config: DistillOptions, folder: RunFolder
 ) -> Answers | None:
     """Return the teacher's kept answers, or None to ask it at every step; raises ConfigError if they cannot be."""
     if config.weights.blocks and config.teacher_cache is True:
         raise ConfigError("teacher_cache true: features of blocks are not kept: set weights.blocks to 0, or no cache")
     if config.teacher_cache == "auto":
-        size = Layout.of(teacher, weights).size(*training_size(tasks))
+        size = Layout.of(teacher, config.weights).size(*training_size(tasks))
         wanted = not config.weights.blocks and size < CACHE_LIMIT and passes(tasks, config) >= 2
     else:
         wanted = config.teacher_cache
     if not wanted:
         return None
     path = folder.path / "teacher.answers"
-    return kept_answers(path, teacher, tasks, config, weights, precision=config.teacher_precision)
+    return kept_answers(path, teacher, tasks, config, config.weights, precision=config.teacher_precision)
 
 
 def _given(
