@@ -75,6 +75,7 @@ def test_options_are_valid_and_the_model_is_as_large_as_the_header_says(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATOMSLIM_TEST_DATA", "data")
+    monkeypatch.setenv("MPTRJ", "mptrj.xyz")
     kind = command(path)
     if kind == "study":
         study = read_study(path)
