@@ -57,7 +57,7 @@ def _tblite() -> Any:
 
 PEERS: dict[str, Callable[[], Any]] = {
     "mini": lambda: atomslim.Calculator("mini", task="molecules"),
-    "mini-smooth": lambda: atomslim.Calculator("mini-smooth"),
+    "mini-smooth": lambda: atomslim.Calculator("mini-smooth", task="molecules"),
     "chgnet": _chgnet,
     "chgnet in atomslim": lambda: atomslim.Calculator("chgnet:0.3.0"),
     "sevennet": _sevennet,

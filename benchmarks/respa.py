@@ -39,6 +39,8 @@ from atomslim.models import Target
 from atomslim.models.block_model import BlockModel
 
 RESULT = Path(__file__).parent / "results" / "respa.md"
+LIMIT = 48
+"""Structures that the cut is fitted to."""
 PIECES = 10
 """Times are the shortest of so many pieces of a run."""
 
@@ -53,10 +55,10 @@ def conservative(model: BlockModel, task: str | None) -> tuple[BlockModel, str]:
     return changed, found.name
 
 
-def cut(model: BlockModel, data: str, blocks: int) -> BlockModel:
+def cut(model: BlockModel, task: str, data: str, blocks: int) -> BlockModel:
     """Return the first blocks of a model, the readout fitted to its energies and forces."""
-    options: dict[str, Any] = {"realign": "least-squares-forces", "calibration": opened(data), "limit": 48}
-    return atomslim.keep_blocks(model, blocks, **options)
+    calibration = {task: opened(data)}
+    return atomslim.keep_blocks(model, blocks, realign="least-squares-forces", calibration=calibration, limit=LIMIT)
 
 
 def start() -> Atoms:
@@ -88,7 +90,7 @@ def main(  # noqa: PLR0913 - what is compared, and how
     *,
     full: str = "mini-smooth",
     small: Path | None = None,
-    task: str | None = None,
+    task: str | None = "molecules",
     data: str = "mini:molecules",
     blocks: int = 1,
     timestep: float = 0.5,
@@ -100,7 +102,7 @@ def main(  # noqa: PLR0913 - what is compared, and how
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     whole, name = conservative(atomslim.load(full), task)
-    inside = cut(whole, data, blocks) if small is None else conservative(atomslim.load(small), task)[0]
+    inside = cut(whole, name, data, blocks) if small is None else conservative(atomslim.load(small), task)[0]
     within = f"its first {blocks} of {whole.num_blocks} blocks, fitted" if small is None else small.name
     ways: dict[str, Callable[[Atoms], Any]] = {
         "full model alone": lambda atoms: VelocityVerlet(atoms, timestep * units.fs),

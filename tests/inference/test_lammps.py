@@ -1,5 +1,10 @@
 """LAMMPS moves atoms by our models, through its own library; skips where it is not installed."""
 
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,16 @@ from ase.build import molecule
 from ase.io.lammpsdata import write_lammps_data
 
 from atomslim.errors import ConfigError, StructureError
+from atomslim.families.jmp import JMPGraphSettings
 from atomslim.inference.calculator import Calculator
 from atomslim.inference.lammps import FIX, attach
+from atomslim.inference.package import package
+from atomslim.inference.packaged import PackagedCalculator
 from atomslim.inference.parity import expected_of
+from atomslim.models import energy_and_forces
+from pages import ROOT
 from samples import CONSERVATIVE, moving, sheared_crystal, small_model
+from small_models import jmp
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
 
@@ -116,3 +127,80 @@ def test_what_is_refused(tmp_path: Path) -> None:
     engine = started(atoms, tmp_path, "si")
     with pytest.raises(ConfigError, match="LAMMPS has units si: use metal or real"):
         attach(engine, Calculator(small_model()), elements(atoms))
+
+
+# the pair style: a plugin and a package, both compiled, which takes minutes
+
+INPUT = """
+units metal
+atom_style atomic
+atom_modify map array
+newton on
+boundary p p p
+read_data start.data
+plugin load atomslimplugin.so
+pair_style atomslim
+pair_coeff * * small.pt2 As Ga
+neighbor 0.5 bin
+timestep 0.0005
+fix move all nve
+thermo 100
+thermo_style custom step pe etotal pxx pyy pzz pxy pxz pyz
+thermo_modify norm no format float %.12g
+dump all all custom 100 dump.lammpstrj id type xu yu zu fx fy fz
+dump_modify all sort id format float %.12g
+run 1000
+velocity all set 0 0 0
+run 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.filterwarnings("ignore")  # warnings of what torch compiles with
+def test_the_pair_style_runs_a_package_for_a_thousand_steps(tmp_path: Path) -> None:
+    atoms = moving(sheared_crystal() * (2, 1, 1), 100.0)
+    started(atoms, tmp_path).close()  # skips where there is no LAMMPS
+    graph = JMPGraphSettings(cutoff=4.5, main=60, atom=400, atom_edge=60, quad=0)
+    task = energy_and_forces("conservative", forces="conservative", graph=graph)
+    package(jmp(task, num_blocks=1, num_spherical=2, num_radial=8), tmp_path / "small.pt2")
+    built(tmp_path / "atomslimplugin.so")
+    (tmp_path / "in.run").write_text(INPUT)
+    program = Path(sys.executable).with_name("lmp")
+    done = subprocess.run(
+        [program, "-in", "in.run", "-log", "log"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    _is_what_ase_gives(tmp_path, atoms, PackagedCalculator(tmp_path / "small.pt2"))
+
+
+def built(plugin: Path) -> None:
+    """Compile the pair style as its first lines say."""
+    site, prefix = Path(sysconfig.get_path("purelib")), Path(sys.prefix)
+    folders = [site / "lammps/include/lammps", prefix / "include", site / "torch/include"]
+    include = [f"-I{folder}" for folder in [*folders, site / "torch/include/torch/csrc/api/include"]]
+    link = [f"-L{site}/torch/lib", f"-Wl,-rpath,{site}/torch/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
+    source = ROOT / "examples" / "lammps" / "pair_atomslim.cpp"
+    command = ["g++", "-O1", "-std=c++20", "-shared", "-fPIC", *include, str(source), "-o", str(plugin), *link]
+    subprocess.run(command, check=True)
+
+
+def _is_what_ase_gives(folder: Path, start: Atoms, calculator: Any) -> None:
+    steps = [
+        line.split() for line in (folder / "log").read_text().splitlines() if re.match(r"\s*\d+(\s+-?\d\S*){8}$", line)
+    ]
+    frames = (folder / "dump.lammpstrj").read_text().split("ITEM: TIMESTEP\n")[1:]
+    cell = start.cell.standard_form()[0]  # as LAMMPS has it
+    assert [int(step[0]) for step in steps] == [*range(0, 1001, 100), 1000]
+    energies = np.array([step[1:3] for step in steps], dtype=float)
+    assert np.ptp(energies[:-1, 1]) < 1e-3
+    assert np.ptp(energies[:, 0]) > 1e-4
+    for frame, energy in zip(frames, energies[:, 0], strict=False):
+        rows = np.array([line.split() for line in frame.partition("ITEM: ATOMS")[2].splitlines()[1:]], dtype=float)
+        now = Atoms(start.numbers, rows[:, 2:5], cell=cell, pbc=True)
+        expected = expected_of(calculator, now)
+        assert energy == pytest.approx(expected["energy"], abs=1e-6)
+        np.testing.assert_allclose(rows[:, 5:], expected["forces"], atol=1e-6)
+    virial = expected["virial"][[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+    pressure = np.array(steps[-1][3:], dtype=float) * units.bar * now.get_volume()
+    np.testing.assert_allclose(pressure, virial, rtol=1e-4, atol=1e-4)

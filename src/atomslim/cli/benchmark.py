@@ -1,11 +1,12 @@
 """`atomslim benchmark`: what a model and its cuts cost on well-known structures."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from atomslim.cli.devices import Device
 from atomslim.cli.numbers import COUNT, whole
 from atomslim.terminal import say
 
@@ -23,7 +24,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     repeats: Annotated[int, COUNT] = 10,
     growing: Annotated[int | None, Parameter(converter=whole, validator=Number(gte=128))] = None,
     largest: str | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "auto",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -58,7 +59,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     largest
         Also find the largest cell of MgO whose pass takes no more than this much memory, as in 16GiB.
     device
-        Where the model runs.
+        Where the model runs: auto takes a CUDA device if there is one.
     output
         The folder to write to.
     force

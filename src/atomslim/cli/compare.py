@@ -1,10 +1,11 @@
 """`atomslim compare`: models side by side."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.numbers import COUNT
 from atomslim.terminal import say
 
@@ -23,7 +24,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     strict: Annotated[bool, Parameter(negative=())] = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     validate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "auto",
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compare models on one dataset: errors by target and element, parameters, FLOPs, speed, memory.
@@ -58,7 +59,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Check the physics, too, on three of the structures: quick, full, or names of checks; may be repeated. The others
         are compared with the first model.
     device
-        Where the models run.
+        Where the models run: auto takes a CUDA device if there is one.
     force
         Write over files that are there already; what this command wrote earlier is replaced without it.
 

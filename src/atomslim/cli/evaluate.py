@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.numbers import COUNT
 from atomslim.terminal import say
 
@@ -21,6 +22,7 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
     part: Literal["all", "train", "validation", "test"] = "all",
     split: Path | None = None,
     batch_size: Annotated[int, COUNT] = 16,
+    device: Device = "auto",
     strict: Flag = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Flag = False,
@@ -45,6 +47,8 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
         A saved split, such as split.TASK.json in a run's folder.
     batch_size
         Structures at once.
+    device
+        Where the model runs: auto takes a CUDA device if there is one.
     strict
         Refuse structures with elements or a composition that the task was not trained on, or with a charge or spin.
     option
@@ -53,12 +57,14 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
         Print JSON instead of a table.
 
     """
-    from atomslim.cli.settings import opened_dataset
+    from atomslim.cli.settings import on_device, opened_dataset
     from atomslim.evaluation.evaluate import evaluate as measure
     from atomslim.report.console import plain_console
 
     dataset = opened_dataset(data, option)
-    found = measure(model, dataset, task=task, part=part, split=split, batch_size=batch_size, strict=strict)
+    found = measure(
+        on_device(model, device), dataset, task=task, part=part, split=split, batch_size=batch_size, strict=strict
+    )
     if json:
         say(json_format.dumps(found.as_dict(), indent=2))
         return

@@ -1,10 +1,11 @@
 """`atomslim package`: one task of a model, compiled for programs without this one."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.terminal import say
 
 
@@ -14,7 +15,7 @@ def package(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     task: str | None = None,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: Device = "auto",
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compile energy and forces of one task into a package (.pt2) for C++ and for ASE; takes minutes and needs g++.
@@ -32,16 +33,17 @@ def package(
     task
         The task head to use, by name; needed where the model has several.
     device
-        What the package runs on; default: the CPU.
+        What the package runs on: auto takes a CUDA device if there is one.
     force
         Write over a file that is there already.
 
     """
+    from atomslim.cli.devices import device_of
     from atomslim.cli.outputs import read_from, require_ending, require_output
     from atomslim.inference.package import package as run
 
     require_ending(output, {".pt2"}, "a package")
     require_output(output, read_from(model), force=force)
-    found = run(model, output, task=task, device=device)
+    found = run(model, output, task=task, device=device_of(device))
     close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"
     say(f"{output}: {close}, for {found.structures} structures")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.numbers import COUNT
 from atomslim.terminal import say
 
@@ -20,7 +21,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     task: str | None = None,
     batch_size: Annotated[int, COUNT] = 512,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "auto",
     precision: Literal["highest", "high", "fast"] | None = None,
     raw_weights: Flag = False,
     strict: Flag = False,
@@ -52,7 +53,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     batch_size
         At most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
     device
-        Where the model runs.
+        Where the model runs: auto takes a CUDA device if there is one.
     precision
         What is computed in: highest (float32, the default), high (TF32 where the device has it), fast (bfloat16 in
         dense layers).
@@ -75,13 +76,14 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
         An option of the readers, such as length_unit=bohr; may be repeated. Labels are not needed.
 
     """
+    from atomslim.cli.devices import device_of
     from atomslim.cli.outputs import read_from, require_output
     from atomslim.cli.settings import reader_options
     from atomslim.inference.predict import predict_file
     from atomslim.inference.process import parse_process
     from atomslim.inference.shards import predict_shards
 
-    common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device, "strict": strict}
+    common: dict[str, Any] = {"task": task, "batch_size": batch_size, "device": device_of(device), "strict": strict}
     common |= {"weights": "raw" if raw_weights else None, "precision": precision, "options": reader_options(option)}
     for_folders = {"--format": form, "--shard-size": shard_size, "--process": process, "--resume": resume or None}
     if _is_file(output, [name for name, value in for_folders.items() if value is not None]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.numbers import COUNT, FINITE, SEED, WHOLE
 from atomslim.terminal import say
 
@@ -44,6 +45,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     cutoff: Annotated[float | None, FINITE] = None,
     export: Path | None = None,
     without: str | None = None,
+    device: Device = "auto",
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
@@ -112,14 +114,16 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Also write a checkpoint (.pt, say) in the format of the model's family.
     without
         Leave out what is finer than blocks, too, as in 'bonds 3,angles 2'; atomslim info names what a model has.
+    device
+        Where models run: auto takes a CUDA device if there is one.
     force
         Write over files that are there already; cuts of earlier commands are replaced without it.
 
     """
-    from atomslim.cli.settings import opened_data
+    from atomslim.cli.settings import on_device, opened_data
     from atomslim.compress.force_rows import Weights
     from atomslim.errors import ConfigError
-    from atomslim.models.model_file import checksum, load
+    from atomslim.models.model_file import checksum
     from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
@@ -135,11 +139,11 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
     if scan_neighbours is not None:
-        _scan(load(model), scan_neighbours, structures, output, options)
+        _scan(on_device(model, device), scan_neighbours, structures, output, options)
         return
     if output is None:
         raise ConfigError("say where the model goes: -o small.safetensors")
-    whole = load(model)
+    whole = on_device(model, device)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     fitting |= {**options, "seed": seed}
     if finer or max_error is not None or cutoffs is not None:
@@ -159,7 +163,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
         small = with_cutoff(small, cutoff)
     small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
-    _write(small, output, export)
+    _write(small.cpu(), output, export)
     _report(output, whole, small, speed=speedup is not None and not finer)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.numbers import COUNT, WEIGHT
 from atomslim.terminal import say
 
@@ -20,6 +21,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     force_weight: Annotated[float, WEIGHT] = 1.0,
     leave_out: bool = True,
     cutoffs: str | None = None,
+    device: Device = "auto",
     strict: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
@@ -49,6 +51,8 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         Measure the errors without each block and finer unit, too; takes one evaluation for each.
     cutoffs
         Shorter cutoffs in Å to measure the errors with, too, as in 5.5,5 (SevenNet, CHGNet).
+    device
+        Where the model runs: auto takes a CUDA device if there is one.
     strict
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     force
@@ -58,16 +62,15 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
-    from atomslim.cli.settings import numbers, opened_data
+    from atomslim.cli.settings import numbers, on_device, opened_data
     from atomslim.compress.relevance import block_relevance
     from atomslim.compress.relevance_report import FILES
-    from atomslim.models.model_file import load
     from atomslim.report.console import plain_console
 
     own = has_report({"blocks", "mix", "agreement", "tasks"}, "relevance.json")
     require_folder(output, FILES, read_from(model, *data), force=force, own=own)
     found = block_relevance(
-        load(model),
+        on_device(model, device),
         opened_data(data, option),
         limit=limit,
         batch_size=batch_size,

@@ -1,11 +1,12 @@
 """`atomslim serve`: energies, forces and virials of a model for i-PI and whoever speaks its socket protocol."""
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from atomslim.cli.devices import Device
 from atomslim.terminal import say
 
 
@@ -16,7 +17,7 @@ def serve(
     *,
     socket: str,
     task: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     wait: Annotated[float, Parameter(validator=Number(gte=0))] = 60.0,
     strict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def serve(
         Refuse elements and compositions that the task was not trained on, charges, and capped neighbours.
 
     """
-    from atomslim.cli.settings import device_of
+    from atomslim.cli.devices import device_of
     from atomslim.errors import printable
     from atomslim.inference.inputs import first_structure
     from atomslim.inference.named_calculators import calculator_of

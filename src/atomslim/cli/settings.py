@@ -4,8 +4,9 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from atomslim.cli.devices import Device, device_of
 from atomslim.errors import ConfigError, one_line
 from atomslim.parsing import parse_yaml, read_yaml
 
@@ -154,20 +155,6 @@ def byte_count(option: str, text: str) -> int:
     if amount > 2**63:
         raise ConfigError(f"{option} {text[:40]}: no computer has so much memory")
     return int(amount)
-
-
-Device = Literal["auto", "cpu", "cuda"]
-"""What ``--device`` takes."""
-
-
-def device_of(device: Device) -> str:
-    """Return cpu or cuda; auto is cuda where torch can use it. Raises ConfigError for cuda where there is none."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise ConfigError("device cuda: no CUDA device is available to torch here: use cpu")
-    return "cuda" if there and device != "cpu" else "cpu"
 
 
 def on_device(path: Path, device: Device) -> "BlockModel":

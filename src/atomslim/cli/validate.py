@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
+
 
 def validate(  # noqa: PLR0913 - what is checked, against what, and how
     model: str,
@@ -15,6 +17,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("validation"),
     checks: Annotated[tuple[str, ...], Parameter(negative=())] = ("quick",),
     task: str | None = None,
+    device: Device = "auto",
     end_points: Path | None = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     strict: bool = False,
@@ -41,6 +44,8 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         quick, full, or names of checks; may be repeated.
     task
         The task whose energy is checked, where models have several.
+    device
+        Where models run: auto takes a CUDA device if there is one.
     end_points
         A file of two structures, between which a barrier is climbed.
     option
@@ -51,6 +56,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     """
     import sys
 
+    from atomslim.cli.devices import device_of
     from atomslim.cli.settings import opened_dataset
     from atomslim.errors import ConfigError
     from atomslim.validation.reference import is_model
@@ -61,7 +67,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         raise ConfigError("option: is for the reader of labelled data: name them with --against")
     reference = opened_dataset(against, option) if against is not None and labelled else against
     given = list(structures) or None
-    how: dict[str, Any] = {"task": task, "end_points": end_points}
+    how: dict[str, Any] = {"task": task, "device": device_of(device), "end_points": end_points}
     found = run(model, given, against=reference, checks=checks, output=output, **how)
     for line in found.lines():
         print(line)

@@ -56,7 +56,11 @@ class Labels:
 
 
 def reference_of(
-    source: Against, *, task: str | None = None, options: Mapping[str, str] | None = None
+    source: Against,
+    *,
+    task: str | None = None,
+    device: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> AseCalculator | Labels:
     """Return the calculator of a model or name, or the labelled structures of data; ``options`` are of its reader.
 
@@ -64,10 +68,10 @@ def reference_of(
     stress.
     """
     if isinstance(source, BlockModel | AseCalculator):
-        return calculator_of(source, task=task)
+        return calculator_of(source, task=task, device=device)
     if isinstance(source, str | os.PathLike):
         if is_model(os.fspath(source)):
-            return calculator_of(source, task=task)
+            return calculator_of(source, task=task, device=device)
         source = os.fspath(source)
     dataset = opened(source, dict(options or {}))
     samples = _spread(dataset, MOST_LABELLED)

@@ -35,6 +35,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     end_points: str | os.PathLike[str] | tuple[Atoms, Atoms] | None = None,
     options: Mapping[str, str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    device: str | None = None,
     progress: bool = True,
 ) -> Validation:
     """Check whether the physics of a model holds, by itself and against a reference.
@@ -56,6 +57,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         end_points: two structures between which a barrier is climbed, or the file that holds them.
         options: options of the labelled data's reader, such as ``energy_key``.
         output: a folder for measurements, report, JSON and figures; measurements found there are not made again.
+        device: where models run; by default where they are.
         progress: say on stderr what is being done.
 
     Raises:
@@ -66,8 +68,8 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
 
     """
     chosen = chosen_checks(checks)
-    subjects = {"model": calculator_of(model, task=task)}
-    reference = None if against is None else reference_of(against, task=task, options=options)
+    subjects = {"model": calculator_of(model, task=task, device=device)}
+    reference = None if against is None else reference_of(against, task=task, device=device, options=options)
     labels = reference if isinstance(reference, Labels) else None
     if isinstance(reference, AseCalculator):
         subjects["reference"] = reference
