@@ -57,11 +57,13 @@ def test_gives_what_the_model_predicts(structure: Callable[[], Atoms]) -> None:
     for task in ("direct", "conservative"):
         atoms.calc = Calculator(given, task=task)
         predicted = given.predict(from_ase(atoms), task)
-        assert atoms.get_potential_energy() == predicted["energy"].item()
-        assert atoms.get_potential_energy(force_consistent=True) == predicted["energy"].item()
-        np.testing.assert_array_equal(atoms.get_forces(), predicted["forces"].numpy())
+        energy = pytest.approx(predicted["energy"].item(), rel=1e-12)
+        assert atoms.get_potential_energy() == energy
+        assert atoms.get_potential_energy(force_consistent=True) == energy
+        np.testing.assert_allclose(atoms.get_forces(), predicted["forces"].numpy(), rtol=1e-9, atol=1e-12)
         if "stress" in predicted and atoms.pbc.any():
-            np.testing.assert_array_equal(atoms.get_stress(voigt=False), predicted["stress"][0].numpy())
+            stress = predicted["stress"][0].numpy()
+            np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -94,8 +96,8 @@ def test_other_numbers_come_under_their_own_names(tmp_path: Path) -> None:
     atoms, given = ethanol(), small_model(MANY)
     atoms.calc = Calculator(given)
     predicted = given.predict(from_ase(atoms))
-    assert atoms.get_potential_energy() == predicted["U0"].item()
-    assert atoms.calc.get_property("gap", atoms) == predicted["gap"].item()
+    assert atoms.get_potential_energy() == pytest.approx(predicted["U0"].item(), rel=1e-12)
+    assert atoms.calc.get_property("gap", atoms) == pytest.approx(predicted["gap"].item(), rel=1e-12)
     assert atoms.calc.results.keys() == {"energy", "free_energy", "gap", "r2"}
     with pytest.raises(NotImplementedError):
         atoms.get_forces()

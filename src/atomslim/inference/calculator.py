@@ -59,7 +59,7 @@ class Calculator(AseCalculator):
     which keep fewer neighbours still, swap two of them.
 
     The search for pairs is repeated only when it must be (`CandidatePairs`); the nearest neighbours are chosen anew at
-    every step, so that results do not depend on the skin, not even in the last bit.
+    every step, so that results do not depend on the skin.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Calculator(AseCalculator):
         self.strict = strict
         self.implemented_properties = [*_properties(self.model, self.task), *self.model.atom_outputs]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
+        self._steps = self.model.steps(self.task.name, precision=self.precision)
         self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
         self._watch = Watch.over(self.model, self.task.name, strict=strict)
         self._said: set[str] = set()
@@ -141,9 +142,8 @@ class Calculator(AseCalculator):
         start, found = time.perf_counter(), batch
         batch = batch.to(next(self.model.parameters()).device)
         with evaluation_mode(self.model):
-            topology = self.model.topology(batch, self.task.name, pairs=pairs)
-            self._report_trimming(float(topology.left_out().max()))
-            outputs = self.model.predict(batch, self.task.name, topology, precision=self.precision)
+            outputs, trimmed = self._steps(batch, pairs)
+        self._report_trimming(trimmed)
         self.results = _results(outputs, self.task, self.atoms, self.model.atom_outputs)
         if self._compiled is not None:
             self._compiled.look(found, pairs, self.results, time.perf_counter() - start)

@@ -29,6 +29,7 @@ from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.outputs import physical
 from atomslim.models.precision import Precision, computing, format_of, without_autocast
 from atomslim.models.readout import ReadoutMap
+from atomslim.models.steps import Steps
 from atomslim.models.tasks import Task
 from atomslim.threads import fitting_threads
 
@@ -284,6 +285,10 @@ class BlockModel(nn.Module, ABC):
             outputs = self(batch, topology, [name])[name]
         return {key: value.detach() for key, value in outputs.items()}
 
+    def steps(self, task: str | None = None, *, precision: Precision | None = None) -> Steps:
+        """Return what predicts one structure after another, as `predict` does: a family may know a faster way."""
+        return Steps(self, self.task(task), precision)
+
     def task(self, name: str | None = None) -> Task:
         """Return a task by name, or the only one; raises ConfigError that lists the names there are."""
         names = ", ".join(self.tasks)
@@ -335,11 +340,16 @@ class BlockModel(nn.Module, ABC):
         dtype = next(self.parameters()).dtype
         outputs = {"forces": -grads[0].to(dtype)}
         if strain is not None:
-            volume = torch.linalg.det(batch.cell.detach()).abs()
-            there = (batch.pbc.any(-1) & (volume > 0))[:, None, None]
-            stress = grads[1] / torch.where(there, volume[:, None, None], 1.0)  # no NaN on the way back through this
-            outputs["stress"] = torch.where(there, stress, torch.nan).to(dtype)
+            outputs["stress"] = stress_of(grads[1], batch).to(dtype)
         return outputs
+
+
+def stress_of(derivative: Float[Tensor, "b 3 3"], batch: AtomsBatch) -> Float[Tensor, "b 3 3"]:
+    """Return (1/V) ∂E/∂ε, NaN for structures without periodicity or volume, from the energy's derivative by strain."""
+    volume = torch.linalg.det(batch.cell.detach()).abs()
+    there = (batch.pbc.any(-1) & (volume > 0))[:, None, None]
+    stress = derivative / torch.where(there, volume[:, None, None], 1.0)  # no NaN on the way back through this
+    return torch.where(there, stress, torch.nan)
 
 
 def check_cutoff(model: BlockModel, cutoff: float) -> float:

@@ -28,7 +28,9 @@ from atomslim.models.block_model import (
 from atomslim.models.family import Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.outputs import reduce_over_atoms
+from atomslim.models.precision import Precision
 from atomslim.models.readout import ReadoutMap
+from atomslim.models.steps import Steps
 from atomslim.models.tasks import Target, Task
 
 
@@ -46,7 +48,9 @@ class FinalMLP(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Context:
+class Context:
+    """What heads read besides features."""
+
     batch: AtomsBatch
     topology: Topology
     direction: Float[Tensor, "E 3"]
@@ -98,7 +102,7 @@ class JMP(BlockModel):
         checkpoint = self.checkpoint_blocks and torch.is_grad_enabled()
         h = self.embedding(batch.numbers - 1)
         output = self.backbone(h, batch, topology, edges=edges and self.config.direct_forces, checkpoint=checkpoint)
-        return BlockFeatures(output.node, output.edge, _Context(batch, topology, output.direction))
+        return BlockFeatures(output.node, output.edge, Context(batch, topology, output.direction))
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:
         """Apply FinalMLP to the features of atoms and, with the direct-force branch, of edges."""
@@ -113,6 +117,12 @@ class JMP(BlockModel):
             for target in task.targets
             if target.kind != "conservative_forces"
         }
+
+    def steps(self, task: str | None = None, *, precision: Precision | None = None) -> Steps:
+        """Return what predicts one structure after another."""
+        from atomslim.families.jmp.steps import JMPSteps  # noqa: PLC0415 - which needs this module
+
+        return JMPSteps(self, self.task(task), precision)
 
     def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return FinalMLP's first layer for node and, with the direct-force branch, edge features."""
@@ -182,7 +192,7 @@ class JMP(BlockModel):
 
     @staticmethod
     def _raw_output(head: nn.Module, target: Target, readout: ReadoutFeatures) -> Tensor:
-        context: _Context = readout.context
+        context: Context = readout.context
         if target.kind != "direct_forces":
             return reduce_over_atoms(head(readout.node), target, context.batch)
         return forces_on_atoms(

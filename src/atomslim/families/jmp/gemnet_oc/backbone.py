@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from atomslim.atoms import AtomsBatch
-from atomslim.families.jmp.gemnet_oc.bases import Bases, BasisLayer
+from atomslim.families.jmp.gemnet_oc.bases import BasisLayer
 from atomslim.families.jmp.gemnet_oc.block import InteractionBlock
+from atomslim.families.jmp.gemnet_oc.coefficients import Bases
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.gemnet_oc.graphs import Topology
 from atomslim.families.jmp.gemnet_oc.indices import InteractionIndex

@@ -13,14 +13,12 @@ depends on positions alone and is computed here, once for all blocks.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from atomslim.atoms import AtomsBatch
 from atomslim.families.jmp.gemnet_oc.angular import (
@@ -33,6 +31,17 @@ from atomslim.families.jmp.gemnet_oc.angular import (
     legendre_at,
     legendre_to_cosines,
     spherical_harmonics,
+)
+from atomslim.families.jmp.gemnet_oc.coefficients import (
+    Bases,
+    EdgeToAtomBasis,
+    Made,
+    OutgoingEdges,
+    QuadBasis,
+    QuadCoefficients,
+    TripletBasis,
+    TripletCoefficients,
+    not_kept,
 )
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.gemnet_oc.geometry import PaddedEdges, edge_vectors, lengths_and_directions
@@ -58,94 +67,6 @@ EDGES_AT_ONCE = 2**13
 
 PAIRS_AT_ONCE = 2**16
 """Of so many edges of the other graphs is computed at a time what is summed up for atoms or pairs of them."""
-
-Made = TypeVar("Made")
-Given = TypeVar("Given")
-
-
-@dataclass(frozen=True)
-class OutgoingEdges(Generic[Made]):
-    """The coefficients of main edges as those that go out: kept, or computed for a part of them at a time."""
-
-    parts: tuple[Part, ...]
-    make: Callable[[slice], Made]
-    kept: Made | None
-
-    def each(self, function: Callable[[Made, Part], Tensor]) -> Tensor:
-        """Return what a function of the coefficients gives for the edges of each part, one part after the other."""
-        if self.kept is not None:
-            return function(self.kept, self.parts[0])
-
-        def of_part(part: Part) -> Tensor:
-            return function(self.make(part.rows), part)
-
-        return torch.cat([not_kept(of_part, part) for part in self.parts])
-
-
-@dataclass(frozen=True)
-class TripletCoefficients:
-    """Those of main edges going out: z[o] = coefficient[o]·A[target] − own[o] y[own edge]."""
-
-    coefficient: Float[Tensor, "e K L*L"]
-    own: Float[Tensor, "e K"]
-    """Weight of the edge itself, which is no triplet; zero where it is not among the edges coming in."""
-
-
-@dataclass(frozen=True)
-class TripletBasis:
-    """What a triplet sum with main edges going out reads besides features."""
-
-    radial: Float[Tensor, "in emb_rbf"]
-    """Projected radial basis of the edges coming in."""
-    outgoing: OutgoingEdges[TripletCoefficients]
-
-
-@dataclass(frozen=True)
-class EdgeToAtomBasis:
-    """Coefficients of the sum of main edges into atoms, z[a] = Σ_in coefficient[in] y[in]."""
-
-    radial: Float[Tensor, "E emb_rbf"]
-    coefficient: Float[Tensor, "E K"]
-
-
-@dataclass(frozen=True)
-class QuadCoefficients:
-    """Those of main edges going out, for every middle edge into their target."""
-
-    azimuth: Float[Tensor, "e S Q*2L"]
-    """Coefficient of each middle edge's azimuthal moments."""
-    closing: Float[Tensor, "e S Q"]
-    """Coefficient of the closed triangle d = c, to be taken off."""
-
-
-@dataclass(frozen=True)
-class QuadBasis:
-    """Coefficients of the two halves of the quadruplet sum; see `QuadIndex` for M, D and Q."""
-
-    radial: Float[Tensor, "E emb_rbf"]
-    circular: Float[Tensor, "M K L"]
-    """Projected radial basis of the middle edge."""
-    incoming_legendre: Float[Tensor, "M D L"]
-    """Y_l(cos φ_abd), zero where there is no edge d→b."""
-    incoming_azimuth: Float[Tensor, "M D 2L"]
-    outgoing: OutgoingEdges[QuadCoefficients]
-
-
-@dataclass(frozen=True)
-class Bases:
-    """Everything that the blocks read besides features."""
-
-    rbf: Float[Tensor, "E R"]
-    direction: Float[Tensor, "E 3"]
-    harmonics: Float[Tensor, "E L*L"]
-    atom_edge_harmonics: Float[Tensor, "ae L*L"]
-    edge_to_edge: TripletBasis
-    atom_to_edge: TripletBasis
-    edge_to_atom: EdgeToAtomBasis
-    atom_to_atom: Float[Tensor, "pairs emb_rbf"]
-    quad: QuadBasis | None
-    atom_update: Float[Tensor, "E emb_rbf"]
-    output: Float[Tensor, "E emb_rbf"]
 
 
 class AngularWeight(nn.Module):
@@ -377,13 +298,13 @@ class BasisLayer(nn.Module):
     def _by_order(self, rbf: Tensor, outgoing: Tensor, index: QuadIndex, rows: slice) -> Float[Tensor, "e S L+2 Q"]:
         """Return the weights of cos κϑ, of Y_l' at 0 and of Y_l' at 1, for each middle edge."""
         angular = legendre(outgoing[..., 2], self.config.num_spherical) * index.outgoing_kept[rows, :, None]
-        weights = torch.einsum("er,rknl->eknl", rbf, self._spherical_by_order())
+        weights = torch.einsum("er,rknl->eknl", rbf, self.spherical_by_order())
         return torch.einsum("eknl,eql->eknq", weights, angular)
 
-    def _spherical_by_order(self) -> Float[Tensor, "R S L+2 L"]:
-        """Weights of the spherical basis with Y_l' replaced by cos κϑ, by its value at 0, and by its value at 1."""
+    def spherical_by_order(self) -> Float[Tensor, "R S L+2 L"]:
+        """Return the spherical weights with Y_l' replaced by cos κϑ, by its value at 0, and by its value at 1."""
         num = self.config.num_spherical
-        weight = self._angular_weight("quadruplet_spherical")
+        weight = self.angular_weight("quadruplet_spherical")
         columns = torch.stack(
             [*legendre_to_cosines(num).unbind(1), legendre_at(0.0, num), legendre_at(1.0, num)], dim=1
         )
@@ -395,9 +316,10 @@ class BasisLayer(nn.Module):
         return nn.functional.linear(rbf, scale_gradient(weight, 1 / max(users, 1)))
 
     def _angular(self, name: str, rbf: Tensor) -> Tensor:
-        return torch.einsum("er,rks->eks", rbf, self._angular_weight(name))
+        return torch.einsum("er,rks->eks", rbf, self.angular_weight(name))
 
-    def _angular_weight(self, name: str) -> Tensor:
+    def angular_weight(self, name: str) -> Float[Tensor, "R K S"]:
+        """Return the weight of an angular basis, its gradient divided by the number of blocks."""
         return cast("AngularWeight", self.angular[name]).by_function(1 / max(self.config.num_blocks, 1))
 
     def _by_harmonic(self, projected: Float[Tensor, "e K L"]) -> Float[Tensor, "e K L*L"]:
@@ -409,13 +331,6 @@ class BasisLayer(nn.Module):
 
 def _ends(reach: Reach | None, edges: Edges, share: float = 1.0) -> Float[Tensor, " e"] | None:
     return None if reach is None else share * reach.of_edges(edges.source, edges.target)
-
-
-def not_kept(function: Callable[[Given], Tensor], given: Given) -> Tensor:
-    """Return what a function gives; nothing of it is kept for derivatives, it is computed again there."""
-    if not torch.is_grad_enabled():
-        return function(given)
-    return recomputed(function, given, use_reentrant=False, preserve_rng_state=False)
 
 
 def _in_slices(function: Callable[[slice], Tensor], edges: Edges, at_once: int) -> Iterator[tuple[slice, Tensor]]:

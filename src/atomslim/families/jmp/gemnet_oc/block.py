@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atomslim.families.jmp.gemnet_oc.bases import Bases
+from atomslim.families.jmp.gemnet_oc.coefficients import Bases
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.gemnet_oc.graphs import Topology
 from atomslim.families.jmp.gemnet_oc.indices import InteractionIndex

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from atomslim.families.jmp.gemnet_oc.bases import (
+from atomslim.families.jmp.gemnet_oc.bases import with_zero_row
+from atomslim.families.jmp.gemnet_oc.coefficients import (
     EdgeToAtomBasis,
     QuadBasis,
     QuadCoefficients,
     TripletBasis,
     TripletCoefficients,
-    with_zero_row,
 )
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.gemnet_oc.indices import QuadIndex

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atomslim.families.jmp.gemnet_oc.bases import Bases
 from atomslim.families.jmp.gemnet_oc.block import AtomUpdate
+from atomslim.families.jmp.gemnet_oc.coefficients import Bases
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.gemnet_oc.indices import InteractionIndex
 from atomslim.families.jmp.gemnet_oc.layers import Linear, ScaleFactor, average, residuals
