@@ -64,8 +64,8 @@ def students(  # noqa: PLR0913 -- what is timed against what, and how fast it is
     from atomslim.inference.inputs import open_inputs, read_inputs
     from atomslim.inference.predict import listed
     from atomslim.report.console import plain_console
-    from atomslim.slim.students import candidates, choose
-    from atomslim.slim.target import Target
+    from atomslim.slimming.students import candidates, choose
+    from atomslim.slimming.target import Target
 
     asked = any(value is not None for value in (speedup, ms_per_step, ns_per_day))
     target = Target.of(speedup=speedup, ms_per_step=ms_per_step, ns_per_day=ns_per_day) if asked else None

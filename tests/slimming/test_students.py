@@ -18,11 +18,11 @@ from atomslim.cli.main import main
 from atomslim.errors import ConfigError
 from atomslim.families.jmp.gemnet_oc.scaling import scale_factors, unfitted_scale_factors
 from atomslim.labelling.teachers import teacher_of
-from atomslim.slim import students
-from atomslim.slim.candidates import Wanted, wanted
-from atomslim.slim.recipe import NAME, Forces, Recipe, as_trained
-from atomslim.slim.students import Candidate, Candidates, candidates, choose
-from atomslim.slim.target import Target
+from atomslim.slimming import students
+from atomslim.slimming.candidates import Wanted, wanted
+from atomslim.slimming.recipe import NAME, Forces, Recipe, as_trained
+from atomslim.slimming.students import Candidate, Candidates, candidates, choose
+from atomslim.slimming.target import Target
 from odd_calculators import Springs
 from small_models import CONSERVATIVE, DIRECT, jmp
 

@@ -26,9 +26,9 @@ from atomslim.inference.calculator import Calculator
 from atomslim.labelling.teachers import Source, teacher_of
 from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.report.page import TextTable, number
-from atomslim.slim.candidates import Kind, Wanted, wanted
-from atomslim.slim.recipe import NAME, Forces, Recipe, as_trained
-from atomslim.slim.target import Target, common_time_step, nanoseconds
+from atomslim.slimming.candidates import Kind, Wanted, wanted
+from atomslim.slimming.recipe import NAME, Forces, Recipe, as_trained
+from atomslim.slimming.target import Target, common_time_step, nanoseconds
 from atomslim.threads import one_thread
 
 SIZES = 2

@@ -18,7 +18,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.model_file import load
 from atomslim.models.registry import families
-from atomslim.slim.recipe import Forces, Recipe, unknown_elements
+from atomslim.slimming.recipe import Forces, Recipe, unknown_elements
 
 Kind = Literal["cut of the teacher", "embedded model", "from scratch"]
 
