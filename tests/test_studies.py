@@ -17,6 +17,7 @@ from atomslim.families.jmp import FAMILY, JMP, JMPConfig, JMPGraphSettings, jmp_
 from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS
 from atomslim.models import Task
 from atomslim.models.tasks import Target
+from atomslim.slimming.options import SlimOptions
 from atomslim.study import paper
 from atomslim.study.cells import cells_of
 from atomslim.study.options import StudyOptions, read_study
@@ -28,10 +29,11 @@ from atomslim.train.pretrain import PretrainOptions
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "studies/paper/jmp-l.yaml"
 FILES = sorted(ROOT.glob("studies/**/*.yaml"))
-OPTIONS: dict[str, type[RunOptions]] = {
+OPTIONS: dict[str, type[RunOptions | SlimOptions]] = {
     "pretrain": PretrainOptions,
     "finetune": FinetuneOptions,
     "distill": DistillOptions,
+    "slim": SlimOptions,
 }
 
 
@@ -83,6 +85,8 @@ def test_options_are_valid_and_the_model_is_as_large_as_the_header_says(
         assert_datasets_are_known(study)
         return
     options = validated(OPTIONS[kind], read(path))
+    if isinstance(options, SlimOptions):
+        assert all((ROOT / name).is_file() for name in options.structures)
     if isinstance(options, PretrainOptions) and options.sizes is not None:
         assert parameters(options) == pytest.approx(stated_parameters(path), rel=0.1)
 

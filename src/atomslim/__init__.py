@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from atomslim.labelling.pool import pool
     from atomslim.models.graph_settings import GraphSettings
     from atomslim.models.model_file import export, load, save
+    from atomslim.slimming.slim import slim
     from atomslim.train.distill import distill
     from atomslim.train.finetune import finetune
     from atomslim.train.pretrain import pretrain
@@ -51,6 +52,7 @@ __all__ = [
     "pool",
     "pretrain",
     "save",
+    "slim",
     "to_ase",
     "validate",
 ]
@@ -75,6 +77,7 @@ _HOMES = {
     "pool": "atomslim.labelling.pool",
     "pretrain": "atomslim.train.pretrain",
     "save": "atomslim.models.model_file",
+    "slim": "atomslim.slimming.slim",
     "to_ase": "atomslim.atoms",
     "validate": "atomslim.validation.run",
 }

@@ -39,6 +39,7 @@ from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
 from atomslim.cli.relevance import relevance
 from atomslim.cli.serve import serve
+from atomslim.cli.slim import slim
 from atomslim.cli.students import students
 from atomslim.cli.study import study
 from atomslim.cli.validate import validate
@@ -64,6 +65,7 @@ app.command(prune)
 app.command(pool)
 app.command(label)
 app.command(students)
+app.command(slim)
 app.command(distill)
 app.command(finetune)
 app.command(evaluate)

@@ -281,7 +281,7 @@ class RunOptions(_Options):
         return tuple(counted if self.budget is None else [self.budget, *counted])
 
 
-Options = TypeVar("Options", bound=RunOptions)
+Options = TypeVar("Options", bound=BaseModel)
 
 
 def validated(kind: type[Options], values: dict[str, Any]) -> Options:

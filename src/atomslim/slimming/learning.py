@@ -1,0 +1,101 @@
+"""Training of a student on the teacher's labels: energies, forces, and stress where there is some."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atomslim.atoms.sample import Sample
+from atomslim.data.container import Container
+from atomslim.data.staging import write_container
+from atomslim.errors import AtomslimError
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import save
+from atomslim.slimming.accuracy import Accuracy, accuracy
+from atomslim.slimming.work import TASK, Work
+from atomslim.train.finetune import finetune
+from atomslim.train.folder import begun
+
+FIRST = 0.5
+"""Share of what is left of the budget that the first training gets, where rounds follow."""
+
+LEAST = 1.0
+"""Seconds of a training, at least."""
+
+OPTIMISER = {"weight_decay": 0.0, "clip": 10.0, "clip_by": "norm"}
+SCHEDULE = {"warmup": "5%", "warmup_factor": 0.1, "cosine": "100%", "cosine_factor": 0.02}
+
+
+def distil(work: Work, test: Sequence[Sample]) -> None:
+    """Let the student learn from the labels of the pool."""
+    if "distil" in work.done:
+        return
+    given = work.done.get("distil, begun", {}).get("seconds of training")
+    seconds = given or max(work.left * (FIRST if work.options.rounds else 1.0), LEAST)
+    promised(work, "distil", seconds)
+    with work.journal.stage("distil", f"{work.done['labels']['train']} structures, {lasting(work, seconds)}") as facts:
+        start = work.folder / work.done["student"]["student"]
+        tuned = learn(work, start, work.place / "train.samples", work.place / "distil", seconds, first=True)
+        facts.update(kept(work, tuned, work.place / "distilled.safetensors", test))
+
+
+def promised(work: Work, stage: str, seconds: float) -> None:
+    """Note how long a training is to take before it begins, so that one that is gone on with takes as long."""
+    work.journal.done[f"{stage}, begun"] = {"seconds": 0.0, "seconds of training": seconds}
+    work.journal.write()
+
+
+def learn(work: Work, start: Path, train: Path, output: Path, seconds: float, *, first: bool) -> BlockModel:
+    """Train a model's file on labelled structures for so long; goes on with a run that was begun in the folder."""
+    options = work.options
+    rate = options.learning_rate / (1 if first else 3)
+    return finetune(
+        str(start),
+        str(train),
+        output=output,
+        resume=begun(output, resume=True) is not None,
+        progress=work.progress,
+        validation_data=str(work.place / "validation.samples"),
+        name=TASK,
+        forces=options.forces,
+        learn=_learned(work),
+        heads="better" if first else "reuse",
+        **({"budget": f"{seconds:.3f}s"} if options.steps is None else {"steps": options.steps}),
+        batch_size=options.batch_size,
+        optimiser=OPTIMISER | {"learning_rate": rate, "rates": {}},
+        schedule=SCHEDULE,
+        ema=0.99,
+        validate_every="20%",
+        seed=options.seed,
+    )
+
+
+def lasting(work: Work, seconds: float) -> str:
+    """Say how long a training is."""
+    return f"{seconds:.0f} s" if work.options.steps is None else f"{work.options.steps} steps"
+
+
+def kept(work: Work, model: BlockModel, path: Path, test: Sequence[Sample]) -> dict[str, Any]:
+    """Save a student, and measure it on the held-out structures."""
+    save(model, path)
+    found = accuracy(model, test)
+    work.tell(f"held out: {found}")
+    return {"student": str(path.relative_to(work.folder)), "held out": found.as_dict()}
+
+
+def errors_of(facts: Any) -> Accuracy:
+    """Read the errors that a stage noted."""
+    return Accuracy(**{name: value for name, value in facts.items() if name != "share"})
+
+
+def joined(parts: Sequence[Path], output: Path) -> int:
+    """Write the structures of several containers into one, and return how many there are."""
+    samples = [sample for part in parts for sample in Container(part)]
+    if not samples:
+        raise AtomslimError(f"{output}: there is nothing to learn from")
+    return len(write_container(output, samples))
+
+
+def _learned(work: Work) -> tuple[str, ...]:
+    """Name what is learned: stress, too, where it is a derivative of the energy and the teacher has it."""
+    stress = work.options.forces == "conservative" and "stress" in work.done["labels"]["gives"]
+    return ("energy", "forces", "stress") if stress else ("energy", "forces")

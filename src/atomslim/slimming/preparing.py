@@ -1,0 +1,192 @@
+"""The first stages: what the teacher costs, which student there will be, structures to label, and their labels.
+
+How many structures and steps of the teacher's dynamics there are is chosen once, by what the teacher costs, and noted.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atomslim.data.container import Container
+from atomslim.data.staging import write_container
+from atomslim.errors import AtomslimError, ConfigError
+from atomslim.labelling.changes import repeated
+from atomslim.labelling.pool import NAME as POOL
+from atomslim.labelling.pool import Pool, pool
+from atomslim.labelling.unlabelled import Unlabelled
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import load, save
+from atomslim.report.console import plain_console
+from atomslim.slimming.students import candidates, choose
+from atomslim.slimming.work import Work
+
+DYNAMICS, HELD_OUT, LABELS = 0.1, 0.04, 0.15
+"""Shares of the budget: for the teacher's dynamics, for those of held-out frames, and for labels of the pool."""
+
+FRAMES, SOME = 20, 4
+"""Frames of a trajectory in the pool, and of one that is held out, at each temperature."""
+
+EVERY, SELDOM = 5, 25
+"""Steps between frames: at least, and at most."""
+
+_LEAST, _ENOUGH = 3, 30
+"""Frames of a trajectory below which there is none, and structures of a pool that there are at any budget."""
+
+
+def time_teacher(work: Work) -> None:
+    """Find out what the teacher costs, on the first structure that it has labels for."""
+    if "teacher" in work.done:
+        return
+    with work.journal.stage("teacher", work.teacher.name) as facts, work.asking() as session:
+        reasons = []
+        for frame in work.frames:
+            atoms = repeated(frame.atoms, work.options.width)
+            try:
+                found = session.ask(atoms)
+                each = min(session.seconds(_moved(atoms, step)) for step in range(2))
+            except Unlabelled as reason:
+                reasons.append(f"{frame.name}: {reason}")
+                continue
+            if "forces" not in found:
+                raise ConfigError(f"{work.teacher.name}: gives no forces, which a student for dynamics learns from")
+            facts |= {"seconds per structure": each, "atoms": len(atoms), "what": dict(session.what)}
+            work.tell(f"teacher: {1000 * each:.3g} ms for {len(atoms)} atoms; gives {', '.join(sorted(found))}")
+            return
+        raise AtomslimError(f"{work.teacher.name}: no labels for any structure; {reasons[0]}")
+
+
+def choose_student(work: Work) -> None:
+    """Time the candidates on the user's structures, print what they cost, and choose one."""
+    if "student" in work.done:
+        return
+    with work.journal.stage("student", work.options.student or f"one that has {work.options.target}") as facts:
+        path = work.place / "student.safetensors"
+        facts["student"] = str(path.relative_to(work.folder))
+        if work.options.student:
+            model = load(work.options.student)
+            path.parent.mkdir(exist_ok=True)
+            save(model, path)
+            facts |= {"name": work.options.student, "why": "as asked for"}
+            return
+        options, atoms = work.options, [repeated(one, work.options.width) for one in work.structures]
+        there = candidates(
+            atoms,
+            work.source,
+            forces=options.forces,
+            task=options.task,
+            python=options.teacher_python,
+            timeout=options.timeout,
+            tell=work.tell,
+        )
+        choice = choose(there, options.target)
+        if work.progress:
+            plain_console(stderr=True).print(there.table(choice).rich())
+        work.tell(str(choice))
+        one = choice.candidate
+        given = work.source if isinstance(work.source, BlockModel) and one.kind == "cut of the teacher" else None
+        path.parent.mkdir(exist_ok=True)
+        save(one.recipe.build(atoms, given), path)
+        facts |= {"name": one.name, "why": choice.why, "kind": one.kind, "milliseconds": one.milliseconds}
+        facts |= {"teacher's milliseconds": there.milliseconds, "recipe": one.recipe.as_dict()}
+        facts["candidates"] = [list(row) for row in there.table(choice).rows]
+
+
+def make_pools(work: Work) -> None:
+    """Make the structures to label, and those that are held out."""
+    _make_pool(work, "held-out pool", HELD_OUT, SOME)
+    _make_pool(work, "pool", DYNAMICS, FRAMES)
+
+
+def _make_pool(work: Work, name: str, share: float, frames: int) -> None:
+    """Make a pool with so many frames at each temperature, as far as a share of the budget goes."""
+    if name in work.done:
+        return
+    each, kelvin = max(work.done["teacher"]["seconds per structure"], 1e-6), work.options.temperatures
+    moving = _dynamics(share * work.options.seconds / each / len(kelvin), frames)
+    if name == "held-out pool" and not moving["frames"]:
+        work.journal.done[name] = {"seconds": 0.0, "structures": 0}
+        return
+    with work.journal.stage(name, _said(moving, kelvin)) as facts:
+        made = _pool(work, name, moving, int(LABELS * work.options.seconds / each))
+        facts |= {"structures": len(made.container), "dynamics": moving, "kinds": dict(made.kinds)}
+
+
+def _pool(work: Work, name: str, moving: dict[str, int], affordable: int) -> Pool:
+    """Make a pool; the held-out one has frames of dynamics only, with other random numbers."""
+    options, alone = work.options, name == "held-out pool"
+    copies = {"rattled": 0, "strained": 0, "volumes": 0} if alone else {}
+    return pool(
+        list(options.structures),
+        work.place / name,
+        work.source if moving["frames"] else None,
+        task=options.task,
+        timeout=options.timeout,
+        teacher_python=options.teacher_python if moving["frames"] else None,
+        reader=options.reader,
+        size=min(options.size, max(affordable, _ENOUGH)),
+        width=options.width,
+        features=options.features,
+        temperatures=options.temperatures if moving["frames"] else (),
+        starts=1 if moving["every"] < SELDOM or alone else 4,
+        frames=max(moving["frames"], 1),
+        every=moving["every"],
+        seed=options.seed + alone,
+        **copies,
+    )
+
+
+def label_pools(work: Work) -> None:
+    """Label both, and set some of the pool apart for choosing the best model, and for the test where there are none."""
+    if "labels" in work.done:
+        return
+    with work.journal.stage("labels", f"by {work.teacher.name}") as facts:
+        if work.done["held-out pool"]["structures"]:
+            work.label([_moving(work)], work.place / "held-out")
+        found = work.label([work.place / "pool" / POOL], work.place / "labelled")
+        samples = list(found.container)
+        chosen = np.random.default_rng(work.options.seed).permutation(len(samples))
+        tenth = max(len(samples) // 10, 1)
+        parts = {"validation": chosen[:tenth]}
+        if not work.done["held-out pool"]["structures"]:
+            parts["test"] = chosen[tenth : 2 * tenth]
+        parts["train"] = chosen[sum(map(len, parts.values())) :]
+        for name, numbers in parts.items():
+            write_container(work.place / f"{name}.samples", (samples[number] for number in sorted(numbers.tolist())))
+        facts |= {name: len(numbers) for name, numbers in parts.items()}
+        facts |= {"skipped": len(found.skipped), "gives": list(found.given.labels), "faults": list(found.given.faults)}
+
+
+def test_set(work: Work) -> list[Any]:
+    """Return the held-out structures with their labels."""
+    if work.done["held-out pool"]["structures"]:
+        return work.labelled("held-out")
+    return list(Container(work.place / "test.samples"))
+
+
+def _moving(work: Work) -> Path:
+    """Write the held-out frames of dynamics without the given structures, which are in the pool."""
+    path = work.place / "held-out.samples"
+    frames = [one for one in Container(work.place / "held-out pool" / POOL) if one.group.startswith("dynamics")]
+    write_container(path, frames or list(Container(work.place / "held-out pool" / POOL)))
+    return path
+
+
+def _dynamics(steps: float, frames: int) -> dict[str, int]:
+    """Return frames and steps between them, of trajectories of so many steps."""
+    every = int(min(max(steps / frames, EVERY), SELDOM))
+    count = int(min(steps / every, frames))
+    return {"frames": count if count >= _LEAST else 0, "every": every}
+
+
+def _said(moving: dict[str, int], temperatures: tuple[float, ...]) -> str:
+    if not moving["frames"]:
+        return "without dynamics, for which the teacher is too slow at this budget"
+    kelvin = ", ".join(f"{temperature:g}" for temperature in temperatures)
+    return f"with {moving['frames']} frames of the teacher's dynamics, {moving['every']} steps apart, at {kelvin} K"
+
+
+def _moved(atoms: Any, step: int) -> Any:
+    copy = atoms.copy()
+    copy.rattle(0.01, seed=step)
+    return copy

@@ -1,0 +1,203 @@
+"""From structures to a validated student in one run: all of it, killed in every stage, and used wrongly."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import write
+from matplotlib.figure import Figure
+
+import atomslim
+from atomslim.benchmarking.turns import Gain
+from atomslim.cli.main import main
+from atomslim.errors import AtomslimError, ConfigError
+from atomslim.models import energy_and_forces
+from atomslim.slimming import preparing
+from atomslim.slimming.recipe import Recipe
+from atomslim.slimming.slim import Slim, slim
+from atomslim.slimming.students import Candidate, Candidates
+from small_models import all_neighbours, jmp
+
+EMT_NAME = "ase:ase.calculators.emt:EMT"
+
+QUICK: dict[str, Any] = {
+    "budget": "1h",
+    "steps": 4,
+    "temperatures": (300.0,),
+    "size": 12,
+    "features": "distances",
+    "rounds": 1,
+    "runs": 2,
+    "picoseconds": 0.02,
+    "checks": ("symmetry",),
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """Make short trajectories, and no figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"FRAMES": 4, "SOME": 3, "EVERY": 2, "SELDOM": 2}.items():
+            patch.setattr(preparing, name, value)
+        patch.setattr("atomslim.labelling.pool.figure", lambda *_: Figure(figsize=(1, 1)))
+        patch.setattr("atomslim.train.run.draw_learning_curve", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with structures of copper and a tiny student."""
+    folder = tmp_path_factory.mktemp("given")
+    write(folder / "cu.xyz", [bulk("Cu", cubic=True), bulk("Cu", cubic=True, a=3.7)])
+    task = energy_and_forces("tiny", forces="conservative", graph=all_neighbours(4.0))
+    atomslim.save(jmp(task, num_blocks=1).float(), folder / "tiny.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(given: Path, short: None) -> tuple[Slim, list[str]]:
+    """A run that nothing stopped, and what it said."""
+    del short
+    said = list[str]()
+    return run(given, given / "straight", tell=said.append), said
+
+
+def run(given: Path, output: Path, **options: Any) -> Slim:
+    return slim(given / "cu.xyz", EMT, output, student=str(given / "tiny.safetensors"), **(QUICK | options))
+
+
+def note(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "slim.json").read_text())["stages"]
+    return found
+
+
+def test_a_whole_run_and_a_second_one_that_has_nothing_to_do(given: Path, straight: tuple[Slim, list[str]]) -> None:
+    done, said = straight
+    folder = done.folder
+    stages = [name for name in note(folder) if not name.endswith("begun")]
+    assert stages[:6] == ["teacher", "student", "held-out pool", "pool", "labels", "distil"]
+    assert stages[6:9] == ["round 1, dynamics", "round 1, labels", "round 1, training"]
+    assert stages[9:] == ["dynamics after", "model", "validation", "report"]
+    assert len(done.unstable) == 2
+    assert len([text for text in said if text.startswith("round 1")]) > 3
+
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = atomslim.Calculator(done.model)
+    assert atoms.get_forces().shape == (4, 3)
+    assert atomslim.load(done.model).history[-1]["teacher"]["name"] == "EMT"
+    content = json.loads((folder / "validation.json").read_text())
+    assert content["model"] == "model.safetensors"
+    assert content["against"] == "EMT"
+    assert content["held out"]["forces"] == pytest.approx(done.held_out.forces)
+    assert set(content["bars"]) == {"forces, held out", "energy, held out", "unstable runs"}
+    readme = (folder / "README.md").read_text().splitlines()
+    assert len(readme) == 10
+    assert "elements other than Cu" in readme[8]
+    assert str(folder) not in "".join(readme)
+    assert "Round by round" in (folder / "report.html").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    again = run(given, folder)
+    assert again == done
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
+        run(given, folder, seed=1)
+
+
+def places(folder: Path) -> list[str]:
+    """Return what a run has come to: stages that are done, and files of stages that are not."""
+    if not (folder / "slim.json").exists():
+        return []
+    return [*note(folder), *(path.name for path in (folder / "work").glob("*"))]
+
+
+def test_killed_again_and_again_nothing_is_done_twice(
+    given: Path, tmp_path: Path, straight: tuple[Slim, list[str]]
+) -> None:
+    folder, kept, kills = tmp_path / "out", dict[Path, int](), 0
+    ends = {
+        "labelled": "labels",
+        "distil": "distil",
+        "round 1, dynamics": "round 1, dynamics",
+        "validation": "validation",
+    }
+    for begun, done in ends.items():
+        process = get_context("fork").Process(target=run, args=(given, folder))
+        process.start()
+        while process.is_alive() and begun not in places(folder):
+            time.sleep(0.005)
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        kills += done not in note(folder)
+        kept |= {path: path.stat().st_mtime_ns for path in finished(folder)}
+    run(given, folder)
+    assert kills >= 3
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert list(note(folder))[-3:] == ["model", "validation", "report"]
+    for name in ("work/pool/pool.samples", "work/labelled/labelled.extxyz"):
+        assert (folder / name).read_bytes() == (straight[0].folder / name).read_bytes()
+    ours, theirs = (atomslim.load(one / "model.safetensors").state_dict() for one in (folder, straight[0].folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def finished(folder: Path) -> Iterator[Path]:
+    """Give the files of stages that are done."""
+    of = {"labels": ["labelled", "held-out"], "student": ["student.safetensors"], "model": ["../model.safetensors"]}
+    for stage in note(folder):
+        for place in of.get(stage, [stage]):
+            path = folder / "work" / place
+            yield from [path] if path.is_file() else (one for one in path.rglob("*") if one.is_file())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *tokens: str) -> str:
+    assert main(["slim", *tokens]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("atomslim: error: ")
+    assert not [line for line in lines if "Traceback" in line]
+    return lines[-1]
+
+
+def test_wrong_use_is_one_line(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, cu = str(tmp_path / "out"), str(given / "cu.xyz")
+    assert "name structures and a teacher" in refused(capsys, cu, "-o", out)
+    assert "there is no run to go on with" in refused(capsys, "-o", out, "--resume")
+    assert "is.xyz" in refused(capsys, str(tmp_path / "is.xyz"), "--teacher", EMT_NAME, "-o", out)
+    assert "nowhere" in refused(capsys, cu, "--teacher", "ase:nowhere:Calculator", "-o", out)
+    both = ("--speedup", "10", "--ms-per-step", "5")
+    assert "give one of speedup" in refused(capsys, cu, "--teacher", EMT_NAME, "-o", out, *both)
+    assert "budget" in refused(capsys, cu, "--teacher", EMT_NAME, "-o", out, "--budget", "5 epochs")
+    assert "did you mean force_bar" in refused(capsys, cu, "--teacher", EMT_NAME, "-o", out, "--set", "force_bra=3")
+    assert not Path(out).exists()
+
+
+def test_a_teacher_that_raises_and_a_speed_that_nothing_has(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising() -> Any:
+        class Raises(EMT):
+            def calculate(self, *_: Any, **__: Any) -> None:
+                raise RuntimeError("SCF did not converge")
+
+        return Raises()  # type: ignore[no-untyped-call]
+
+    with pytest.raises(AtomslimError, match=r"no labels for any structure; .*SCF did not converge"):
+        slim(given / "cu.xyz", raising, tmp_path / "out", **QUICK)
+    slow = Candidate(
+        "mini", "embedded model", Recipe("mini", "conservative"), 1, False, 5.0, 0.0, Gain(0.5, 0.5, 0.0, 1)
+    )
+    there = Candidates("EMT", 2.5, ("Cu",), 2.0, (slow,))
+    monkeypatch.setattr(preparing, "candidates", lambda *_, **__: there)
+    with pytest.raises(ConfigError, match=r"no student is as fast; the nearest is mini with 0.500 ×"):
+        slim(given / "cu.xyz", EMT, tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
