@@ -67,6 +67,22 @@ def test_every_block_has_its_relevance(path: Path, frames: str) -> None:
     assert all(len(values) == 4 and np.isfinite(values[1:]).all() for values in mix.values())
 
 
+def test_relevance_of_cutoffs_is_asked_for_by_name(
+    path: Path, frames: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["relevance", str(path), frames, "-o", str(tmp_path / "scores"), "--limit", "2"]
+    assert cli.main([*command, "--cutoffs", "4,3.5"]) == 0
+    assert "unit" in (out := capsys.readouterr().out)
+    assert "cutoff 3.5 Å" in out
+    for wrong, message in (
+        (["--cutoffs", "four"], "--cutoffs four: write numbers, as in 5.5,5"),
+        (["--cutoffs", "5"], "cutoff 5 Å: give one between 0 and 4.5 Å"),
+        (["--cutoffs", "4", "--no-leave-out"], "cutoffs have no score but what they do to errors"),
+    ):
+        assert cli.main([*command, *wrong]) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_a_cut_learns_from_the_full_model(path: Path, frames: str, tmp_path: Path) -> None:
     full = atomslim.load(path)
     small = atomslim.keep_blocks(full, 2, realign="least-squares", calibration=frames)
