@@ -1,6 +1,6 @@
 # make demo    a tour on a small model            make lint    ruff and mypy
 # make test    the whole test suite               make format  ruff's fixes and layout
-# make docs    the documentation as a site        make clean   remove the environments and caches
+# make dist    wheel and sdist, in an empty environment    make docs    the documentation as a site        make clean   remove the environments and caches
 # make test-mace  the tests of MACE, in an environment of their own: its package pins another e3nn than SevenNet's
 # make test-orb   the tests of Orb, the same: what its package needs pins an older rich than constraints.txt has
 # On a fresh machine each of them first makes .venv (PYTHON=python3.12 chooses the interpreter).
@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 MACE := .venv-mace
 ORB := .venv-orb
 
-.PHONY: demo test test-mace test-orb lint format docs clean
+.PHONY: demo test test-mace test-orb dist lint format docs clean
 
 demo: $(READY)
 	$(BIN)/atomslim demo
@@ -39,9 +39,19 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Into site/; it needs nothing from the network. `.venv/bin/mkdocs serve` shows it while you write.
+# Into site/; what it builds with is installed at the first time, and the site needs nothing from the network. `.venv/bin/mkdocs serve` shows it while you write.
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -c 'import mkdocstrings, material' 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Wheel and sdist; the wheel is installed into an empty environment, without what it needs, and looked at.
+dist: $(READY)
+	rm -rf dist build/empty
+	$(BIN)/python -m pip install -q -c constraints.txt build hatchling
+	$(BIN)/python -m build --no-isolation
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install -q --no-deps dist/*.whl
+	cd build && empty/bin/python ../tests/look_at_installed.py
 
 # The stamp is written last, so that an interrupted set-up is taken up again.
 $(READY): pyproject.toml constraints.txt

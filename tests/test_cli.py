@@ -40,9 +40,13 @@ def test_help_of_a_command_has_an_example(command: str, capsys: pytest.CaptureFi
     assert f"Example: atomslim {command}" in capsys.readouterr().out
 
 
-def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_tells_the_story(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
-    assert "Usage: atomslim" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "All commands: atomslim --help"
+    for line in lines[:5]:
+        cli.app.parse_args(line.partition("  #")[0].split()[1:], print_error=False, exit_on_error=False)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

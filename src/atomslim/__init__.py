@@ -7,23 +7,28 @@
 Every public name is imported on first use, so that `import atomslim` stays quick and does not import torch.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from atomslim.atoms import AtomsBatch, from_ase, to_ase
+    from atomslim.atoms import AtomsBatch, Sample, from_ase, to_ase
+    from atomslim.benchmarking.benchmark import benchmark
     from atomslim.compress.prune import keep_blocks
     from atomslim.compress.relevance import block_relevance
+    from atomslim.data.dataset import open_dataset
     from atomslim.evaluation.compare import compare
     from atomslim.evaluation.evaluate import evaluate
     from atomslim.inference.calculator import Calculator
     from atomslim.inference.package import package
     from atomslim.inference.packaged import PackagedCalculator
+    from atomslim.inference.predict import predict
     from atomslim.labelling.label import label
     from atomslim.labelling.pool import pool
     from atomslim.models.graph_settings import GraphSettings
     from atomslim.models.model_file import export, load, save
+    from atomslim.models.tasks import Task
     from atomslim.slimming.slim import slim
     from atomslim.train.distill import distill
     from atomslim.train.finetune import finetune
@@ -37,7 +42,10 @@ __all__ = [
     "Calculator",
     "GraphSettings",
     "PackagedCalculator",
+    "Sample",
+    "Task",
     "__version__",
+    "benchmark",
     "block_relevance",
     "compare",
     "distill",
@@ -48,8 +56,10 @@ __all__ = [
     "keep_blocks",
     "label",
     "load",
+    "open_dataset",
     "package",
     "pool",
+    "predict",
     "pretrain",
     "save",
     "slim",
@@ -63,6 +73,9 @@ _HOMES = {
     "Calculator": "atomslim.inference.calculator",
     "GraphSettings": "atomslim.models.graph_settings",
     "PackagedCalculator": "atomslim.inference.packaged",
+    "Sample": "atomslim.atoms",
+    "Task": "atomslim.models.tasks",
+    "benchmark": "atomslim.benchmarking.benchmark",
     "block_relevance": "atomslim.compress.relevance",
     "compare": "atomslim.evaluation.compare",
     "distill": "atomslim.train.distill",
@@ -73,8 +86,10 @@ _HOMES = {
     "keep_blocks": "atomslim.compress.prune",
     "label": "atomslim.labelling.label",
     "load": "atomslim.models.model_file",
+    "open_dataset": "atomslim.data.dataset",
     "package": "atomslim.inference.package",
     "pool": "atomslim.labelling.pool",
+    "predict": "atomslim.inference.predict",
     "pretrain": "atomslim.train.pretrain",
     "save": "atomslim.models.model_file",
     "slim": "atomslim.slimming.slim",
@@ -86,7 +101,10 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     """Import a public name from its home on first use (PEP 562) and keep it for the next time."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'atomslim' has no attribute {name!r}")
+        near = ", ".join(get_close_matches(name, __all__, n=2, cutoff=0.5))
+        raise AttributeError(
+            f"module 'atomslim' has no attribute {name!r}" + (f": did you mean {near}?" if near else "")
+        )
     globals()[name] = value = getattr(import_module(_HOMES[name]), name)
     return value
 

@@ -1,6 +1,8 @@
 """Errors that a user's input can cause; the command line prints each as one line and exits with status 1."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 """What moves the cursor, colours, hides or turns round text on a terminal, or is no text at all."""
@@ -42,3 +44,11 @@ def one_line(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 -- what a file has nested deeply has no text
         message = ""
     return printable(" ".join(f"{type(error).__name__}: {message}".split()))[:200]
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Say what a name that there is not may be meant for, and else what there is."""
+    there = list(known)
+    near = get_close_matches(name.lower(), [one.lower() for one in there], n=2, cutoff=0.6)
+    found = [one for one in there if one.lower() in near]
+    return f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(there) or 'none'}"

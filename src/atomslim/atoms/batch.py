@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.errors import StructureError
 
 LAST_ELEMENT = 118
@@ -32,7 +33,7 @@ LONGEST_VECTOR = 1e5
 """Å: a longer lattice vector is no cell but a mistake, and searching it for neighbours would take minutes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AtomsBatch:
     """Several structures side by side: n atoms in b structures.
 
@@ -54,6 +55,10 @@ class AtomsBatch:
     tags: Int[Tensor, " n"]
     fixed: Bool[Tensor, " n"]
     batch: Int[Tensor, " n"]
+
+    def __repr__(self) -> str:
+        dtype = str(self.positions.dtype).removeprefix("torch.")
+        return f"AtomsBatch: {self.num_structures} structures, {self.num_atoms} atoms, {dtype} on {self.device}"
 
     @property
     def num_structures(self) -> int:
@@ -121,6 +126,7 @@ def concatenate(batches: Sequence[AtomsBatch]) -> AtomsBatch:
     )
 
 
+@checked
 def from_ase(atoms: Atoms | Sequence[Atoms], dtype: torch.dtype = torch.float64) -> AtomsBatch:
     """Convert ASE atoms (Å) to a batch on the CPU, with positions and cell in `dtype`.
 
@@ -132,6 +138,7 @@ def from_ase(atoms: Atoms | Sequence[Atoms], dtype: torch.dtype = torch.float64)
     return concatenate([_one_from_ase(structure, dtype) for structure in atoms])
 
 
+@checked
 def to_ase(batch: AtomsBatch) -> list[Atoms]:
     """Convert a batch to ASE atoms, one per structure, with tags and a FixAtoms constraint where atoms are fixed."""
     return [_one_to_ase(batch.structure(index).to("cpu")) for index in range(batch.num_structures)]

@@ -18,7 +18,7 @@ ASE_RESULTS = ("energy", "forces", "stress")
 """Targets that ASE keeps in a calculator; the others go to `atoms.info` under their own names."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sample:
     """One structure of n atoms with its labels; picklable, and never changed in place.
 
@@ -47,6 +47,11 @@ class Sample:
     name: str = ""
     group: str = ""
     ignored: str = ""
+
+    def __repr__(self) -> str:
+        name = f" {self.name}" if self.name else ""
+        labels = f" with {', '.join(self.targets)}" if self.targets else " without labels"
+        return f"Sample{name}: {len(self)} atoms{labels}"
 
     def __len__(self) -> int:
         """Count the atoms n."""

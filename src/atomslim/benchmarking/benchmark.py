@@ -7,6 +7,7 @@ from typing import get_args
 
 from ase import Atoms
 
+from atomslim.arguments import checked
 from atomslim.atoms import from_ase
 from atomslim.benchmarking.costs import Benchmark, Row
 from atomslim.benchmarking.largest import Largest, largest_cell, require_free
@@ -19,11 +20,13 @@ from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.precision import DEFAULT, Format, Precision
+from atomslim.progress import tracked
 
 SMALLEST_CELL = 64
 """Atoms of the first of the growing cells."""
 
 
+@checked
 def benchmark(  # noqa: PLR0913 - what is measured, and how
     model: BlockModel | str | os.PathLike[str],
     structures: Sequence[str] | Mapping[str, Atoms] = ("mof5",),
@@ -72,7 +75,8 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         modes = ["energy" if Job(whole, name, "forces").problem() else "forces"]
     chosen_precisions = [whole.precision or DEFAULT] if precisions is None else precisions
     jobs, notes = _jobs(_cuts(whole, blocks), name, modes, chosen_precisions)
-    rows = [row for label, atoms in chosen.items() for row in _rows(label, atoms, jobs, batch_size, repeats)]
+    measured = tracked(chosen.items(), "benchmark", len(chosen))
+    rows = [row for label, atoms in measured for row in _rows(label, atoms, jobs, batch_size, repeats)]
     first = next(iter(jobs.values()))
     growth = () if growing is None else tuple(_grow(first, growing, repeats))
     cells = () if largest is None else tuple(_largest(jobs, largest))

@@ -17,6 +17,7 @@ from atomslim.benchmarking.turns import BUSY, Gain
 from atomslim.files import atomic_files
 from atomslim.models.precision import Format
 from atomslim.report.page import TextTable, number
+from atomslim.report.shown import Shown
 
 FILES = ("benchmark.json", "benchmark.md")
 """What is written."""
@@ -54,8 +55,8 @@ class Row:
         return {**asdict(self), "speed": self.speed.as_dict(), "step": self.step.as_dict()}
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, repr=False)
+class Benchmark(Shown):
     """Costs of a model and its cuts."""
 
     task: str
@@ -85,6 +86,10 @@ class Benchmark:
         made += [_stages(self.rows)]
         made += [self._growth()] if self.growth else []
         return made + ([self._largest()] if self.largest else [])
+
+    def parts(self) -> Iterator[str]:
+        """Give the tables."""
+        yield from (table.html() for table in self.tables())
 
     def words(self) -> Iterator[str]:
         """Say on what was measured, what was left out, and how cost grows."""

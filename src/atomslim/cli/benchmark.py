@@ -7,6 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, whole
 from atomslim.terminal import say
 
@@ -27,6 +28,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     device: Device = "auto",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     force: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Time a model and its first blocks: structures per second, FLOPs, parameters, steps of dynamics, memory.
 
@@ -64,6 +66,8 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         The folder to write to.
     force
         Write over files that are there already; what this command wrote earlier is replaced without it.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.benchmarking.benchmark import benchmark as run
@@ -87,9 +91,14 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         growing=growing,
         largest=None if largest is None else byte_count("--largest", largest),
     )
-    plain_console().print(found)
-    for sentence in found.words():
-        say(sentence)
     if output is not None:
         found.write(output)
-        say(f"{output}: benchmark.md, benchmark.json")
+    if json:
+        say_json(found.as_dict())
+    else:
+        plain_console().print(found)
+        for sentence in found.words():
+            say(sentence)
+        if output is not None:
+            say(f"{output}: benchmark.md, benchmark.json")
+    next_step("prune", model, "-o", "small.safetensors", "--speedup", "1.3")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT
 from atomslim.terminal import say
 
@@ -26,6 +27,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     validate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     device: Device = "auto",
     force: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Compare models on one dataset: errors by target and element, parameters, FLOPs, speed, memory.
 
@@ -62,6 +64,8 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         Where the models run: auto takes a CUDA device if there is one.
     force
         Write over files that are there already; what this command wrote earlier is replaced without it.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
@@ -69,6 +73,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     from atomslim.evaluation.compare import compare as run
     from atomslim.evaluation.compare import named
     from atomslim.evaluation.comparison import FILES
+    from atomslim.parsing import parse_json
     from atomslim.report.console import plain_console
 
     own = has_report({"models", "main target", "conventions"}, "compare.json")
@@ -78,7 +83,12 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict, "checks": validate}
     found = run(loaded, opened_data(data, option), split=split, repeats=repeats, speed=speed, **how)
     found.write(output)
-    plain_console().print(found)
-    for sentence in found.words():
-        say(sentence)
-    say(f"{output / 'compare.html'}: the report")
+    if json:
+        say_json(parse_json((output / "compare.json").read_text(encoding="utf-8")))
+    else:
+        plain_console().print(found)
+        for sentence in found.words():
+            say(sentence)
+        say(f"{output / 'compare.html'}: the report")
+    against: list[str | Path] = ["--against", models[0]] if len(models) > 1 else []
+    next_step("validate", models[-1], *against, "--task", next(iter(found.data)), "-o", "validation/")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, SEED
 from atomslim.terminal import say
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from atomslim.data.info import DatasetInfo
+    from atomslim.data.prepare import Prepared
 
 data = App(
     name="data",
@@ -32,7 +34,7 @@ Flag = Annotated[bool, Parameter(negative=())]
 
 
 @data.command(name="list")
-def list_datasets(name: str | None = None, /, *, root: Path | None = None) -> None:
+def list_datasets(name: str | None = None, /, *, root: Path | None = None, json: Json = False) -> None:
     """List the datasets that can be read, or the variants of one of them, with sizes, licences and citations.
 
     Example: atomslim data list rmd17
@@ -43,27 +45,35 @@ def list_datasets(name: str | None = None, /, *, root: Path | None = None) -> No
         A dataset; without it, all are listed.
     root
         Folder of all datasets.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.data import registry
     from atomslim.data.known import names
     from atomslim.report.console import plain_console
 
-    console = plain_console()
     folder = registry.data_root(root)
+    if json:
+        chosen = names() if name is None else [name.partition(":")[0]]
+        say_json([registry.info(known).model_dump(mode="json") for known in chosen])
+        return
+    console = plain_console()
     if name is None:
         for known in names():
             _print_summary(console.print, registry.info(known))
         console.print(f"Any other file of structures: xyz:PATH. Datasets lie in {folder}.", soft_wrap=True)
+        next_step("data", "list", names()[0])
         return
     found = registry.info(name.partition(":")[0])
     _print_summary(console.print, found)
     console.print(f"  {found.level_of_theory}; in the files {found.units_in_file}. {found.note}", soft_wrap=True)
     console.print(_variants(found, folder))
+    next_step("data", "download", f"{found.name}:{found.variants[0].name}".rstrip(":"))
 
 
 @data.command
-def download(name: str, /, *, root: Path | None = None) -> None:
+def download(name: str, /, *, root: Path | None = None, json: Json = False) -> None:
     """Download a dataset: resumes what broke off, compares checksums, unpacks archives.
 
     Example: atomslim data download rmd17:aspirin
@@ -74,6 +84,8 @@ def download(name: str, /, *, root: Path | None = None) -> None:
         A dataset and variant.
     root
         Folder of all datasets.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.data.download import download as fetch_all
@@ -82,8 +94,12 @@ def download(name: str, /, *, root: Path | None = None) -> None:
     source = resolve(name, root)
     with _download_progress() as advance:
         files = fetch_all(source, advance)
-    say("\n".join(map(str, files)))
-    say(f"{source.info.title}, {source.info.licence}; please cite {source.info.citation}")
+    if json:
+        say_json({"files": files, "licence": source.info.licence, "citation": source.info.citation})
+    else:
+        say("\n".join(map(str, files)))
+        say(f"{source.info.title}, {source.info.licence}; please cite {source.info.citation}")
+    next_step("data", "prepare", name, *_in(root))
 
 
 @data.command
@@ -97,6 +113,7 @@ def prepare(
     edges: Flag = False,
     force: Flag = False,
     option: Options = (),
+    json: Json = False,
 ) -> None:
     """Make a dataset's files into one container that training reads quickly; goes on where it was when it was killed.
 
@@ -118,6 +135,8 @@ def prepare(
         Make it again although it is there, or in place of another file; never in place of what it is made from.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import reader_options
@@ -130,7 +149,22 @@ def prepare(
     with _count_progress("prepare") as advance:
         done = make(source, output, processes=processes, edges=edges, force=force, advance=advance)
     container = done.container
-    print(survey(PreparedDataset(str(container.path), source.info, container)).sentence())
+    if json:
+        counts = {"structures": len(container), "atoms": int(container.natoms.sum()), "fresh": done.fresh}
+        say_json({"output": container.path, **counts, "seconds": done.seconds})
+    else:
+        _say_prepared(done, survey(PreparedDataset(str(container.path), source.info, container)).sentence())
+    next_step("data", "check", *([name, *_in(root)] if output is None else [container.path]))
+
+
+def _in(root: Path | None) -> list[str | Path]:
+    """Repeat the folder of all datasets for the next command."""
+    return [] if root is None else ["--root", root]
+
+
+def _say_prepared(done: "Prepared", labels: str) -> None:
+    container = done.container
+    print(labels)
     speed = f"; {done.fresh} of them now, {done.fresh / done.seconds:.0f}/s" if done.fresh else "; it was there"
     say(f"{container.path}: {len(container)} structures, {int(container.natoms.sum())} atoms{speed}")
 
@@ -145,6 +179,7 @@ def generate(
     extremes: float = 0.0,
     processes: Annotated[int, COUNT] = 1,
     resume: Flag = False,
+    json: Json = False,
 ) -> None:
     """Make a dataset from physics: molecules, reactions, adsorbates on metals and oxides, labelled by GFN-xTB.
 
@@ -170,6 +205,8 @@ def generate(
         How many groups of structures are made at once.
     resume
         Go on where an earlier call ended.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.data.generate import generate as make
@@ -178,9 +215,12 @@ def generate(
     counts = shares(structures, domains.replace(" ", "").split(","))
     with _count_progress("generate") as advance:
         made = make(output, counts, seed=seed, extremes=extremes, processes=processes, resume=resume, advance=advance)
-    for name, done in made.domains.items():
+    if json:
+        say_json({name: done.as_json() for name, done in made.domains.items()})
+    for name, done in () if json else made.domains.items():
         dropped = "".join(f"; {number} dropped: {reason}" for reason, number in done.dropped.items())
         say(f"{made.container(name).path}: {done.written} structures in {done.groups} groups{dropped}")
+    next_step("data", "show", made.container(next(iter(made.domains))).path)
 
 
 @data.command
@@ -192,6 +232,7 @@ def check(
     split: Path | None = None,
     against: str | None = None,
     option: Options = (),
+    json: Json = False,
 ) -> None:
     """Look for what is wrong with a dataset: counts, impossible values, units, duplicates, energies against forces.
 
@@ -211,6 +252,8 @@ def check(
         Another dataset, with which it should share no structure.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import reader_options
@@ -230,8 +273,12 @@ def check(
         split=None if split is None else Split.load(split),
         against=None if against is None else open_dataset(against, root, options=options),
     )
-    say(str(report))
+    if json:
+        say_json({"verdict": report.verdict, "findings": [vars(finding) for finding in report.findings]})
+    else:
+        say(str(report))
     checks.require_fit(report, name)
+    next_step("finetune", "MODEL", name, "-o", "runs/tuned", "--budget", "30min")
 
 
 @data.command
@@ -244,6 +291,7 @@ def show(
     limit: Annotated[int | None, COUNT] = None,
     force: Flag = False,
     option: Options = (),
+    json: Json = False,
 ) -> None:
     """Print the numbers of a dataset, and draw histograms of energies, forces, atoms and elements.
 
@@ -263,6 +311,8 @@ def show(
         Write over a figure that is there already.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.outputs import read_from, require_ending, require_output
@@ -276,7 +326,11 @@ def show(
     result = shows.statistics(open_dataset(name, root, options=reader_options(option)), limit)
     if figure is not None:
         shows.save_figure(shows.figure(result), figure)
-    say(result.table())
+    if json:
+        say_json(result.as_dict())
+    else:
+        say(result.table())
+    next_step("data", "check", name, *_in(root))
 
 
 def _print_summary(out: Callable[..., None], found: "DatasetInfo") -> None:
@@ -339,12 +393,7 @@ def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @contextmanager
 def _count_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from atomslim.progress import counted
 
-    from atomslim.report.console import plain_console
-
-    console = plain_console(stderr=True)
-    columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with counted(what) as advance:
+        yield advance

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT
 
 STEPS = (
@@ -20,6 +21,7 @@ def demo(
     *,
     folder: Annotated[Path, Parameter(name=["--folder", "-o"])] = Path("demo"),
     processes: Annotated[int, COUNT] = 1,
+    json: Json = False,
 ) -> None:
     """Show the whole story on a small model, from the relevance of its blocks to a report, in about four minutes.
 
@@ -33,6 +35,8 @@ def demo(
         Where the models and the report are written; what an interrupted demo finished there is not done again.
     processes
         How many of the independent parts are worked on at once.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim import compare, load
@@ -44,7 +48,7 @@ def demo(
     from atomslim.study.summary import sentences
 
     keep_freed_memory()
-    console = plain_console()
+    console = plain_console(stderr=json)
     console.rule("atomslim-mini, made smaller")
     for number, step in enumerate(STEPS, start=1):
         console.print(f"{number}. {step}.", highlight=False)
@@ -59,5 +63,8 @@ def demo(
     console.print(side_by_side)
     for sentence in (*sentences(results), *side_by_side.words()):
         console.print(f"• {sentence}", highlight=False)
+    if json:
+        say_json({"report": folder / "report.html", "compare": folder / "compare" / "compare.html"})
     console.print(f"\nThe report: {(folder / 'report.html').resolve()}", soft_wrap=True, style="bold")
     console.print(f"The models side by side: {(folder / 'compare' / 'compare.html').resolve()}", soft_wrap=True)
+    next_step("relevance", "mini", "molecules=mini:molecules", "-o", "relevance/", "--limit", "32")

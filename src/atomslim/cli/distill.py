@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import FINITE, WHOLE
 from atomslim.errors import ConfigError
-from atomslim.terminal import say
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -28,6 +28,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     strict: Flag = False,
     resume: Flag = False,
+    json: Json = False,
 ) -> None:
     """Train a cut model to answer as the full model does: forces, energies, and features of atoms and edges.
 
@@ -62,6 +63,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Refuse a student larger than its teacher, structures that the teacher was not trained on, charges and spins.
     resume
         Go on with the run in the folder, if there is one; its options need not be given again.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options, tasked
@@ -87,7 +90,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         ]
     require_as_many_processes(options, os.environ)
     run(small, full, output=output, resume=resume, **options)
-    say(f"{output / 'best.safetensors'}: the best student")
+    say_run(output, "the best student", json=json)
+    next_step("compare", full, small, output, "--data", *(data or _data_of(options)), "-o", "compare/")
 
 
 def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
@@ -98,3 +102,9 @@ def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
         raise ConfigError("options: tasks: write a list of options, each with a name")
     options = {task["name"]: task for task in known}
     return [{**options.get(name, {}), "name": name, "data": place} for name, place in data.items()]
+
+
+def _data_of(options: dict[str, Any]) -> list[str]:
+    """Name the datasets of a run as the command line does; what stands for them where none have names."""
+    tasks = [task for task in options.get("tasks", ()) if task.get("data")]
+    return [f"{task['name']}={task['data']}" if "name" in task else str(task["data"]) for task in tasks] or ["DATA"]

@@ -1,14 +1,13 @@
 """`atomslim evaluate`: errors of a model on a labelled dataset."""
 
-import json as json_format
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT
-from atomslim.terminal import say
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -25,7 +24,7 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
     device: Device = "auto",
     strict: Flag = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Show mean absolute and root mean square errors of energies, forces, stress and other targets.
 
@@ -66,6 +65,7 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
         on_device(model, device), dataset, task=task, part=part, split=split, batch_size=batch_size, strict=strict
     )
     if json:
-        say(json_format.dumps(found.as_dict(), indent=2))
-        return
-    plain_console().print(found)
+        say_json(found.as_dict())
+    else:
+        plain_console().print(found)
+    next_step("validate", model, "--against", data, "--task", found.task, "-o", "validation/")

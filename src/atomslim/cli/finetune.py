@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import FINITE, WHOLE
-from atomslim.terminal import say
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -28,6 +28,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
+    json: Json = False,
 ) -> None:
     """Fine-tune a model on a dataset for a fixed time, number of steps or epochs, and test the best model.
 
@@ -65,6 +66,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
     resume
         Go on with the run in the folder, if there is one; its options need not be given again.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options
@@ -92,4 +95,5 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         raise nothing_named("name a model and a dataset: atomslim finetune MODEL DATA -o FOLDER", output, resume=resume)
     require_as_many_processes(options, os.environ)
     run(start, dataset, output=output, resume=resume, **options)
-    say(f"{output / 'best.safetensors'}: the best model")
+    say_run(output, "the best model", json=json)
+    next_step("validate", output, "-o", "validation/")

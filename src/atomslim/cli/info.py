@@ -1,19 +1,18 @@
 """`atomslim info`: what a model file holds."""
 
-import json as json_format
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from atomslim.terminal import say
+from atomslim.cli.ending import Json, next_step, say_json, with_data
 
 
 def info(
     file: Path,
     /,
     *,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
     raw_weights: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Show what a model file holds: architecture, sizes, blocks, tasks, parameters in all and by part, history.
@@ -34,8 +33,9 @@ def info(
 
     description = describe(file, raw_weights=raw_weights)
     if json:
-        say(json_format.dumps(description.as_dict(), indent=2))
+        say_json(description.as_dict())
         return
     from atomslim.report.console import plain_console
 
     plain_console().print(description)
+    next_step("relevance", file, *with_data((), len(description.tasks)), "-o", "relevance/")

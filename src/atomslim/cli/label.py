@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, SECONDS, SHARE
 from atomslim.errors import printable
 from atomslim.terminal import say
@@ -23,6 +24,7 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
     timeout: Annotated[float | None, SECONDS] = None,
     teacher_python: Path | None = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    json: Json = False,
 ) -> None:
     """Label structures by a teacher: energies, forces, and stress of cells, to train on.
 
@@ -57,6 +59,8 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
         The Python that the teacher is installed in; it needs ASE and NumPy, and atomslim for models only.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import reader_options
@@ -74,4 +78,9 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
         options=reader_options(option),
         tell=lambda text: print(printable(text), file=sys.stderr),
     )
-    say(f"{output}: {found}")
+    if json:
+        skipped = [vars(one) for one in found.skipped]
+        say_json({"output": output, "structures": len(found.container), "skipped": skipped, "seconds": found.seconds})
+    else:
+        say(f"{output}: {found}")
+    next_step("finetune", "MODEL", output, "-o", "runs/labelled", "--budget", "30min")

@@ -32,11 +32,13 @@ from atomslim.cli.evaluate import evaluate
 from atomslim.cli.finetune import finetune
 from atomslim.cli.info import info
 from atomslim.cli.label import label
+from atomslim.cli.models import models
 from atomslim.cli.package import package
 from atomslim.cli.pool import pool
 from atomslim.cli.predict import predict
 from atomslim.cli.pretrain import pretrain
 from atomslim.cli.prune import prune
+from atomslim.cli.recipes import recipes
 from atomslim.cli.relevance import relevance
 from atomslim.cli.serve import serve
 from atomslim.cli.slim import slim
@@ -44,7 +46,8 @@ from atomslim.cli.students import students
 from atomslim.cli.study import study
 from atomslim.cli.validate import validate
 from atomslim.errors import AtomslimError, AtomslimWarning, one_line, printable
-from atomslim.terminal import complete_streams
+from atomslim.progress import shown
+from atomslim.terminal import complete_streams, say
 
 app = App(
     name="atomslim",
@@ -79,6 +82,17 @@ app.command(pretrain)
 app.command(study)
 app.command(demo)
 app.command(data)
+app.command(models)
+app.command(recipes)
+app.register_install_completion_command()
+
+STORY = """\
+atomslim models                                                          # what it works with, and where weights are
+atomslim relevance mini molecules=mini:molecules -o relevance/           # which blocks matter
+atomslim prune mini -o small.safetensors --drop-lowest 2 --relevance relevance/
+atomslim distill small.safetensors mini molecules=mini:molecules -o runs/small --budget 5min
+atomslim compare mini small.safetensors runs/small --data molecules=mini:molecules -o compare/"""
+"""What `atomslim` alone says; each of these commands names the next one."""
 
 _REMEDIES = {
     errno.ENOENT: "check the path",
@@ -101,8 +115,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     complete_streams()
     try:
         _require_working_folder()
-        with _warnings_in_one_line():
-            app(sys.argv[1:] if tokens is None else tokens)
+        with _warnings_in_one_line(), shown():
+            _run(sys.argv[1:] if tokens is None else tokens)
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
     except CycloptsError as error:
         return _fail(_usage_line(error), status=2)
@@ -119,6 +133,14 @@ def main(tokens: Sequence[str] | None = None) -> int:
             raise
         return _fail(_unexpected_line(error), status=1)
     return 0
+
+
+def _run(tokens: Sequence[str]) -> None:
+    """Run a command; without one, tell what a first hour may look like."""
+    if tokens:
+        app(tokens)
+    else:
+        say(f"{STORY}\nAll commands: atomslim --help")
 
 
 def _require_working_folder() -> None:

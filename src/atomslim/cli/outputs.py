@@ -69,12 +69,17 @@ def has_report(keys: Collection[str], name: str = "") -> Callable[[Path], bool]:
 def read_from(*names: str | Path) -> list[Path]:
     """Return the files and folders that models and datasets of these names, perhaps with their tasks, are read from."""
     from atomslim.data.registry import resolve
+    from atomslim.models.registry import BEST
 
     found: list[Path] = []
     for name in map(str, names):
         texts = [name, *([name.partition("=")[2]] if "=" in name else [])]
         for text in filter(None, texts):
-            found.append(Path(text).expanduser())
+            path = Path(text).expanduser()
+            if (path / BEST).is_file():  # a run's folder stands for its best model
+                found.append(path / BEST)
+                continue
+            found.append(path)
             try:
                 source = resolve(text)
             except (AtomslimError, OSError):  # the command says it better

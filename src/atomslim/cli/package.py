@@ -1,12 +1,16 @@
 """`atomslim package`: one task of a model, compiled for programs without this one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.terminal import say
+
+if TYPE_CHECKING:
+    from atomslim.inference.package import Deviations
 
 
 def package(
@@ -17,6 +21,7 @@ def package(
     task: str | None = None,
     device: Device = "auto",
     force: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Compile energy and forces of one task into a package (.pt2) for C++ and for ASE; takes minutes and needs g++.
 
@@ -36,6 +41,8 @@ def package(
         What the package runs on: auto takes a CUDA device if there is one.
     force
         Write over a file that is there already.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.devices import device_of
@@ -45,5 +52,13 @@ def package(
     require_ending(output, {".pt2"}, "a package")
     require_output(output, read_from(model), force=force)
     found = run(model, output, task=task, device=device_of(device))
+    if json:
+        say_json({"output": output, **vars(found)})
+    else:
+        _say(output, found)
+    next_step("benchmark", model, *([] if task is None else ["--task", task]), "--structures", "aspirin")
+
+
+def _say(output: Path, found: "Deviations") -> None:
     close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"
     say(f"{output}: {close}, for {found.structures} structures")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, FINITE, SECONDS, SEED, WHOLE
 from atomslim.terminal import say
 
@@ -35,6 +36,7 @@ def pool(  # noqa: PLR0913 -- the options of a command
     teacher_python: Path | None = None,
     seed: Annotated[int, SEED] = 0,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    json: Json = False,
 ) -> None:
     """Make structures to label: rattled, strained, at other volumes, from dynamics, and no two alike.
 
@@ -94,6 +96,8 @@ def pool(  # noqa: PLR0913 -- the options of a command
         Of all random numbers.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import reader_options
@@ -125,8 +129,13 @@ def pool(  # noqa: PLR0913 -- the options of a command
         features=features,
         seed=seed,
     )
-    say(f"{output}: {found}")
-    say(f"{output / FIGURE}: what is in it")
+    if json:
+        kept = {"output": output, "structures": len(found.container), "kinds": found.kinds, "alike": found.alike}
+        say_json({**kept, "seconds": found.seconds})
+    else:
+        say(f"{output}: {found}")
+        say(f"{output / FIGURE}: what is in it")
+    next_step("label", output, "--teacher", teacher or "TEACHER", "-o", "labelled/")
 
 
 def _listed(name: str, text: str) -> tuple[float, ...]:

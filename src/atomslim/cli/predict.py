@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT
 from atomslim.terminal import say
 
@@ -31,6 +32,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     resume: Flag = False,
     force: Flag = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    json: Json = False,
 ) -> None:
     """Predict energies, forces, stress and other properties for every structure of files, folders or datasets.
 
@@ -74,6 +76,8 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
         Write over a file that is there already.
     option
         An option of the readers, such as length_unit=bohr; may be repeated. Labels are not needed.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.devices import device_of
@@ -100,7 +104,12 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
             resume=resume,
             **common,
         )
-    say(f"{output}: {summary}")
+    if json:
+        say_json({"output": output, **vars(summary)})
+    else:
+        say(f"{output}: {summary}")
+    if form != "parquet":
+        next_step("data", "show", output)
 
 
 def _is_file(output: Path, for_folders: list[str]) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from atomslim.terminal import say
+from atomslim.cli.ending import Json, next_step, say_run
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -18,6 +18,7 @@ def pretrain(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
+    json: Json = False,
 ) -> None:
     """Pre-train a model on several datasets at once, each of them a task.
 
@@ -33,6 +34,8 @@ def pretrain(
         One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
     resume
         Go on with the run in the folder, if there is one; its options need not be given again.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import nothing_named, read_settings, require_options
@@ -48,4 +51,5 @@ def pretrain(
     require_options(PretrainOptions, options)
     require_as_many_processes(options, os.environ)
     run(options, output=output, resume=resume)
-    say(f"{output / 'best.safetensors'}: the best model")
+    say_run(output, "the best model", json=json)
+    next_step("info", output)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json, with_data
 from atomslim.cli.numbers import COUNT, FINITE, SEED, WHOLE
 from atomslim.terminal import say
 
@@ -47,6 +48,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     without: str | None = None,
     device: Device = "auto",
     force: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
 
@@ -118,11 +120,14 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Where models run: auto takes a CUDA device if there is one.
     force
         Write over files that are there already; cuts of earlier commands are replaced without it.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import on_device, opened_data
     from atomslim.compress.force_rows import Weights
     from atomslim.errors import ConfigError
+    from atomslim.models.card import write_card
     from atomslim.models.model_file import checksum
     from atomslim.models.registry import located
 
@@ -139,7 +144,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
     if scan_neighbours is not None:
-        _scan(on_device(model, device), scan_neighbours, structures, output, options)
+        _scan(on_device(model, device), scan_neighbours, structures, output, options, json=json)
+        next_step("prune", model, "-o", "small.safetensors", "--neighbours", scan_neighbours.split(",")[0])
         return
     if output is None:
         raise ConfigError("say where the model goes: -o small.safetensors")
@@ -150,7 +156,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         others = {"--relevance": relevance, "--without": without, "--cutoff": cutoff}
         targets = {"size": max_params, "speed": speedup, "error": max_error}
         _require_chosen(ways, others, structures)
-        small = _cheapest(whole, targets, cutoffs, realign, structures, fitting)
+        small = _cheapest(whole, targets, cutoffs, realign, structures, fitting, said=not json)
     else:
         units = [] if without is None else [name.strip() for name in without.split(",")]
         small = _cut(whole, ways, relevance, score, realign, structures, {**fitting, "without": units})
@@ -164,7 +170,22 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         small = with_cutoff(small, cutoff)
     small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
     _write(small.cpu(), output, export)
-    _report(output, whole, small, speed=speedup is not None and not finer)
+    write_card(small, output)
+    if json:
+        say_json(_as_dict(output, whole, small))
+    else:
+        _report(output, whole, small, speed=speedup is not None and not finer)
+    learn = with_data(data, len(small.tasks))
+    next_step("distill", output, model, *learn, "-o", f"runs/{output.stem}", "--budget", "30min")
+
+
+def _as_dict(output: Path, whole: "BlockModel", small: "BlockModel") -> dict[str, Any]:
+    """Return what was done, as plain data."""
+    from atomslim.compress import choose
+
+    counts = {"parameters before": choose.parameters(whole), "parameters after": choose.parameters(small)}
+    done = small.history[len(whole.history) :]
+    return {"output": output, "blocks": small.block_ids, "of": whole.block_ids, **counts, "operations": done}
 
 
 def _require_outputs(
@@ -265,6 +286,8 @@ def _cheapest(
     realign: Any,
     structures: Any,
     options: dict[str, Any],
+    *,
+    said: bool,
 ) -> "BlockModel":
     """Return the model without what costs least for a target."""
     from atomslim.cli.settings import numbers
@@ -283,7 +306,7 @@ def _cheapest(
         limit=options["limit"],
         batch_size=options["batch_size"],
     )
-    for line in choice.words():
+    for line in choice.words() if said else ():
         say(line)
     looks = realign in FITTED or options["hand_over"]
     calibration = structures(labelled=False) if looks else None
@@ -333,7 +356,15 @@ def _report_force_fit(fit: Mapping[str, Any]) -> None:
     say(f"energies and weighted derivatives: {before} meV/Å sliced, {after} fitted, on {where} ({steps})")
 
 
-def _scan(model: "BlockModel", counts: str, structures: Any, output: Path | None, options: dict[str, Any]) -> None:
+def _scan(
+    model: "BlockModel",
+    counts: str,
+    structures: Any,
+    output: Path | None,
+    options: dict[str, Any],
+    *,
+    json: bool,
+) -> None:
     from atomslim.cli.settings import numbers
     from atomslim.compress.neighbours import neighbour_scan
     from atomslim.errors import ConfigError
@@ -344,9 +375,13 @@ def _scan(model: "BlockModel", counts: str, structures: Any, output: Path | None
     if structures is None:
         raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
     found = neighbour_scan(model, structures(), numbers("--scan-neighbours", counts, "10,15,20"), **options)
-    plain_console().print(found)
     if output is not None:
         found.write(output)
+    if json:
+        say_json(found.as_dict())
+        return
+    plain_console().print(found)
+    if output is not None:
         say(f"{output}: the same numbers")
 
 

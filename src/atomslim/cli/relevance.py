@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, WEIGHT
 from atomslim.terminal import say
 
@@ -25,6 +26,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     strict: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    json: Json = False,
 ) -> None:
     """Score every interaction block of a model, and what is finer, on labelled data, as in the paper's Fig. 2.
 
@@ -59,6 +61,8 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         Write over files that are there already; what this command wrote earlier is replaced without it.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
@@ -80,5 +84,10 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         strict=strict,
     )
     found.write(output)
-    plain_console().print(found)
-    say(f"{output}: relevance.json, relevance.csv, relevance.png")
+    if json:
+        say_json(found.as_dict())
+    else:
+        plain_console().print(found)
+        say(f"{output}: relevance.json, relevance.csv, relevance.png")
+    drop = str(max(1, (len(found.blocks) - 1) // 3))
+    next_step("prune", model, "-o", "small.safetensors", "--drop-lowest", drop, "--relevance", output)

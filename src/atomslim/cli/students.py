@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import FINITE, SECONDS
 from atomslim.errors import printable
 from atomslim.terminal import say
@@ -24,6 +25,7 @@ def students(  # noqa: PLR0913 -- what is timed against what, and how fast it is
     teacher_python: Path | None = None,
     timeout: Annotated[float | None, SECONDS] = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    json: Json = False,
 ) -> None:
     """Time students on structures of your own, against the teacher, and choose one that is fast enough.
 
@@ -58,6 +60,8 @@ def students(  # noqa: PLR0913 -- what is timed against what, and how fast it is
         Longest time for a step of the teacher, as in 60s or 10min.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import reader_options
@@ -79,6 +83,12 @@ def students(  # noqa: PLR0913 -- what is timed against what, and how fast it is
         tell=lambda text: print(printable(text), file=sys.stderr),
     )
     chosen = None if target is None else choose(found, target)
-    plain_console().print(found.table(chosen).rich())
-    if chosen is not None:
+    table = found.table(chosen)
+    if json:
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        say_json({"students": rows, "chosen": chosen if chosen is None else str(chosen)})
+    else:
+        plain_console().print(table.rich())
+    if chosen is not None and not json:
         say(str(chosen))
+    next_step("label", *structures, "--teacher", teacher, "-o", "labelled/")

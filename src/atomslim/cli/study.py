@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT
 from atomslim.terminal import say
 
@@ -19,6 +20,7 @@ def study(
     processes: Annotated[int, COUNT] = 1,
     no_wait: Flag = False,
     report_only: Flag = False,
+    json: Json = False,
 ) -> None:
     """Cut, distil and fine-tune a model in every way that a configuration names, and report it beside the paper.
 
@@ -39,6 +41,8 @@ def study(
         Stop when other processes hold all cells that are left, as a cluster's jobs should.
     report_only
         Write the report of what is finished, and do no cell.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.errors import AtomslimError
@@ -48,9 +52,13 @@ def study(
     options = read_study(config)
     results = run_study(options, output, report_only=report_only, processes=processes, wait=not no_wait)
     states = list(results.board.states().values())
-    say(f"{output / 'report.html'}: {states.count('done')} of {len(states)} cells are finished")
+    if json:
+        say_json({"report": output / "report.html", "cells": {c.name: s for c, s in results.board.states().items()}})
+    else:
+        say(f"{output / 'report.html'}: {states.count('done')} of {len(states)} cells are finished")
     failed = [cell.name for cell, state in results.board.states().items() if state == "failed"]
     if failed:
         raise AtomslimError(
             f"{output}: {len(failed)} cells failed, first {failed[0]}: read cells/{failed[0]}/error.txt, then run again"
         )
+    next_step("validate", options.model, "-o", "validation/")

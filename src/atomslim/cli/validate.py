@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from atomslim.cli.devices import Device
+from atomslim.cli.ending import Json, next_step, say_json
 
 
 def validate(  # noqa: PLR0913 - what is checked, against what, and how
@@ -21,6 +22,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     end_points: Path | None = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     strict: bool = False,
+    json: Json = False,
 ) -> None:
     """Check the physics of a model: consistency, solids, molecules, dynamics, each with a bar.
 
@@ -52,6 +54,8 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         An option of the labelled data's reader, such as energy_key=MACE_energy; may be repeated.
     strict
         Exit with status 1 if a check fails.
+    json
+        Print the result as JSON, for programs.
 
     """
     import sys
@@ -59,6 +63,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     from atomslim.cli.devices import device_of
     from atomslim.cli.settings import opened_dataset
     from atomslim.errors import ConfigError
+    from atomslim.parsing import parse_json
     from atomslim.validation.reference import is_model
     from atomslim.validation.run import validate as run
 
@@ -69,9 +74,11 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     given = list(structures) or None
     how: dict[str, Any] = {"task": task, "device": device_of(device), "end_points": end_points}
     found = run(model, given, against=reference, checks=checks, output=output, **how)
-    for line in found.lines():
-        print(line)
-    print(found.sentence())
-    print(f"{output / 'validation.html'}: the report")
+    if json:
+        say_json(parse_json((output / "validation.json").read_text(encoding="utf-8")))
+    else:
+        for line in [*found.lines(), found.sentence(), f"{output / 'validation.html'}: the report"]:
+            print(line)
+    next_step("benchmark", model, *([] if task is None else ["--task", task]), "-o", "benchmark/")
     if strict and not found.passed:
         sys.exit(1)

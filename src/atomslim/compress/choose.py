@@ -99,7 +99,8 @@ def removal_order(
     return tuple(blocks[int(place)] for place in np.argsort(values, kind="stable"))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(given: Path) -> dict[str, Any]:
+    path = given / "relevance.json" if given.is_dir() else given
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         return {"blocks": list(content["blocks"]), "mix": dict(content["mix"])}

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.atoms import AtomsBatch
 from atomslim.compress.force_fit import Start, fit_forces, parts
 from atomslim.compress.force_rows import Weights, collect, require_conservative
@@ -21,6 +22,7 @@ from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
+from atomslim.progress import tracked
 
 Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
 """What becomes of the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
@@ -38,6 +40,7 @@ FITTED = ("least-squares", "least-squares-forces")
 Model = TypeVar("Model", bound=BlockModel)
 
 
+@checked
 def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout follows
     model: Model,
     blocks: int | Sequence[int],
@@ -160,7 +163,8 @@ def _structures(
     for task, dataset in calibration.items():
         samples = spread_out(dataset, limit)
         size = min(batch_size, max(1, len(samples) // HELD_OUT))  # so that there is a batch to hold out
-        for batch in batches(model, task, samples, size):
+        given = batches(model, task, samples, size)
+        for batch in tracked(given, f"re-alignment, {task}", len(samples), size=len):
             yield batch.atoms, batch.topology, task
 
 

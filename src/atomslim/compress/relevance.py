@@ -24,6 +24,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.atoms import Sample
 from atomslim.compress import scores
 from atomslim.compress.block_scores import Score, TaskRelevance
@@ -40,6 +41,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Change
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
 from atomslim.models.scope import Watch
+from atomslim.progress import tracked
 
 BRANCHES = ("node", "edge")
 
@@ -60,6 +62,7 @@ class _Rows:
         return {branch: Score.of(torch.stack(rows).numpy()) for branch, rows in self.found.get(name, {}).items()}
 
 
+@checked
 def block_relevance(  # noqa: PLR0913 - what is scored, and how
     model: BlockModel,
     data: TaskedData,
@@ -189,7 +192,8 @@ def _task_relevance(
     terms = task_terms(model.task(task), force_weight=force_weight)
     rows = _Rows({})
     mean_size = len(samples) / -(-len(samples) // batch_size)
-    for batch in batches(model, task, samples, batch_size):
+    given = batches(model, task, samples, batch_size)
+    for batch in tracked(given, f"scores of blocks, {task}", len(samples), size=len):
         if not _labelled(batch, terms):
             continue
         for score, by_branch in batch_scores(model, batch, terms).items():
@@ -199,9 +203,10 @@ def _task_relevance(
                 rows.add(score, branch, share * value)
     left = cutoffs is not None
     errors = _errors([model], task, samples, batch_size)[0] if left else {}
-    without = _errors(_without_each(model), task, samples, batch_size) if left else []
+    without = _errors(_without_each(model), task, samples, batch_size, model.num_blocks) if left else []
     nearer = (with_cutoff(model, cutoff) for cutoff in cutoffs or ())
-    finer = _errors(chain(_without_each_unit(model), nearer), task, samples, batch_size) if left else []
+    finer_ones, count = chain(_without_each_unit(model), nearer), len(model.fine_units) + len(cutoffs or ())
+    finer = _errors(finer_ones, task, samples, batch_size, count) if left else []
     found = {name: rows.score(name) for name in ("gradcam", "taylor", "influence")}
     units = {name: by_branch.pop("unit") for name, by_branch in found.items() if "unit" in by_branch}
     return TaskRelevance(
@@ -233,10 +238,13 @@ def _without_each_unit(model: BlockModel) -> Iterator[BlockModel]:
         yield keep_blocks(model, model.block_ids, without=[unit])
 
 
-def _errors(models: Iterable[BlockModel], task: str, samples: list[Sample], batch_size: int) -> list[dict[str, Errors]]:
+def _errors(
+    models: Iterable[BlockModel], task: str, samples: list[Sample], batch_size: int, total: int = 1
+) -> list[dict[str, Errors]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AtomslimWarning)  # said once, of the whole model
-        return [evaluate(model, samples, task=task, batch_size=batch_size).errors for model in models]
+        shown = tracked(models, f"errors without each block, {task}", total, unit="models")
+        return [evaluate(model, samples, task=task, batch_size=batch_size).errors for model in shown]
 
 
 def _changes(name: str, full: Errors, without: list[dict[str, Errors]]) -> NDArray[np.float64]:

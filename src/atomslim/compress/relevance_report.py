@@ -15,13 +15,14 @@ from rich.table import Table
 from atomslim.compress.block_scores import SCORES, BlockScores, Numbers, Score, TaskRelevance
 from atomslim.files import atomic_files, atomic_write
 from atomslim.report.cells import plain_row
+from atomslim.report.shown import Shown
 
 FILES = ("relevance.json", "relevance.csv", "relevance.png")
 """What is written."""
 
 
-@dataclass(frozen=True)
-class Relevance(BlockScores):
+@dataclass(frozen=True, repr=False)
+class Relevance(Shown, BlockScores):
     """Scores of the blocks of a model on one or more tasks, to be read, drawn and written."""
 
     def lowest(self, count: int, name: str = "gradcam") -> tuple[int, ...]:
@@ -94,6 +95,16 @@ class Relevance(BlockScores):
         if len(self.blocks) > 2:
             for place, name in enumerate(self.scores[1:], start=1):
                 yield f"Rank correlation of {SCORES[name]} with GradCAM: {self.agreement[0, place]:+.2f}"
+
+    def parts(self) -> Iterator[str]:
+        """Give the figure and the table of scores."""
+        from atomslim.compress.relevance_figure import draw  # noqa: PLC0415 - as above
+        from atomslim.report.page import TextTable, picture  # noqa: PLC0415 - as above
+
+        yield picture(draw(self), "Shares of the sum over blocks.")
+        columns = ("block", *(f"{SCORES[name]}, mix" for name in self.scores), *self._task_columns())
+        rows = tuple((self._block_name(block), *self._cells(place)) for place, block in enumerate(self.blocks))
+        yield TextTable("", "", columns, rows).body()
 
     def _task_columns(self) -> list[str]:
         return [f"{task}, {branch}" for task, scores in self.tasks.items() for branch in scores.gradcam]

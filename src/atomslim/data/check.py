@@ -17,6 +17,7 @@ from atomslim.data.readers._units import require_total
 from atomslim.data.splits import Split
 from atomslim.data.survey import HOW, Survey, described
 from atomslim.errors import AtomslimError, DataError, StructureError
+from atomslim.progress import tracked
 
 _FEWEST_PAIRS = 4
 _FRAMES = 300
@@ -93,7 +94,7 @@ def check(
     report = Report()
     seen = _Seen(energy_unit_given=energy_unit_given(samples))
     try:
-        for sample in samples:
+        for sample in tracked(samples, "check", expected):
             seen.look(sample)
     except (DataError, StructureError) as error:
         report.add("problem", "reading", str(error))

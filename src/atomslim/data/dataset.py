@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from atomslim.arguments import checked
 from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container
 from atomslim.data.contents import require_current
@@ -61,6 +62,9 @@ class PreparedDataset:
     def __init__(self, name: str, info: DatasetInfo, container: Container) -> None:
         self.name, self.info, self.container = name, info, container
 
+    def __repr__(self) -> str:
+        return f"Dataset {self.name}: {len(self)} structures, prepared in {self.container.path}"
+
     def __len__(self) -> int:
         """Number of structures."""
         return len(self.container)
@@ -99,6 +103,10 @@ class RawDataset:
         self._count: int | None = None
         self.remarks = Remarks()
         """What was noticed at the last reading, beside the labels."""
+
+    def __repr__(self) -> str:
+        count = "structures" if self._count is None else f"{self._count} structures"  # counting may read all of them
+        return f"Dataset {self.name}: {count} as they are in {self.source.path}"
 
     def __len__(self) -> int:
         """Number of structures."""
@@ -151,6 +159,7 @@ class RawDataset:
         return samples
 
 
+@checked
 def open_dataset(
     name: str,
     root: str | os.PathLike[str] | None = None,

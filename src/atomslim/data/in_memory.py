@@ -28,6 +28,9 @@ class Samples:
         self.samples, self.name = list(samples), name
         self.info = dataset_info("ase_files")
 
+    def __repr__(self) -> str:
+        return f"Dataset {self.name}: {len(self)} structures in memory"
+
     def __len__(self) -> int:
         """Number of structures."""
         return len(self.samples)

@@ -19,6 +19,7 @@ from atomslim.data.normalise import Moments
 from atomslim.data.survey import Survey, described
 from atomslim.errors import ConfigError, DataError
 from atomslim.files import atomic_write
+from atomslim.progress import tracked
 
 FORCE_EDGES = np.logspace(-6, 4, 101)
 """eV/Å: bins of the lengths of forces; fixed, so that one pass is enough. The outermost take what lies beyond."""
@@ -80,6 +81,26 @@ class Statistics:
         """Everything as text, a line for each number."""
         return "\n".join(f"{label:24} {value}".rstrip() for label, value in self._lines())
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the main numbers as plain data; units are those of `unit`."""
+        counts = {"structures": len(self.natoms), "atoms": sum(self.natoms), "fixed atoms": self.fixed}
+        shares = {chemical_symbols[one]: int(self.elements[one]) for one in np.flatnonzero(self.elements)}
+        return {
+            "dataset": self.name,
+            **counts,
+            "periodic structures": self.periodic,
+            "groups": len(self.groups - {""}),
+            "elements": shares,
+            "scalars": {name: self._described(name, np.array(values)) for name, values in self.scalars.items()},
+            "arrays": {name: {"std": one.std, "unit": self.unit(name)} for name, one in self.arrays.items()},
+            "largest force": self.largest_force,
+        }
+
+    def _described(self, name: str, numbers: NDArray[np.float64]) -> dict[str, Any]:
+        low, high = float(numbers.min()), float(numbers.max())
+        spread = {"mean": float(numbers.mean()), "std": float(numbers.std()), "min": low, "max": high}
+        return {**spread, "unit": self.unit(name)}
+
     def _add_forces(self, forces: NDArray[np.float64]) -> None:
         length = np.linalg.norm(forces, axis=1)
         self.force_lengths += np.histogram(np.clip(length, FORCE_EDGES[0], FORCE_EDGES[-1]), FORCE_EDGES)[0]
@@ -134,7 +155,7 @@ def statistics(dataset: Dataset, limit: int | None = None) -> Statistics:
 
     """
     result = Statistics(dataset.name, units=dataset.info.units, classes=dataset.info.labels)
-    for sample in _chosen(dataset, limit):
+    for sample in tracked(_chosen(dataset, limit), "show", limit):
         result.add(sample)
     if not result.natoms:
         raise DataError(f"{dataset.name}: there are no structures: check the file")

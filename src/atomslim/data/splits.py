@@ -75,6 +75,10 @@ class Split(BaseModel):
             )
         return self
 
+    def __repr__(self) -> str:
+        train, validation, test = self.sizes
+        return f"Split of {self.count} structures: {train} train, {validation} validation, {test} test; {self.recipe}"
+
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Numbers of structures for training, validation, test."""
@@ -103,11 +107,20 @@ class Split(BaseModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Split":
-        """Read what `save` wrote; raises DataError for anything else."""
+        """Read what `save` wrote, or the only split in a run's folder; raises DataError for anything else."""
+        file = _only_split(Path(path)) if Path(path).is_dir() else Path(path)
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
         except (ValidationError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: is no saved split: {_reason(error)}; make it again") from error
+
+
+def _only_split(folder: Path) -> Path:
+    there = sorted(folder.glob("split.*.json"))
+    if len(there) != 1:
+        names = ", ".join(path.name for path in there) or "none"
+        raise DataError(f"{folder}: splits there: {names}; name the file of one")
+    return there[0]
 
 
 def original(

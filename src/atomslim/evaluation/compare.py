@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from atomslim.arguments import checked
 from atomslim.atoms import Sample, to_batch
 from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.speed import Speed, measure_speed
@@ -21,6 +22,7 @@ from atomslim.evaluation.reference_gap import find_gap, without_gap
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
+from atomslim.progress import tracked
 from atomslim.validation.checks import chosen_checks
 from atomslim.validation.columns import outcomes
 from atomslim.validation.inputs import named as structures_by_name
@@ -38,6 +40,7 @@ Models: TypeAlias = Mapping[str, AnyModel] | Sequence[AnyModel]
 """Models or their files, by name or in a row; the first is what the others are compared with."""
 
 
+@checked
 def compare(  # noqa: PLR0913 - what is compared, and how
     models: Models,
     data: TaskedData,
@@ -164,7 +167,7 @@ def named(models: Sequence[Named]) -> dict[str, Named]:
 
 def _stem(path: Path) -> str:
     """Return a file's name without its ending; names that families give (family:1.0) have none."""
-    return path.name if ":" in path.name and not path.is_file() else path.stem
+    return path.name if path.is_dir() or (":" in path.name and not path.is_file()) else path.stem
 
 
 def _open(model: AnyModel) -> BlockModel:
@@ -207,7 +210,8 @@ def _accuracy(
     model: BlockModel, task: str, samples: list[Sample], batch_size: int, units: Mapping[str, str]
 ) -> Accuracy:
     accuracy = Accuracy(units, labels=model.task(task).labels)
-    for batch in batches(model.eval(), task, samples, batch_size):
+    given = batches(model.eval(), task, samples, batch_size)
+    for batch in tracked(given, f"errors with {model.num_blocks} blocks", len(samples), size=len):
         accuracy.add(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms, batch.names)
     return accuracy
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from atomslim.files import atomic_files
 from atomslim.report import page
 from atomslim.report.cells import plain_rows
 from atomslim.report.page import TextTable, number
+from atomslim.report.shown import Shown
 from atomslim.validation.columns import column_table, sentence
 
 MEAN = "predicting the mean"
@@ -40,8 +41,8 @@ CONVENTION = (
 )
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Models side by side, the first of them the one that the others are compared with."""
 
     data: dict[str, str]
@@ -72,6 +73,11 @@ class Comparison:
         checked = {model.name: model.validation for model in self.models if model.validation}
         made += [column_table(checked)] if checked else []
         return [*made, *(self._elements(task) for task in self.data if self.models[0].by_element.get(task))]
+
+    def parts(self) -> Iterator[str]:
+        """Give the figure, and the tables."""
+        yield page.picture(self.plot(), "Error against cost; blue: the Pareto front.")
+        yield from (table.html() for table in self.tables())
 
     def plot(self) -> Figure:
         """Draw error against time (or parameters, where no time was measured) with the Pareto front."""

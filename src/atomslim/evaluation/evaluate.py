@@ -8,6 +8,7 @@ from typing import Any, Literal
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from atomslim.arguments import checked
 from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
@@ -24,12 +25,14 @@ from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, m
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
+from atomslim.progress import tracked
+from atomslim.report.shown import Shown
 
 Part = Literal["all", "train", "validation", "test"]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """Errors by target, of the model and of predicting the ``mean``; `units_in_file` are the dataset's own.
 
     Of labels of 0 and 1, ``mean`` is the base rate.
@@ -50,6 +53,14 @@ class Evaluation:
         parts = {"errors": self.errors, "mean": self.mean}
         plain = {what: {name: vars(value) for name, value in part.items()} for what, part in parts.items()}
         return {**vars(self), **plain, "gap": None if self.gap is None else vars(self.gap)}
+
+    def words(self) -> Iterator[str]:
+        """Say in lines what the errors are."""
+        yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
+        for name, value in self.errors.items():
+            yield f"{marked(name, self.gap)}: {value}"
+        if self.gap is not None:
+            yield f"{MARK} after this fit: {self.gap}; {REMEDY}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as tables: numbers, and labels of 0 and 1."""
@@ -77,6 +88,7 @@ class Evaluation:
         return table
 
 
+@checked
 def evaluate(  # noqa: PLR0913 - what is compared, and how
     model: BlockModel | str | os.PathLike[str],
     data: Data,
@@ -119,7 +131,8 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     was_training = loaded.training
     loaded.eval()
     chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
-    for batch in batches(loaded, name, chosen, batch_size):
+    total = len(dataset) if part == "all" else None
+    for batch in tracked(batches(loaded, name, chosen, batch_size), "evaluate", total, size=len):
         outputs = loaded.predict(batch.atoms, name, batch.topology)
         accuracy.add(outputs, batch.targets, batch.atoms, batch.names)
         energies.add_batch(outputs, batch.targets, batch.atoms)

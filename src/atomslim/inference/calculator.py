@@ -17,6 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
@@ -62,6 +63,7 @@ class Calculator(AseCalculator):
     every step, so that results do not depend on the skin.
     """
 
+    @checked
     def __init__(
         self,
         model: BlockModel | str | os.PathLike[str],

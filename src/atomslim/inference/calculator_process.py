@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from importlib import import_module, metadata
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import ase
@@ -49,7 +50,7 @@ def build(module: str, attribute: str, arguments: Mapping[str, Any]) -> Calculat
 
     """
     try:
-        make = getattr(import_module(module), attribute)
+        make = attrgetter(attribute)(import_module(module))  # perhaps a class and its method, with a dot
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{error}: is the package installed here?") from error
     try:

@@ -22,6 +22,7 @@ from ase.build import add_adsorbate, bulk, fcc111, molecule
 from torch import Tensor
 
 from atomslim import __version__
+from atomslim.arguments import checked
 from atomslim.atoms import find_pairs, from_ase
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.files import atomic_write
@@ -55,6 +56,7 @@ class Deviations:
     """eV/Å."""
 
 
+@checked
 def package(
     model: BlockModel | str | os.PathLike[str],
     output: str | os.PathLike[str],

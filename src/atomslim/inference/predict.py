@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 import torch
 from ase import Atoms
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.atoms import concatenate
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.files import atomic_write
-from atomslim.inference.inputs import Frame, naming_structure, open_inputs, read_inputs
+from atomslim.inference.inputs import Found, Frame, naming_structure, open_inputs, read_inputs
 from atomslim.inference.results import Prediction, Results, write_frame
 from atomslim.memory import is_out_of_memory
 from atomslim.models.block_model import BlockModel
@@ -26,7 +26,7 @@ from atomslim.models.model_file import load
 from atomslim.models.precision import Policy
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
-from atomslim.report.console import plain_console
+from atomslim.progress import counted
 
 Device = Literal["cpu", "cuda"]
 
@@ -128,6 +128,56 @@ class Predictor:
                 AtomslimWarning,
                 stacklevel=2,
             )
+
+
+@checked
+def predict(
+    model: BlockModel | str | os.PathLike[str],
+    structures: Atoms | str | os.PathLike[str] | Sequence[Atoms | str | os.PathLike[str]],
+    *,
+    task: str | None = None,
+    batch_size: int = 512,
+    precision: Policy | None = None,
+    strict: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> list[Results]:
+    """Predict structures, and return the results of each by name, in their order.
+
+        energies = [found["energy"] for found in atomslim.predict("mini", atoms, task="molecules")]
+
+    Args:
+        model: the model, or its file or name.
+        structures: ASE's atoms, files, folders, containers or datasets, one or several.
+        task: the model's task; default: its only one.
+        batch_size: at most this many atoms at once; a larger structure goes alone.
+        precision: see `atomslim.models.precision`; for a model that is given as a file or name.
+        strict: refuse structures with neighbours left out, or outside of what the task was trained on.
+        options: options of the readers of files.
+
+    Returns:
+        For each structure energy () in eV, forces (n, 3) in eV/Å, stress (3, 3) in eV/Å³ and whatever else the task
+        has, in its own unit.
+
+    Raises:
+        StructureError: a structure that cannot be read or predicted.
+        ConfigError: an unknown task, or a batch size that cannot be.
+
+    """
+    loaded = model if isinstance(model, BlockModel) else load(model, precision=precision)
+    device = str(next(loaded.parameters()).device)
+    require_runnable(batch_size, device.partition(":")[0])
+    several = [structures] if isinstance(structures, Atoms | str | os.PathLike) else list(structures)
+    predictor = Predictor(loaded, task, device, batch_size, strict, PredictionSummary(device), lambda _: None)
+    return [found.results for _, found in predictor(_frames(several, options))]
+
+
+def _frames(structures: Sequence[Atoms | str | os.PathLike[str]], options: Mapping[str, str] | None) -> Iterator[Frame]:
+    """Give structures in memory and those of files, in their order."""
+    for number, one in enumerate(structures):
+        if isinstance(one, Atoms):
+            yield Found(f"structure {number}", one).checked(number)
+        else:
+            yield from read_inputs(open_inputs([one], options))
 
 
 def predict_file(  # noqa: PLR0913 - the options of a command
@@ -288,9 +338,16 @@ def require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None
 
 @contextmanager
 def shown_progress(*, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Give a function that counts predicted structures on stderr, where that is a terminal."""
-    console = plain_console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} structures", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        task: TaskID = bar.add_task("predict", total=None)
-        yield lambda structures: bar.advance(task, structures)
+    """Give a function that counts predicted structures, and shows how many there are."""
+    if not shown:
+        yield lambda _: None
+        return
+    done = 0
+    with counted("predict") as advance:
+
+        def add(structures: int) -> None:
+            nonlocal done
+            done += structures
+            advance(done)
+
+        yield add

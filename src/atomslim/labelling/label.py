@@ -21,6 +21,7 @@ from typing import Any
 
 from ase.io.extxyz import write_xyz
 
+from atomslim.arguments import checked
 from atomslim.data.container import FOLDERS, Container
 from atomslim.data.staging import Staging, remove_staging, rows_written
 from atomslim.errors import AtomslimWarning, ConfigError
@@ -31,11 +32,12 @@ from atomslim.inference.shards import in_shards
 from atomslim.labelling.asking import Asking
 from atomslim.labelling.examine import ChangedAnswerError, Given, energy_of, examine, require_same
 from atomslim.labelling.folder import claimed, write_note
-from atomslim.labelling.progress import counted
 from atomslim.labelling.sharing import sessions_of
 from atomslim.labelling.tally import Skipped, Tally, read_skipped
 from atomslim.labelling.teachers import Session, Source, Teacher, teacher_of
 from atomslim.labelling.unlabelled import Unlabelled
+from atomslim.progress import counted
+from atomslim.report.shown import Shown
 
 NAME, EXTXYZ, NOTE = FOLDERS[0], "labelled.extxyz", "label.json"
 
@@ -43,8 +45,8 @@ _LEAST, _PARTS = 32, 1000
 """Structures of a part at least, and about the largest number of parts."""
 
 
-@dataclass(frozen=True)
-class Labelled:
+@dataclass(frozen=True, repr=False)
+class Labelled(Shown):
     """A finished folder of labels."""
 
     folder: Path
@@ -58,6 +60,10 @@ class Labelled:
         """The labelled structures."""
         return Container(self.folder / NAME)
 
+    def words(self) -> list[str]:
+        """Say where it is and what there is."""
+        return [f"{self.folder}: {self}"]
+
     def __str__(self) -> str:
         """Say in a line what there is."""
         container = self.container
@@ -67,6 +73,7 @@ class Labelled:
         return f"{text} ({self.seconds:.1f} s)"
 
 
+@checked
 def label(  # noqa: PLR0913 -- the options of a command
     structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     teacher: Source,

@@ -24,6 +24,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from ase.io.extxyz import write_xyz
 
+from atomslim.arguments import checked
 from atomslim.data.container import CANDIDATES, FOLDERS, Container
 from atomslim.data.staging import Staging, remove_staging, write_container
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
@@ -34,12 +35,13 @@ from atomslim.labelling.changes import Counts, Substitution, changes
 from atomslim.labelling.folder import claimed, write_note
 from atomslim.labelling.pool_figure import figure
 from atomslim.labelling.pool_parts import Made, Making, Seed, in_order, made_of, parts_of
-from atomslim.labelling.progress import counted
 from atomslim.labelling.select import Features, all_features, by_distances, by_model, distinct, farthest
 from atomslim.labelling.sharing import sessions_of, share
 from atomslim.labelling.teachers import Session, Source, Teacher, teacher_of
 from atomslim.models.metadata import versions
 from atomslim.models.model_file import load
+from atomslim.progress import counted
+from atomslim.report.shown import Shown
 
 NAME, EXTXYZ, FIGURE, NOTE = FOLDERS[1], "pool.extxyz", "pool.png", "pool.json"
 
@@ -101,8 +103,8 @@ class PoolOptions:
             raise ConfigError("pressures: dynamics need temperatures, too")
 
 
-@dataclass(frozen=True)
-class Pool:
+@dataclass(frozen=True, repr=False)
+class Pool(Shown):
     """A finished pool."""
 
     folder: Path
@@ -117,6 +119,10 @@ class Pool:
         """The structures."""
         return Container(self.folder / NAME)
 
+    def words(self) -> list[str]:
+        """Say where it is and what there is."""
+        return [f"{self.folder}: {self}"]
+
     def __str__(self) -> str:
         """Say in a line what there is."""
         kept = ", ".join(f"{kind} {count['kept']} of {count['made']}" for kind, count in self.kinds.items())
@@ -125,6 +131,7 @@ class Pool:
         return f"{len(self.container)} of {made} structures{' (' + ', '.join(others) + ')' if others else ''}: {kept}"
 
 
+@checked
 def pool(
     structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],

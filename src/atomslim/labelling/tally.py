@@ -8,8 +8,8 @@ from pathlib import Path
 
 from atomslim.errors import AtomslimError
 from atomslim.files import atomic_write
-from atomslim.labelling.progress import Advance
 from atomslim.parsing import parse_json
+from atomslim.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Tally:
             self.done += 1
             self.skipped += [] if skipped is None else [skipped]
             if self.advance is not None:
-                self.advance(self.done, len(self.skipped))
+                self.advance(self.done, note=f"{len(self.skipped)} skipped" if self.skipped else "")
             self.require_few(self.skipped)
 
     def require_few(self, skipped: Sequence[Skipped]) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.errors import ConfigError
+from atomslim.models import short
 from atomslim.models.family import Family
 from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
@@ -111,6 +112,13 @@ class BlockModel(nn.Module, ABC):
         return {
             task.name: task if graph is task.graph else task.model_copy(update={"graph": graph}) for task, graph in own
         }
+
+    def __repr__(self) -> str:
+        """Say in a few lines what it is; ``torch.nn.Module.__repr__(model)`` lists its modules."""
+        return short.text(self)
+
+    def _repr_html_(self) -> str:
+        return short.as_html(self)
 
     @property
     def num_blocks(self) -> int:

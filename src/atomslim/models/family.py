@@ -78,6 +78,10 @@ class Family:
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
     embedded: ClassVar[tuple[str, ...]] = ()
     """Names of models that come with atomslim, without a colon."""
+    weights: ClassVar[str] = ""
+    """Where trained models are to be had, in a sentence."""
+    licences: ClassVar[tuple[str, str]] = ("", "")
+    """Of the code that its models need, and of their weights."""
     rates: ClassVar[Mapping[str, float]] = MappingProxyType({})
     """Factors on the learning rate in fine-tuning by part, blocks by their number in the original model; others 1."""
 

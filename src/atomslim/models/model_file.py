@@ -12,10 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
+from atomslim.arguments import checked
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.files import atomic_write
 from atomslim.memory import keep_freed_memory
 from atomslim.models.block_model import BlockModel
+from atomslim.models.elsewhere import advice, elsewhere
 from atomslim.models.family import Family, family_of
 from atomslim.models.metadata import Metadata, checksum
 from atomslim.models.precision import Policy, format_of
@@ -34,6 +36,7 @@ ENTRY = "atomslim"
 """Name of our entry in a file's metadata. It is the only one: the order of several would differ from run to run."""
 
 
+@checked
 def load(
     path: str | os.PathLike[str],
     *,
@@ -83,6 +86,7 @@ def load(
     return model
 
 
+@checked
 def save(model: BlockModel, path: str | os.PathLike[str]) -> None:
     """Write a model to one self-describing `.safetensors` file, which appears whole or not at all.
 
@@ -105,6 +109,7 @@ def encoded(model: BlockModel) -> bytes:
     return serialised(tensors, {ENTRY: entry})
 
 
+@checked
 def export(model: BlockModel, path: str | os.PathLike[str]) -> None:
     """Write a model as a checkpoint of its family, for the family's own programs and tools built on them.
 
@@ -130,6 +135,8 @@ def _is_safetensors(path: str | os.PathLike[str]) -> bool:
         with Path(path).open("rb") as file:
             head = file.read(9)
     except OSError as error:
+        if Path(path).name == str(path) and (other := elsewhere(Path(path))) is not None:
+            raise CheckpointError(advice(Path(path), other)) from error
         raise CheckpointError(
             f"{path}: {(error.strerror or 'unreadable').lower()}; give the path of a model file"
         ) from error
@@ -139,6 +146,8 @@ def _is_safetensors(path: str | os.PathLike[str]) -> bool:
         return True  # first, because the header's length before the brace may look like the start of a pickle
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return False
+    if (other := elsewhere(Path(path))) is not None:
+        raise CheckpointError(advice(Path(path), other))
     raise CheckpointError(f"{path}: is no model file: neither a .safetensors file nor a checkpoint of torch.save")
 
 
@@ -184,6 +193,8 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 def _metadata(entries: dict[str, str] | None, where: str) -> Metadata:
     if not entries or ENTRY not in entries:
+        if (other := elsewhere(Path(where))) is not None:
+            raise CheckpointError(advice(Path(where), other))
         raise CheckpointError(
             f"{where}: says nothing of its model; give a file that atomslim saved, or a checkpoint of its family"
         )

@@ -14,10 +14,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from atomslim.errors import CheckpointError, ConfigError
+from atomslim.models.elsewhere import advice, elsewhere
 from atomslim.models.family import Family
 from atomslim.unpickle.torch_file import read_pt
 
 GROUP = "atomslim.families"
+
+BEST = "best.safetensors"
+"""The model of a run's folder."""
 
 
 _REGISTERED: dict[str, Family] = {}
@@ -59,7 +63,8 @@ def families() -> Iterator[Family]:
 def located(path: str | os.PathLike[str]) -> tuple[Path, Family | None]:
     """Return the file that a path or name stands for, and its family if the name says it.
 
-    A file that is called so comes before a name. Raises ConfigError for a name that a family does not have.
+    A file that is called so comes before a name, and a name before a folder, which stands for its model. Raises
+    CheckpointError for a folder without one, ConfigError for a name that a family does not have.
     """
     text = str(path)
     if Path(path).is_file():
@@ -73,7 +78,21 @@ def located(path: str | os.PathLike[str]) -> tuple[Path, Family | None]:
         for one in families():
             if text in one.embedded:
                 return one.locate(text), one
-    return Path(path), None
+    return (model_in(Path(path)) if Path(path).is_dir() else Path(path)), None
+
+
+def model_in(folder: Path) -> Path:
+    """Return the model that a folder stands for: the best one of a run, or the only one.
+
+    Raises CheckpointError where there is none, or several and none is the best.
+    """
+    there = sorted(path.name for path in folder.glob("*.safetensors"))
+    if BEST in there or len(there) == 1:
+        return folder / (BEST if BEST in there else there[0])
+    what = (
+        f"holds {', '.join(there[:5])}: name one of them" if there else f"is a folder without {BEST}: name a model file"
+    )
+    raise CheckpointError(f"{folder}: {what}")
 
 
 def recognised(path: Path) -> Family:
@@ -82,6 +101,8 @@ def recognised(path: Path) -> Family:
     Raises CheckpointError where none knows it, ConfigError where the one that does lacks its package.
     """
     found = next((one for one in families() if one.recognises(path)), None)
+    if found is None and (other := elsewhere(path)) is not None:
+        raise CheckpointError(advice(path, other))
     if found is None:
         read_pt(path)  # which says what is wrong with a file that is cut off, or that wants code to be run
         known = ", ".join(one.title for one in families())

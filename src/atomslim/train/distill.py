@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from pydantic import Field
 from torch import Tensor, nn
 
+from atomslim.arguments import checked
 from atomslim.compress.answers import Layout
 from atomslim.compress.distill import (
     Part,
@@ -163,6 +164,7 @@ class Distillation:
             return batch
 
 
+@checked
 def distill(
     student: BlockModel | str | os.PathLike[str],
     teacher: BlockModel | str | os.PathLike[str],

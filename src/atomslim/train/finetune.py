@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
 
+from atomslim.arguments import checked
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.info import DatasetInfo
 from atomslim.data.normalise import Normalisation
@@ -81,6 +82,7 @@ class FinetuneOptions(RunOptions):
         return self
 
 
+@checked
 def finetune(
     model: BlockModel | str | os.PathLike[str],
     data: Data,

@@ -53,7 +53,7 @@ _BY_CONTENT = ("model", "student", "teacher", "data", "validation_data", "test_d
 
 OWN = (
     *("config.yaml", "versions.json", "origin.json", "split.*.json", "normalisation.*.json", "metrics.jsonl"),
-    *("metrics.csv", "tensorboard", "best.safetensors", "last.safetensors", "state.pt", "summary.json"),
+    *("metrics.csv", "tensorboard", "best.safetensors", "best.md", "last.safetensors", "state.pt", "summary.json"),
     *("learning_curve.png", "teacher.answers"),
 )
 """Patterns of the names of a run's files."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
+from atomslim.arguments import checked
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
@@ -85,6 +86,7 @@ class PretrainOptions(RunOptions):
             raise ValueError(first_problem(error)) from error
 
 
+@checked
 def pretrain(
     options: PretrainOptions | dict[str, Any],
     *,

@@ -14,7 +14,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from atomslim.data.mixing import Mixture
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
+from atomslim.models.card import write_card
 from atomslim.models.losses import Term
+from atomslim.models.model_file import load
 from atomslim.threads import limit_threads
 from atomslim.train.cluster import cluster_environment, require_machines
 from atomslim.train.conductor import Conductor
@@ -121,6 +123,8 @@ def train(
     if trainer.is_global_zero:
         folder.write_json("summary.json", summary.as_dict())
         draw_learning_curve(folder.path)
+        best = folder.path / "best.safetensors"
+        write_card(load(best), best, summary.sentences())
     return summary
 
 

@@ -79,6 +79,15 @@ class Summary:
         rows = [{name: _plain(value) for name, value in vars(row).items()} for row in self.rows]
         return {**vars(self), "rows": rows}
 
+    def sentences(self) -> list[str]:
+        """Say the errors of the best model target by target."""
+        found = []
+        for row in self.rows:
+            told = {"last validation": row.after, "test": row.test, "predicting the mean": row.mean_baseline}
+            said = ", ".join(f"{what} {_cell(value)}" for what, value in told.items() if value is not None)
+            found.append(f"{row.task}, {row.target}: {said or 'not measured'}")
+        return found
+
     @property
     def worse_than_before(self) -> list[Row]:
         """Targets whose validation error grew."""

@@ -21,7 +21,7 @@ from atomslim.data.survey import survey
 from atomslim.inference.named_calculators import PREFIX, Named, calculator_of
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import CHECKPOINT_ENDINGS
-from atomslim.models.registry import families, located
+from atomslim.models.registry import BEST, families, located
 
 MOST_LABELLED = 256
 """Labelled structures that are read, evenly over the data."""
@@ -86,15 +86,15 @@ def is_model(name: str) -> bool:
     if name.startswith(PREFIX):
         return not Path(rest).expanduser().exists()
     path = Path(name).expanduser()
-    if path.exists() and (path.is_dir() or is_container(path) or ase_files.is_database(path)):
+    if path.is_dir():
+        return (path / BEST).is_file()
+    if path.exists() and (is_container(path) or ase_files.is_database(path)):
         return False
     if path.suffix.lower() in {".safetensors", *CHECKPOINT_ENDINGS}:
         return True
     if path.is_file():
         return any(one.recognises(path) for one in families())
-    if located(name)[1] is not None:
-        return True
-    return prefix not in {*names(), *FILE_PREFIXES} and not path.suffix
+    return located(name)[1] is not None or (prefix not in {*names(), *FILE_PREFIXES} and not path.suffix)
 
 
 def _spread(samples: Dataset | Sequence[Sample], count: int) -> list[Sample]:

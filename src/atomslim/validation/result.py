@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from atomslim.report.shown import Shown
 from atomslim.validation.checks import Verdict
 from atomslim.validation.measurement import Measurement
 
 
-@dataclass(frozen=True)
-class Validation:
+@dataclass(frozen=True, repr=False)
+class Validation(Shown):
     """All verdicts, what could not be done, and the curves behind them."""
 
     model: str
@@ -30,6 +31,10 @@ class Validation:
     def passed(self) -> bool:
         """Whether nothing failed."""
         return not self.failed
+
+    def words(self) -> list[str]:
+        """Say it in a sentence, then check by check."""
+        return [self.sentence(), *self.lines()]
 
     def lines(self) -> list[str]:
         """Return one line for each check, passed, or what is above its bar, or why it was not done; then the notes."""

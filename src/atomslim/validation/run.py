@@ -12,6 +12,7 @@ from ase.calculators.calculator import CalculationFailed
 from ase.calculators.calculator import Calculator as AseCalculator
 from rich.console import Console
 
+from atomslim.arguments import checked
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError
 from atomslim.inference.named_calculators import Named, calculator_of
 from atomslim.models.block_model import BlockModel
@@ -25,6 +26,7 @@ from atomslim.validation.result import Validation
 from atomslim.validation.structures import kind_of
 
 
+@checked
 def validate(  # noqa: PLR0913 - what is checked, against what, and how
     model: Named,
     structures: Structures = None,

@@ -26,6 +26,8 @@ class OrbFamily(Family):
     title: ClassVar[str] = "Orb"
     package: ClassVar[str | None] = "orb-models"
     extra: ClassVar[str | None] = "orb"
+    weights: ClassVar[str] = "files from its authors (github.com/orbital-materials/orb-models)"
+    licences: ClassVar[tuple[str, str]] = ("Apache 2.0", "each model's own, check there")
     config: ClassVar[type[BaseModel]] = OrbConfig
     graph_settings: ClassVar[type[GraphSettings]] = OrbGraphSettings
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
