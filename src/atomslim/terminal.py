@@ -1,7 +1,9 @@
 """What is written to the terminal: file names and what files hold are shown as they are, and never obeyed."""
 
 import os
+import shlex
 import sys
+from pathlib import Path
 
 from atomslim.errors import printable
 
@@ -9,6 +11,13 @@ from atomslim.errors import printable
 def say(text: str) -> None:
     """Print a text, with what a terminal would obey shown as its code."""
     print(printable(text))  # noqa: T201 -- this is what prints
+
+
+def command_line() -> str | None:
+    """Return the command that this process is, as it is typed; None where it is another program."""
+    program, *words = sys.argv or [""]
+    ours = Path(program).name == "atomslim" or program.endswith("atomslim/__main__.py")
+    return shlex.join(["atomslim", *words]) if ours else None
 
 
 def complete_streams() -> None:

@@ -1,6 +1,7 @@
 import html
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -65,3 +66,11 @@ def test_a_crystal_has_its_cell() -> None:
     for first, second in found["edges"]:
         length = sum((a - b) ** 2 for a, b in zip(points[first], points[second], strict=True)) ** 0.5
         assert length == pytest.approx(copper.cell.lengths()[0], abs=2e-3)
+
+
+def test_a_page_of_a_command_says_which_and_others_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Made by" not in page.page("Title", [])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/atomslim", "compare", "a b.pt", "-o", "<out>"])
+    text = page.page("Title", [])
+    assert "atomslim compare &#x27;a b.pt&#x27; -o &#x27;&lt;out&gt;&#x27;" in text
+    assert "clipboard" in text

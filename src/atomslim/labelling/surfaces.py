@@ -44,7 +44,7 @@ def facets(atoms: Atoms) -> list[Facet]:
     Facets of one distance are mostly the same by symmetry.
     """
     numbers = (1, 0, -1)
-    indices: list[Facet] = [(h, k, l) for h, k, l in product(numbers, numbers, numbers) if (h, k, l) > (0, 0, 0)]
+    indices: list[Facet] = [(h, k, m) for h, k, m in product(numbers, numbers, numbers) if (h, k, m) > (0, 0, 0)]
     spacing = 1 / np.linalg.norm(np.array(indices) @ atoms.cell.reciprocal().array, axis=1)
     ordered = sorted(zip((-spacing).round(4).tolist(), indices, strict=True), key=itemgetter(0))
     groups = [[facet for _, facet in group] for _, group in groupby(ordered, key=itemgetter(0))]

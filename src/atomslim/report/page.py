@@ -18,6 +18,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from atomslim.terminal import command_line
+
 _LONG = 30
 """Letters of a cell that is no number."""
 
@@ -76,7 +78,7 @@ def number(value: float, digits: int = 3) -> str:
 
 def page(title: str, body: Iterable[str]) -> str:
     """Put parts together as one HTML page that needs nothing else."""
-    content = "\n".join(body)
+    content = "\n".join([*body, *_command()])
     script = f"<script>{_resource('structure_view.js')}</script>" if '<canvas class="structure"' in content else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -84,6 +86,16 @@ def page(title: str, body: Iterable[str]) -> str:
         f"<title>{html.escape(title)}</title><style>{_resource('page.css')}</style></head><body>\n"
         f"<h1>{html.escape(title)}</h1>\n{content}\n{script}</body></html>\n"
     )
+
+
+def _command() -> list[str]:
+    """Say which command makes the page, with a button that copies it; nothing where it is made in Python."""
+    line = command_line()
+    if line is None:
+        return []
+    copy = "navigator.clipboard.writeText(this.nextElementSibling.textContent);this.textContent='copied'"
+    text = html.escape(line)
+    return ["<h2>Made by</h2>", f'<div class="command"><button onclick="{copy}">copy</button><pre>{text}</pre></div>']
 
 
 def summary(sentences: Iterable[str]) -> str:
