@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from cyclopts import Parameter
 
 from atomslim.errors import printable
@@ -53,10 +52,10 @@ def say_run(folder: Path, what: str, *, json: bool) -> None:
 def _plain(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple | set | frozenset | np.ndarray):
+    if isinstance(content, list | tuple | set | frozenset):
         return [_plain(value) for value in content]
-    if isinstance(content, np.generic):
-        return _plain(content.item())
+    if hasattr(content, "tolist"):  # numpy's arrays and numbers
+        return _plain(content.tolist())
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content if content is None or isinstance(content, str | int | float | bool) else str(content)

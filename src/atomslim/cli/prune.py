@@ -374,7 +374,8 @@ def _scan(
     family_of(model).require("neighbour caps")
     if structures is None:
         raise ConfigError("--scan-neighbours measures errors: give labelled structures with --data")
-    found = neighbour_scan(model, structures(), numbers("--scan-neighbours", counts, "10,15,20"), **options)
+    chosen = numbers("--scan-neighbours", counts, "10,15,20")
+    found = neighbour_scan(model, structures(), chosen, **options)
     if output is not None:
         found.write(output)
     if json:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, FINITE, SECONDS, SEED
 from atomslim.errors import ConfigError, printable
 from atomslim.terminal import say
@@ -37,6 +38,7 @@ def slim(  # noqa: PLR0913 -- the most common of many options
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
+    json: Json = False,
 ) -> None:
     """Make a small and fast model of a slow one, for your structures, and show how good it is.
 
@@ -92,6 +94,8 @@ def slim(  # noqa: PLR0913 -- the most common of many options
         One option by its name, as in --set force_bar=5; may be repeated.
     resume
         Go on with the run in the folder; its options need not be given again.
+    json
+        Print the result as JSON, for programs.
 
     """
     from atomslim.cli.settings import read_settings, reader_options, require_options
@@ -126,10 +130,12 @@ def slim(  # noqa: PLR0913 -- the most common of many options
     if not names or not named:
         raise ConfigError("name structures and a teacher: atomslim slim STRUCTURES --teacher NAME -o FOLDER")
     found = run(names, named, output, tell=lambda text: print(printable(text), file=sys.stderr), **options)
-    for sentence in found.sentences:
-        say(sentence)
-    say(f"{found.model}: the student")
-    say(f"{output / 'report.html'}: the report")
+    if json:
+        say_json({"model": found.model, "report": output / "report.html", "sentences": found.sentences})
+    else:
+        for sentence in (*found.sentences, f"{found.model}: the student", f"{output / 'report.html'}: the report"):
+            say(sentence)
+    next_step("predict", found.model, "STRUCTURES", "-o", "predicted.extxyz")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
