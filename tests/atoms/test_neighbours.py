@@ -256,6 +256,24 @@ def test_ties_go_to_the_lower_source(lengths: tuple[float, ...], expected: list[
     assert kept.target.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((2.0, 2.0, 2.0, 2.0), [1, 2, 3, 4]),
+        ((2.0, 1.5, 2.0 - 1e-8, 2.0), [2, 1, 3, 4]),
+        ((2.0, 1.5, 1.6, 2.0), [2, 3]),
+        ((2.0, 1.5, 1.6, 1.6 + 1e-4), [2, 3]),
+    ],
+    ids=["equal", "one nearer, three equal", "ties behind the last", "nearly equal"],
+)
+def test_ties_may_all_stay(lengths: tuple[float, ...], expected: list[int]) -> None:
+    pairs = find_pairs(star(*lengths), 2.5)
+    ties = torch.tensor([True, False, False, False, False])
+    kept = pairs.select(nearest(pairs, torch.tensor([2, 0, 0, 0, 0]), ties))
+    assert kept.source.tolist() == expected
+    assert kept.target.tolist() == [0] * len(expected)
+
+
 def test_ties_of_one_source_go_to_the_lower_offset() -> None:
     pairs = find_pairs(from_ase(Atoms("Po", cell=[3.0] * 3, pbc=True)), 3.5)
     kept = pairs.select(nearest(pairs, torch.tensor([4])))

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -107,17 +107,29 @@ def within(pairs: Pairs, batch: AtomsBatch, cutoff: float | Sequence[float]) -> 
     return pairs.select(torch.from_numpy(kept))
 
 
-def nearest(pairs: Pairs, neighbours: Int[Tensor, " n"]) -> Int[Tensor, " q"]:
+def nearest(pairs: Pairs, neighbours: Int[Tensor, " n"], ties: Bool[Tensor, " n"] | None = None) -> Int[Tensor, " q"]:
     """Return the ascending indices of the `neighbours[t]` nearest pairs of each target atom t.
 
-    Of pairs equally far (within 1e-6 Å) at the last place, those with the lower source, then the lexicographically
-    lower offset, are kept.
+    Of pairs equally far (within 1e-6 Å) at the last place, all are kept where `ties[t]`, so that the numbering of atoms
+    does not choose; elsewhere, and without `ties`, those with the lower source, then the lexicographically lower
+    offset.
     """
     bounds = np.searchsorted(pairs.target.numpy(), np.arange(len(neighbours) + 1))
     starts, counts = bounds[:-1], np.diff(bounds)
     kept = np.minimum(counts, neighbours.cpu().numpy())
+    if ties is not None:
+        cut = np.flatnonzero((kept > 0) & (kept < counts) & ties.cpu().numpy())
+        kept[cut] = _tie_ends(pairs, starts[cut] + kept[cut]) - starts[cut]
     ends = np.cumsum(kept)
     return torch.from_numpy(np.arange(kept.sum()) + np.repeat(starts - (ends - kept), kept))
+
+
+def _tie_ends(pairs: Pairs, ends: IntArray) -> IntArray:
+    """Move each end (exclusive) of a target's pairs behind all that tie with the last pair before it."""
+    begins = _begins(pairs.target.numpy(), pairs.distance.numpy())
+    later = np.append(np.flatnonzero(begins), len(begins))  # where ties, and those of other targets, begin
+    moved: IntArray = later[np.searchsorted(later, ends)]
+    return moved
 
 
 def sorted_pairs(source: IntArray, target: IntArray, offset: IntArray, distance: FloatArray) -> Pairs:
@@ -204,8 +216,7 @@ def _distances(batch: AtomsBatch, source: IntArray, target: IntArray, offset: In
 def _order(source: IntArray, target: IntArray, offset: IntArray, distance: FloatArray) -> IntArray:
     """Return the indices that sort pairs by target, distance, and where distances tie source and offset."""
     order = np.argsort(_target_distance_keys(target, distance))
-    begins = np.ones(len(order), dtype=np.bool_)
-    begins[1:] = (np.diff(target[order]) != 0) | (np.diff(distance[order]) > TIE_TOLERANCE)
+    begins = _begins(target[order], distance[order])
     if begins.all():
         return order
     tied = ~begins
@@ -214,6 +225,13 @@ def _order(source: IntArray, target: IntArray, offset: IntArray, distance: Float
     offsets = np.take(offset, members, axis=0).T
     order[tied] = members[np.argsort(packed_keys(np.cumsum(begins, dtype=np.int64)[tied], source[members], *offsets))]
     return order
+
+
+def _begins(target: IntArray, distance: FloatArray) -> NDArray[np.bool_]:
+    """Say of pairs in order whether one is farther than the one before it, or the first of its target."""
+    begins = np.ones(len(target), dtype=np.bool_)
+    begins[1:] = (np.diff(target) != 0) | (np.diff(distance) > TIE_TOLERANCE)
+    return begins
 
 
 def _target_distance_keys(target: IntArray, distance: FloatArray) -> IntArray:

@@ -95,6 +95,23 @@ def test_renumbering_changes_nothing_under_the_invariant_rule_and_something_unde
 
 
 @pytest.mark.parametrize(
+    "atoms",
+    [fcc111("Pt", (2, 2, 3), vacuum=8), bulk("MgO", "rocksalt", a=4.2, cubic=True), molecule("C6H6")],
+    ids=["slab", "crystal", "ring"],
+)
+def test_renumbering_changes_nothing_where_neighbours_are_equally_far(atoms: Atoms) -> None:
+    """Caps within a shell of neighbours: by the invariant rule the whole shell stays."""
+    order = np.random.default_rng(1).permutation(len(atoms))
+    model = jmp(DIRECT)
+    graph = JMPGraphSettings(cutoff=5.0, main=8, atom=16, atom_edge=5, quad=2, symmetrise="invariant")
+    one, other = (
+        model.predict(batch, "direct", build_topology(batch, graph)) for batch in map(from_ase, (atoms, atoms[order]))
+    )
+    torch.testing.assert_close(other["energy"], one["energy"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(other["forces"], one["forces"][order], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
     ("atoms", "message"),
     [
         (Atoms("HH", [[0, 0, 0], [0, 0, np.nan]]), "structure 0, atom 1: position .* is not finite"),

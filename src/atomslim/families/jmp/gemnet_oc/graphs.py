@@ -116,8 +116,9 @@ def build_topology(
     """Build the four graphs, on the batch's device; nothing here is differentiated.
 
     All are chosen from the same pairs within the cutoff: atom first (its nearest), the others as nearest-k subsets of
-    it; main is then symmetrised, quad keeps edges that touch a surface or adsorbate atom (tag 1 or 2). After that,
-    edges of `basis_cutoff` (Å) or more leave atom, atom_edge and quad, to whose sums they contribute exactly nothing.
+    it; by the invariant rule, those that tie with the k-th are kept, too. Main is then symmetrised, quad keeps edges
+    that touch a surface or adsorbate atom (tag 1 or 2). After that, edges of `basis_cutoff` (Å) or more leave atom,
+    atom_edge and quad, to whose sums they contribute exactly nothing.
 
     Smooth graphs have no caps: see `reach`. `settings` holds for all structures, or one per structure, smooth for all
     or for none. `pairs` reuses a list found earlier with a cutoff at
@@ -129,10 +130,11 @@ def build_topology(
     candidates = find_pairs(batch, cutoffs) if pairs is None else within(update_distances(pairs, batch), batch, cutoffs)
     if any(one.smooth is not None for one in chosen):
         return _smooth_topology(batch, chosen, candidates, basis_cutoff)
-    atom = _capped(candidates, batch, [one.atom for one in chosen])
-    kept = _capped(atom, batch, [one.main for one in chosen])
-    atom_edge = _capped(atom, batch, [one.atom_edge for one in chosen])
-    quad = _capped(atom, batch, [one.quad for one in chosen])
+    ties = [one.symmetrise == "invariant" for one in chosen]
+    atom = _capped(candidates, batch, [one.atom for one in chosen], ties)
+    kept = _capped(atom, batch, [one.main for one in chosen], ties)
+    atom_edge = _capped(atom, batch, [one.atom_edge for one in chosen], ties)
+    quad = _capped(atom, batch, [one.quad for one in chosen], ties)
     main = candidates if len(kept) == len(candidates) else symmetrised(kept, _original_rule(batch, chosen, kept))
     main = _by_degree(main)
     return Topology(
@@ -220,11 +222,15 @@ def _settings_per_structure(
     return settings
 
 
-def _capped(pairs: Pairs, batch: AtomsBatch, neighbours: Sequence[int]) -> Pairs:
-    """Keep the nearest pairs of each target, up to its structure's number of neighbours."""
+def _capped(pairs: Pairs, batch: AtomsBatch, neighbours: Sequence[int], ties: Sequence[bool]) -> Pairs:
+    """Keep the nearest pairs of each target, up to its structure's number of neighbours, or all that tie with the last.
+
+    Without ties, an atom's numbering chooses among neighbours that are equally far.
+    """
     if _most_per_target(pairs) <= min(neighbours):
         return pairs
-    return pairs.select(nearest(pairs, torch.tensor(neighbours)[batch.batch.cpu()]))
+    structure = batch.batch.cpu()
+    return pairs.select(nearest(pairs, torch.tensor(neighbours)[structure], torch.tensor(ties)[structure]))
 
 
 def _most_per_target(pairs: Pairs) -> int:

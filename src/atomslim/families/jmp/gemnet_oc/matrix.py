@@ -27,40 +27,50 @@ NEVER = 1e9
 WIDEST_SLICE = 64
 """Caps on neighbours up to here cut columns off the matrix; higher ones only mark what is beyond them."""
 
+TIED = {8: 12, WIDEST_SLICE: 24}
+"""Columns that caps up to so many leave for neighbours that tie with the last one: shells of crystals are no larger."""
+
 
 @dataclass(frozen=True)
 class NeighbourMatrix:
     """Neighbours of each of n atoms, nearest first.
 
     ``source`` is an atom, ``offset`` the integer cell offset o of its image, which is at r_source + o · cell, as in
-    `Edges`. A place without a neighbour is not ``real`` and holds the atom itself with a zero offset.
+    `Edges`. A place without a neighbour is not ``real`` and holds the atom itself with a zero offset. Neighbours at one
+    distance are of one ``shell``, counted from the nearest.
     """
 
     source: Int[Tensor, "n k"]
     offset: Int[Tensor, "n k 3"]
     real: Bool[Tensor, "n k"]
+    shell: Int[Tensor, "n k"]
 
     @property
     def target(self) -> Int[Tensor, "n k"]:
         """The atom itself, at every place."""
         return torch.arange(self.source.shape[0], device=self.source.device)[:, None].expand_as(self.source)
 
-    def nearest(self, neighbours: int) -> "NeighbourMatrix":
-        """Keep so many neighbours of each atom."""
-        if neighbours <= WIDEST_SLICE:
-            return self.columns(neighbours)
-        place = torch.arange(self.source.shape[1], device=self.source.device)
-        return self.only(place < neighbours)
+    def nearest(self, neighbours: int, *, ties: bool) -> "NeighbourMatrix":
+        """Keep so many neighbours of each atom, with ties also those of the last one's shell."""
+        ties = ties and neighbours > 0
+        cut = self.columns(neighbours + ties * _room(neighbours)) if neighbours <= WIDEST_SLICE else self
+        place = torch.arange(cut.source.shape[1], device=cut.source.device)
+        if not ties:
+            return cut if neighbours <= WIDEST_SLICE else cut.only(place < neighbours)
+        last = torch.where(place == neighbours - 1, cut.shell, -1).amax(1, keepdim=True)
+        return cut.only((place < neighbours) | (cut.shell == last))
 
     def columns(self, number: int) -> "NeighbourMatrix":
         """Return the first columns."""
-        return NeighbourMatrix(self.source[:, :number], self.offset[:, :number], self.real[:, :number])
+        return NeighbourMatrix(
+            self.source[:, :number], self.offset[:, :number], self.real[:, :number], self.shell[:, :number]
+        )
 
     def only(self, wanted: Bool[Tensor, "n k"]) -> "NeighbourMatrix":
         """Empty the places that are not wanted."""
         real = self.real & wanted
         source = torch.where(real, self.source, self.target)
-        return NeighbourMatrix(source, self.offset * real[..., None], real)
+        return replace(self, source=source, offset=self.offset * real[..., None], real=real)
 
     def edges(self) -> PaddedEdges:
         """All places as edges, those of one atom after the other."""
@@ -129,11 +139,13 @@ def matrix_topology(
     known = _nearest_first(batch, neighbours, offsets, settings)
     if settings.smooth is not None:
         return _smooth(batch, known, settings, settings.smooth)
-    atom = known.columns(neighbours.shape[1]).nearest(settings.atom)
+    original = settings.symmetrise == "original"
+    atom = known.columns(neighbours.shape[1]).nearest(settings.atom, ties=not original)
     atom_edge, quad, kept = (
-        known.nearest(min(cap, settings.atom)) for cap in (settings.atom_edge, settings.quad, settings.main)
+        known.nearest(min(cap, settings.atom), ties=not original)
+        for cap in (settings.atom_edge, settings.quad, settings.main)
     )
-    main, reverse = _symmetrised(kept, original=settings.symmetrise == "original")
+    main, reverse = _symmetrised(kept, original=original)
     quad = quad.only((batch.tags > 0)[quad.source] | (batch.tags > 0)[:, None])
     edges = {"atom": atom.edges(), "atom_edge": atom_edge.edges(), "quad": quad.edges()}
     index = _index(main, atom, edges["atom_edge"], edges["quad"] if settings.quad else None)
@@ -175,35 +187,41 @@ def _nearest_first(
 ) -> NeighbourMatrix:
     """Sort the neighbours within the cutoff; empty places are added, so that there are columns for every cap."""
     caps = (settings.atom, settings.main, settings.atom_edge, settings.quad)
-    empty = max((cap for cap in caps if cap <= WIDEST_SLICE), default=0)
+    ties = settings.symmetrise == "invariant"
+    empty = max((cap + ties * _room(cap) for cap in caps if cap <= WIDEST_SLICE), default=0)
     atom = torch.arange(batch.num_atoms, device=batch.device)[:, None].expand(-1, empty)
     source, offset = torch.cat([neighbours, atom], 1), torch.cat([offsets, offsets.new_zeros(*atom.shape, 3)], 1)
-    whole = NeighbourMatrix(source, offset, torch.ones_like(source, dtype=torch.bool))
+    whole = NeighbourMatrix(source, offset, torch.ones_like(source, dtype=torch.bool), torch.zeros_like(source))
     whole = whole.only((source != whole.target) | (offset != 0).any(-1))
     distance = torch.linalg.vector_norm(edge_vectors(batch, whole.edges()), dim=-1).view_as(source)
     near = whole.only(distance < settings.cutoff + CUTOFF_SLACK)
-    order = _order(near, torch.where(near.real, distance, NEVER))
+    order, shell = _order(near, torch.where(near.real, distance, NEVER))
     return NeighbourMatrix(
         near.source.gather(1, order),
         near.offset.gather(1, order[..., None].expand_as(near.offset)),
         near.real.gather(1, order),
+        shell,
     )
 
 
-def _order(matrix: NeighbourMatrix, distance: Float[Tensor, "n k"]) -> Int[Tensor, "n k"]:
-    """Return the order of each atom's places by distance, where distances tie by source, then by offset.
+def _room(neighbours: int) -> int:
+    return next(columns for most, columns in TIED.items() if neighbours <= most)
+
+
+def _order(matrix: NeighbourMatrix, distance: Float[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Return the order of each atom's places by distance, where distances tie by source, then by offset; and shells.
 
     A distance ties with the next lower one if it is larger by no more than 1e-6 Å, as in `find_pairs`.
     """
     distance, order = torch.sort(distance, dim=1, stable=True)
     begins = distance[:, 1:] - distance[:, :-1] > TIE_TOLERANCE
-    rank = torch.cat([torch.zeros_like(order[:, :1]), begins.cumsum(1)], 1)
+    shell = torch.cat([torch.zeros_like(order[:, :1]), begins.cumsum(1)], 1)
     reach = matrix.offset.abs().amax()
     span = 2 * reach + 1
     first, second, third = (matrix.offset + reach).unbind(-1)
     key = ((matrix.source * span + first) * span + second) * span + third
-    key = rank * (matrix.source.shape[0] * span**3) + key.gather(1, order)
-    return order.gather(1, torch.sort(key, dim=1, stable=True)[1])
+    key = shell * (matrix.source.shape[0] * span**3) + key.gather(1, order)
+    return order.gather(1, torch.sort(key, dim=1, stable=True)[1]), shell
 
 
 def _symmetrised(kept: NeighbourMatrix, *, original: bool) -> tuple[Edges, Int[Tensor, " E"]]:
