@@ -34,11 +34,13 @@ def test_the_smooth_one_has_four_blocks_and_no_caps() -> None:
     assert located("mini-smooth")[0].stat().st_size <= 6e6
 
 
+@pytest.mark.filterwarnings("ignore:task oxides keeps the 8 nearest")
+@pytest.mark.parametrize("name", ["mini", "mini-smooth"])
 @pytest.mark.parametrize("rattle", [0.0, 0.05])
-def test_the_numbering_of_atoms_does_not_matter_to_the_smooth_one(rattle: float) -> None:
+def test_the_numbering_of_atoms_does_not_matter(rattle: float, name: str) -> None:
     atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True)
     atoms.rattle(rattle, seed=1)
-    atoms.calc = Calculator(load("mini-smooth").double(), task="oxides")
+    atoms.calc = Calculator(load(name).double(), task="oxides")
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     order = np.random.default_rng(0).permutation(len(atoms))
     other = atoms[order]
