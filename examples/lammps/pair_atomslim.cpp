@@ -86,6 +86,7 @@ class PairAtomslim : public Pair {
       const std::string description = package->get_metadata().at("atomslim");  // JSON
       const std::string key = "\"cutoff\": ";
       cutoff = std::stod(description.substr(description.find(key) + key.size()));
+      direct = description.find("\"forces\": \"direct\"") != std::string::npos;
     } catch (const std::exception& problem) {
       error->all(FLERR, "{} is no package of atomslim that runs here: {}", words[2], problem.what());
     }
@@ -94,6 +95,8 @@ class PairAtomslim : public Pair {
   void init_style() override {
     if (!force->newton_pair) error->all(FLERR, "pair_style atomslim needs newton pair on");
     if (atom->map_style == Atom::MAP_NONE) error->all(FLERR, "pair_style atomslim needs atom_modify map array");
+    if (direct)
+      error->warning(FLERR, "the forces are direct: energy is not conserved, and the pressure leaves them out");
     neighbor->add_request(this, NeighConst::REQ_FULL);
   }
 
@@ -112,13 +115,11 @@ class PairAtomslim : public Pair {
     const double* pull = forces.const_data_ptr<double>();
     for (int i = 0; i < atom->nlocal; ++i)
       for (int axis = 0; axis < 3; ++axis) atom->f[i][axis] += pull[3 * i + axis];
-    if (vflag_either) {
-      if (outputs.size() < 3) error->all(FLERR, "the package's forces are direct: it has no pressure");
+    if (vflag_global && outputs.size() > 2) {
       const at::Tensor derivative = outputs[2].contiguous();
       const auto strain = derivative.accessor<double, 2>();
       const int rows[] = {0, 1, 2, 0, 0, 1}, columns[] = {0, 1, 2, 1, 2, 2};
-      if (vflag_global)
-        for (int place = 0; place < 6; ++place) virial[place] -= strain[rows[place]][columns[place]];
+      for (int place = 0; place < 6; ++place) virial[place] -= strain[rows[place]][columns[place]];
     }
   }
 
@@ -126,6 +127,7 @@ class PairAtomslim : public Pair {
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> package;
   std::vector<int> numbers;
   double cutoff = 0;
+  bool direct = false;
 
   // As docs/packages.md says: neighbours are atoms of this process, with the cell offset of their image.
   std::vector<at::Tensor> inputs() const {

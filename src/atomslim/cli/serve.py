@@ -1,7 +1,7 @@
 """`atomslim serve`: energies, forces and virials of a model for i-PI and whoever speaks its socket protocol."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -18,6 +18,7 @@ def serve(
     socket: str,
     task: str | None = None,
     device: Device = "auto",
+    compiled: Literal["auto", "off"] = "auto",
     wait: Annotated[float, Parameter(validator=Number(gte=0))] = 60.0,
     strict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -40,6 +41,8 @@ def serve(
         The task head to use, by name; needed where the model has several.
     device
         Where the model runs: auto takes a CUDA device if there is one.
+    compiled
+        auto compiles the model in the background after some steps, and goes on with that where it is faster.
     wait
         Seconds to wait for an engine that does not listen yet.
     strict
@@ -53,6 +56,6 @@ def serve(
     from atomslim.inference.serve import serve as run
 
     atoms = first_structure(structure)
-    calculator = calculator_of(model, task=task, device=device_of(device), strict=strict)
+    calculator = calculator_of(model, task=task, device=device_of(device), strict=strict, compiled=compiled)
     steps = run(calculator, atoms, socket, wait=wait, said=lambda line: print(printable(line), file=sys.stderr))
     say(f"{socket}: the engine has ended after {steps} structures")

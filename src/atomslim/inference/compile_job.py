@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def main() -> None:
     """Compile ``MODEL OUTPUT TASK DEVICE``, unless another process has done so meanwhile; errors are one line."""
     model, output, task, device = sys.argv[1:]
     os.nice(POLITE)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run has ended"))  # and what is half-written goes
     with Path(output).with_suffix(".lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if Path(output).is_file():

@@ -36,6 +36,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.model_file import encoded
 from atomslim.models.tasks import Task
+from atomslim.threads import fitting
 
 Compiling = Literal["auto", "off"]
 """What a calculator does about compiling."""
@@ -92,7 +93,7 @@ class Compiled:
         self.steps += 1
         self._seconds = [*self._seconds[1 - TURNS :], seconds]
         if self._job is None and self.steps == AFTER:
-            self._job = Job(self.model, self.task)
+            self._job = Job(self.model, self.task, fitting(self.model, batch.num_atoms, torch.get_num_threads()))
             self.say("compiling for the steps to come, in the background: minutes")
         if self._job is not None and (made := self._job.outcome) is not None:
             self._take(made, batch, pairs, results)
@@ -133,11 +134,11 @@ class Compiled:
 class Job:
     """Finds a package in the cache or makes it, in a thread; `outcome` is its path, or what went wrong."""
 
-    def __init__(self, model: BlockModel, task: Task) -> None:
-        """Start, without waiting."""
+    def __init__(self, model: BlockModel, task: Task, threads: int) -> None:
+        """Start, without waiting; the package will use so many threads."""
         self.outcome: Path | str | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._threads = torch.get_num_threads()
+        self._threads = threads
         atexit.register(self.end)
         threading.Thread(target=self._work, args=(model, task), daemon=True).start()
 

@@ -15,6 +15,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from atomslim.errors import ConfigError, one_line
 from atomslim.inference.calculator import Calculator
 from atomslim.inference.calculator_process import build
+from atomslim.inference.compiled import Compiling
 from atomslim.inference.packaged import PackagedCalculator
 from atomslim.models.block_model import BlockModel
 
@@ -25,11 +26,16 @@ Named = BlockModel | AseCalculator | str | os.PathLike[str]
 
 
 def calculator_of(
-    source: Named, *, task: str | None = None, device: str | None = None, strict: bool = False
+    source: Named,
+    *,
+    task: str | None = None,
+    device: str | None = None,
+    strict: bool = False,
+    compiled: Compiling = "off",
 ) -> AseCalculator:
     """Return an ASE calculator of a model, a model file, a package, an import path, or a calculator itself.
 
-    ``task``, ``device`` and ``strict`` are for models. Only what is installed is imported. Arguments are YAML's
+    The options are for models. Only what is installed is imported. Arguments are YAML's
     numbers, texts and booleans. Raises ConfigError where the path leads to no calculator, and what
     `atomslim.Calculator` raises for a model.
     """
@@ -39,7 +45,7 @@ def calculator_of(
         return _imported(source)
     if not isinstance(source, BlockModel) and os.fspath(source).endswith(".pt2"):
         return PackagedCalculator(source, strict=strict)
-    return Calculator(source, task=task, device=device, strict=strict)
+    return Calculator(source, task=task, device=device, strict=strict, compiled=compiled)
 
 
 def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
