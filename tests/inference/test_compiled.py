@@ -45,6 +45,10 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return make
 
 
+def job_of(calculator: Calculator) -> Job | None:
+    return None if calculator._compiled is None else calculator._compiled._job
+
+
 def moved(calculator: Calculator, atoms: Atoms, steps: int) -> list[dict[str, Any]]:
     """Return the results of some steps, each after what runs in the background is done."""
     found, atoms = [], atoms.copy()
@@ -53,8 +57,7 @@ def moved(calculator: Calculator, atoms: Atoms, steps: int) -> list[dict[str, An
         atoms.rattle(0.01, seed=step)
         atoms.get_forces()
         found.append(calculator.results)
-        job = calculator._compiled and calculator._compiled._job
-        while step == 2 and job and job.outcome is None:
+        while step == 2 and (job := job_of(calculator)) is not None and job.outcome is None:
             time.sleep(0.01)
     return found
 
@@ -149,13 +152,10 @@ def test_no_compiler_costs_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def in_this_process(_: Job, arguments: list[str]) -> None:
     """Compile as the other process would."""
-    before, sys.argv = sys.argv, ["compile_job", *arguments]
     try:
-        compile_job.main()
+        compile_job.compile_once(*arguments)
     except SystemExit as end:
         raise ConfigError(str(end.code)) from end
-    finally:
-        sys.argv = before
 
 
 def test_a_compiler_that_crashes_costs_a_line(

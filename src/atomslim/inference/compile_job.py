@@ -14,10 +14,14 @@ POLITE = 10
 
 
 def main() -> None:
-    """Compile ``MODEL OUTPUT TASK DEVICE``, unless another process has done so meanwhile; errors are one line."""
-    model, output, task, device = sys.argv[1:]
+    """Compile ``MODEL OUTPUT TASK DEVICE``, politely; ends with one line on stderr where that fails."""
     os.nice(POLITE)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run has ended"))  # and what is half-written goes
+    compile_once(*sys.argv[1:])
+
+
+def compile_once(model: str, output: str, task: str, device: str) -> None:
+    """Compile a model's task, unless another process has done so meanwhile; raises SystemExit with one line."""
     with Path(output).with_suffix(".lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if Path(output).is_file():

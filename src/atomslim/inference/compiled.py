@@ -67,6 +67,7 @@ class Compiled:
         self.steps = 0
         self.run: Run | None = None
         self._job: Job | None = None
+        self._decided = False
         self._seconds: list[float] = []
 
     def answer(self, batch: AtomsBatch, pairs: Pairs, atoms: Atoms) -> tuple[Results, Pairs] | None:
@@ -95,9 +96,9 @@ class Compiled:
         if self._job is None and self.steps == AFTER:
             self._job = Job(self.model, self.task, fitting(self.model, batch.num_atoms, torch.get_num_threads()))
             self.say("compiling for the steps to come, in the background: minutes")
-        if self._job is not None and (made := self._job.outcome) is not None:
+        if self._job is not None and not self._decided and (made := self._job.outcome) is not None:
+            self._decided = True
             self._take(made, batch, pairs, results)
-            self._job.outcome = None
 
     def _take(self, made: Path | str, batch: AtomsBatch, pairs: Pairs, results: Results) -> None:
         """Take up a package if it gives what the model just gave, in less time; say why not otherwise."""
