@@ -73,6 +73,15 @@ def structure(atoms: int) -> Atoms:
     return aspirin() if atoms == 21 else water(round(atoms / 3))
 
 
+def boxed(atoms: Atoms) -> Atoms:
+    """Return a molecule in a periodic box, 12 Å from its images: CHGNet's own calculator takes nothing else."""
+    other: Atoms = atoms.copy()
+    if not atoms.pbc.any():
+        other.center(vacuum=6.0)
+        other.pbc = True
+    return other
+
+
 def made(names: list[str]) -> dict[str, Any]:
     """Make the calculators that can be made here; say which cannot."""
     found = {}
@@ -110,7 +119,7 @@ def measured(
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                taken = step(calculators[name], atoms, clock)
+                taken = step(calculators[name], boxed(atoms) if name == "chgnet" else atoms, clock)
             if turn or taken > 1e3 * longest:  # the first is slower than any other
                 times[name].append(taken)
     return times
