@@ -17,7 +17,7 @@ from atomslim.families.jmp import JMP
 from atomslim.families.jmp.family import FAMILY
 from atomslim.families.jmp.gemnet_oc import build_topology
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
-from atomslim.families.jmp.gemnet_oc.reach import COUNT, WALL, envelope, envelope_slope, solve_reach
+from atomslim.families.jmp.gemnet_oc.reach import COUNT, WALL, _counted, _equation, envelope, solve_reach
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.models import energy_and_forces
 from atomslim.train.finetune import finetune
@@ -93,9 +93,26 @@ def test_the_reach_solves_its_equation() -> None:
 
 def test_the_slope_is_that_of_the_envelope() -> None:
     x = torch.linspace(0.01, 1.2, 50, dtype=torch.float64, requires_grad=True)
-    for power in (5, 10):
-        (slope,) = torch.autograd.grad(envelope(x, power).sum(), x)
-        assert torch.allclose(slope, envelope_slope(x.detach(), power), atol=1e-12)
+    weight = envelope(x, COUNT)
+    (slope,) = torch.autograd.grad(weight.sum(), x)
+    for found, expected in zip(_counted(x.detach()), (weight, slope), strict=True):
+        assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_the_reach_is_found_in_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+
+    def counted(radius: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(radius)
+        return _equation(radius, *others)
+
+    monkeypatch.setattr("atomslim.families.jmp.gemnet_oc.reach._equation", counted)
+    for atoms in STRUCTURES.values():
+        asked.clear()
+        pairs = find_pairs(from_ase(atoms), 6.0)
+        neighbours, cutoff = (torch.full((len(atoms),), value, dtype=torch.float64) for value in (10.0, 6.0))
+        solve_reach(pairs.distance, pairs.target, neighbours, cutoff)
+        assert len(asked) <= 12
 
 
 @pytest.mark.parametrize("name", ["rattled crystal", "molecule", "slab"])
