@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atomslim.benchmarking.benchmark import benchmark
     from atomslim.compress.prune import keep_blocks
     from atomslim.compress.relevance import block_relevance
+    from atomslim.compress.width import narrow
     from atomslim.data.dataset import open_dataset
     from atomslim.evaluation.compare import compare
     from atomslim.evaluation.evaluate import evaluate
@@ -56,6 +57,7 @@ __all__ = [
     "keep_blocks",
     "label",
     "load",
+    "narrow",
     "open_dataset",
     "package",
     "pool",
@@ -86,6 +88,7 @@ _HOMES = {
     "keep_blocks": "atomslim.compress.prune",
     "label": "atomslim.labelling.label",
     "load": "atomslim.models.model_file",
+    "narrow": "atomslim.compress.width",
     "open_dataset": "atomslim.data.dataset",
     "package": "atomslim.inference.package",
     "pool": "atomslim.labelling.pool",

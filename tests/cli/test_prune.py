@@ -143,3 +143,27 @@ def test_a_model_needs_a_place_to_go(files: Path, capsys: pytest.CaptureFixture[
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["prune", "--help"]) == 0
     assert "Example: atomslim prune" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_narrower_model_of_fewer_blocks(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, data = tmp_path / "small.safetensors", ["--data", f"xyz:{files / 'water.xyz'}"]
+    cut = ["-o", str(small), "--blocks", "1", "--width", "edge=12,atom=0.5"]
+    assert prune(files, *cut, *data) == 0
+    printed = capsys.readouterr().out
+    assert "widths: atom 14 → 7, edge 18 → 12, chosen by least-squares" in printed
+    assert "block 1: R² of what" in printed
+    model = load(small)
+    assert [entry["operation"] for entry in model.history] == ["keep blocks", "narrow"]
+    sizes = model.config.model_dump()
+    assert (sizes["emb_size_atom"], sizes["emb_size_edge"], sizes["num_blocks"]) == (7, 12, 1)
+    assert cli.main(["info", str(small)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "widths before atom 14, edge 18, widths after atom 7, edge 12, score least-squares" in shown
+    for given, complaint in (
+        (cut, "--width: channels are chosen on structures: give some with --data"),
+        (["-o", str(small), "--width", "edge", *data], "--width edge: write widths and numbers"),
+        (["-o", str(small), "--width", "edge=3,edge=4", *data], "names a width twice"),
+        (["-o", str(small), "--width", "edge=99", *data], "width edge 99: give a whole number from 1 to 18"),
+    ):
+        assert prune(files, *given) != 0
+        assert complaint in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """Choosing among blocks and finer units: the cheapest for what it saves goes first, on what the data say."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -9,10 +11,14 @@ import pytest
 import torch
 
 from atomslim.atoms import from_ase
-from atomslim.compress.cheapest import Cut, Removal, _Search, cheapest
+from atomslim.compress import costs
+from atomslim.compress.cheapest import Axis, _Search, cheapest
+from atomslim.compress.choice import Removal
 from atomslim.compress.choose import flops, parameters
+from atomslim.compress.cuts import Cut, Measured
+from atomslim.compress.front import write_front
 from atomslim.compress.prune import keep_blocks
-from atomslim.errors import ConfigError
+from atomslim.errors import ConfigError, DataError
 from atomslim.families.jmp import JMP
 from samples import CONSERVATIVE
 from small_models import jmp
@@ -39,7 +45,7 @@ class Priced(_Search):
     FINER: ClassVar[dict[str, float]] = {"a": 0.04, "b": 0.05, "c": 0.06, "d": 0.07}
 
     def __init__(self) -> None:
-        self.none, self.whole, self.counted = Cut((1, 2, 3)), 100, "FLOPs"
+        self.none, self.whole, self.counted, self.seen = Cut((1, 2, 3)), 100, "FLOPs", {}
 
     def count(self, cut: Cut) -> int:
         return 100 - 30 * (3 - len(cut.blocks)) - 9 * len(cut.without)
@@ -97,6 +103,59 @@ def test_speed_and_error_are_kept_to(model: JMP) -> None:
         cheapest(model, waters(1), error=1e-6)
 
 
+def test_widths_and_neighbours_go_like_blocks(model: JMP, tmp_path: Path) -> None:
+    model = keep_blocks(model, 2)
+    data = waters(14)
+    axes: tuple[Axis, ...] = ("blocks", "widths", "neighbours")
+    known = Measured({"model": "of this test"})
+    choice = cheapest(model, data, size=int(0.9 * parameters(model)), axes=axes, known=known)
+    assert dict(choice.cut.widths).keys() <= {"edge", "atom"}
+    tried = {one.name.partition(" ")[0] for one in choice.tried}
+    assert tried == {"nothing", "block", "edge", "atom", "neighbours"}
+    front = choice.front()
+    assert front[0].difference == 0
+    assert all(a.count > b.count and a.difference < b.difference for a, b in pairwise(front))
+    small = choice.apply(model, data)
+    assert parameters(small) == choice.count <= 0.9 * parameters(model)
+    assert small.history[len(model.history)]["chosen"]["for"] == choice.target
+    known.write(tmp_path / "measured.json")
+    again = Measured.read(tmp_path / "measured.json", known.of)
+    assert again.cuts == known.cuts
+    again.value = _known(again)  # type: ignore[method-assign]
+    assert cheapest(model, data, size=int(0.9 * parameters(model)), axes=axes, known=again).cut == choice.cut
+    write_front(choice, tmp_path / "front")
+    written = (tmp_path / "front" / "front.md").read_text(encoding="utf-8")
+    assert written.count("**chosen**") == (choice.cut in {one.cut for one in front})
+    assert "| nothing left out |" in written
+    assert (tmp_path / "front" / "front.png").stat().st_size > 1000
+    with pytest.raises(ConfigError, match=r"was measured with model of this test, not of another: name another file"):
+        Measured.read(tmp_path / "measured.json", {"model": "of another"})
+    (tmp_path / "measured.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no cuts that were measured"):
+        Measured.read(tmp_path / "measured.json", known.of)
+
+
+def _known(measured: Measured) -> Callable[..., float]:
+    def value(cut: Cut, name: str, measure: Callable[[], float]) -> float:
+        del measure  # a target that was met before needs nothing new
+        return measured.cuts[cut][name]
+
+    return value
+
+
+def test_times_and_memory_are_measured(model: JMP, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes: tuple[Axis, ...] = ("blocks", "neighbours")
+    monkeypatch.setattr(costs, "milliseconds", lambda small, _: 10.0 + 10.0 * small.num_blocks)
+    model = keep_blocks(model, 2)
+    assert len(cheapest(model, waters(1), ms=21, axes=axes).cut.blocks) == 1
+    assert len(cheapest(model, waters(1), speed=3, axes=axes).cut.blocks) == 0
+    with pytest.raises(
+        ConfigError, match=r"5 ms: even without .* does not reach it; the nearest is 10 ms \(3.00 × less"
+    ):
+        cheapest(model, waters(1), ms=5, axes=axes)
+    assert costs.megabytes(model, waters(1)[0].to_ase()) >= parameters(model) * 8 / 1e6
+
+
 def test_energies_count_where_no_forces_are_predicted(model: JMP) -> None:
     task = model.task().model_copy(update={"targets": model.task().targets[:1]})
     single = model.with_blocks([1, 2, 3])
@@ -114,7 +173,8 @@ def test_wrong_targets_are_refused(model: JMP) -> None:
         ({"size": 5, "speed": 2.0}, "give one target"),
         ({"speed": 0.5}, "give 1 or more"),
         ({"error": -1.0}, "give 0 or more"),
-        ({"size": 1}, "1 parameters: even without all that can be left out"),
+        ({"size": 1}, "1 parameters: even without all that can be left out .* the nearest is .* parameters"),
+        ({"ms": 0.0}, "at most 0 ms: give more than 0"),
         ({"speed": 2.0, "cutoffs": [4.0]}, "cannot be given another cutoff"),
     ):
         with pytest.raises(ConfigError, match=message):

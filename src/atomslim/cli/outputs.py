@@ -97,7 +97,7 @@ def is_cut(path: Path) -> bool:
     except (AtomslimError, OSError):
         return False
     changes = [operation for operation in done if operation != "read"]
-    return changes[-1:] in (["keep blocks"], ["reduce neighbours"])
+    return changes[-1:] in (["keep blocks"], ["narrow"], ["reduce neighbours"])
 
 
 def _require_apart(output: Path, inputs: Iterable[Path]) -> None:

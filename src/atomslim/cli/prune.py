@@ -1,4 +1,4 @@
-"""`atomslim prune`: a model with fewer blocks, or with fewer neighbours."""
+"""`atomslim prune`: a model with fewer blocks, smaller widths, or fewer neighbours."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -27,7 +27,11 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     max_params: str | None = None,
     speedup: Annotated[float | None, FINITE] = None,
     max_error: Annotated[float | None, FINITE] = None,
+    max_ms: Annotated[float | None, FINITE] = None,
+    max_memory: str | None = None,
     finer: Annotated[bool, Parameter(negative=())] = False,
+    axes: str | None = None,
+    front: Path | None = None,
     cutoffs: str | None = None,
     relevance: Path | None = None,
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
@@ -41,6 +45,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     limit: Annotated[int, COUNT] = 256,
     batch_size: Annotated[int, COUNT] = 8,
     seed: Annotated[int, SEED] = 0,
+    width: str | None = None,
+    channel_score: Literal["least-squares", "activation", "taylor"] = "least-squares",
     neighbours: Annotated[float | None, FINITE] = None,
     scan_neighbours: str | None = None,
     cutoff: Annotated[float | None, FINITE] = None,
@@ -50,7 +56,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     force: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Cut a model's interaction blocks and re-align its readout, or let it take fewer neighbours.
+    """Cut a model's interaction blocks and re-align its readout, make it narrower, or let it take fewer neighbours.
 
     Blocks have their numbers in the original model. Outputs change; what was done is noted in the file.
 
@@ -75,9 +81,19 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     max_error
         Remove blocks and finer units, the cheapest first by what --data says, as long as the full model's answers stay
         as near as this before re-alignment: RMS of forces (0.1 is 10 %), or of targets where there are none.
+    max_ms
+        As --finer, for at most so many ms of the processor for the first structure of --data, its graphs included.
+    max_memory
+        As --finer, for at most so much memory of weights and a prediction of the first structure, as in 500MB or 2GB.
     finer
-        Let --max-params and --speedup choose among blocks and finer units by what leaving out each costs on --data for
-        what it saves; speed is then by FLOPs of the first structure.
+        Let --max-params and --speedup choose among all --axes by what leaving out each costs on --data for what it
+        saves. Speed is then measured on the first structure where widths or neighbours can go, by its FLOPs elsewhere.
+    axes
+        What --finer and the other targets may leave out: some of blocks,units,widths,neighbours, by default all that
+        the family's models have (widths and neighbours: JMP).
+    front
+        A folder for what is measured on the way: measured.json, which the next target with this folder makes use of,
+        and the cuts that no other betters in cost and error (front.md, front.png).
     cutoffs
         With --max-error or --finer: shorter cutoffs in Å to choose among, too, as in 5.5,5,4.5 (SevenNet, CHGNet).
     relevance
@@ -96,8 +112,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     hand_over
         Bring what kept blocks take in after removed ones in line with the full model, on --data (SevenNet, CHGNet).
     data
-        Structures for least squares, --finer, --max-error, --drop-lowest (labelled) or --scan-neighbours (labelled): a
-        dataset or file, as TASK=NAME where the model has several tasks.
+        Structures for least squares, --width, --finer, --max-error, --drop-lowest (labelled) or --scan-neighbours
+        (labelled): a dataset or file, as TASK=NAME where the model has several tasks.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     limit
@@ -106,6 +122,11 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Structures at once.
     seed
         Of the random layer.
+    width
+        Make the model narrower, after any cut of blocks: channels to keep by width, or a share of them, as in
+        edge=512,atom=0.75; they are chosen, and the layers that read them fitted, on --data (JMP).
+    channel_score
+        What --width chooses channels by: the least-squares error without them, their activation, or Taylor expansion.
     neighbours
         Let every task take at most so many main neighbours of an atom (20), or a share of them (0.5).
     scan_neighbours
@@ -124,6 +145,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Print the result as JSON, for programs.
 
     """
+    from atomslim.cli.prune_report import report
+    from atomslim.cli.prune_target import Choices, chosen, parse_axes, require_front
     from atomslim.cli.settings import on_device, opened_data
     from atomslim.compress.force_rows import Weights
     from atomslim.errors import ConfigError
@@ -132,17 +155,20 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     from atomslim.models.registry import located
 
     ways = {"blocks": blocks, "keep": keep, "drop": drop_lowest, "parameters": max_params, "speed": speedup}
-    cuts = any(one is not None for one in (neighbours, without, cutoff, max_error)) or any(
+    cuts = any(one is not None for one in (neighbours, without, cutoff, max_error, max_ms, max_memory, width)) or any(
         value is not None for value in ways.values()
     )
     if cuts == (scan_neighbours is not None):
         raise ConfigError(
-            "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup, --max-error (with or "
-            "without --neighbours, --without or --cutoff), --neighbours, --without, --cutoff or --scan-neighbours"
+            "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup, --max-ms, "
+            "--max-memory, --max-error (with or without --width, --neighbours, --without or --cutoff), --width, "
+            "--neighbours, --without, --cutoff or --scan-neighbours"
         )
     structures: Any = partial(opened_data, data, option) if data else None
+    widths = None if width is None else _widths(width, structures)
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
+    require_front(front, [model, *([relevance] if relevance else [])], data, force=force)
     if scan_neighbours is not None:
         _scan(on_device(model, device), scan_neighbours, structures, output, options, json=json)
         next_step("prune", model, "-o", "small.safetensors", "--neighbours", scan_neighbours.split(",")[0])
@@ -152,29 +178,28 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     whole = on_device(model, device)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     fitting |= {**options, "seed": seed}
-    if finer or max_error is not None or cutoffs is not None:
-        others = {"--relevance": relevance, "--without": without, "--cutoff": cutoff}
-        targets = {"size": max_params, "speed": speedup, "error": max_error}
+    if finer or any(one is not None for one in (max_error, max_ms, max_memory, cutoffs, axes, front)):
+        others = {"--relevance": relevance, "--without": without, "--cutoff": cutoff, "--width": width}
+        targets = {"size": max_params, "speed": speedup, "error": max_error, "ms": max_ms, "memory": max_memory}
         _require_chosen(ways, others, structures)
-        small = _cheapest(whole, targets, cutoffs, realign, structures, fitting, said=not json)
+        of = {"model": checksum(located(model)[0]), "data": list(data), "limit": limit}
+        choices = Choices(targets, parse_axes(axes), cutoffs, front, of)
+        small = chosen(whole, choices, realign, structures, fitting, said=not json)
     else:
         units = [] if without is None else [name.strip() for name in without.split(",")]
-        small = _cut(whole, ways, relevance, score, realign, structures, {**fitting, "without": units})
-    if neighbours is not None:
-        from atomslim.compress.neighbours import with_neighbours
-
-        small = with_neighbours(small, neighbours)
-    if cutoff is not None:
-        from atomslim.compress.cutoff import with_cutoff
-
-        small = with_cutoff(small, cutoff)
-    small.history[len(whole.history)]["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
+        given = {**fitting, "without": units, "narrower": widths is not None}
+        small = _cut(whole, ways, relevance, score, realign, structures, given)
+        if widths is not None:
+            small = _narrowed(small, widths, structures, {"score": channel_score, "seed": seed, **options})
+    small = _with_less(small, neighbours, cutoff)
+    entry = small.history[len(whole.history)]
+    entry["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
     _write(small.cpu(), output, export)
     write_card(small, output)
     if json:
         say_json(_as_dict(output, whole, small))
     else:
-        _report(output, whole, small, speed=speedup is not None and not finer)
+        report(output, whole, small, speed="chosen" not in entry and speedup is not None)
     learn = with_data(data, len(small.tasks))
     next_step("distill", output, model, *learn, "-o", f"runs/{output.stem}", "--budget", "30min")
 
@@ -242,9 +267,10 @@ def _cut(
     from atomslim.errors import ConfigError
 
     scored = ways["drop"] is not None and relevance is None and structures is not None
-    if structures is not None and not scored and realign not in FITTED and not options["hand_over"]:
+    of_use = options.pop("narrower") or scored or realign in FITTED or options["hand_over"]
+    if structures is not None and not of_use:
         raise ConfigError(
-            "--data has no use here: it is for --realign least-squares(-forces), --hand-over, or --drop-lowest"
+            "--data has no use here: it is for --realign least-squares(-forces), --hand-over, --width, or --drop-lowest"
         )
     order: Any = relevance
     if scored:
@@ -279,81 +305,37 @@ def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structur
         raise ConfigError("--finer and --max-error measure what leaving out each costs: give structures with --data")
 
 
-def _cheapest(
-    whole: "BlockModel",
-    targets: Mapping[str, Any],
-    cutoffs: str | None,
-    realign: Any,
-    structures: Any,
-    options: dict[str, Any],
-    *,
-    said: bool,
+def _widths(text: str, structures: Any) -> dict[str, float]:
+    from atomslim.errors import ConfigError
+
+    if structures is None:
+        raise ConfigError("--width: channels are chosen on structures: give some with --data")
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        found = {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise ConfigError(f"--width {text}: write widths and numbers, as in edge=512,atom=0.75") from error
+    if len(found) < len(pairs):
+        raise ConfigError(f"--width {text}: names a width twice")
+    return found
+
+
+def _narrowed(
+    small: "BlockModel", widths: Mapping[str, float], structures: Any, options: dict[str, Any]
 ) -> "BlockModel":
-    """Return the model without what costs least for a target."""
-    from atomslim.cli.settings import numbers
-    from atomslim.compress.cheapest import cheapest
-    from atomslim.compress.choose import parse_count
-    from atomslim.compress.prune import FITTED
+    from atomslim.compress.width import narrow
 
-    size = targets["size"]
-    choice = cheapest(
-        whole,
-        structures(labelled=False),
-        size=None if size is None else parse_count(size),
-        speed=targets["speed"],
-        error=targets["error"],
-        cutoffs=[] if cutoffs is None else numbers("--cutoffs", cutoffs, "5.5,5,4.5"),
-        limit=options["limit"],
-        batch_size=options["batch_size"],
-    )
-    for line in choice.words() if said else ():
-        say(line)
-    looks = realign in FITTED or options["hand_over"]
-    calibration = structures(labelled=False) if looks else None
-    return choice.apply(whole, realign=realign, calibration=calibration, **options)
+    return narrow(small, widths, structures(labelled=False), **options)
 
 
-def _report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
-    from atomslim.compress import choose
+def _with_less(small: "BlockModel", neighbours: float | None, cutoff: float | None) -> "BlockModel":
+    """Return the model with fewer neighbours or a shorter cutoff, where these are given."""
+    from atomslim.compress.cutoff import with_cutoff
+    from atomslim.compress.neighbours import with_neighbours
 
-    say(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}")
-    say(f"{choose.parameters(whole):,} parameters before, {choose.parameters(small):,} after")
-    if speed:
-        say(f"estimated to be {choose.flops(whole) / choose.flops(small):.2f} × as fast, by FLOPs counted on benzene")
-    for entry in small.history[len(whole.history) :]:
-        if entry["operation"] == "keep blocks":
-            for unit in entry.get("without", ()):
-                say(f"without {unit}")
-            say(f"readout: {entry['realign']}")
-        elif entry["operation"] == "shorten cutoff":
-            after = entry["cutoff after"]
-            say(
-                "cutoff: " + ", ".join(f"{task} {entry['cutoff before'][task]:g} → {after[task]:g} Å" for task in after)
-            )
-        else:
-            before, after = entry["neighbours before"], entry["neighbours after"]
-            say("neighbours: " + ", ".join(f"{task} {before[task]} → {after[task]}" for task in after))
-        for branch, fit in entry.get("fit", {}).items():
-            where = f"{fit['rows held out']} held-out rows" if fit["rows held out"] else "the fitted rows"
-            say(
-                f"{branch} readout: R² of the full model's pre-activations {fit['R2 sliced']:.4f} sliced, "
-                f"{fit['R2 fitted']:.4f} fitted, on {where} ({fit['structures']} structures, ridge {fit['ridge']:.0e})"
-            )
-        for one in entry.get("hand-over", ()):
-            kinds = ", ".join(f"{kind} {one['before'][kind]:.3f} → {value:.3f}" for kind, value in one["after"].items())
-            say(f"hand-over to block {one['block']}: R² of values and slopes of {kinds}")
-        if "force fit" in entry:
-            _report_force_fit(entry["force fit"])
-
-
-def _report_force_fit(fit: Mapping[str, Any]) -> None:
-    where = f"{fit['held_out']} held-out structures" if fit["held_out"] else "the fitted structures"
-    before, after = (
-        f"{1000 * fit[when]['energy']:.1f} meV/atom and {1000 * fit[when]['forces']:.1f}"
-        for when in ("before", "after")
-    )
-    steps = f"{len(fit['ridges'])} steps from {fit['began_at']}" if fit["ridges"] else f"no step from {fit['began_at']}"
-    say(f"energies and weighted derivatives: {before} meV/Å sliced, {after} fitted, on {where} ({steps})")
+    if neighbours is not None:
+        small = with_neighbours(small, neighbours)
+    return small if cutoff is None else with_cutoff(small, cutoff)
 
 
 def _scan(
@@ -384,7 +366,3 @@ def _scan(
     plain_console().print(found)
     if output is not None:
         say(f"{output}: the same numbers")
-
-
-def _list(blocks: tuple[int, ...]) -> str:
-    return ", ".join(map(str, blocks)) or "none"

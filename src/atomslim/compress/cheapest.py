@@ -1,12 +1,16 @@
-"""What to leave out for a size, a speed or an error: blocks and finer units one at a time, the cheapest first.
+"""What to leave out for a size, a speed or an error: blocks, finer units, channels, neighbours, the cheapest first.
 
     choice = cheapest(model, "xyz:frames.xyz", speed=1.5)
     small = choice.apply(model, realign="least-squares", calibration="xyz:frames.xyz")
 
 At each step everything that could go is left out by itself, the readout sliced, and measured: its cost is what that
-adds to the difference from the full model's answers on the data, its saving what it takes away of the parameters or of
-the FLOPs, at most as much as is still wanted. The least cost for its saving goes. What turns out not to be needed in
-the end comes back. Labels are not looked at.
+adds to the difference from the full model's answers on the data, its saving what it takes away of parameters, FLOPs,
+measured time or memory, at most as much as is still wanted. The least cost for its saving goes. What turns out not to
+be needed in the end comes back. Labels are not looked at.
+
+Widths go in steps of an eighth, the layers that read them fitted on the full model's inputs; channels are scored once
+for all (`atomslim.compress.channel_scores`). `Choice.apply` chooses them anew in the cut model and fits block by block.
+What was measured can be kept in a file (`atomslim.compress.cuts`), so that another target measures little again.
 
 Finer units, each cheap by itself, may cost more together than the one block that saves as much. So this is done three
 times: among everything, among blocks, and among what is finer; the best that comes out is what is chosen.
@@ -18,8 +22,9 @@ farthest from equilibrium would decide alone.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -27,145 +32,100 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from atomslim.compress.choose import flops, parameters
-from atomslim.compress.cutoff import require_cutoffs, with_cutoff
-from atomslim.compress.prune import Model, keep_blocks
+from atomslim.atoms import AtomsBatch
+from atomslim.compress.channel_scores import ChannelScores, scored
+from atomslim.compress.choice import Choice, Removal
+from atomslim.compress.costs import Counted, cost, words
+from atomslim.compress.cutoff import require_cutoffs
+from atomslim.compress.cuts import Cut, Measured
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
 from atomslim.models.tasks import Target, Task
 
 FORCES = ("conservative_forces", "direct_forces")
 
-Counted = Literal["parameters", "FLOPs"]
+Axis = Literal["blocks", "units", "widths", "neighbours"]
+"""What can be left out: blocks, what is finer within them, channels of atom and edge features, and neighbours."""
+
+STEPS = 8
+"""Steps from a whole width to none."""
+
+SHARES = (0.875, 0.75, 0.625, 0.5)
+"""Of the neighbours that a model takes."""
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Blocks that are kept, finer units that are not, and the cutoff (Å; None: the model's own)."""
-
-    blocks: tuple[int, ...]
-    without: tuple[str, ...] = ()
-    cutoff: float | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """The same for cuts that came about in another order."""
-        return self.blocks, frozenset(self.without), self.cutoff
-
-    def of(self, model: Model, **options: Any) -> Model:
-        """Return the cut model; ``options`` are those of `keep_blocks`."""
-        small = keep_blocks(model, self.blocks, without=self.without, **options)
-        return small if self.cutoff is None else with_cutoff(small, self.cutoff)
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What went, and what the model was then, with all that went before."""
-
-    name: str
-    cut: Cut
-    difference: float
-    """From the full model, as a share of what that says."""
-    count: int
-    """Parameters or FLOPs that are left."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to leave out for a target, and why: every removal in turn, and what the best one left was."""
-
-    cut: Cut
-    target: str
-    counted: Counted
-    whole: int
-    """Parameters or FLOPs of the full model."""
-    removals: tuple[Removal, ...]
-    difference: float
-    """From the full model in the end, before re-alignment."""
-    count: int
-    """Parameters or FLOPs in the end."""
-    needless: tuple[str, ...] = ()
-    """Removals that came back."""
-
-    def apply(self, model: Model, **options: Any) -> Model:
-        """Return the cut model, with this choice in its history; ``options`` are those of `keep_blocks`."""
-        small = self.cut.of(model, **options)
-        small.history[len(model.history)]["chosen"] = self.as_dict()
-        return small
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        steps = [
-            {"without": one.name, "difference": one.difference, f"{self.counted} left": one.count / self.whole}
-            for one in self.removals
-        ]
-        return {
-            "for": self.target,
-            "by": "least difference for what is saved, among everything, blocks only and finer units only",
-            "steps": steps,
-            "came back": list(self.needless),
-            "difference": self.difference,
-            f"{self.counted} left": self.count / self.whole,
-        }
-
-    def words(self) -> Iterator[str]:
-        """Say what went and why."""
-        for one in self.removals:
-            yield f"without {one.name}: {self._state(one.difference, one.count)}"
-        for name in self.needless:
-            yield f"{name} came back: the target is met with it"
-        if self.needless:
-            yield f"in the end: {self._state(self.difference, self.count)}"
-
-    def _state(self, difference: float, count: int) -> str:
-        share = count / self.whole
-        return f"{difference:.1%} from the full model before re-alignment, {share:.0%} of its {self.counted} left"
-
-
-def cheapest(
+def cheapest(  # noqa: PLR0913 - targets, and what may go for them
     model: BlockModel,
     data: TaskedData,
     *,
     size: int | None = None,
     speed: float | None = None,
     error: float | None = None,
+    ms: float | None = None,
+    memory: float | None = None,
+    axes: Collection[Axis] = ("blocks", "units"),
     cutoffs: Sequence[float] = (),
     limit: int = 64,
     batch_size: int = 8,
+    known: Measured | None = None,
 ) -> Choice:
-    """Choose blocks and finer units to leave out for one target.
+    """Choose what to leave out for one target.
 
     Args:
         model: the full model.
         data: structures, by task where the model has several; labels are not looked at.
         size: at most so many parameters.
-        speed: so many times as fast, by FLOPs counted on the first structure.
+        speed: so many times as fast on the first structure: by FLOPs, or, with widths or neighbours, which FLOPs do not
+            tell the worth of, as measured.
         error: as fast as can be with at most this difference from the full model before re-alignment; 0.1 is 10 %.
+        ms: at most so many milliseconds for the first structure, as measured.
+        memory: at most so many megabytes for weights and a prediction of the first structure, as measured.
+        axes: what may be left out; a family's models may not have all of it.
         cutoffs: shorter cutoffs (Å) to choose among, too.
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once.
+        known: what was measured before of this model on these data; what is measured now is added.
 
     Raises:
-        ConfigError: no target or several, one that cannot be reached, or cutoffs that the model cannot have.
+        ConfigError: no target or several, one that cannot be reached (the nearest is named), or cutoffs that the model
+            cannot have.
         DataError: data that are not there or cannot be read.
 
     """
-    _require_target(size, speed, error)
+    _require_target(size=size, speed=speed, error=error, ms=ms, memory=memory)
     require_cutoffs(model, cutoffs)
-    counted: Counted = "FLOPs" if size is None else "parameters"
-    search = _Search(model, _Answers.of(model, data, limit, batch_size), counted, tuple(cutoffs))
+    timed = ms is not None or (size is None and memory is None and _beyond_flops(model, axes))
+    counted: Counted = "parameters" if size is not None else "MB" if memory is not None else "ms" if timed else "FLOPs"
+    answers = _Answers.of(model, data, limit, batch_size)
+    search = _Search(model, answers, counted, tuple(cutoffs), axes, known)
     if error is not None:
         return search.within(error)
-    if size is not None:
-        return search.down_to(size, f"{size:,} parameters")
-    return search.down_to(int(search.whole / (speed or 1.0)), f"speed-up {speed:g}")
+    if speed is not None:
+        return search.down_to(search.whole / speed, f"speed-up {speed:g}")
+    most = next(float(value) for value in (size, ms, memory) if value is not None)
+    return search.down_to(most, f"{most:,.0f} {counted}" if counted == "parameters" else f"{most:g} {counted}")
 
 
-def _require_target(size: int | None, speed: float | None, error: float | None) -> None:
-    if sum(value is not None for value in (size, speed, error)) != 1:
-        raise ConfigError("give one target: a number of parameters, a speed-up or a largest difference")
+def _beyond_flops(model: BlockModel, axes: Collection[Axis]) -> bool:
+    """Whether something can go that counted FLOPs do not tell the worth of."""
+    of = family_of(model)
+    narrower = "widths" in axes and bool(of.feature_widths(model))
+    return narrower or ("neighbours" in axes and "neighbour caps" in of.capabilities)
+
+
+def _require_target(**targets: float | None) -> None:
+    if sum(value is not None for value in targets.values()) != 1:
+        raise ConfigError(
+            "give one target: a number of parameters, a speed-up, a time, a memory or a largest difference"
+        )
+    speed, error = targets["speed"], targets["error"]
+    for name, unit in (("ms", "ms"), ("memory", "MB")):
+        value = targets[name]
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"at most {value:g} {unit}: give more than 0")
     if speed is not None and not 1 <= speed < float("inf"):
         raise ConfigError(f"speed-up {speed:g}: give 1 or more")
     if error is not None and not 0 <= error < float("inf"):
@@ -189,6 +149,10 @@ class _Answers:
             for batch in batches(full, task, some, batch_size)
         ]
         return cls(full, given, next(iter(samples.values()))[0].to_ase())
+
+    def structures(self) -> list[tuple[AtomsBatch, Any, str]]:
+        """Return the batches as channels are scored on them."""
+        return [(batch.atoms, batch.topology, task) for task, batch, _ in self.given]
 
     def difference(self, small: BlockModel, *, graphs: bool) -> float:
         """Return the mean over tasks and targets; ``graphs`` says that the model has those of the full one."""
@@ -253,30 +217,51 @@ _WAYS: tuple[Allowed, ...] = (_everything, _blocks_only, _finer_only)
 class _Search:
     """Removes one thing after the other."""
 
-    def __init__(self, model: BlockModel, answers: _Answers, counted: Counted, cutoffs: tuple[float, ...]) -> None:
-        self.model, self.answers, self.counted, self.cutoffs = model, answers, counted, cutoffs
+    def __init__(
+        self,
+        model: BlockModel,
+        answers: _Answers,
+        counted: Counted,
+        cutoffs: tuple[float, ...] = (),
+        axes: Collection[Axis] = ("blocks", "units"),
+        known: Measured | None = None,
+    ) -> None:
+        self.model, self.answers, self.counted = model, answers, counted
+        self.cutoffs, self.axes, self.known = cutoffs, axes, Measured() if known is None else known
         self.none = Cut(model.block_ids)
-        self.counts: dict[Any, int] = {}
-        self.differences: dict[Any, float] = {}
+        self.seen: dict[Cut, Removal] = {}
+        self.narrower: dict[tuple[tuple[str, int], ...], BlockModel] = {}
         self.whole = self.count(self.none)
 
-    def count(self, cut: Cut) -> int:
-        """Return the parameters or FLOPs of a cut."""
-        if cut.key not in self.counts:
-            small = cut.of(self.model)
-            least = parameters(small) if self.counted == "parameters" else flops(small, self.answers.first)
-            self.counts[cut.key] = least
-        return self.counts[cut.key]
+    @cached_property
+    def scores(self) -> ChannelScores:
+        """Scores of the full model's channels."""
+        return scored(self.model, self.answers.structures())
 
-    def down_to(self, most: int, target: str) -> Choice:
-        """Remove until no more than this many parameters or FLOPs are left, in the way that differs least."""
+    def cut(self, cut: Cut) -> BlockModel:
+        """Return a cut of the model, its channels fitted on the full model's inputs, its readout sliced."""
+        if cut.widths not in self.narrower:
+            widths = dict(cut.widths)
+            self.narrower[cut.widths] = self.scores.narrowed(self.scores.kept(widths)) if widths else self.model
+        return replace(cut, widths=()).of(self.narrower[cut.widths])
+
+    def count(self, cut: Cut) -> float:
+        """Return the parameters, FLOPs, ms or MB of a cut."""
+        return self.known.value(cut, self.counted, lambda: cost(self.cut(cut), self.counted, self.answers.first))
+
+    def down_to(self, most: float, target: str) -> Choice:
+        """Remove until no more than this is left, in the way that differs least."""
         found = [self._down_to(most, allowed) for allowed in _WAYS]
         choices = [self.choice(removals, target, most) for removals in found if removals[-1].count <= most]
         if not choices:
-            raise ConfigError(f"{target}: even without all that can be left out the model does not reach it")
+            least = min(removals[-1].count for removals in found)
+            raise ConfigError(
+                f"{target}: even without all that can be left out the model does not reach it; the nearest is "
+                f"{words(least, self.counted)} ({self.whole / least:.2f} × less)"
+            )
         return min(choices, key=lambda choice: choice.difference)
 
-    def _down_to(self, most: int, allowed: Allowed) -> list[Removal]:
+    def _down_to(self, most: float, allowed: Allowed) -> list[Removal]:
         removals = [Removal("nothing", self.none, 0.0, self.whole)]
         while removals[-1].count > most:
             here = removals[-1]
@@ -319,24 +304,50 @@ class _Search:
 
     def measured(self, name: str, cut: Cut) -> Removal:
         """Measure a cut."""
-        if cut.key not in self.differences:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AtomslimWarning)
-                small = cut.of(self.model)
-                self.differences[cut.key] = self.answers.difference(small, graphs=cut.cutoff is None)
-        return Removal(name, cut, self.differences[cut.key], self.count(cut))
+        same = cut.cutoff is None and cut.neighbours is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AtomslimWarning)
+            difference = self.known.value(
+                cut, "difference", lambda: self.answers.difference(self.cut(cut), graphs=same)
+            )
+        self.seen[cut] = Removal(name, cut, difference, self.count(cut))
+        return self.seen[cut]
 
     def further(self, cut: Cut) -> Iterator[tuple[str, Cut]]:
         """Give what else could go, by name."""
-        for block in cut.blocks:
+        for block in cut.blocks if "blocks" in self.axes else ():
             yield f"block {block}", replace(cut, blocks=tuple(one for one in cut.blocks if one != block))
-        for unit in replace(cut, cutoff=None).of(self.model).fine_units:
-            yield unit, replace(cut, without=(*cut.without, unit))
+        if "units" in self.axes:
+            for unit in Cut(cut.blocks, cut.without).of(self.model).fine_units:
+                yield unit, replace(cut, without=(*cut.without, unit))
+        if "widths" in self.axes:
+            yield from self._narrower(cut)
+        if "neighbours" in self.axes and "neighbour caps" in family_of(self.model).capabilities:
+            yield from self._fewer(cut)
         for cutoff in self.cutoffs:
             if cut.cutoff is None or cutoff < cut.cutoff:
                 yield f"edges beyond {cutoff:g} Å", replace(cut, cutoff=cutoff)
 
-    def choice(self, removals: Sequence[Removal], target: str, most: int | None) -> Choice:
+    def _narrower(self, cut: Cut) -> Iterator[tuple[str, Cut]]:
+        """Give the next step of the widths of features."""
+        of = family_of(self.model)
+        there = of.widths(self.model)
+        for name in of.feature_widths(self.model):
+            now = dict(cut.widths).get(name, there[name])
+            step = max(there[name] // STEPS // 8 * 8, min(8, max(there[name] // STEPS, 1)))
+            if now > step:
+                widths = tuple(sorted((dict(cut.widths) | {name: now - step}).items()))
+                yield f"{name} channels {now} → {now - step}", replace(cut, widths=widths)
+
+    def _fewer(self, cut: Cut) -> Iterator[tuple[str, Cut]]:
+        """Give the next smaller number of neighbours."""
+        most = max(task.graph.typical_neighbours or 0 for task in self.model.tasks.values())
+        now = most if cut.neighbours is None else cut.neighbours
+        fewer = [number for share in SHARES if 1 <= (number := int(share * most)) < now]
+        if fewer:
+            yield f"neighbours {now} → {fewer[0]}", replace(cut, neighbours=fewer[0])
+
+    def choice(self, removals: Sequence[Removal], target: str, most: float | None) -> Choice:
         """Put back what is not needed, the dearest first, and say what went."""
         cut, needless = removals[-1].cut, list[str]()
         steps = sorted(pairwise(removals), key=lambda pair: pair[0].difference - pair[1].difference)
@@ -346,11 +357,19 @@ class _Search:
                 cut, needless = fuller, [*needless, after.name]
         difference = self.measured("", cut).difference if needless else removals[-1].difference
         return Choice(
-            cut, target, self.counted, self.whole, tuple(removals[1:]), difference, self.count(cut), tuple(needless)
+            cut,
+            target,
+            self.counted,
+            self.whole,
+            tuple(removals[1:]),
+            difference,
+            self.count(cut),
+            tuple(needless),
+            (removals[0], *self.seen.values()),
         )
 
 
-def _price(here: Removal, there: Removal, wanted: int) -> float:
+def _price(here: Removal, there: Removal, wanted: float) -> float:
     """Return what a removal costs for what it saves, as far as that is wanted."""
     return (there.difference - here.difference) / min(here.count - there.count, wanted)
 
@@ -360,5 +379,10 @@ def _with(cut: Cut, before: Cut, after: Cut) -> Cut:
     back = set(before.blocks) - set(after.blocks)
     blocks = tuple(sorted({*cut.blocks, *back}))
     without = tuple(unit for unit in cut.without if unit in before.without or unit not in after.without)
-    changed = before.cutoff != after.cutoff and cut.cutoff == after.cutoff
-    return Cut(blocks, without, before.cutoff if changed else cut.cutoff)
+    cutoff = before.cutoff if cut.cutoff == after.cutoff else cut.cutoff
+    neighbours = before.neighbours if cut.neighbours == after.neighbours else cut.neighbours
+    wider = {name: size for name, size in after.widths if (name, size) in cut.widths}
+    earlier = dict(before.widths)
+    kept = ((name, earlier.get(name) if name in wider else size) for name, size in cut.widths)
+    widths = tuple((name, size) for name, size in kept if size is not None)
+    return Cut(blocks, without, cutoff, widths, neighbours)

@@ -8,7 +8,8 @@
 | F, E | outputs | normalised forces, and energies or other numbers of structures, of each structure's own task |
 | g(f) | readout | features after the readout of atoms (node-to-node) and of edges (edge-to-edge) |
 | f_i | features | features of block i before the readout, for the blocks that both models have, embedding included |
-| P | projections | learned linear maps where the widths of teacher and student differ; none where they agree |
+| P | projections | learned linear maps where the widths of teacher and student differ; none where they agree. Where |
+| | | the student's channels were chosen among the teacher's, P begins as what puts each in its place |
 | (∂F/∂r) | | random rows of the Hessian, one per structure (arXiv 2501.09009) |
 
 ‖·‖₁ is the mean absolute value over rows and components. Where both have the same graphs, one topology is made for
@@ -16,8 +17,9 @@ both. A student with a shorter cutoff, or fewer neighbours, has graphs of its ow
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
+from atomslim.compress.width import chosen_features
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
@@ -101,6 +104,8 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     """Return a linear map from the student's features to the teacher's wherever their widths differ.
 
     Those of the readout are called ``node`` and ``edge``, those of blocks ``node 3`` by their number in the original.
+    Where the student's history says which of the teacher's channels it kept, a map begins as the selection: each
+    channel in its place, the others zero. It is orthogonal: PᵀP = 1.
     """
     ours, theirs = student.readout_maps(), teacher.readout_maps()
     both = [branch for branch in ours if branch in theirs]
@@ -112,9 +117,23 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
         )
         pairs |= {f"{branch} {block}": (mine[block], other[block]) for block in mine.keys() & other.keys()}
     weight = next(student.parameters())
-    return nn.ModuleDict(
+    maps = nn.ModuleDict(
         {name: nn.Linear(*widths, bias=False).to(weight) for name, widths in pairs.items() if widths[0] != widths[1]}
     )
+    chosen = chosen_features(student, teacher)
+    for name, map_ in maps.items():
+        branch, _, block = name.partition(" ")
+        places = chosen.get(branch if block else f"{branch} readout")
+        if places is not None and len(places) == cast("nn.Linear", map_).in_features:
+            _select(cast("nn.Linear", map_), places)
+    return maps
+
+
+@torch.no_grad()
+def _select(map_: nn.Linear, places: Sequence[int]) -> None:
+    """Let a map put each channel in its place."""
+    map_.weight.zero_()
+    map_.weight[list(places), range(len(places))] = 1.0
 
 
 def on_graphs_of(model: BlockModel, batch: Batch) -> Batch:

@@ -101,7 +101,7 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
         entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
         if realign == "least-squares-forces":
             require_conservative(model, opened)
-        structures = partial(_structures, model, opened, limit, batch_size)
+        structures = partial(calibration_structures, model, opened, limit, batch_size)
         if hand_over:
             maps = fit_hand_over(small, model, lambda: _unnamed(structures()), directions=directions, seed=seed or 0)
             entry["hand-over"] = [one.as_dict() for one in maps]
@@ -157,9 +157,10 @@ def _draw_readout(small: BlockModel, seed: int | None) -> None:
             readout.draw()
 
 
-def _structures(
+def calibration_structures(
     model: BlockModel, calibration: dict[str, Dataset], limit: int, batch_size: int
 ) -> Iterator[tuple[AtomsBatch, Any, str]]:
+    """Give batches of the structures of each task, their graphs and the task; at least one is there to be held out."""
     for task, dataset in calibration.items():
         samples = spread_out(dataset, limit)
         size = min(batch_size, max(1, len(samples) // HELD_OUT))  # so that there is a batch to hold out

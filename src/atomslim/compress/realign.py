@@ -199,7 +199,7 @@ def summed(small: BlockModel, full: BlockModel, batches: Iterable[tuple[AtomsBat
     maps, wholes = _maps(small, full)
     branches = {name: _Branch.of(readout) for name, readout in maps.items()}
     structures = 0
-    with _inference(small), _inference(full):
+    with inference(small), inference(full):
         for number, (batch, topology) in enumerate(batches, start=1):
             kept, whole = small.features(batch, topology), full.features(batch, topology)
             for name, branch in branches.items():
@@ -226,7 +226,7 @@ def _maps(small: BlockModel, full: BlockModel) -> tuple[dict[str, ReadoutMap], d
 
 
 @contextmanager
-def _inference(model: BlockModel) -> Iterator[None]:
+def inference(model: BlockModel) -> Iterator[None]:
     """Switch off dropout and gradients for a while."""
     was_training = model.training
     model.eval()

@@ -20,6 +20,9 @@ from atomslim.models.model_file import load
 from atomslim.models.scope import NOTED
 from atomslim.report.console import plain_console
 
+UNSHOWN = {"notes", "channels", "layers"}
+"""What of an entry of the history is said elsewhere, or too long for a line."""
+
 CONVENTION = "Parameters are the weights that training changes; fitted scale factors and other buffers are not counted."
 
 
@@ -169,7 +172,13 @@ def _sizes_table(sizes: dict[str, Any]) -> Table:
 
 
 def _one_line(entry: dict[str, Any]) -> str:
-    shown = {key: value for key, value in entry.items() if key != "notes" and value not in (None, [], {})}
+    shown = {key: value for key, value in entry.items() if key not in UNSHOWN and value not in (None, [], {})}
     if NOTED in shown:
         shown[NOTED] = {task: " ".join(noted) for task, noted in shown[NOTED].items()}
-    return ", ".join(_one_line(value) if isinstance(value, dict) else f"{key} {value}" for key, value in shown.items())
+    return ", ".join(_pair(key, value) for key, value in shown.items())
+
+
+def _pair(key: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{key} {value}"
+    return f"{key} {_one_line(value)}" if key.startswith("widths") else _one_line(value)

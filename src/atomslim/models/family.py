@@ -19,6 +19,7 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.errors import ConfigError
+from atomslim.models.channels import ChannelLayout, Kept
 from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
@@ -35,6 +36,7 @@ Capability = Literal[
     "pre-training",
     "shorter cutoff",
     "hand-over",
+    "widths",
 ]
 
 _REFUSALS: dict[Capability, str] = {
@@ -44,6 +46,7 @@ _REFUSALS: dict[Capability, str] = {
     "packages": "cannot be compiled into packages",
     "export": "cannot be written in a format of their own: save them as .safetensors",
     "hand-over": "have blocks that pass their input on unchanged, too, so that no map of it fits into their weights",
+    "widths": "cannot be made narrower here: only blocks and what is finer (atomslim info) can be left out",
     "shorter cutoff": "cannot be given another cutoff without training: only their edges could be fewer",
     "pre-training": "cannot be made from sizes: give a trained one to go on with",
 }
@@ -200,6 +203,40 @@ class Family:
 
     def fit(self, model: "BlockModel", batch: AtomsBatch, topology: Any) -> None:
         """Fit on a batch what is fitted before training: *pre-training*."""
+
+    def widths(self, model: "BlockModel") -> dict[str, int]:
+        """Return the sizes that can be cut, by name: *widths*; none where models have no such."""
+        del model
+        return {}
+
+    def feature_widths(self, model: "BlockModel") -> tuple[str, ...]:
+        """Name the widths of the features of all blocks, which most of the cost depends on: *widths*."""
+        del model
+        return ()
+
+    def check_widths(self, model: "BlockModel", widths: Mapping[str, int]) -> None:
+        """Raise ConfigError for widths, each no larger than the model's, that do not go together: *widths*."""
+
+    def channels(self, model: "BlockModel") -> ChannelLayout:
+        """Say where the channels of each width are: *widths*."""
+        raise NotImplementedError
+
+    def feature_streams(self, model: "BlockModel") -> dict[str, str]:
+        """Name the streams of the features that are compared in distillation: *widths*.
+
+        ``node`` and ``edge`` (features of all blocks), ``node readout`` and ``edge readout`` → stream.
+        """
+        del model
+        return {}
+
+    def narrowed(self, model: "BlockModel", kept: Kept) -> "BlockModel":
+        """Return a copy with these channels only, all numbers that stay as they are: *widths*."""
+        raise NotImplementedError
+
+    def basis_rows(self, model: "BlockModel", batch: AtomsBatch, topology: Any) -> dict[str, Tensor]:
+        """Return what the model's basis functions are on a batch, (rows, functions), by stream: *widths*."""
+        del model, batch, topology
+        return {}
 
     # -- provided
 

@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 
 from atomslim.atoms import from_ase
-from atomslim.compress.cheapest import Cut
+from atomslim.compress.cuts import Cut
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Family

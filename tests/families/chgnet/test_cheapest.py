@@ -9,8 +9,10 @@ from ase.io import write
 
 import atomslim
 from atomslim.cli import main as cli
-from atomslim.compress.cheapest import Choice, Cut, Removal, _Answers, _Search, cheapest
+from atomslim.compress.cheapest import _Answers, _Search, cheapest
+from atomslim.compress.choice import Choice, Removal
 from atomslim.compress.choose import parameters
+from atomslim.compress.cuts import Cut
 from atomslim.families.chgnet.model import CHGNet
 from chgnet_models import package_model, saved
 

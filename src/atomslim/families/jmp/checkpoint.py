@@ -140,6 +140,11 @@ def write_jmp(model: JMP, path: str | os.PathLike[str]) -> None:
         raise ConfigError(
             "JMP's format has no place for a basis cutoff other than 12 Å: save the model as .safetensors"
         )
+    if model.config.narrows and model.config.emb_size_edge == model.config.emb_size_atom:
+        raise ConfigError(
+            "JMP's format has no place for a layer between edge and atom features of one width: cut them to two "
+            "widths, or save the model as .safetensors"
+        )
     names = Layout.of_tasks(list(model.tasks.values()), model.heads_without_bias).names(model.config, list(model.tasks))
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     tensors = {name.jmp: _written(name, state) for name in names}

@@ -16,6 +16,7 @@ from atomslim.families.jmp import embedded
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.models.block_model import BlockModel
+from atomslim.models.channels import ChannelLayout, Kept
 from atomslim.models.family import Capability, Family
 from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
@@ -43,7 +44,7 @@ class JMPFamily(Family):
     config: ClassVar[type[BaseModel]] = JMPConfig
     graph_settings: ClassVar[type[GraphSettings]] = JMPGraphSettings
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {"fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training"}
+        {"fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training", "widths"}
     )
     embedded: ClassVar[tuple[str, ...]] = embedded.NAMES
     rates: ClassVar[Mapping[str, float]] = MappingProxyType(
@@ -143,6 +144,48 @@ class JMPFamily(Family):
         from atomslim.families.jmp.checkpoint import write_jmp  # noqa: PLC0415
 
         write_jmp(_jmp(model), path)
+
+    def widths(self, model: BlockModel) -> dict[str, int]:
+        """Return the widths of atom and edge features, of messages and of basis functions."""
+        from atomslim.families.jmp.channels import widths  # noqa: PLC0415
+
+        return widths(_jmp(model))
+
+    def feature_widths(self, model: BlockModel) -> tuple[str, ...]:
+        """Name those of edges and atoms; none where they are one, so that they cannot be cut one by one."""
+        return ("edge", "atom") if _jmp(model).config.narrows else ()
+
+    def check_widths(self, model: BlockModel, widths: Mapping[str, int]) -> None:
+        """Where atom and edge features have the same channels, they keep the same."""
+        chosen = self.widths(model) | dict(widths)
+        if not _jmp(model).config.narrows and chosen["atom"] != chosen["edge"]:
+            raise ConfigError(
+                f"widths atom {chosen['atom']} and edge {chosen['edge']}: this model's atom and edge features are one: "
+                "give both the same width"
+            )
+
+    def channels(self, model: BlockModel) -> ChannelLayout:
+        """Say where the channels are."""
+        from atomslim.families.jmp.channels import layout  # noqa: PLC0415
+
+        return layout(_jmp(model))
+
+    def feature_streams(self, model: BlockModel) -> dict[str, str]:
+        """Name the streams of atom and edge features and of their readouts."""
+        readouts = {f"{branch} readout": f"{branch} readout" for branch in _jmp(model).readout}
+        return {"node": "atom", "edge": "edge" if _jmp(model).config.narrows else "atom", **readouts}
+
+    def narrowed(self, model: BlockModel, kept: Kept) -> BlockModel:
+        """Return a copy with these channels only."""
+        from atomslim.families.jmp.channels import narrowed  # noqa: PLC0415
+
+        return narrowed(_jmp(model), kept)
+
+    def basis_rows(self, model: BlockModel, batch: AtomsBatch, topology: Any) -> dict[str, Tensor]:
+        """Return the projections of the radial basis."""
+        from atomslim.families.jmp.channels import basis_rows  # noqa: PLC0415
+
+        return basis_rows(_jmp(model), batch, topology)
 
     def fresh(self, config: Any, tasks: Sequence[Task], regularisation: Mapping[str, float]) -> BlockModel:
         """Return a new model, with an edge branch where a task has direct forces."""

@@ -247,7 +247,7 @@ def _atom_update(jmp: str, ours: str, config: GemNetOCConfig) -> Iterator[Name]:
 
 
 def _update_layers(jmp: str, ours: str, config: GemNetOCConfig) -> Iterator[Name]:
-    narrows = config.emb_size_edge != config.emb_size_atom
+    narrows = config.narrows
     if narrows:
         yield _linear(jmp + "0", ours + "dense")
     yield from _residuals(jmp, ours + "layers.", config.num_atom, first=int(narrows))

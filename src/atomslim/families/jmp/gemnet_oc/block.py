@@ -36,8 +36,7 @@ class AtomUpdate(nn.Module):
         super().__init__()
         self.radial = Linear(config.emb_size_rbf, config.emb_size_edge)
         self.scale = ScaleFactor()
-        same = config.emb_size_edge == config.emb_size_atom
-        self.dense = None if same else Linear(config.emb_size_edge, config.emb_size_atom)
+        self.dense = Linear(config.emb_size_edge, config.emb_size_atom) if config.narrows else None
         self.layers = residuals(config.num_atom, config.emb_size_atom, config.dropout)
         self.edge_dropout = config.edge_dropout
 

@@ -43,8 +43,16 @@ class GemNetOCConfig(BaseModel):
     num_global_out_layers: int = Field(default=2, ge=0, le=DEEPEST, description="residual layers of the readout")
     direct_forces: bool = Field(default=True, description="carry the edge branch that direct forces are read from")
     basis_cutoff: float = Field(default=12.0, gt=0, description="distance at which every radial basis ends (Å)")
+    always_narrows: bool = Field(
+        default=False, description="a layer from edge to atom width also where the two are equal"
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the branch of every residual layer")
     edge_dropout: float = Field(default=0.0, ge=0, lt=1, description="edges left out of each sum of edges into atoms")
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a layer leads from sums of edge features to atom features: JMP leaves it out where widths agree."""
+        return self.always_narrows or self.emb_size_edge != self.emb_size_atom
 
     @property
     def least_tensors(self) -> int:

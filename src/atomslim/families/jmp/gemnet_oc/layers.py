@@ -87,6 +87,16 @@ class PairLinear(nn.Module):
         ends += (h @ from_target.T)[target]
         return torch.addmm(ends, x, from_edge.T)
 
+    @staticmethod
+    def side_by_side(
+        h: Float[Tensor, "n atom_features"],
+        x: Float[Tensor, "e edge_features"],
+        source: Int[Tensor, " e"],
+        target: Int[Tensor, " e"],
+    ) -> Float[Tensor, "e in_features"]:
+        """Return [h_s ; h_t ; x], one row for each edge."""
+        return torch.cat([h[source], h[target], x], dim=1)
+
 
 class ScaleFactor(nn.Module):
     """A stored number that brings the variance of a step's output back to that of its input; 0 means "not fitted".

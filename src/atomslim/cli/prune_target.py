@@ -1,0 +1,84 @@
+"""The targets of `atomslim prune` that choose among everything that can be left out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from atomslim.terminal import say
+
+if TYPE_CHECKING:
+    from atomslim.models.block_model import BlockModel
+
+MEASURED = "measured.json"
+"""In the folder of --front."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """For what is chosen, among what, and where it is kept what was measured of which model and data."""
+
+    targets: Mapping[str, Any]
+    axes: tuple[Any, ...]
+    cutoffs: str | None
+    front: Path | None
+    of: dict[str, Any]
+
+
+def chosen(
+    whole: "BlockModel", choices: Choices, realign: Any, structures: Any, options: dict[str, Any], *, said: bool
+) -> "BlockModel":
+    """Return the model without what costs least for a target."""
+    from atomslim.benchmarking.machine import machine
+    from atomslim.cli.settings import byte_count, numbers
+    from atomslim.compress.cheapest import cheapest
+    from atomslim.compress.choose import parse_count
+    from atomslim.compress.cuts import Measured
+    from atomslim.compress.front import write_front
+    from atomslim.compress.prune import FITTED
+
+    targets = dict(choices.targets)
+    targets |= {"size": None if targets["size"] is None else parse_count(targets["size"])}
+    targets |= {"memory": None if targets["memory"] is None else byte_count("--max-memory", targets["memory"]) / 1e6}
+    cutoffs = [] if choices.cutoffs is None else numbers("--cutoffs", choices.cutoffs, "5.5,5,4.5")
+    limits = {name: options[name] for name in ("limit", "batch_size")}
+    of = {**choices.of, "machine": machine(next(whole.parameters()).device)}
+    kept = None if choices.front is None else choices.front / MEASURED
+    known = Measured(of) if kept is None else Measured.read(kept, of)
+    data = structures(labelled=False)
+    try:
+        choice = cheapest(whole, data, **targets, axes=choices.axes, cutoffs=cutoffs, known=known, **limits)
+    finally:
+        if kept is not None and known.cuts:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            known.write(kept)
+    for line in choice.words() if said else ():
+        say(line)
+    if choices.front is not None:
+        write_front(choice, choices.front)
+    if choices.front is not None and said:
+        say(f"{choices.front}: {len(choice.front())} of {len(choice.tried)} cuts that no other betters")
+    looks = realign in FITTED or options["hand_over"]
+    return choice.apply(whole, data, realign=realign, calibration=data if looks else None, **options)
+
+
+def parse_axes(text: str | None) -> tuple[str, ...]:
+    """Understand --axes; all of them by default."""
+    from atomslim.compress.cheapest import Axis
+    from atomslim.errors import ConfigError
+
+    known = get_args(Axis)
+    names = known if text is None else tuple(part.strip() for part in text.split(","))
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise ConfigError(f"--axes {text}: no axis {wrong[0]!r}: name some of {','.join(known)}")
+    return names
+
+
+def require_front(front: Path | None, files: list[Path], data: tuple[str, ...], *, force: bool) -> None:
+    """Refuse a folder whose files are not to be written, before anything is computed."""
+    from atomslim.cli.outputs import has_report, read_from, require_folder
+
+    if front is not None:
+        own = has_report({"of", "cuts"}, MEASURED)
+        require_folder(front, (MEASURED, "front.md", "front.png"), read_from(*files, *data), force=force, own=own)

@@ -1,0 +1,84 @@
+"""What was chosen to be left out of a model for a target, and why."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from atomslim.compress.costs import Counted
+from atomslim.compress.cuts import Cut
+from atomslim.compress.prune import Model
+from atomslim.evaluation.batches import TaskedData
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What went, and what the model was then, with all that went before."""
+
+    name: str
+    cut: Cut
+    difference: float
+    """From the full model, as a share of what that says."""
+    count: float
+    """Parameters, FLOPs, ms or MB that are left."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to leave out for a target, and why: every removal in turn, and what the best one left was."""
+
+    cut: Cut
+    target: str
+    counted: Counted
+    whole: float
+    """Parameters, FLOPs, ms or MB of the full model."""
+    removals: tuple[Removal, ...]
+    difference: float
+    """From the full model in the end, before re-alignment."""
+    count: float
+    """Parameters, FLOPs, ms or MB in the end."""
+    needless: tuple[str, ...] = ()
+    """Removals that came back."""
+    tried: tuple[Removal, ...] = ()
+    """Everything that was measured on the way."""
+
+    def apply(self, model: Model, data: TaskedData | None = None, **options: Any) -> Model:
+        """Return the cut model, with this choice in its history; arguments are those of `Cut.of`."""
+        small = self.cut.of(model, data, **options)
+        small.history[len(model.history)]["chosen"] = self.as_dict()
+        return small
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        steps = [
+            {"without": one.name, "difference": one.difference, f"{self.counted} left": one.count / self.whole}
+            for one in self.removals
+        ]
+        return {
+            "for": self.target,
+            "by": "least difference for what is saved, among everything, blocks only and finer units only",
+            "steps": steps,
+            "came back": list(self.needless),
+            "difference": self.difference,
+            f"{self.counted} left": self.count / self.whole,
+        }
+
+    def words(self) -> Iterator[str]:
+        """Say what went and why."""
+        for one in self.removals:
+            yield f"without {one.name}: {self._state(one.difference, one.count)}"
+        for name in self.needless:
+            yield f"{name} came back: the target is met with it"
+        if self.needless:
+            yield f"in the end: {self._state(self.difference, self.count)}"
+
+    def _state(self, difference: float, count: float) -> str:
+        share = count / self.whole
+        return f"{difference:.1%} from the full model before re-alignment, {share:.0%} of its {self.counted} left"
+
+    def front(self) -> list[Removal]:
+        """Return the cuts that no other one measured betters in both cost and difference, the nearest first."""
+        best: list[Removal] = []
+        for one in sorted(self.tried, key=lambda one: (one.difference, one.count)):
+            if not best or one.count < best[-1].count:
+                best.append(one)
+        return best

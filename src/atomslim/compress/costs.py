@@ -1,0 +1,72 @@
+"""What one prediction of a model costs, in the unit of a target: weights, FLOPs, measured time or measured memory."""
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from ase import Atoms
+
+from atomslim.atoms import from_ase
+from atomslim.benchmarking.speed import peak_memory
+from atomslim.compress.choose import flops, parameters
+from atomslim.errors import ConfigError
+from atomslim.models.block_model import BlockModel
+
+Counted = Literal["parameters", "FLOPs", "ms", "MB"]
+
+REPEATS = 5
+"""Predictions of which the quickest counts, after one that warms up."""
+
+
+def cost(model: BlockModel, counted: Counted, atoms: Atoms) -> float:
+    """Return parameters, or what a prediction for a structure costs: FLOPs, ms with its graphs, or MB at its peak."""
+    if counted == "parameters":
+        return parameters(model)
+    if counted == "FLOPs":
+        return flops(model, atoms)
+    return milliseconds(model, atoms) if counted == "ms" else megabytes(model, atoms)
+
+
+def milliseconds(model: BlockModel, atoms: Atoms) -> float:
+    """Measure the shortest time of a prediction with the model's first task, its graphs included.
+
+    On a CPU it is that of the processor, so that other programs do not count.
+    """
+    predict = _prediction(model, atoms)
+    predict()
+    return 1e3 * min(_taken(predict, next(model.parameters()).device) for _ in range(REPEATS))
+
+
+def megabytes(model: BlockModel, atoms: Atoms) -> float:
+    """Measure what the weights take and what a prediction adds at its peak; ConfigError if the system does not say."""
+    predict = _prediction(model, atoms)
+    predict()
+    added = peak_memory(predict, next(model.parameters()).device)
+    if added is None:
+        raise ConfigError("memory cannot be measured on this system: give a speed, a time or a number of parameters")
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return (added + weights) / 1e6
+
+
+def words(value: float, counted: Counted) -> str:
+    """Write a cost with its unit."""
+    return f"{value:,.0f} {counted}" if counted in ("parameters", "FLOPs") else f"{value:.3g} {counted}"
+
+
+def _prediction(model: BlockModel, atoms: Atoms) -> Callable[[], object]:
+    batch, task = from_ase(atoms).to(next(model.parameters()).device), next(iter(model.tasks))
+    model.eval()
+    return lambda: model.predict(batch, task)
+
+
+def _taken(predict: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.process_time()
+        predict()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    predict()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start

@@ -1,0 +1,104 @@
+"""Cuts of one model and what was measured of them, in memory or kept in a file for the next target."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from atomslim.compress.cutoff import with_cutoff
+from atomslim.compress.neighbours import with_neighbours
+from atomslim.compress.prune import Model, keep_blocks
+from atomslim.compress.width import narrow
+from atomslim.errors import ConfigError, DataError
+from atomslim.evaluation.batches import TaskedData
+from atomslim.files import atomic_write
+from atomslim.parsing import parse_json
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Blocks that are kept, finer units that are not, the cutoff (Å), widths and neighbours; None: the model's own."""
+
+    blocks: tuple[int, ...]
+    without: tuple[str, ...] = ()
+    cutoff: float | None = None
+    widths: tuple[tuple[str, int], ...] = ()
+    neighbours: int | None = None
+
+    @property
+    def in_order(self) -> "Cut":
+        """The same for cuts that came about in another order."""
+        return replace(self, without=tuple(sorted(self.without)))
+
+    def of(self, model: Model, data: TaskedData | None = None, **options: Any) -> Model:
+        """Return the cut model, its blocks cut first.
+
+        ``options`` are those of `keep_blocks`; ``data`` is what channels are chosen on. Raises ConfigError for a cut of
+        widths without data.
+        """
+        small = keep_blocks(model, self.blocks, without=self.without, **options)
+        if self.cutoff is not None:
+            small = with_cutoff(small, self.cutoff)
+        if self.widths:
+            if data is None:
+                raise ConfigError("widths are cut on structures: give some")
+            limits = {name: options[name] for name in ("limit", "batch_size", "seed") if options.get(name) is not None}
+            small = narrow(small, dict(self.widths), data, **limits)
+        return small if self.neighbours is None else with_neighbours(small, self.neighbours)
+
+
+@dataclass
+class Measured:
+    """Differences and costs by cut.
+
+    ``of`` says of which model, data and machine; a file that says otherwise is refused.
+    """
+
+    of: dict[str, Any] = field(default_factory=dict)
+    cuts: dict[Cut, dict[str, float]] = field(default_factory=dict)
+
+    def value(self, cut: Cut, name: str, measure: Callable[[], float]) -> float:
+        """Return what is known of a cut, or measure it."""
+        known = self.cuts.setdefault(cut.in_order, {})
+        if name not in known:
+            known[name] = float(measure())
+        return known[name]
+
+    @classmethod
+    def read(cls, path: Path, of: dict[str, Any]) -> "Measured":
+        """Read a file; begin anew where there is none.
+
+        Raises DataError for a file that is no such, ConfigError for one of another model, data or machine.
+        """
+        if not path.exists():
+            return cls(of)
+        try:
+            content = parse_json(path.read_text(encoding="utf-8"))
+            found = cls(dict(content["of"]), dict(map(_entry, content["cuts"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: holds no cuts that were measured: name another file") from error
+        wrong = [name for name in of if found.of.get(name) != of[name]]
+        if wrong:
+            raise ConfigError(
+                f"{path}: was measured with {wrong[0]} {found.of.get(wrong[0])}, not {of[wrong[0]]}: name another file"
+            )
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write everything as JSON."""
+        cuts = [{"cut": asdict(cut), **values} for cut, values in self.cuts.items()]
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps({"of": self.of, "cuts": cuts}, indent=1) + "\n", encoding="utf-8")
+
+
+def _entry(content: dict[str, Any]) -> tuple[Cut, dict[str, float]]:
+    given = dict(content["cut"])
+    cut = Cut(
+        tuple(given["blocks"]),
+        tuple(given["without"]),
+        given["cutoff"],
+        tuple((str(name), int(size)) for name, size in given["widths"]),
+        given["neighbours"],
+    )
+    return cut, {name: float(value) for name, value in content.items() if name != "cut"}

@@ -1,0 +1,134 @@
+"""Width reduction: fewer channels, chosen among the model's own, and the layers that read them fitted anew.
+
+    small = atomslim.narrow(model, {"edge": 0.5, "atom": 96}, {"oc20": "xyz:frames.xyz"})
+
+Channels are chosen by one pass over calibration structures (`atomslim.compress.channel_scores`): those of atom or edge
+features are the same in all blocks, because each block adds to them; hidden ones are each layer's own. What stays keeps
+its values; layers that take in fewer channels are fitted in closed form (`atomslim.compress.refit`). The result is a
+model of its family with smaller sizes. Changes outputs.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from torch import Tensor
+
+from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
+from atomslim.compress.choose import parameters
+from atomslim.compress.prune import calibration_structures
+from atomslim.compress.refit import SWEEPS, refit
+from atomslim.errors import ConfigError
+from atomslim.evaluation.batches import TaskedData, datasets
+from atomslim.models.block_model import BlockModel
+from atomslim.models.family import family_of
+
+Model = TypeVar("Model", bound=BlockModel)
+
+OPERATION = "narrow"
+"""What a model's history calls it."""
+
+
+def narrow(
+    model: Model,
+    widths: Mapping[str, float],
+    data: TaskedData,
+    *,
+    score: Score = "least-squares",
+    limit: int = 64,
+    batch_size: int = 4,
+    sweeps: int = SWEEPS,
+    seed: int = 0,
+) -> Model:
+    """Return a copy of ``model`` with smaller widths; the model itself stays as it is.
+
+    Args:
+        model: the model to cut; `atomslim info` names its widths.
+        widths: width → channels to keep, or a share of them below 1.
+        data: calibration structures, by task where the model has several; labels are not looked at.
+        score: what channels are chosen by: least-squares, activation or taylor.
+        limit: at most so many structures of each task, evenly over its data.
+        batch_size: structures at once.
+        sweeps: times that each block is fitted on the narrower model's own inputs; 0: on the full model's only.
+        seed: of the random signs of ``taylor``.
+
+    Raises:
+        ConfigError: a family without widths, widths that the model does not have or that are larger than its own.
+        DataError: structures that are not there, cannot be read, or are too few to fit that many inputs.
+
+    """
+    sizes = checked_widths(model, widths)
+    opened = datasets(model, data, labelled=False)
+    structures = list(calibration_structures(model, opened, limit, batch_size))
+    small, entry = narrowed(model, sizes, scored(model, structures, score, seed), structures, sweeps=sweeps)
+    entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
+    return small
+
+
+def narrowed(
+    model: Model, sizes: Mapping[str, int], scores: ChannelScores, structures: Structures, *, sweeps: int = SWEEPS
+) -> tuple[Model, dict[str, Any]]:
+    """Return a copy of the model that ``scores`` are of, with these widths, and its entry in the history.
+
+    Without sweeps its layers are fitted on the full model's inputs only.
+    """
+    kept = scores.kept(sizes)
+    small = cast("Model", scores.narrowed(kept))
+    entry = _entry(model, small, scores.score, kept)
+    if kept and sweeps:
+        fits = refit(small, model, scores.layout, kept, structures, sweeps=sweeps)
+        entry["layers"] = {"structures": scores.structures, "sweeps": sweeps, "stages": [one.as_dict() for one in fits]}
+    small.history = [*model.history, entry]
+    return small, entry
+
+
+def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, int]:
+    """Return widths as numbers of channels; raises ConfigError for those that cannot be."""
+    of = family_of(model)
+    of.require("widths")
+    there = of.widths(model)
+    sizes = {}
+    if not widths:
+        raise ConfigError(f"no width to cut: name some of {', '.join(there)}")
+    for name, value in widths.items():
+        if name not in there:
+            raise ConfigError(f"no width {name!r}: the model has {', '.join(f'{one} {n}' for one, n in there.items())}")
+        size = round(value * there[name]) if 0 < value < 1 else value
+        if not 1 <= size <= there[name] or size % 1:
+            raise ConfigError(
+                f"width {name} {value:g}: give a whole number from 1 to {there[name]}, which the model has, or a share "
+                "below 1"
+            )
+        sizes[name] = int(size)
+    of.check_widths(model, sizes)
+    return sizes
+
+
+def chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list[int]]:
+    """Return which of the teacher's channels the student's features are, as far as its history says.
+
+    By ``node`` and ``edge`` (of blocks), ``node readout`` and ``edge readout``.
+    """
+    found: dict[str, list[int]] = {}
+    if student.history[: len(teacher.history)] != teacher.history or student.family is None:
+        return found
+    for entry in student.history[len(teacher.history) :]:
+        if entry.get("operation") == OPERATION:
+            for stream, places in entry["channels"].items():
+                found[stream] = [found[stream][place] for place in places] if stream in found else list(places)
+    streams = student.family.feature_streams(student)
+    return {feature: found[stream] for feature, stream in streams.items() if stream in found}
+
+
+def _entry(model: BlockModel, small: BlockModel, score: str, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+    of = family_of(model)
+    before, after = of.widths(model), of.widths(small)
+    return {
+        "operation": OPERATION,
+        "changes outputs": True,
+        "widths before": {name: size for name, size in before.items() if after[name] < size},
+        "widths after": {name: size for name, size in after.items() if size < before[name]},
+        "score": score,
+        "channels": {stream: kept[stream].tolist() for stream in of.feature_streams(model).values() if stream in kept},
+        "parameters before": parameters(model),
+        "parameters after": parameters(small),
+    }

@@ -1,0 +1,100 @@
+"""Channels of a model: which axes of which tensors hold the same ones, so that some can be left out everywhere at once.
+
+A *stream* is a set of channels that belong together: those of the atom features along all blocks, say, because each
+block adds to them, or the hidden ones of a single residual layer. Several streams can have one *width*, a size of the
+model's configuration.
+
+| axis | written as |
+|---|---|
+| the channels of a stream | (("atom",),) |
+| side by side: W [h_s ; h_t ; rbf] | (("atom",), ("atom",), (128,)) |
+| a product: z flattened from (k, c), c fastest | (("circular", "messages"),) |
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Axis: TypeAlias = tuple[tuple[str | int, ...], ...]
+"""Parts side by side, each a product of streams (by name) and of sizes that no cut changes."""
+
+Kept: TypeAlias = Mapping[str, Int[Tensor, " kept"]]
+"""Stream → its channels that stay, ascending; streams that are not named stay whole."""
+
+
+@dataclass(frozen=True)
+class ChannelLayout:
+    """Where a model's channels are."""
+
+    sizes: Mapping[str, int]
+    """Stream → number of its channels."""
+    widths: Mapping[str, str]
+    """Stream → name of its width."""
+    axes: Mapping[str, tuple[Axis, ...]]
+    """Tensor's name → its axes; the tensor is viewed so, its memory as it is. Others have no channels."""
+    stages: Mapping[str, tuple[str, ...]]
+    """Part of the model → linear layers that take channels in, parts in the order in which they are computed."""
+    basis_readers: Mapping[str, str] = field(default_factory=dict)
+    """Layers whose weight is used without calling them, and the stream of basis functions that they take in."""
+
+    def length(self, axis: Axis) -> int:
+        """Return the length of an axis."""
+        return sum(math.prod(map(self._size, part)) for part in axis)
+
+    def places(self, axis: Axis, kept: Kept) -> Int[Tensor, " kept"]:
+        """Return the places along an axis that stay."""
+        found, start = [], 0
+        for part in axis:
+            grid = torch.zeros(1, dtype=torch.int64)
+            for factor in part:
+                own = kept.get(factor) if isinstance(factor, str) else None
+                chosen = torch.arange(self._size(factor)) if own is None else own
+                grid = (grid[:, None] * self._size(factor) + chosen).flatten()
+            found.append(start + grid)
+            start += math.prod(map(self._size, part))
+        return torch.cat(found)
+
+    def columns(self, axis: Axis, stream: str) -> Int[Tensor, "channels each"]:
+        """Return where along an axis each channel of a stream stands; the same number of times each, maybe never."""
+        found, start = [torch.zeros(self.sizes[stream], 0, dtype=torch.int64)], 0
+        for part in axis:
+            sizes = [self._size(factor) for factor in part]
+            if stream in part:
+                grid = start + torch.arange(math.prod(sizes)).view(sizes)
+                found.append(grid.movedim(part.index(stream), 0).reshape(self.sizes[stream], -1))
+            start += math.prod(sizes)
+        return torch.cat(found, dim=1)
+
+    def selected(self, name: str, tensor: Tensor, kept: Kept) -> Tensor:
+        """Return what stays of a tensor, in the view that ``axes`` has of it."""
+        axes = self.axes[name]
+        chosen = tensor.detach().reshape([self.length(axis) for axis in axes])
+        for dim, axis in enumerate(axes):
+            chosen = chosen.index_select(dim, self.places(axis, kept).to(tensor.device))
+        return chosen
+
+    def rows(self, layer: str, kept: Kept) -> Int[Tensor, " kept"]:
+        """Return the outputs of a linear layer that stay."""
+        return self.places(self.axes[f"{layer}.weight"][0], kept)
+
+    def inputs(self, layer: str, kept: Kept) -> Int[Tensor, " kept"]:
+        """Return the inputs of a linear layer that stay."""
+        return self.places(self.axes[f"{layer}.weight"][1], kept)
+
+    def readers(self, stream: str) -> list[str]:
+        """Name the layers that take in the channels of a stream."""
+        layers = [*(name for stage in self.stages.values() for name in stage), *self.basis_readers]
+        return [name for name in layers if any(stream in part for part in self.axes[f"{name}.weight"][1])]
+
+    def _size(self, factor: str | int) -> int:
+        return self.sizes[factor] if isinstance(factor, str) else factor
+
+
+def weighted_inputs(weight: Float[Tensor, "out in"], gradient: Float[Tensor, "out in"]) -> Float[Tensor, " in"]:
+    """Return Σ_out W ∂L/∂W: what the loss would change by, to first order, if an input became zero, with sign."""
+    return (weight.detach() * gradient).sum(0).double()
