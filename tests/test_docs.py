@@ -94,6 +94,12 @@ def test_every_command_has_its_section() -> None:
         assert name.startswith("-") or f"atomslim data {name} " in sections["data"]
 
 
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (DOCS / "reference/api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: atomslim\S*\.(\w+)$", text, flags=re.MULTILINE))
+    assert set(atomslim.__all__) - {"__version__"} <= shown
+
+
 def test_every_dataset_is_named() -> None:
     table = (DOCS / "data.md").read_text(encoding="utf-8").partition("## Datasets by name")[2].partition("## Splits")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == names()

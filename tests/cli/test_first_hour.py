@@ -91,7 +91,7 @@ def test_each_command_leads_to_the_next_and_folders_stand_for_their_files(
 
 
 def test_a_folder_without_a_model_names_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is a folder without best\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"is a directory without best\.safetensors"):
         atomslim.load(tmp_path)
     for name in ("a", "b"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"")

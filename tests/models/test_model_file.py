@@ -170,7 +170,7 @@ def test_tasks_are_replaced_on_loading(saved: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "missing.pt") == "no such file or directory; give the path of a model file"
-    assert refused(tmp_path) == "is a directory; give the path of a model file"
+    assert refused(tmp_path) == "is a directory without best.safetensors; give the path of a model file"
 
 
 @pytest.mark.parametrize(

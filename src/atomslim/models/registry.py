@@ -90,7 +90,7 @@ def model_in(folder: Path) -> Path:
     if BEST in there or len(there) == 1:
         return folder / (BEST if BEST in there else there[0])
     what = (
-        f"holds {', '.join(there[:5])}: name one of them" if there else f"is a folder without {BEST}: name a model file"
+        f"holds {', '.join(there[:5])}: name one of them" if there else f"is a directory without {BEST}; give the path of a model file"
     )
     raise CheckpointError(f"{folder}: {what}")
 
