@@ -89,10 +89,9 @@ def model_in(folder: Path) -> Path:
     there = sorted(path.name for path in folder.glob("*.safetensors"))
     if BEST in there or len(there) == 1:
         return folder / (BEST if BEST in there else there[0])
-    what = (
-        f"holds {', '.join(there[:5])}: name one of them" if there else f"is a directory without {BEST}; give the path of a model file"
-    )
-    raise CheckpointError(f"{folder}: {what}")
+    if there:
+        raise CheckpointError(f"{folder}: holds {', '.join(there[:5])}: name one of them")
+    raise CheckpointError(f"{folder}: is a directory without {BEST}; give the path of a model file")
 
 
 def recognised(path: Path) -> Family:
