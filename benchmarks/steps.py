@@ -5,8 +5,8 @@
     python benchmarks/steps.py                          # this source alone
 
 Each source runs in a process of its own with one thread; the two take turns at every step, with the same positions,
-which move by a hundredth of an Å. Times are CPU times of the fastest step, so that other jobs matter little; beside them
-is the largest difference between the forces of the two.
+which move by a hundredth of an Å. Times are CPU times of the fastest step, so that other jobs matter little;
+beside them is the largest difference between the forces of the two.
 """
 
 import json
