@@ -318,7 +318,10 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
             best = 1 / (cell.structures or 100)
             found |= {"curve": [{"step": step, "a": best + last, "b": None} for step, last in ((0, 1.0), (2, 0.0))]}
             found |= {"nothing": {"a": 0.3}}
-        (board.place(cell) / "result.json").write_text(json.dumps(RELEVANCE if cell.kind == "relevance" else found))
+        if cell.kind == "relevance":
+            mix = {"gradcam": [0.05, None], "leave-out": [0.3, 0.1]}
+            found = {**RELEVANCE, "units": {"names": ["angles 1", "cutoff 4.5 Å"], "mix": mix}}
+        (board.place(cell) / "result.json").write_text(json.dumps(found))
     results = Results(board, FINER)
     rows = {row[0]: row for row in tables.pretraining(results).rows}
     assert rows["without angles 1,angles 2, least squares with forces"][1:] == ("1.50", "25.0", "25.0")
@@ -354,6 +357,9 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
         "cutoff 4.5 Å",
     ]
     write_report(results, tmp_path)
+    units = tables.units(results)
+    assert units is not None
+    assert units.rows == (("angles 1", "0.050", "0.300"), ("cutoff 4.5 Å", "", "0.100"))
     page = (tmp_path / "report.html").read_text()
     assert "Force error of cuts finer than blocks" in page
     assert "Test error of cuts finer than blocks" in page

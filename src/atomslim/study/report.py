@@ -44,6 +44,7 @@ def all_tables(results: Results) -> list[TextTable]:
     """Return every table that there is something for."""
     mix, downstream = bool(results.options.mix), bool(results.options.downstream)
     found = [
+        tables.units(results),
         tables.pretraining(results) if mix else None,
         tables.growth(results) if mix else None,
         tables.published(results) if mix else None,
@@ -96,6 +97,9 @@ def _sections(results: Results, drawn: Drawn) -> Iterator[str]:
     yield f"<p class=note>{ABOUT}</p>"
     yield from _sample(results)
     yield from _relevance(drawn)
+    units = tables.units(results)
+    if units is not None:
+        yield units.html()
     yield from _mix(results, drawn)
     yield from _downstream(results, drawn)
     last = (tables.physics(results), tables.efficiency(results), tables.failures(results))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from atomslim.benchmarking.turns import BOUND, Gain
+from atomslim.compress.block_scores import SCORES
 from atomslim.report.page import TextTable, number
 from atomslim.study import paper
 from atomslim.study.names import PAPER, label
@@ -22,6 +23,24 @@ _STATES: dict[State, str] = {
 _MODES = {"energy": "energies without forces", "forces": "energies and forces"}
 
 _SEEDS = "± is the standard deviation over seeds; a number without it is of one run."
+
+
+def units(results: Results) -> TextTable | None:
+    """Relevance of what is finer than blocks; None where there is nothing or it was not measured."""
+    found = (results.relevance or {}).get("units", {})
+    scores = found.get("mix", {})
+    if not scores:
+        return None
+    rows = [
+        (unit, *("" if (value := scores[name][place]) is None else f"{value:.3f}" for name in scores))
+        for place, unit in enumerate(found["names"])
+    ]
+    return TextTable(
+        "What is finer than blocks",
+        "By gradients, shares of the sum over blocks, on top of theirs; leave-out: relative change of the errors.",
+        ("unit", *(SCORES[name] for name in scores)),
+        tuple(rows),
+    )
 
 
 def pretraining(results: Results) -> TextTable:

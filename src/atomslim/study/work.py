@@ -79,7 +79,8 @@ class Workshop:
 
     def _relevance(self, cell: Cell, place: Path) -> dict[str, Any]:
         del cell
-        found = block_relevance(self.full, self.samples("validation", self.options.relevance), limit=None)
+        samples = self.samples("validation", self.options.relevance)
+        found = block_relevance(self.full, samples, limit=None, cutoffs=self.options.cutoffs)
         found.plot(place / "relevance.png")
         return found.as_dict()
 
