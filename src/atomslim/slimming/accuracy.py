@@ -9,6 +9,7 @@ import numpy as np
 from atomslim.atoms.sample import Sample
 from atomslim.evaluation.batches import batches
 from atomslim.models.block_model import BlockModel
+from atomslim.report.page import number
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Accuracy:
 
     def __str__(self) -> str:
         """Say both in a line."""
-        forces = f"forces {self.forces:.3g} meV/Å ({self.share:.2g} % of their rms)"
-        return f"{forces}, energy {self.energy:.3g} meV/atom on {self.structures} structures"
+        forces = f"forces {number(self.forces)} meV/Å ({number(self.share, 2)} % of their rms)"
+        return f"{forces}, energy {number(self.energy)} meV/atom on {self.structures} structures"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""

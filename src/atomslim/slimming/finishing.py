@@ -19,6 +19,7 @@ from atomslim.labelling.dynamics import Asked, time_step
 from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import save
+from atomslim.report.page import number
 from atomslim.slimming.rounds import stages_of_dynamics, students
 from atomslim.slimming.work import Work
 from atomslim.threads import one_thread
@@ -80,12 +81,12 @@ def bars(work: Work) -> dict[str, tuple[str, str, bool]]:
     rows = {
         "forces, held out": (
             f"≤ {options.force_bar:g} % of the rms force",
-            f"{found['share']:.2g} % ({found['forces']:.3g} of {found['rms']:.3g} meV/Å)",
+            f"{number(found['share'], 2)} % ({number(found['forces'])} of {number(found['rms'])} meV/Å)",
             found["share"] <= options.force_bar,
         ),
         "energy, held out": (
             f"≤ {options.energy_bar:g} meV/atom",
-            f"{found['energy']:.3g} meV/atom",
+            f"{number(found['energy'])} meV/atom",
             found["energy"] <= options.energy_bar,
         ),
     }
@@ -100,7 +101,7 @@ def bars(work: Work) -> dict[str, tuple[str, str, bool]]:
 
 def _said(speed: Mapping[str, Any]) -> str:
     gain = Gain.read(speed["gain"])
-    return f"{speed['milliseconds']:.3g} ms a step, teacher {speed['teacher']:.3g} ms: {gain}"
+    return f"{number(speed['milliseconds'])} ms a step, teacher {number(speed['teacher'])} ms: {gain}"
 
 
 def _reached(work: Work, speed: Mapping[str, Any]) -> bool:

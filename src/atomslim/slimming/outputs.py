@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from atomslim.files import atomic_write
 from atomslim.labelling.pool import FIGURE
 from atomslim.report import page
-from atomslim.report.page import TextTable
+from atomslim.report.page import TextTable, number
 from atomslim.report.structure_view import structure_view
 from atomslim.slimming.finishing import MODEL, PACKAGE, VALIDATION, bars
 from atomslim.slimming.journal import NAME
@@ -80,14 +80,20 @@ def _rounds(work: Work) -> TextTable:
     for name, facts in work.done.items():
         if name in students(work):
             found = facts["held out"]
-            errors = f"{found['forces']:.3g} meV/Å ({found['share']:.2g} %)", f"{found['energy']:.3g} meV/atom"
+            errors = (
+                f"{number(found['forces'])} meV/Å ({number(found['share'], 2)} %)",
+                f"{number(found['energy'])} meV/atom",
+            )
             rows.append((name if facts.get("kept", True) else f"{name} (not kept)", *errors, "", ""))
         elif name in stages_of_dynamics(work):
             signs = sorted({one["left"] for one in facts["outcomes"] if one["left"]})
             rows.append((name, "", "", f"{facts['unstable']} of {facts['runs']}", ", ".join(signs)))
         elif name.endswith(", labels"):
             found = facts["fresh"]
-            errors = f"{found['forces']:.3g} meV/Å ({found['share']:.2g} %)", f"{found['energy']:.3g} meV/atom"
+            errors = (
+                f"{number(found['forces'])} meV/Å ({number(found['share'], 2)} %)",
+                f"{number(found['energy'])} meV/atom",
+            )
             rows.append((f"{name}: {facts['structures']} frames, before they are learned", *errors, "", ""))
     columns = ("stage", "forces", "energy", "unstable runs", "signs")
     note = "Errors of trainings are those on held-out frames; in brackets, of the rms force."
@@ -155,9 +161,8 @@ def _labels(work: Work) -> int:
 
 def _held_out(work: Work) -> str:
     found = work.done[students(work)[-1]]["held out"]
-    return (
-        f"forces {found['forces']:.3g} meV/Å, {found['share']:.2g} % of the rms, energy {found['energy']:.3g} meV/atom"
-    )
+    forces = f"forces {number(found['forces'])} meV/Å, {number(found['share'], 2)} % of the rms"
+    return f"{forces}, energy {number(found['energy'])} meV/atom"
 
 
 def _held_out_are(work: Work) -> str:

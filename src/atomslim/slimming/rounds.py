@@ -29,6 +29,9 @@ MOVING, LABELLING = 0.25, 0.15
 FEWEST, MOST = 2, 6
 """Frames of a run that are labelled."""
 
+ODD = 0.5
+"""Share of a round's frames that the teacher may have no labels for: some are odd."""
+
 SHORTEST = 50
 """Steps of a run at any budget."""
 
@@ -127,7 +130,7 @@ def _label(work: Work, name: str) -> None:
         return
     paths = sorted((work.place / f"{name}, dynamics").glob("run-*.samples"))
     with work.journal.stage(stage, f"{sum(len(Container(path)) for path in paths)} frames") as facts:
-        found = work.label(paths, work.place / stage)
+        found = work.label(paths, work.place / stage, ODD)
         student = load(work.folder / work.done[f"{name}, dynamics"]["student"])
         fresh = accuracy(student, list(found.container))
         work.tell(f"{name}: on the frames that it came to: {fresh}")

@@ -36,7 +36,7 @@ from atomslim.slimming.rounds import rounds, stages_of_dynamics, students
 from atomslim.slimming.work import Work
 from atomslim.train.options import validated
 
-MAY_CHANGE = ("processes", "timeout", "skip")
+MAY_CHANGE = ("budget", "rounds", "processes", "timeout", "skip")
 """Options that may change when a run is gone on with."""
 
 

@@ -78,8 +78,8 @@ class Work:
         """Seconds of the budget that stages before the validation may still take."""
         return max((1 - RESERVED) * self.options.seconds - self.journal.seconds, 0.0)
 
-    def label(self, structures: Sequence[Path], output: Path) -> Labelled:
-        """Label structures by the teacher."""
+    def label(self, structures: Sequence[Path], output: Path, skip: float = 0.0) -> Labelled:
+        """Label structures by the teacher; at least a share `skip` of them may have no labels."""
         options = self.options
         return label(
             [str(path) for path in structures],
@@ -87,7 +87,7 @@ class Work:
             output,
             task=options.task,
             processes=options.processes,
-            skip=options.skip,
+            skip=max(options.skip, skip),
             timeout=options.timeout,
             teacher_python=options.teacher_python,
         )
