@@ -30,7 +30,9 @@ class SlimOptions(BaseModel):
     )
     size: int = Field(default=200, ge=10, description="structures of the pool, at most")
     width: float = Field(default=0.0, ge=0, description="Å: cells are repeated until their faces are so far apart")
-    features: str = Field(default="mini", description="a model by which structures are told apart, or distances")
+    features: str = Field(
+        default="", description="a model by which structures are told apart, or distances; empty: the student"
+    )
     rounds: int = Field(default=3, ge=0, description="of dynamics by the student, at most")
     runs: int = Field(default=10, ge=1, description="starts of dynamics in each round")
     picoseconds: Positive = Field(default=10.0, description="of each run, where the budget allows it")

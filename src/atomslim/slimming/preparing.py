@@ -126,7 +126,7 @@ def _pool(work: Work, name: str, moving: dict[str, int], affordable: int) -> Poo
         reader=options.reader,
         size=min(options.size, max(affordable, _ENOUGH)),
         width=options.width,
-        features=options.features,
+        features=options.features or str(work.folder / work.done["student"]["student"]),
         temperatures=options.temperatures if moving["frames"] else (),
         starts=1 if moving["every"] < SELDOM or alone else 4,
         frames=max(moving["frames"], 1),
