@@ -18,8 +18,8 @@ from atomslim.train.folder import begun
 FIRST = 0.5
 """Share of what is left of the budget that the first training gets, where rounds follow."""
 
-LEAST = 1.0
-"""Seconds of a training, at least."""
+LEAST, LEAST_SHARE = 1.0, 0.1
+"""Seconds of a training, at least; and the share of the budget that the first one gets whatever came before took."""
 
 OPTIMISER = {"weight_decay": 0.0, "clip": 10.0, "clip_by": "norm"}
 SCHEDULE = {"warmup": "5%", "warmup_factor": 0.1, "cosine": "100%", "cosine_factor": 0.02}
@@ -30,12 +30,21 @@ def distil(work: Work, test: Sequence[Sample]) -> None:
     if "distil" in work.done:
         return
     given = work.done.get("distil, begun", {}).get("seconds of training")
-    seconds = given or max(work.left * (FIRST if work.options.rounds else 1.0), LEAST)
+    seconds = given or _first(work)
     promised(work, "distil", seconds)
     with work.journal.stage("distil", f"{work.done['labels']['train']} structures, {lasting(work, seconds)}") as facts:
         start = work.folder / work.done["student"]["student"]
         tuned = learn(work, start, work.place / "train.samples", work.place / "distil", seconds, first=True)
         facts.update(kept(work, tuned, work.place / "distilled.safetensors", test))
+
+
+def _first(work: Work) -> float:
+    """Return how long the first training may take (s); says where that is beyond the budget."""
+    wanted = work.left * (FIRST if work.options.rounds else 1.0)
+    least = max(LEAST_SHARE * work.options.seconds, LEAST)
+    if wanted < least and work.options.steps is None:
+        work.tell(f"distil: what came before took most of the budget: training gets {least:.0f} s all the same")
+    return max(wanted, least)
 
 
 def promised(work: Work, stage: str, seconds: float) -> None:
