@@ -34,6 +34,7 @@ QUICK: dict[str, Any] = {
     "steps": 4,
     "temperatures": (300.0,),
     "size": 12,
+    "features": "distances",
     "rounds": 1,
     "runs": 2,
     "picoseconds": 0.02,
