@@ -35,7 +35,7 @@ from atomslim.benchmarking.benchmark import benchmark
 from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.structures import aspirin, mof5, oxide, water
 from atomslim.errors import AtomslimError
-from atomslim.families.jmp import JMP, JMPConfig
+from atomslim.families.jmp import JMP, JMPConfig, jmp_l
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.precision import refusal
@@ -50,8 +50,8 @@ Table = list[list[str]]
 def large(device: str, *, tiny: bool) -> BlockModel:
     """Return a model of JMP-L's size (or one block of it), with the embedded model's tasks and random weights."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"num_blocks": 1} if tiny else {}
-    return JMP(JMPConfig(**sizes), atomslim.load("mini").tasks.values()).eval().to(device)
+    config = JMPConfig.model_validate(jmp_l(num_blocks=1 if tiny else 6).model_dump())
+    return JMP(config, tuple(atomslim.load("mini").tasks.values())).eval().to(device)
 
 
 def moved(atoms: Atoms, turn: int) -> Atoms:
@@ -103,7 +103,7 @@ def agreement(device: str, *, tiny: bool) -> Table:
 
 def steps(device: str, *, tiny: bool) -> Table:
     """Time steps of dynamics on the device, beside the CPU for what it can do in seconds."""
-    sizes = [21, 64] if tiny else [21, 64, 216, 512, 1536, 4096]
+    sizes = [21] if tiny else [21, 64, 216, 512, 1536, 4096]
     repeats = 2 if tiny else 10
     table = [["model", "atoms", *POLICIES, "cpu, highest"]]
     for name, model in {"mini": atomslim.load("mini", device=device), "JMP-L": large(device, tiny=tiny)}.items():
@@ -133,7 +133,7 @@ def batches(device: str, *, tiny: bool) -> Table:
             for row in found.rows:
                 memory = "—" if row.speed.memory is None else f"{row.speed.memory / 2**30:.2f}"
                 rate = f"{row.speed.throughput:.1f}"
-                table.append([name, row.mode, str(row.format), str(batch), rate, memory])
+                table.append([name, row.mode, str(row.precision), str(batch), rate, memory])
     return table
 
 

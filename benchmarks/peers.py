@@ -28,6 +28,7 @@ import cyclopts
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.calculator import all_changes
 
 import atomslim
 from atomslim.benchmarking.machine import machine
@@ -99,10 +100,10 @@ def made(names: list[str]) -> dict[str, Any]:
 Clock = Callable[[], float]
 
 
-def step(calculator: Any, atoms: Atoms, clock: Clock) -> float:
-    """Return the milliseconds of one step."""
+def step(calculator: Any, atoms: Atoms, clock: Clock, *, anew: bool) -> float:
+    """Return the milliseconds of one step; the first of a structure is ``anew``."""
     start = clock()
-    calculator.calculate(atoms, ["energy", "forces"], ["positions"])
+    calculator.calculate(atoms, ["energy", "forces"], all_changes if anew else ["positions"])
     return 1e3 * (clock() - start)
 
 
@@ -119,7 +120,8 @@ def measured(
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                taken = step(calculators[name], boxed(atoms) if name == "chgnet" else atoms, clock)
+                given = boxed(atoms) if name == "chgnet" else atoms
+                taken = step(calculators[name], given, clock, anew=not turn)
             if turn or taken > 1e3 * longest:  # the first is slower than any other
                 times[name].append(taken)
     return times
