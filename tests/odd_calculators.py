@@ -65,6 +65,12 @@ class Springs(Calculator):
     def _changes(self) -> None:
         self.results["energy"] += 0.5 * self.calls
 
+    def _turns(self) -> None:
+        self.results["forces"][0] += 0.2 * (self.calls > 6)
+
+    def _trembles(self) -> None:
+        self.results["forces"][0] += 0.002 * (self.calls > 6)
+
     def _wrong(self) -> None:
         self.results["forces"] = 0.8 * self.results["forces"]
 

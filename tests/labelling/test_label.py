@@ -13,6 +13,7 @@ from typing import Any
 import ase
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -22,11 +23,14 @@ from atomslim.atoms.sample import Sample
 from atomslim.cli.main import main
 from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
+from atomslim.data.loader import collate
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, DataError
 from atomslim.labelling.label import label
+from atomslim.models.block_model import BlockModel
 from atomslim.train.distill import distill
 from atomslim.train.finetune import finetune
+from atomslim.train.module import curvature
 from odd_calculators import Springs, Tired
 from small_models import CONSERVATIVE, jmp
 
@@ -221,3 +225,30 @@ def test_training_takes_a_folder_of_labels_as_it_is(tmp_path: Path) -> None:
     assert "references" in normalisation
     distilled = distill(student, jmp(CONSERVATIVE), str(tmp_path / "labelled"), output=tmp_path / "kd", **run)
     assert distilled.history[-1]["operation"] == "distil"
+
+
+def test_a_row_of_the_hessian_is_labelled_and_learned(tmp_path: Path) -> None:
+    teacher = jmp(CONSERVATIVE)
+    write(tmp_path / "pairs.xyz", [Atoms("COH", [(0, 0, 0), (1.1 + 0.1 * n, 0, 0.2), (0.1, 1, 0)]) for n in range(6)])
+    springs = label(tmp_path / "pairs.xyz", Springs, tmp_path / "springs", hessian=True).container
+    for sample in springs:
+        np.testing.assert_allclose(sample.targets["hessian"][:, 3:], 3.0 * sample.targets["hessian"][:, :3], atol=1e-6)
+    assert len({sample.targets["hessian"][:, :3].tobytes() for sample in springs}) > 1
+    own = label(tmp_path / "pairs.xyz", teacher, tmp_path / "own", hessian=True).container
+    with pytest.raises(ConfigError, match="other hessian"):
+        label(tmp_path / "pairs.xyz", teacher, tmp_path / "own")
+
+    def error(model: BlockModel) -> float:
+        batch = collate(list(own), ["conservative"] * len(own), {"conservative": ["hessian"]}, model.topology)
+        return float(curvature(model, batch, torch.Tensor.detach))
+
+    assert error(teacher) < 1e-5
+    assert error(jmp(CONSERVATIVE, seed=1)) > 100 * error(teacher)
+    tuned = finetune(
+        jmp(CONSERVATIVE, seed=1), str(tmp_path / "own"), output=tmp_path / "run", steps=2, hessian=1.0, progress=False
+    )
+    assert next(iter(tuned.tasks.values())).conservative
+    label(tmp_path / "pairs.xyz", teacher, tmp_path / "plain")
+    with pytest.raises(DataError, match="lack the target hessian"):
+        finetune(teacher, str(tmp_path / "plain"), output=tmp_path / "no", steps=1, hessian=1.0, progress=False)
+    assert main(["data", "show", str(tmp_path / "own")]) == 0

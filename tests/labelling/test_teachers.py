@@ -173,3 +173,7 @@ def test_a_stress_that_is_no_derivative_is_noticed() -> None:
 def test_an_answer_that_changes_between_calls_is_refused() -> None:
     with pytest.raises(AtomslimError, match="for the same structure"):
         examine(teacher_of(lambda: Springs("changes")).begin(), pair(100.0))
+    with pytest.raises(AtomslimError, match=r"gave forces that differ by 0\.2 eV/Å for the same structure"):
+        examine(teacher_of(lambda: Springs("turns")).begin(), pair(100.0))
+    given = examine(teacher_of(lambda: Springs("trembles")).begin(), pair(100.0), name="T")
+    assert "T: changes its answer between calls, by 0.002 eV/Å in its forces for the same structure" in given.faults

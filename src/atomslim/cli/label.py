@@ -23,6 +23,7 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
     skip: Annotated[float, SHARE] = 0.05,
     timeout: Annotated[float | None, SECONDS] = None,
     teacher_python: Path | None = None,
+    hessian: Annotated[bool, Parameter(negative=())] = False,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Json = False,
 ) -> None:
@@ -57,6 +58,8 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
         Longest time for a structure, as in 60s or 10min; without it, as long as it takes.
     teacher_python
         The Python that the teacher is installed in; it needs ASE and NumPy, and atomslim for models only.
+    hessian
+        Also one row of the Hessian of each structure, by forces of two displaced copies, to learn with `hessian`.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
     json
@@ -75,6 +78,7 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
         skip=skip,
         timeout=timeout,
         teacher_python=teacher_python,
+        hessian=hessian,
         options=reader_options(option),
         tell=lambda text: print(printable(text), file=sys.stderr),
     )

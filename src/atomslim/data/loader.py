@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from atomslim.atoms import AtomsBatch, Sample, to_batch
+from atomslim.atoms.sample import HESSIAN
 from atomslim.data.mixing import BatchPlan, BatchSampler, Mixture
 from atomslim.errors import AtomslimError, ConfigError, DataError, StructureError
 
@@ -40,7 +41,7 @@ class Batch:
     | atoms | | the structures, float64 |
     | tasks | b names | task of each structure |
     | task_index | (b,) | the same as its place in the mixture |
-    | targets | energy and scalars (b,), forces (n, 3), stress (b, 3, 3) | float64, physical units; NaN where missing |
+    | targets | energy and scalars (b,), forces (n, 3), stress (b, 3, 3), hessian (n, 6) | float64; NaN: none |
     | present | (b,) for each target | whether the structure has it (and its task asks for it) |
     | names | b names | file and record of each structure, for messages |
     | topology | | what the topology builder made, or None |
@@ -314,11 +315,15 @@ def _label(sample: Sample, name: str) -> NDArray[np.float64] | None:
     raise DataError(f"{sample.name or 'structure'}: {name} is not finite{atom}: remove the record")
 
 
+_BY_ATOM = {"forces": 3, HESSIAN: 6}
+"""Labels of atoms, and the numbers of each."""
+
+
 def _side_by_side(name: str, labels: Sequence[NDArray[np.float64] | None], samples: Sequence[Sample]) -> Tensor:
-    """Join labels, with NaN for those that are missing: forces by atom, everything else by structure."""
-    if name == "forces":
+    """Join labels, NaN for those that are missing: forces and rows of the Hessian by atom, all others by structure."""
+    if name in _BY_ATOM:
         rows = [
-            np.full((len(sample), 3), np.nan) if label is None else label
+            np.full((len(sample), _BY_ATOM[name]), np.nan) if label is None else label
             for label, sample in zip(labels, samples, strict=True)
         ]
         return torch.from_numpy(np.concatenate(rows))

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atomslim.atoms.sample import Sample
+from atomslim.atoms.sample import HESSIAN, Sample
 from atomslim.data.staging import Part
 from atomslim.inference.inputs import Frame
+from atomslim.labelling.curvature import hessian_row
 from atomslim.labelling.examine import Given
 from atomslim.labelling.sharing import share
 from atomslim.labelling.tally import Skipped, Tally, read_skipped, write_skipped
@@ -23,6 +24,8 @@ class Asking:
     """Where they grow."""
     given: Given
     tally: Tally
+    hessian: bool = False
+    """Whether each structure gets a row of the Hessian."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, parts: Iterator[tuple[int, list[Frame]]], sessions: Sequence[Session]) -> None:
@@ -44,6 +47,8 @@ class Asking:
         """Label a structure, or note why it has no labels, once what comes before it is safe."""
         try:
             labels = self.given.kept(session.ask(frame.atoms))
+            if self.hessian:
+                labels |= {HESSIAN: hessian_row(session, frame.atoms, frame.number)}
         except Unlabelled as reason:
             if self._stop.is_set():  # the process was ended, not the structure at fault
                 return

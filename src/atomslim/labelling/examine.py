@@ -42,6 +42,9 @@ LABELS = ("energy", "forces", "stress")
 _SAME, _NOISE = 1e-6, 1e-3
 """eV for an atom: energies of one structure that differ by less are the same; by more, are useless as labels."""
 
+_DERIVATIVES = {"forces": (1e-4, 0.02, "eV/Å"), "stress": (1e-5, 1e-3, "eV/Å³")}
+"""Largest difference of a component below which they are the same, and above which they are useless."""
+
 
 class ChangedAnswerError(AtomslimError):
     """A teacher whose answers for one structure are too different to be labels."""
@@ -114,9 +117,19 @@ def require_same(name: str, before: float, after: float, natoms: int) -> float:
 
 def _changing(name: str, before: Labels, after: Labels, natoms: int) -> list[str]:
     difference = require_same(name, energy_of(before), energy_of(after), natoms)
-    if difference < _SAME:
+    found = [] if difference < _SAME else [f"{difference * 1000:.2g} meV an atom"]
+    for what, (same, noise, unit) in _DERIVATIVES.items():
+        if what in before and what in after:
+            apart = float(np.abs(before[what] - after[what]).max(initial=0.0))
+            if apart > noise:
+                raise ChangedAnswerError(
+                    f"{name}: gave {what} that differ by {apart:.3g} {unit} for the same structure: its labels would "
+                    "mean nothing: let it compute from scratch, with a fixed seed"
+                )
+            found += [] if apart < same else [f"{apart:.2g} {unit} in its {what}"]
+    if not found:
         return []
-    return [f"{name}: changes its answer between calls, by {difference * 1000:.2g} meV an atom for the same structure"]
+    return [f"{name}: changes its answer between calls, by {' and '.join(found)} for the same structure"]
 
 
 def _measured(session: Session, atoms: Atoms, labels: tuple[str, ...]) -> dict[str, float]:

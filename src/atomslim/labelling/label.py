@@ -84,6 +84,7 @@ def label(  # noqa: PLR0913 -- the options of a command
     skip: float = 0.05,
     timeout: float | None = None,
     teacher_python: str | os.PathLike[str] | None = None,
+    hessian: bool = False,
     options: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Labelled:
@@ -105,6 +106,8 @@ def label(  # noqa: PLR0913 -- the options of a command
             that are not finite. They are left out, and noted in `label.json`.
         timeout: seconds that a structure may take.
         teacher_python: the interpreter that a named teacher lives in; it needs ASE and NumPy, and atomslim for models.
+        hessian: also label each structure with one row of the Hessian, of an atom and direction at random, by forces
+            of two displaced copies: three calls in place of one.
         options: of the readers of the structures, such as ``{"length_unit": "bohr"}``.
         tell: told in a sentence what the teacher gives, before anything is labelled.
 
@@ -126,7 +129,7 @@ def label(  # noqa: PLR0913 -- the options of a command
         raise ConfigError(f"processes {processes}: {who.name} is an object of this process: name it, or use one")
     inputs = open_inputs(listed(structures), options)
     total = sum(1 for _ in read_inputs(inputs))
-    run = _Run(Path(output), who, inputs, Tally(who.name, total, skip), timeout, tell)
+    run = _Run(Path(output), who, inputs, Tally(who.name, total, skip), timeout, tell, hessian)
     run.label(processes)
     return Labelled(run.folder, run.given, tuple(run.tally.ordered()), time.perf_counter() - start)
 
@@ -141,6 +144,7 @@ class _Run:
     tally: Tally
     timeout: float | None
     tell: Callable[[str], None]
+    hessian: bool = False
     given: Given = field(default_factory=lambda: Given(()))
 
     def label(self, processes: int) -> None:
@@ -160,7 +164,7 @@ class _Run:
         """What a folder is made of and by: the same for every call that may go on with it."""
         teacher = {"name": self.teacher.name, **what}
         inputs = [one.identity() for one in self.inputs]
-        return {"structures": inputs, "count": self.tally.total, "teacher": teacher}
+        return {"structures": inputs, "count": self.tally.total, "teacher": teacher, "hessian": self.hessian}
 
     def _begin(self, session: Session, plan: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         """Find out what the teacher gives, unless that was noted, and say it."""
@@ -169,6 +173,8 @@ class _Run:
         else:
             self.given = self._examined(session)
             write_note(self.folder / NOTE, {**plan, "gives": asdict(self.given)})
+        if self.hessian and "forces" not in self.given.labels:
+            raise ConfigError(f"{self.teacher.name}: gives no forces, so there are no rows of the Hessian")
         self.tell(self.given.sentence(self.teacher.name))
         for fault in self.given.faults:
             warnings.warn(fault, AtomslimWarning, stacklevel=5)
@@ -198,7 +204,7 @@ class _Run:
                 counted("label", tally.total, tally.done) as tally.advance,
                 sessions_of(self.teacher, session, min(processes, sum(wanted)), self.timeout) as sessions,
             ):
-                Asking(staging.folder, self.given, tally).run(frames, sessions)
+                Asking(staging.folder, self.given, tally, self.hessian).run(frames, sessions)
             self._require_unchanged(session)
             staging.merge(len(parts), self._metadata(plan))
 

@@ -14,6 +14,7 @@ from atomslim.data.in_memory import Data, opened
 from atomslim.data.info import DatasetInfo
 from atomslim.data.normalise import Normalisation
 from atomslim.data.splits import Split
+from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
 from atomslim.models.graph_settings import LONGEST_CUTOFF
@@ -24,6 +25,7 @@ from atomslim.train.cluster import is_first
 from atomslim.train.folder import RunFolder, require_no_path, task_file
 from atomslim.train.graphs import graph_for, graph_note
 from atomslim.train.heads import with_tasks
+from atomslim.train.module import Labels
 from atomslim.train.options import (
     CLASS_WEIGHTS,
     CUTOFF,
@@ -45,7 +47,7 @@ from atomslim.train.progress import announced, said, say_labels
 from atomslim.train.references import Inherited
 from atomslim.train.run import train
 from atomslim.train.start import Start, choose_start
-from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, prepare_task, reference_notes
+from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task, reference_notes
 
 
 class FinetuneOptions(RunOptions):
@@ -66,6 +68,9 @@ class FinetuneOptions(RunOptions):
     )
     class_weights: ClassWeights = CLASS_WEIGHTS
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
+    hessian: float = Field(
+        default=0.0, ge=0, description="weight of rows of the Hessian (mean error in eV/Å²), where the labels have some"
+    )
     e0s: E0s = E0S
     heads: Literal["better", "fresh", "reuse"] = Field(
         default="better", description="new heads, those of a task it has, or those that start with smaller errors"
@@ -142,7 +147,7 @@ def _finetuned(
     began = origin({"model": loaded}, [task], known)
     with announced("comparing heads to start with", shown=progress):
         start, notes = _start(loaded, task, config, folder if resume else None)
-    task = replace(task, graph=start.task.graph)
+    task = replace(task, graph=start.task.graph, hessian=config.hessian > 0)
     tuned = with_tasks(
         loaded,
         [start.task],
@@ -152,15 +157,27 @@ def _finetuned(
         edge_dropout=config.edge_dropout,
     )
     tuned.tasks = {task.name: start.task}  # whose references may be shifted
-    config = with_batch_cost(config, tuned, [task], folder)
+    objective = _objective(tuned, task, config)
+    config = with_batch_cost(config, tuned, [task], folder, objective)
     folder.create(config.model_dump(mode="json"), resume=resume, origin=began)
     note_task(folder, task)
     note = graph_note(loaded, start.task.graph, task.dataset.info, start.reused)
     said(filter(None, [*reference_notes(task), *notes, note]), shown=progress)
-    summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress)
+    summary = train(tuned, [task], config, folder, operation="fine-tune", show=progress, objective=objective)
     if progress:
         plain_console(stderr=True).print(summary)
     return load(folder.path / "best.safetensors", device=next(loaded.parameters()).device)
+
+
+def _objective(model: BlockModel, task: LearningTask, config: FinetuneOptions) -> Labels | None:
+    """Return what is learned where it is more than the labels of the task; raises ConfigError without forces."""
+    if not config.hessian:
+        return None
+    learned = model.task(task.name)
+    if not (learned.conservative or learned.direct):
+        raise ConfigError("hessian: nothing learns forces, so there is no Hessian: leave it out, or learn forces")
+    terms = loss_terms(task, learned, free_atoms_only=config.free_atoms_only)
+    return Labels(terms, config.hessian)
 
 
 def _require_possible(model: BlockModel, config: FinetuneOptions) -> None:

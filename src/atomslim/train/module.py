@@ -8,7 +8,8 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from atomslim.compress.distill import tasks_in
+from atomslim.atoms.sample import HESSIAN
+from atomslim.compress.distill import hessian_rows, tasks_in
 from atomslim.data.loader import Batch
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.losses import Term, loss_sums, weighted_mean
@@ -61,8 +62,9 @@ class Labels:
     processes agree on which weights take part; derivatives are those of the batch's tasks only.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
-        self.terms = list(terms)
+    def __init__(self, terms: Sequence[Term], hessian: float = 0.0) -> None:
+        """Learn these terms, and rows of the Hessian with this weight of their mean absolute error in eV/Å²."""
+        self.terms, self.hessian = list(terms), hessian
         self.learned = nn.Module()
 
     def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
@@ -70,7 +72,18 @@ class Labels:
         names = dict.fromkeys(term.task for term in self.terms)
         outputs = attend(model, batch, names).outputs
         sums = loss_sums(self.terms, outputs, batch)
-        return weighted_mean(self.terms, sums, summed(torch.stack([part.count for part in sums])))
+        loss = weighted_mean(self.terms, sums, summed(torch.stack([part.count for part in sums])))
+        return loss + self.hessian * curvature(model, batch, summed) if self.hessian else loss
+
+
+def curvature(model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
+    """Return this process's part of the mean absolute error of the Hessian times the labels' directions, in eV/Å²."""
+    label = batch.targets[HESSIAN]
+    there = torch.isfinite(label).all(-1, keepdim=True)
+    direction, wanted = torch.where(there, label, 0.0).split(3, dim=-1)
+    ours = hessian_rows(model, batch, direction, create_graph=True)
+    error = torch.where(there, (ours - wanted).abs(), 0.0)
+    return error.sum() / (3 * summed(there.sum())).clamp(min=1)
 
 
 class TrainingModule(lightning.LightningModule):

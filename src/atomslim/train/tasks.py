@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomslim.atoms import Sample
+from atomslim.atoms.sample import HESSIAN
 from atomslim.data import Dataset, splits
 from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
@@ -65,6 +66,9 @@ class LearningTask:
     validation_limit: int | None = None
     """At most so many structures of the validation set, evenly over it."""
 
+    hessian: bool = False
+    """Whether rows of the Hessian are learned, too."""
+
     def part(self, name: Part) -> TaskData:
         """Return the structures of one set; raises DataError if it is empty."""
         own = self.others.get(name)
@@ -74,7 +78,7 @@ class LearningTask:
         return TaskData(
             self.name,
             self.dataset if own is None else own,
-            tuple(self.targets),
+            (*self.targets, *([HESSIAN] if self.hessian and name == "train" else [])),
             indices,
             neighbours=self.graph.neighbours,
             labelled=name == "train" and not self.unlabelled,
@@ -273,7 +277,7 @@ def default_targets(
 
     Raises DataError where forces are asked for and no structure has them.
     """
-    names = [name for name, count in found.counts.items() if count and name != STRESS]
+    names = [name for name, count in found.counts.items() if count and name not in {STRESS, HESSIAN}]
     if forces is not None:
         found.require(["forces"])
     if "forces" in names and ("energy" in names or forces == "direct"):
