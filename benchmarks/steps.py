@@ -5,19 +5,22 @@
     python benchmarks/steps.py                          # this source alone
 
 Each source runs in a process of its own with one thread; the two take turns at every step, with the same positions,
-which move by a hundredth of an Å. Times are CPU times of the fastest step, so that other jobs matter little;
-beside them is the largest difference between the forces of the two.
+which move by a hundredth of an Å. Times are CPU times of the fastest step, so that other jobs matter little. The last
+column is the largest difference between the forces of the two.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import cyclopts
 
+import atomslim
 from atomslim.benchmarking.machine import machine
 
 WORKER = """
@@ -62,20 +65,22 @@ def main(
     print(f"{machine()}; one thread\n")
     print("| model | structure | atoms | before, CPU ms | now, CPU ms | before / now | forces differ by eV/Å |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for model in models:
-        for structure in structures:
-            workers = [_worker(source, model, structure) for source in ([here] if other is None else [other, here])]
+    with tempfile.TemporaryDirectory() as folder:
+        for model, structure in product(models, structures):
+            file = Path(folder) / f"{model}.safetensors"  # the same weights for both
+            atomslim.save(atomslim.load(model), file)
+            workers = [_worker(source, file, structure) for source in ([here] if other is None else [other, here])]
             turns = [[_step(worker, turn) for worker in workers] for turn in range(repeats)]
             print(_row(model, structure, turns), flush=True)
             for worker in workers:
                 worker.communicate()
 
 
-def _worker(source: Path, model: str, structure: str) -> "subprocess.Popen[str]":
+def _worker(source: Path, model: Path, structure: str) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONPATH": str(source.resolve()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER]
     worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    _say(worker, json.dumps([model, structure]))
+    _say(worker, json.dumps([str(model), structure]))
     return worker
 
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from atomslim.families.jmp.gemnet_oc.graphs import Edges, Topology
-from atomslim.families.jmp.gemnet_oc.indices import InteractionIndex, QuadIndex
+from atomslim.families.jmp.gemnet_oc.graphs import Topology
+from atomslim.families.jmp.gemnet_oc.indices import EdgeFinder, QuadIndex, quad_index
 from atomslim.families.jmp.gemnet_oc.reach import Reach
 
 
@@ -58,10 +58,11 @@ class MiddleTables:
     """Zero for the closed triangle d = c."""
 
     @classmethod
-    def of(cls, main: Table, quad: Edges, index: QuadIndex, like: Tensor) -> Self:
+    def of(cls, main: Table, topology: Topology, like: Tensor) -> Self:
         """Make the tables."""
-        atoms = main.filled.shape[0]
+        atoms, quad = main.filled.shape[0], topology.quad
         table = Table.of(quad.target, atoms, like)
+        index: QuadIndex = quad_index(topology.main, quad, main.rows.view(atoms, -1), table.rows.view(atoms, -1))
         kept = index.outgoing_kept.to(like)
         closed = torch.nonzero(index.closing < index.incoming.numel())
         place = index.closing[closed[:, 0], closed[:, 1]] % index.incoming.shape[1]
@@ -105,7 +106,6 @@ class StepGraph:
     @classmethod
     def of(cls, topology: Topology, num_atoms: int, like: Tensor) -> Self:
         """Make all tables of a topology with main edges; masks have the dtype of ``like``."""
-        index = InteractionIndex.of(topology, num_atoms)
         shared = topology.reach is not None
         parts = [topology.main, topology.atom_edge, topology.quad, topology.atom]
         edges = [part for place, part in enumerate(parts) if not (shared and place == 1)]
@@ -113,6 +113,7 @@ class StepGraph:
         main = Table.of(topology.main.target, num_atoms, like)
         atom_edge = main if shared else Table.of(topology.atom_edge.target, num_atoms, like)
         atom = Table.of(topology.atom.target, num_atoms, like)
+        same = EdgeFinder(topology.atom_edge, num_atoms).find(topology.main)
         sizes = [part.count for part in parts]
         return cls(
             source=torch.cat([part.source for part in edges]),
@@ -124,10 +125,10 @@ class StepGraph:
             atom=atom,
             atom_source=topology.atom.source[atom.some],
             atom_edge_source=topology.atom_edge.source[atom_edge.some],
-            triplets=_triplets(main, atom_edge, index.same_atom_edge),
+            triplets=_triplets(main, atom_edge, same),
             both=torch.cat([main.place, main.place[topology.reverse]]),
             ends=torch.cat([2 * topology.main.source, 2 * topology.main.target + 1]),
-            middle=None if index.quad is None else MiddleTables.of(main, topology.quad, index.quad, like),
+            middle=MiddleTables.of(main, topology, like) if topology.quad.count else None,
             reach=topology.reach,
         )
 

@@ -44,12 +44,12 @@ class JMPSteps(Steps):
         """Return predictions and the share that was left out, as `Steps` does."""
         topology = self.model.topology(batch, self.task.name, pairs=pairs)
         trimmed = float(topology.left_out().max())
-        if not self._suits(batch, topology):
-            return self.model.predict(batch, self.task.name, topology, precision=self.precision), trimmed
-        graph = StepGraph.of(topology, batch.num_atoms, self.model.embedding.weight.detach())
-        if graph.triplets.numel() * self.model.config.emb_size_cbf > MOST_TRIPLETS:
-            return self.model.predict(batch, self.task.name, topology, precision=self.precision), trimmed
-        return self._outputs(batch, topology, graph), trimmed
+        if self._suits(batch, topology):
+            weights = self._current_weights()
+            graph = StepGraph.of(topology, batch.num_atoms, weights.bases.centres)
+            if graph.triplets.numel() * self.model.config.emb_size_cbf <= MOST_TRIPLETS:
+                return self._outputs(batch, topology, graph, weights), trimmed
+        return self.model.predict(batch, self.task.name, topology, precision=self.precision), trimmed
 
     def _suits(self, batch: AtomsBatch, topology: Topology) -> bool:
         if batch.num_structures != 1 or not topology.main.count or self._source.numel() > MOST_WEIGHTS:
@@ -57,8 +57,9 @@ class JMPSteps(Steps):
         weight = self.model.embedding.weight
         return format_of(self.precision or self.model.precision, weight) in {"fp32", "fp64"}
 
-    def _outputs(self, batch: AtomsBatch, topology: Topology, graph: StepGraph) -> dict[str, Tensor]:
-        weights = self._current_weights()
+    def _outputs(
+        self, batch: AtomsBatch, topology: Topology, graph: StepGraph, weights: StepWeights
+    ) -> dict[str, Tensor]:
         weight = self.model.embedding.weight
         arithmetic = computing(format_of(self.precision or self.model.precision, weight), weight.device)
         with arithmetic, fitting_threads(self.model, batch.num_atoms):
@@ -104,10 +105,11 @@ class JMPSteps(Steps):
         return outputs, vectors.new_zeros(()) if energy is None else outputs[energy.name]
 
     def _current_weights(self) -> StepWeights:
+        """Return weights that are those of the model now."""
         if self._weights is None or not self._source.unchanged():
             self._source = Source(self.model)
-            graph = cast("JMPGraphSettings", self.task.graph)
-            self._weights = StepWeights.of(self.model.backbone, quadruplets=graph.quad > 0)
+            quadruplets = cast("JMPGraphSettings", self.task.graph).quad > 0
+            self._weights = StepWeights.of(self.model.backbone, quadruplets=quadruplets)
         return self._weights
 
 
