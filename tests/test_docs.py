@@ -118,8 +118,8 @@ def test_every_benchmark_is_on_the_page() -> None:
 
 
 def test_the_site_builds_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
-        pytest.skip("needs mkdocs-material: pip install -c constraints.txt 'atomslim[docs]'")
+    if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")):
+        pytest.skip("needs mkdocs-material and mkdocstrings: pip install -c constraints.txt 'atomslim[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
