@@ -20,8 +20,9 @@ from pathlib import Path
 
 import cyclopts
 
-import atomslim
 from atomslim.benchmarking.machine import machine
+
+SAVER = "import sys, atomslim; atomslim.save(atomslim.load(sys.argv[1]), sys.argv[2])"
 
 WORKER = """
 import inspect, json, sys, time, warnings
@@ -68,8 +69,9 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for model, structure in product(models, structures):
             file = Path(folder) / f"{model}.safetensors"  # the same weights for both
-            atomslim.save(atomslim.load(model), file)
-            workers = [_worker(source, file, structure) for source in ([here] if other is None else [other, here])]
+            sources = [here] if other is None else [other, here]
+            subprocess.run([sys.executable, "-c", SAVER, model, file], env=_environment(sources[0]), check=True)
+            workers = [_worker(source, file, structure) for source in sources]
             turns = [[_step(worker, turn) for worker in workers] for turn in range(repeats)]
             print(_row(model, structure, turns), flush=True)
             for worker in workers:
@@ -77,11 +79,16 @@ def main(
 
 
 def _worker(source: Path, model: Path, structure: str) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": str(source.resolve()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER]
-    worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        command, env=_environment(source), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     _say(worker, json.dumps([str(model), structure]))
     return worker
+
+
+def _environment(source: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(source.resolve()), "OMP_NUM_THREADS": "1"}
 
 
 def _step(worker: "subprocess.Popen[str]", turn: int) -> tuple[float, int, list[list[float]]]:
