@@ -135,7 +135,7 @@ def _readme(work: Work) -> Iterator[str]:
     settings = teacher["what"].get("settings") or "as they are by default"
     elements = sorted({int(number) for atoms in work.structures for number in atoms.numbers})
     names = ", ".join(chemical_symbols[number] for number in elements)
-    kelvin = ", ".join(f"{temperature:g}" for temperature in work.options.temperatures)
+    hottest = max(work.options.temperatures)
     made = "is" if "package" in work.done["model"] else f"`atomslim package {MODEL} -o {PACKAGE}` makes"
     yield f"# A fast student of {work.teacher.name}"
     yield f"- What it is: {student['name']}, trained on {_labels(work)} labelled structures; {next(sentences(work))}"
@@ -146,7 +146,7 @@ def _readme(work: Work) -> Iterator[str]:
     yield f"- Level of theory: that of the teacher, which its authors say; {work.options.forces} forces"
     yield "- Licence: not known here; ask for that of the teacher, and of the model that the student began as"
     yield (
-        f"- Not for: elements other than {names}; temperatures beyond {kelvin} K; phases, surfaces, defects and "
+        f"- Not for: elements other than {names}; temperatures above {hottest:g} K; phases, surfaces, defects and "
         "pressures unlike the given structures"
     )
     yield f"- Numbers: `{VALIDATION}`, `{REPORT}`, `{NAME}`; what it learned from is drawn in `work/pool/{FIGURE}`"
