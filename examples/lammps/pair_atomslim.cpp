@@ -9,7 +9,7 @@
 //
 // In LAMMPS, with `units metal`, `atom_modify map array` and one process:
 //
-//   plugin load atomslimplugin.so
+//   plugin load ./atomslimplugin.so
 //   pair_style atomslim
 //   pair_coeff * * aspirin.pt2 C H O
 

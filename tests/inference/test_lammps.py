@@ -138,7 +138,7 @@ atom_modify map array
 newton on
 boundary p p p
 read_data start.data
-plugin load atomslimplugin.so
+plugin load ./atomslimplugin.so
 pair_style atomslim
 pair_coeff * * small.pt2 As Ga
 neighbor 0.5 bin
