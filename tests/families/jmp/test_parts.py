@@ -9,6 +9,7 @@ from torch import Tensor
 from atomslim.atoms import AtomsBatch, from_ase, to_batch
 from atomslim.families.jmp import JMP
 from atomslim.families.jmp.gemnet_oc import bases
+from atomslim.families.jmp.gemnet_oc.coefficients import OutgoingEdges
 from atomslim.models import Task
 from samples import CONSERVATIVE, DIRECT, ethanol, sheared_crystal, slab
 from small_models import jmp
@@ -90,13 +91,13 @@ def test_coefficients_are_not_kept(together: Callable[[], None]) -> None:
 def test_training_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = model_of(DIRECT), to_batch(waters(2))
     kept: list[bool] = []
-    each = bases.OutgoingEdges.each
+    each = OutgoingEdges.each
 
-    def noted(self: bases.OutgoingEdges[object], function: Callable[..., Tensor]) -> Tensor:
+    def noted(self: OutgoingEdges[object], function: Callable[..., Tensor]) -> Tensor:
         kept.append(self.kept is not None)
         return each(self, function)
 
-    monkeypatch.setattr(bases.OutgoingEdges, "each", noted)
+    monkeypatch.setattr(OutgoingEdges, "each", noted)
     model(batch, model.topology(batch))
     model.train()(batch, model.topology(batch))
     assert kept == [False] * 6 + [True] * 6

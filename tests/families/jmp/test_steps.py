@@ -1,5 +1,7 @@
 """Steps for one structure after another give the numbers of the usual way, on structures of every kind."""
 
+from typing import cast
+
 import pytest
 import torch
 from ase import Atoms
@@ -7,6 +9,7 @@ from ase.build import bulk, fcc111, molecule
 
 from atomslim.atoms import from_ase
 from atomslim.families.jmp import JMPGraphSettings
+from atomslim.families.jmp.gemnet_oc.block import InteractionBlock
 from atomslim.families.jmp.steps import JMPSteps
 from atomslim.models import Task, energy_and_forces
 from small_models import jmp
@@ -62,7 +65,7 @@ def test_steps_notice_that_weights_changed() -> None:
     model, batch = jmp(_task("capped, direct")), from_ase(STRUCTURES["molecule"])
     steps = model.steps()
     before = steps(batch)[0]["energy"].item()
-    block = model.backbone.blocks[1]
+    first, block = (cast("InteractionBlock", block) for block in model.backbone.blocks)
 
     def changed() -> float:
         energy = steps(batch)[0]["energy"].item()
@@ -74,7 +77,7 @@ def test_steps_notice_that_weights_changed() -> None:
     energies = [before, changed()]
     block.skip.weight.data = 3 * block.skip.weight.data
     energies.append(changed())
-    block.concat = model.backbone.blocks[0].concat
+    block.concat = first.concat
     energies.append(changed())
     block.atom_update.scale.factor.fill_(0)
     energies.append(changed())
