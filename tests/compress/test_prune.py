@@ -127,7 +127,7 @@ def test_blocks_that_do_not_exist(blocks: int | list[int], message: str) -> None
 
 
 def test_unknown_realignment() -> None:
-    with pytest.raises(ConfigError, match="'cut': give sliced, random, least"):
+    with pytest.raises(ConfigError, match="'cut': there are sliced, random, least"):
         keep_blocks(jmp(), 1, realign="cut")  # type: ignore[arg-type]
 
 

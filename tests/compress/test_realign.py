@@ -227,7 +227,7 @@ def test_wrong_use_is_said() -> None:
         realign(keep_blocks(model, 2), jmp(DIRECT, num_blocks=3, emb_size_atom=15), structures(model))
     with pytest.raises(DataError, match="no calibration structures"):
         realign(keep_blocks(model, 2), model, [])
-    with pytest.raises(ConfigError, match="re-alignment 'best'"):
+    with pytest.raises(ConfigError, match="realign 'best': there are sliced"):
         keep_blocks(model, 2, realign="best")  # type: ignore[arg-type] # wrong use
     with pytest.raises(ConfigError, match="ridge -1"):
         realign(keep_blocks(model, 2), model, structures(model), ridge=-1.0)

@@ -172,7 +172,7 @@ def test_a_model_is_loaded_with_its_precision(model: JMP, tmp_path: Path) -> Non
     assert not torch.equal(*energies)
     assert torch.equal(energies[1], plain.predict(batch, "direct", precision="fast")["energy"])
     assert torch.equal(energies[0], fast.predict(batch, "direct", precision="highest")["energy"])
-    with pytest.raises(ConfigError, match="precision 'quick': choose from"):
+    with pytest.raises(ConfigError, match="precision 'quick': there are highest"):
         atomslim.load(tmp_path / "model.safetensors", precision="quick")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="the weights are float64"):
         atomslim.load(tmp_path / "model.safetensors", precision="fast", dtype=torch.float64)

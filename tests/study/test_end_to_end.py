@@ -73,7 +73,7 @@ def test_every_kind_of_cell_is_done_and_reported(study: Results) -> None:
     assert [(row[0], row[-1]) for row in physics.rows[:2]] == [("full", "passed"), ("1 block, sliced", "passed")]
     assert len(physics.rows) == len(study.variants)
     page = (study.board.folder / "report.html").read_text()
-    assert page.count("<svg") == 4  # relevance, pre-training, downstream, convergence
+    assert page.count("<svg") == 5  # relevance, pre-training, learning, downstream, convergence
     assert '<canvas class="structure"' in page
     assert "H2O, 3 atoms: a validation structure of direct" in page
 
