@@ -201,3 +201,22 @@ def test_a_teacher_that_raises_and_a_speed_that_nothing_has(
     with pytest.raises(ConfigError, match=r"no student is as fast; the nearest is mini with 0.500 ×"):
         slim(given / "cu.xyz", EMT, tmp_path / "out", **QUICK)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*:atomslim.errors.AtomslimWarning")
+def test_the_readout_of_a_cut_of_the_teacher_is_fitted_before_training(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = energy_and_forces("tiny", forces="conservative", graph=all_neighbours(4.0))
+    full = tmp_path / "full.safetensors"
+    atomslim.save(jmp(task, num_blocks=2, sum_scale=1.0).float(), full)
+    cut = Recipe(str(full), "conservative", blocks=(1,))
+    one = Candidate("1 of 2 blocks", "cut of the teacher", cut, 1, True, 1.0, 0.0, Gain(20, 20, 0.0, 1))
+    there = Candidates("full", 20.0, ("Cu",), 2.0, (one,))
+    monkeypatch.setattr(preparing, "candidates", lambda *_, **__: there)
+    done = slim(given / "cu.xyz", str(full), tmp_path / "out", **(QUICK | {"rounds": 0, "steps": 1}))
+    history = atomslim.load(done.model).history
+    assert [entry["realign"] for entry in history if "realign" in entry] == ["least-squares-forces"]
+    assert note(done.folder)["fit"]["fitted"]
+    sliced, fitted = (atomslim.load(done.folder / "work" / f"{name}.safetensors") for name in ("student", "fitted"))
+    assert not torch.equal(*(model.readout_maps()["node"].weight() for model in (sliced, fitted)))

@@ -5,18 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from atomslim.atoms.sample import Sample
+from atomslim.compress.cuts import Cut
+from atomslim.compress.prune import keep_blocks
 from atomslim.data.container import Container
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError
 from atomslim.models.block_model import BlockModel
-from atomslim.models.model_file import save
+from atomslim.models.model_file import load, save
 from atomslim.slimming.accuracy import Accuracy, accuracy
+from atomslim.slimming.recipe import Recipe
 from atomslim.slimming.work import TASK, Work
 from atomslim.train.finetune import finetune
 from atomslim.train.folder import begun
 
 FIRST = 0.5
 """Share of what is left of the budget that the first training gets, where rounds follow."""
+
+FITTED_ON = 24
+"""Structures that the readout of a cut is fitted on at most."""
 
 LEAST, LEAST_SHARE = 1.0, 0.1
 """Seconds of a training, at least; and the share of the budget that the first one gets whatever came before took."""
@@ -29,13 +35,47 @@ def distil(work: Work, test: Sequence[Sample]) -> None:
     """Let the student learn from the labels of the pool."""
     if "distil" in work.done:
         return
+    start = _fitted(work)
     given = work.done.get("distil, begun", {}).get("seconds of training")
     seconds = given or _first(work)
     promised(work, "distil", seconds)
     with work.journal.stage("distil", f"{work.done['labels']['train']} structures, {lasting(work, seconds)}") as facts:
-        start = work.folder / work.done["student"]["student"]
         tuned = learn(work, start, work.place / "train.samples", work.place / "distil", seconds, first=True)
         facts.update(kept(work, tuned, work.place / "distilled.safetensors", test))
+
+
+def _fitted(work: Work) -> Path:
+    """Return the file that training starts with; a cut of the teacher gets a readout that is fitted to its forces."""
+    student = work.done["student"]
+    path = work.folder / student["student"]
+    if student.get("kind") != "cut of the teacher" or work.options.forces != "conservative":
+        return path
+    fitted = work.place / "fitted.safetensors"
+    if "fit" not in work.done:
+        with work.journal.stage("fit", "of the cut's readout to the teacher's energies and forces") as facts:
+            try:
+                save(_cut(work, Recipe.read(student["recipe"])), fitted)
+                facts["fitted"] = True
+            except AtomslimError as reason:
+                facts["fitted"] = False
+                work.tell(f"fit: {reason}; training starts with the cut as it is")
+    return fitted if work.done["fit"]["fitted"] else path
+
+
+def _cut(work: Work, recipe: Recipe) -> BlockModel:
+    """Cut the teacher again, with the readout fitted in closed form on labelled structures."""
+    full = work.source if isinstance(work.source, BlockModel) else load(recipe.start)
+    small = keep_blocks(
+        full,
+        full.block_ids if recipe.blocks is None else recipe.blocks,
+        realign="least-squares-forces",
+        calibration={work.options.task or next(iter(full.tasks)): str(work.place / "train.samples")},
+        limit=FITTED_ON,
+        batch_size=1,
+        seed=work.options.seed,
+        without=recipe.without,
+    )
+    return small if recipe.cutoff is None else Cut(small.block_ids, (), recipe.cutoff).of(small)
 
 
 def _first(work: Work) -> float:

@@ -6,6 +6,7 @@
 | student | candidates timed on the structures, and one chosen |
 | held-out pool, pool | structures near the given ones, and frames of the teacher's dynamics |
 | labels | by the teacher |
+| fit | of a cut of the teacher: its readout, in closed form, to the teacher's energies and forces |
 | distil | the student learns from them |
 | round N | dynamics of the student, labels of where it came, training on old and new |
 | dynamics after | the same runs with the last student |
