@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from atomslim.files import atomic_write
 from atomslim.labelling.pool import FIGURE
+from atomslim.models.family import Family, family_of
+from atomslim.models.model_file import load
 from atomslim.report import page
 from atomslim.report.page import TextTable, number
 from atomslim.report.structure_view import structure_view
@@ -128,6 +130,29 @@ def _stages(work: Work) -> TextTable:
     )
 
 
+def _other_programs(work: Work, family: Family) -> str:
+    """Say how the model runs without Python, or in programs of its family."""
+    if "packages" in family.capabilities:
+        made = "is" if "package" in work.done["model"] else f"`atomslim package {MODEL} -o {PACKAGE}` makes"
+        return (
+            f"C++: {made} `{PACKAGE}`, a package that needs no Python; docs/packages.md of atomslim says how to run it"
+        )
+    if "export" in family.capabilities:
+        return (
+            f'C++, LAMMPS: `atomslim.export(atomslim.load("{MODEL}"), FILE)` writes the format of {family.title}, for '
+            "the programs that its own models run in"
+        )
+    return f"C++: {family.title} models run in Python alone"
+
+
+def _licence(work: Work, family: Family) -> str:
+    """Say whose weights the student has, and what their licence is, where it is known."""
+    code, weights = family.licences
+    if work.done["student"].get("kind") == "cut of the teacher" and weights:
+        return f"a cut of {work.teacher.name}, whose weights are under: {weights} (its code: {code})"
+    return "not known here; ask for that of the teacher, and of the model that the student began as"
+
+
 def _readme(work: Work) -> Iterator[str]:
     """Write ten lines."""
     teacher, student = work.done["teacher"], work.done["student"]
@@ -136,15 +161,15 @@ def _readme(work: Work) -> Iterator[str]:
     elements = sorted({int(number) for atoms in work.structures for number in atoms.numbers})
     names = ", ".join(chemical_symbols[number] for number in elements)
     hottest = max(work.options.temperatures)
-    made = "is" if "package" in work.done["model"] else f"`atomslim package {MODEL} -o {PACKAGE}` makes"
+    family = family_of(load(work.folder / MODEL))
     yield f"# A fast student of {work.teacher.name}"
     yield f"- What it is: {student['name']}, trained on {_labels(work)} labelled structures; {next(sentences(work))}"
     yield f'- ASE: `atoms.calc = atomslim.Calculator("{MODEL}")`'
     yield f'- TorchSim: `from atomslim.inference.torch_sim import TorchSimModel; TorchSimModel("{MODEL}")`'
-    yield f"- C++: {made} `{PACKAGE}`, a package that needs no Python; docs/packages.md of atomslim says how to run it"
+    yield f"- {_other_programs(work, family)}"
     yield f"- Teacher: {work.teacher.name} ({versions or 'no versions known'}); settings: {settings}"
     yield f"- Level of theory: that of the teacher, which its authors say; {work.options.forces} forces"
-    yield "- Licence: not known here; ask for that of the teacher, and of the model that the student began as"
+    yield f"- Licence: {_licence(work, family)}"
     yield (
         f"- Not for: elements other than {names}; temperatures above {hottest:g} K; phases, surfaces, defects and "
         "pressures unlike the given structures"
