@@ -38,7 +38,7 @@ def batch() -> AtomsBatch:
 
 @pytest.fixture(scope="module")
 def narrower(model: JMP) -> JMP:
-    return narrow(model, SMALLER, DATA)
+    return narrow(model, SMALLER, DATA, sweeps=2)
 
 
 def outputs(model: BlockModel, batch: AtomsBatch) -> torch.Tensor:

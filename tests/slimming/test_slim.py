@@ -218,5 +218,6 @@ def test_the_readout_of_a_cut_of_the_teacher_is_fitted_before_training(
     history = atomslim.load(done.model).history
     assert [entry["realign"] for entry in history if "realign" in entry] == ["least-squares-forces"]
     assert note(done.folder)["fit"]["fitted"]
+    assert f"Licence: that of {full}, which it is a cut of" in (done.folder / "README.md").read_text()
     sliced, fitted = (atomslim.load(done.folder / "work" / f"{name}.safetensors") for name in ("student", "fitted"))
     assert not torch.equal(*(model.readout_maps()["node"].weight() for model in (sliced, fitted)))

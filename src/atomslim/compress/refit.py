@@ -30,9 +30,6 @@ RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 FEW_BATCHES = 1e-3
 """The ridge where no batch is held out."""
 
-SWEEPS = 2
-"""Times that the layers of a block are fitted, each time on what the layers before them now give."""
-
 
 @dataclass(frozen=True)
 class StageFit:
@@ -72,7 +69,7 @@ def refit(
     kept: Kept,
     structures: Structures,
     *,
-    sweeps: int = SWEEPS,
+    sweeps: int,
 ) -> list[StageFit]:
     """Fit the layers of ``small`` in place; return how well, by stage of the ``layout`` of ``full``."""
     found = []

@@ -16,7 +16,7 @@ from torch import Tensor
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
 from atomslim.compress.choose import parameters
 from atomslim.compress.prune import calibration_structures
-from atomslim.compress.refit import SWEEPS, refit
+from atomslim.compress.refit import refit
 from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, datasets
 from atomslim.models.block_model import BlockModel
@@ -36,7 +36,7 @@ def narrow(
     score: Score = "least-squares",
     limit: int = 64,
     batch_size: int = 4,
-    sweeps: int = SWEEPS,
+    sweeps: int = 0,
     seed: int = 0,
 ) -> Model:
     """Return a copy of ``model`` with smaller widths; the model itself stays as it is.
@@ -48,7 +48,8 @@ def narrow(
         score: what channels are chosen by: least-squares, activation or taylor.
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once.
-        sweeps: times that each block is fitted on the narrower model's own inputs; 0: on the full model's only.
+        sweeps: times that each block is fitted again, on the narrower model's own inputs; 0: on the full model's only,
+            which left the embedded model with the better forces (docs/results/width.md).
         seed: of the random signs of ``taylor``.
 
     Raises:
@@ -65,7 +66,7 @@ def narrow(
 
 
 def narrowed(
-    model: Model, sizes: Mapping[str, int], scores: ChannelScores, structures: Structures, *, sweeps: int = SWEEPS
+    model: Model, sizes: Mapping[str, int], scores: ChannelScores, structures: Structures, *, sweeps: int = 0
 ) -> tuple[Model, dict[str, Any]]:
     """Return a copy of the model that ``scores`` are of, with these widths, and its entry in the history.
 

@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from atomslim.models.outputs import physical
 from atomslim.models.precision import Precision, computing, format_of, without_autocast
 from atomslim.models.readout import ReadoutMap
 from atomslim.models.steps import Steps
+from atomslim.models.strain import strained, stress_of
 from atomslim.models.tasks import Task
 from atomslim.threads import fitting_threads
 
@@ -352,14 +353,6 @@ class BlockModel(nn.Module, ABC):
         return outputs
 
 
-def stress_of(derivative: Float[Tensor, "b 3 3"], batch: AtomsBatch) -> Float[Tensor, "b 3 3"]:
-    """Return (1/V) ∂E/∂ε, NaN for structures without periodicity or volume, from the energy's derivative by strain."""
-    volume = torch.linalg.det(batch.cell.detach()).abs()
-    there = (batch.pbc.any(-1) & (volume > 0))[:, None, None]
-    stress = derivative / torch.where(there, volume[:, None, None], 1.0)  # no NaN on the way back through this
-    return torch.where(there, stress, torch.nan)
-
-
 def check_cutoff(model: BlockModel, cutoff: float) -> float:
     """Return a cutoff; raises ConfigError unless it is positive and shorter than that of every task."""
     longest = min(task.graph.cutoff for task in model.tasks.values())
@@ -383,21 +376,6 @@ def check_block_indices(indices: Sequence[int], num_blocks: int) -> tuple[int, .
     if not ascending or any(not 1 <= index <= num_blocks for index in kept):
         raise ConfigError(f"blocks to keep {list(kept)}: give ascending numbers from 1 to {num_blocks}")
     return kept
-
-
-def strained(batch: AtomsBatch) -> tuple[AtomsBatch, Tensor | None]:
-    """Return the batch with positions to differentiate and, if any structure is periodic, under zero strain (b, 3, 3).
-
-    r → r (1 + ε), cell → cell (1 + ε), with ε symmetrised, so that stress has no rotational part.
-    """
-    positions = batch.positions.detach().requires_grad_() if not batch.positions.requires_grad else batch.positions
-    if not bool(batch.pbc.any()):
-        return replace(batch, positions=positions), None
-    strain = positions.new_zeros(batch.num_structures, 3, 3).requires_grad_()
-    symmetric = (strain + strain.transpose(1, 2)) / 2
-    deformation = torch.eye(3, dtype=positions.dtype, device=positions.device) + symmetric
-    moved = torch.einsum("ni,nij->nj", positions, deformation[batch.batch])
-    return replace(batch, positions=moved, cell=batch.cell @ deformation), strain
 
 
 @contextmanager

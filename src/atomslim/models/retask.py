@@ -1,10 +1,13 @@
-"""Gives a trained model other task settings: names, units, normalisation, references, graphs."""
+"""Gives a trained model other task settings (names, units, normalisation, references, graphs), and tasks old heads."""
 
+import copy
 from collections.abc import Sequence
+
+from torch import nn
 
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
-from atomslim.models.tasks import Target, Task
+from atomslim.models.tasks import Target, Task, matching
 
 
 def replace_tasks(model: BlockModel, tasks: Sequence[Task]) -> None:
@@ -57,3 +60,20 @@ def _matched(old: Task, new: Task) -> list[tuple[Target, str]]:
 def _with_heads(task: Task, *, direct: bool) -> list[Target]:
     kinds = {"direct_forces"} if direct else {"energy", "scalar", "r2", "binary"}
     return [target for target in task.targets if target.kind in kinds]
+
+
+def reuse_heads(model: BlockModel, heads: nn.ModuleDict, task: Task, old: Task | None) -> list[Target]:
+    """Put copies of a task's heads in the place of fresh ones, target by target, as `matching` finds them.
+
+    Returns the targets whose heads stay fresh: all without an ``old`` task.
+    """
+    fresh = []
+    for target in task.targets:
+        source = matching(target, old)
+        if target.kind == "conservative_forces":
+            continue
+        if old is None or source is None:
+            fresh.append(target)
+        else:
+            heads[target.name] = copy.deepcopy(model.get_submodule(f"heads.{old.name}.{source.name}"))
+    return fresh

@@ -93,7 +93,8 @@ def bars(work: Work) -> dict[str, tuple[str, str, bool]]:
     moved = stages_of_dynamics(work)
     if moved:
         last = work.done[moved[-1]]
-        rows["unstable runs"] = ("0", f"{last['unstable']} of {last['runs']}", not last["unstable"])
+        said = f"{last['unstable']} of {last['runs']}, {last['steps']} steps each"
+        rows["unstable runs"] = ("0", said, not last["unstable"])
     if not options.student:
         rows["speed"] = (str(options.target), _said(speed), _reached(work, speed))
     return rows

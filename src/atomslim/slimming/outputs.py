@@ -149,7 +149,7 @@ def _licence(work: Work, family: Family) -> str:
     """Say whose weights the student has, and what their licence is, where it is known."""
     code, weights = family.licences
     if work.done["student"].get("kind") == "cut of the teacher" and weights:
-        return f"a cut of {work.teacher.name}, whose weights are under: {weights} (its code: {code})"
+        return f"that of {work.teacher.name}, which it is a cut of; weights: {weights}; code: {code}"
     return "not known here; ask for that of the teacher, and of the model that the student began as"
 
 

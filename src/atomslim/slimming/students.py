@@ -55,7 +55,7 @@ class Candidate:
     spread: float = 0.0
     """Half the interquartile range of the rounds, as a share of their median."""
     gain: Gain | None = None
-    """How many times as fast as the teacher."""
+    """How many times as fast as the teacher, by the shortest steps of all rounds; with the spread of its own rounds."""
     refused: str = ""
     """Why it is none."""
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from atomslim.families.mace.model import MACE, heads_of
-from atomslim.models.tasks import Target, Task, matching
+from atomslim.models.retask import reuse_heads
+from atomslim.models.tasks import Target, Task
 
 
 def with_heads(model: MACE, tasks: Sequence[Task], reused: Mapping[str, Task]) -> MACE:
@@ -21,15 +22,9 @@ def with_heads(model: MACE, tasks: Sequence[Task], reused: Mapping[str, Task]) -
 
 def _heads(model: MACE, task: Task, old: Task | None) -> nn.ModuleDict:
     heads = heads_of(model.config, task)
-    if old is None:
-        for target in task.targets:
-            if target.kind == "energy":
-                _keep_repulsion(model, target, heads)
-        return heads
-    for target in task.targets:
-        source = matching(target, old)
-        if source is not None and target.kind != "conservative_forces":
-            heads[target.name] = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
+    for target in reuse_heads(model, heads, task, old):
+        if target.kind == "energy":
+            _keep_repulsion(model, target, heads)
     return heads
 
 

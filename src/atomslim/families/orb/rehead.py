@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from atomslim.families.orb.model import Orb, headed, heads_of
-from atomslim.models.tasks import Task, matching
+from atomslim.families.orb.model import Orb, heads_of
+from atomslim.models.retask import reuse_heads
+from atomslim.models.tasks import Task
 
 
 def with_heads(model: Orb, tasks: Sequence[Task], reused: Mapping[str, Task]) -> Orb:
@@ -24,10 +25,7 @@ def with_heads(model: Orb, tasks: Sequence[Task], reused: Mapping[str, Task]) ->
 
 def _heads(model: Orb, task: Task, old: Task | None) -> nn.ModuleDict:
     heads = _drawn(heads_of(model.config, task))
-    for target in headed(task):
-        source = matching(target, old)
-        if old is not None and source is not None:
-            heads[target.name] = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
+    reuse_heads(model, heads, task, old)
     return heads
 
 

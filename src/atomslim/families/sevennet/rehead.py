@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from atomslim.families.sevennet.model import SevenNet, heads_of
-from atomslim.models.tasks import Task, matching
+from atomslim.models.retask import reuse_heads
+from atomslim.models.tasks import Task
 
 
 def with_heads(model: SevenNet, tasks: Sequence[Task], reused: Mapping[str, Task]) -> SevenNet:
@@ -29,10 +30,5 @@ def with_heads(model: SevenNet, tasks: Sequence[Task], reused: Mapping[str, Task
 
 def _heads(model: SevenNet, task: Task, old: Task | None) -> nn.ModuleDict:
     heads = heads_of(model.config, task)
-    if old is None:
-        return heads
-    for target in task.targets:
-        source = matching(target, old)
-        if source is not None and target.kind != "conservative_forces":
-            heads[target.name] = copy.deepcopy(model.heads.get_submodule(f"{old.name}.{source.name}"))
+    reuse_heads(model, heads, task, old)
     return heads
