@@ -25,7 +25,7 @@ class CHGNetFamily(Family):
     name: ClassVar[str] = "chgnet"
     title: ClassVar[str] = "CHGNet"
     package: ClassVar[str | None] = "chgnet"
-    weights: ClassVar[str] = "come with the package: chgnet:0.3.0, chgnet:0.2.0, chgnet:r2scan"
+    weights: ClassVar[str] = "ship with the package: chgnet:0.3.0, chgnet:0.2.0, chgnet:r2scan"
     licences: ClassVar[tuple[str, str]] = ("Modified BSD", "that of the package")
     config: ClassVar[type[BaseModel]] = CHGNetConfig
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff", "hand-over"})

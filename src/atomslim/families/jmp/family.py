@@ -39,8 +39,8 @@ class JMPFamily(Family):
 
     name: ClassVar[str] = "jmp"
     title: ClassVar[str] = "JMP"
-    weights: ClassVar[str] = "JMP-S, JMP-L from the authors (https://nima.sh/jmp); mini and mini-smooth come with it"
-    licences: ClassVar[tuple[str, str]] = ("MIT", "mini: MIT; JMP: CC BY-NC 4.0 by its repository")
+    weights: ClassVar[str] = "JMP-S and JMP-L from the authors (https://nima.sh/jmp); mini and mini-smooth are included"
+    licences: ClassVar[tuple[str, str]] = ("MIT", "mini: MIT; JMP: CC BY-NC 4.0, as its repository states")
     config: ClassVar[type[BaseModel]] = JMPConfig
     graph_settings: ClassVar[type[GraphSettings]] = JMPGraphSettings
     capabilities: ClassVar[frozenset[Capability]] = frozenset(

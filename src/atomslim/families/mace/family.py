@@ -28,8 +28,8 @@ class MACEFamily(Family):
     title: ClassVar[str] = "MACE"
     package: ClassVar[str | None] = "mace-torch"
     extra: ClassVar[str | None] = "mace"
-    weights: ClassVar[str] = "files from its authors; mace:medium says where that one is"
-    licences: ClassVar[tuple[str, str]] = ("MIT", "each model's own: MIT for MACE-MP-0, others differ")
+    weights: ClassVar[str] = "files from its authors; mace:medium tells you where to get that one"
+    licences: ClassVar[tuple[str, str]] = ("MIT", "depends on the model: MIT for MACE-MP-0")
     config: ClassVar[type[BaseModel]] = MACEConfig
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export"})
 

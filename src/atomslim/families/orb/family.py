@@ -27,7 +27,7 @@ class OrbFamily(Family):
     package: ClassVar[str | None] = "orb-models"
     extra: ClassVar[str | None] = "orb"
     weights: ClassVar[str] = "files from its authors (github.com/orbital-materials/orb-models)"
-    licences: ClassVar[tuple[str, str]] = ("Apache 2.0", "each model's own, check there")
+    licences: ClassVar[tuple[str, str]] = ("Apache 2.0", "depends on the model: see its source")
     config: ClassVar[type[BaseModel]] = OrbConfig
     graph_settings: ClassVar[type[GraphSettings]] = OrbGraphSettings
     capabilities: ClassVar[frozenset[Capability]] = frozenset(

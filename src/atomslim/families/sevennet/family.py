@@ -31,8 +31,8 @@ class SevenNetFamily(Family):
     title: ClassVar[str] = "SevenNet"
     package: ClassVar[str | None] = "sevenn"
     extra: ClassVar[str | None] = "sevennet"
-    weights: ClassVar[str] = "come with the package: sevennet:7net-0, 7net-l3i5, 7net-mf-0; others from its authors"
-    licences: ClassVar[tuple[str, str]] = ("MIT", "not said by the package")
+    weights: ClassVar[str] = "ship with the package: sevennet:7net-0, 7net-l3i5, 7net-mf-0; others from its authors"
+    licences: ClassVar[tuple[str, str]] = ("MIT", "not stated by the package")
     config: ClassVar[type[BaseModel]] = SevenNetConfig
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff", "hand-over"})
 
