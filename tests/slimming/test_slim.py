@@ -221,3 +221,37 @@ def test_the_readout_of_a_cut_of_the_teacher_is_fitted_before_training(
     assert f"Licence: that of {full}, which it is a cut of" in (done.folder / "README.md").read_text()
     sliced, fitted = (atomslim.load(done.folder / "work" / f"{name}.safetensors") for name in ("student", "fitted"))
     assert not torch.equal(*(model.readout_maps()["node"].weight() for model in (sliced, fitted)))
+
+
+def test_a_control_has_the_labels_of_a_run_and_random_weights(
+    given: Path, straight: tuple[Slim, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, few = straight[0].folder, {"rounds": 0, "steps": 1}
+    done = run(given, tmp_path / "control", start="random", labels_of=str(other), **few)
+    stages = note(done.folder)
+    assert {name: stages[name] for name in ("teacher", "pool", "labels")} == {
+        name: note(other)[name] for name in ("teacher", "pool", "labels")
+    }
+    for name in ("train.samples", "labelled/labelled.samples"):
+        assert (done.folder / "work" / name).read_bytes() == (other / "work" / name).read_bytes()
+    before, drawn = (
+        atomslim.load(done.folder / "work" / name).state_dict()
+        for name in ("student.safetensors", "random.safetensors")
+    )
+    matrices = [name for name, weight in before.items() if weight.dim() > 1 and bool(weight.any())]
+    assert matrices
+    for name in matrices:
+        alike = torch.nn.functional.cosine_similarity(before[name].flatten(), drawn[name].flatten(), dim=0)
+        assert abs(float(alike)) < 0.9
+    assert sum(map(torch.numel, before.values())) == sum(map(torch.numel, drawn.values()))
+    assert stages["student"]["name"].endswith("with random weights")
+    assert "with random weights" in (done.folder / "README.md").read_text()
+    write(tmp_path / "other.xyz", bulk("Cu", cubic=True, a=3.65))
+    with pytest.raises(ConfigError, match="is of other structures"):
+        slim(tmp_path / "other.xyz", EMT, tmp_path / "no", **(QUICK | {"labels_of": str(other)}))
+    out = str(tmp_path / "no")
+    nothing = ("--labels-of", str(tmp_path), "--start", "random")
+    assert "has come to its labels" in refused(
+        capsys, str(given / "cu.xyz"), "--teacher", EMT_NAME, "-o", out, *nothing
+    )
+    assert not Path(out).exists()

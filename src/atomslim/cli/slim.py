@@ -26,6 +26,8 @@ def slim(  # noqa: PLR0913 -- the most common of many options
     ms_per_step: Annotated[float | None, FINITE] = None,
     ns_per_day: Annotated[float | None, FINITE] = None,
     student: str | None = None,
+    start: str | None = None,
+    labels_of: Path | None = None,
     budget: str | None = None,
     forces: str | None = None,
     temperatures: Annotated[str | None, Parameter(name=["--temperatures", "--temperature"])] = None,
@@ -70,6 +72,10 @@ def slim(  # noqa: PLR0913 -- the most common of many options
         The same as nanoseconds of dynamics in a day.
     student
         A model to train, instead of one that is chosen by its speed.
+    start
+        trained, or random: the student's weights are drawn anew, which shows what the trained ones are worth.
+    labels_of
+        The folder of another run of the same teacher and structures, whose student, pool and labels are taken.
     budget
         Wall clock of everything but the validation, such as 30min or 2h; 1h, if none is given.
     forces
@@ -111,6 +117,8 @@ def slim(  # noqa: PLR0913 -- the most common of many options
         "ms_per_step": ms_per_step,
         "ns_per_day": ns_per_day,
         "student": student,
+        "start": start,
+        "labels_of": None if labels_of is None else str(labels_of),
         "budget": budget,
         "forces": forces,
         "temperatures": None if temperatures is None else _numbers(temperatures),

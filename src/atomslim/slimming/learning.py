@@ -47,7 +47,7 @@ def distil(work: Work, test: Sequence[Sample]) -> None:
 def _fitted(work: Work) -> Path:
     """Return the file that training starts with; a cut of the teacher gets a readout that is fitted to its forces."""
     student = work.done["student"]
-    path = work.folder / student["student"]
+    path = work.folder / work.done.get("weights", student)["student"]
     if student.get("kind") != "cut of the teacher" or work.options.forces != "conservative":
         return path
     fitted = work.place / "fitted.safetensors"

@@ -23,6 +23,12 @@ class SlimOptions(BaseModel):
     ms_per_step: Positive | None = Field(default=None, description="milliseconds that a step may take")
     ns_per_day: Positive | None = Field(default=None, description="nanoseconds of dynamics in a day")
     student: str = Field(default="", description="a model to train; empty: one is chosen by its speed")
+    start: Literal["trained", "random"] = Field(
+        default="trained", description="the weights that training starts with; random: drawn anew, as a control"
+    )
+    labels_of: str = Field(
+        default="", description="a run whose student, pools and labels are taken; empty: they are made"
+    )
     budget: Duration = Field(default=parse_duration("1h"), description="wall clock of all stages but the validation")
     forces: Literal["conservative", "direct"] = "conservative"
     temperatures: tuple[Positive, ...] = Field(

@@ -18,6 +18,7 @@ from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load, save
 from atomslim.report.console import plain_console
+from atomslim.slimming.recipe import with_random_weights
 from atomslim.slimming.students import candidates, choose
 from atomslim.slimming.work import Work
 
@@ -155,6 +156,18 @@ def label_pools(work: Work) -> None:
             write_container(work.place / f"{name}.samples", (samples[number] for number in sorted(numbers.tolist())))
         facts |= {name: len(numbers) for name, numbers in parts.items()}
         facts |= {"skipped": len(found.skipped), "gives": list(found.given.labels), "faults": list(found.given.faults)}
+
+
+def draw_weights(work: Work) -> None:
+    """Give the student random weights, where the run is the control of one that starts with trained weights."""
+    if work.options.start == "trained" or "weights" in work.done:
+        return
+    with work.journal.stage("weights", "drawn anew, in place of the trained ones") as facts:
+        student, path = work.done["student"], work.place / "random.safetensors"
+        save(with_random_weights(load(work.folder / student["student"]), work.options.seed), path)
+        named = {"name": f"{student['name']}, with random weights", "kind": "from scratch"}
+        work.journal.done["student"] = {**student, **named}
+        facts["student"] = str(path.relative_to(work.folder))
 
 
 def test_set(work: Work) -> list[Any]:

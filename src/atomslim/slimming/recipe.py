@@ -1,5 +1,6 @@
 """How a student is built, as plain data: what it starts with, what of it is left out, and how its forces are made."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -108,6 +109,22 @@ def _of_many_elements(atoms: Atoms) -> Atoms:
     copy = atoms.copy()
     copy.numbers = np.random.default_rng(0).integers(1, 55, len(copy))
     return copy
+
+
+def with_random_weights(model: BlockModel, seed: int = 0) -> BlockModel:
+    """Return a copy whose weights are drawn anew, normal numbers with the mean square of those that they replace.
+
+    So signals keep their size in every family. Biases and other vectors, scales and references stay: they are fitted
+    to data before training, too.
+    """
+    new, random = copy.deepcopy(model), np.random.default_rng(seed)
+    with torch.no_grad():
+        for weight in new.parameters():
+            if weight.dim() > 1:
+                drawn = torch.from_numpy(random.standard_normal(tuple(weight.shape)))
+                weight.copy_(drawn * weight.double().square().mean().sqrt())
+    new.history = [*model.history, {"operation": "draw weights", "changes outputs": True, "seed": seed}]
+    return new
 
 
 def as_trained(model: BlockModel, forces: Forces, elements: set[int]) -> BlockModel:

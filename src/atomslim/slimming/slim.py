@@ -6,6 +6,7 @@
 | student | candidates timed on the structures, and one chosen |
 | held-out pool, pool | structures near the given ones, and frames of the teacher's dynamics |
 | labels | by the teacher |
+| weights | drawn anew, where that is asked for: a control |
 | fit | of a cut of the teacher: its readout, in closed form, to the teacher's energies and forces |
 | distil | the student learns from them |
 | round N | dynamics of the student, labels of where it came, training on old and new |
@@ -29,7 +30,7 @@ from atomslim.labelling.folder import claimed
 from atomslim.labelling.teachers import Source, teacher_of
 from atomslim.models.metadata import versions
 from atomslim.parsing import parse_json
-from atomslim.slimming import finishing, learning, outputs, preparing
+from atomslim.slimming import finishing, labels_of, learning, outputs, preparing
 from atomslim.slimming.accuracy import Accuracy
 from atomslim.slimming.journal import NAME, Journal
 from atomslim.slimming.options import SlimOptions
@@ -137,10 +138,12 @@ def _claimed(
 
 
 def _stages(work: Work) -> None:
+    labels_of.take(work)
     preparing.time_teacher(work)
     preparing.choose_student(work)
     preparing.make_pools(work)
     preparing.label_pools(work)
+    preparing.draw_weights(work)
     test = preparing.test_set(work)
     learning.distil(work, test)
     rounds(work, test)
