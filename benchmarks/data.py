@@ -29,8 +29,8 @@ from atomslim.data.container import Container
 from atomslim.data.registry import resolve
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError
-from atomslim.train.folder import RunFolder
 from atomslim.train.pretrain import pretrain
+from atomslim.train.run_folder import RunFolder
 
 FILES = {
     "rmd17:aspirin": "rmd17/rmd17_aspirin_train_01.npz",

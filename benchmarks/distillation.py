@@ -46,12 +46,12 @@ from atomslim.data.mixing import Mixture
 from atomslim.families.jmp import JMP, GemNetOCConfig, JMPGraphSettings
 from atomslim.models import Task, energy_and_forces
 from atomslim.models.losses import task_terms
-from atomslim.train.answers import Answers, kept_answers
+from atomslim.train.dataloaders import training_feed
 from atomslim.train.distill import Distillation, DistillOptions, own_scales, own_targets
-from atomslim.train.feed import training_feed
-from atomslim.train.module import Labels, Objective
+from atomslim.train.optimisation import Labels, Objective
 from atomslim.train.options import TaskOptions
 from atomslim.train.tasks import LearningTask, prepare_task
+from atomslim.train.teacher_cache import Answers, kept_answers
 
 KINDS = "abcd"
 

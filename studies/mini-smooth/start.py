@@ -11,7 +11,7 @@ from atomslim import keep_blocks, load, save
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, Task
-from atomslim.train.heads import with_tasks
+from atomslim.train.start import with_tasks
 
 GRAPH = JMPGraphSettings(cutoff=6.0, smooth=10, quad=0, symmetrise="invariant")
 FORCES = Target(name="forces", kind="conservative_forces", unit="eV/Å")

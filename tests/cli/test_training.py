@@ -11,7 +11,7 @@ import atomslim
 from atomslim.cli import main as cli
 from atomslim.cli.settings import read_settings
 from atomslim.errors import ConfigError
-from atomslim.train.conductor import Conductor
+from atomslim.train.loop import Conductor
 from samples import DIRECT, small_model
 from small_models import SIZES
 from train.water import waters

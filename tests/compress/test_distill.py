@@ -21,7 +21,7 @@ from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import batches
 from atomslim.families.jmp import JMP
-from atomslim.train.module import attend
+from atomslim.train.optimisation import attend
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
 from train.water import waters

@@ -23,8 +23,8 @@ from atomslim.errors import AtomslimError, CheckpointError, ConfigError
 from atomslim.models import GraphSettings, energy_and_forces, registry
 from atomslim.models.model_file import export, load, save
 from atomslim.testing import check_block_model
-from atomslim.train.heads import with_tasks
 from atomslim.train.pretrain import pretrain
+from atomslim.train.start import with_tasks
 from families.toy import FAMILY, Toy, ToyConfig
 from train.water import waters
 

@@ -30,7 +30,7 @@ from atomslim.labelling.label import label
 from atomslim.models.block_model import BlockModel
 from atomslim.train.distill import distill
 from atomslim.train.finetune import finetune
-from atomslim.train.module import curvature
+from atomslim.train.optimisation import curvature
 from odd_calculators import Springs, Tired
 from small_models import CONSERVATIVE, jmp
 

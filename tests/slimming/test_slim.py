@@ -50,7 +50,7 @@ def short() -> Iterator[None]:
         for name, value in {"FRAMES": 4, "SOME": 3, "EVERY": 2, "SELDOM": 2}.items():
             patch.setattr(preparing, name, value)
         patch.setattr("atomslim.labelling.pool.figure", lambda *_: Figure(figsize=(1, 1)))
-        patch.setattr("atomslim.train.run.draw_learning_curve", lambda _: None)
+        patch.setattr("atomslim.train.trainer.draw_learning_curve", lambda _: None)
         yield
 
 

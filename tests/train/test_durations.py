@@ -1,9 +1,8 @@
 import pytest
 
-from atomslim.train.budget import Budget, Clock
-from atomslim.train.durations import parse_duration
-from atomslim.train.options import ScheduleOptions
-from atomslim.train.schedule import Plateau, factor
+from atomslim.train.optimisation import Plateau, rate_factor
+from atomslim.train.options import ScheduleOptions, parse_duration
+from atomslim.train.run_state import Budget, Clock
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_the_rate_warms_up_then_follows_the_cosine_then_stays() -> None:
     budget = Budget([parse_duration("100 steps")])
 
     def at(steps: int) -> float:
-        return factor(options, budget, Clock(steps=steps))
+        return rate_factor(options, budget, Clock(steps=steps))
 
     assert at(0) == pytest.approx(0.2)
     assert at(5) == pytest.approx(0.6)
@@ -52,8 +51,8 @@ def test_the_rate_warms_up_then_follows_the_cosine_then_stays() -> None:
 def test_the_schedule_scales_with_the_wall_clock() -> None:
     options = ScheduleOptions.model_validate({"warmup": "10%", "warmup_factor": 0.0})
     budget = Budget([parse_duration("1h")])
-    assert factor(options, budget, Clock(seconds=180.0)) == pytest.approx(0.5)
-    assert factor(options, budget, Clock(seconds=1800.0)) == pytest.approx(0.55)
+    assert rate_factor(options, budget, Clock(seconds=180.0)) == pytest.approx(0.5)
+    assert rate_factor(options, budget, Clock(seconds=1800.0)) == pytest.approx(0.55)
 
 
 def test_a_plateau_lowers_the_rate_after_its_patience() -> None:

@@ -20,7 +20,7 @@ from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.families.jmp import JMP
 from atomslim.models.block_model import BlockModel
 from atomslim.models.tasks import energy_and_forces
-from atomslim.train.references import isolated_atoms, parsed_e0s
+from atomslim.train.targets import isolated_atoms, parsed_e0s
 from small_models import all_neighbours, jmp
 from train.water import waters
 

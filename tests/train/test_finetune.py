@@ -11,7 +11,7 @@ import yaml
 import atomslim
 from atomslim.errors import ConfigError, DataError
 from atomslim.families.jmp import JMP
-from atomslim.train.conductor import Conductor
+from atomslim.train.loop import Conductor
 from samples import DIRECT, small_model
 from train.water import waters
 

@@ -13,7 +13,7 @@ from atomslim.atoms import Sample
 from atomslim.data.loader import Batch, collate
 from atomslim.families.jmp import JMP
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
-from atomslim.train.module import Labels
+from atomslim.train.optimisation import Labels
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
 from train.water import waters

@@ -16,7 +16,8 @@ from atomslim.data.survey import survey
 from atomslim.errors import AtomslimWarning, DataError
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.train.options import SplitOptions, TaskOptions
-from atomslim.train.tasks import default_targets, prepare_task
+from atomslim.train.targets import default_targets
+from atomslim.train.tasks import prepare_task
 from samples import small_model
 from train.water import waters
 

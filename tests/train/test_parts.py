@@ -4,10 +4,9 @@ import torch
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models import Task
-from atomslim.train.averages import Averages
-from atomslim.train.heads import with_tasks
-from atomslim.train.optimiser import make_optimiser, set_rates
+from atomslim.train.optimisation import Averages, make_optimiser, set_rates
 from atomslim.train.options import OptimiserOptions
+from atomslim.train.start import with_tasks
 from small_models import CONSERVATIVE, DIRECT, jmp
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import atomslim
-from atomslim.train.folder import RunFolder
+from atomslim.train.run_folder import RunFolder
 
 RUNNER = Path(__file__).with_name("runner.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

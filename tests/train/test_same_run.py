@@ -21,8 +21,8 @@ from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.families.jmp import JMP
 from atomslim.files import locked
-from atomslim.train.folder import task_file
-from atomslim.train.origin import data_identity, model_digest
+from atomslim.train.run_folder import task_file
+from atomslim.train.run_state import data_identity, model_digest
 from samples import CUTOFF, DIRECT, small_model
 from small_models import SIZES, jmp
 from train.water import waters

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import atomslim
-from atomslim.train.summary import Summary
+from atomslim.train.reporting import Summary
 from samples import DIRECT
 from small_models import jmp
 from train.water import waters

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from atomslim.errors import ConfigError
-from atomslim.train.folder import RunFolder
-from atomslim.train.tensorboard import require_tensorboard
+from atomslim.train.run_folder import RunFolder, require_tensorboard
 
 MODULE = "torch.utils.tensorboard"
 

@@ -68,10 +68,10 @@ def distill(  # noqa: PLR0913 -- the most common of many options
 
     """
     from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options, tasked
-    from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.distill import DistillOptions
     from atomslim.train.distill import distill as run
-    from atomslim.train.folder import begun
+    from atomslim.train.run_folder import begun
+    from atomslim.train.trainer import require_as_many_processes
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "strict": strict or None}
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}

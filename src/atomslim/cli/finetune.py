@@ -71,10 +71,10 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
 
     """
     from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options
-    from atomslim.train.cluster import require_as_many_processes
     from atomslim.train.finetune import FinetuneOptions
     from atomslim.train.finetune import finetune as run
-    from atomslim.train.folder import begun
+    from atomslim.train.run_folder import begun
+    from atomslim.train.trainer import require_as_many_processes
 
     given: dict[str, Any] = {
         "budget": budget,

@@ -41,7 +41,7 @@ def _share(_type: Any, tokens: Sequence[Token]) -> float:
 
 def _seconds(_type: Any, tokens: Sequence[Token]) -> float:
     """Understand a time: seconds, or with a unit."""
-    from atomslim.train.durations import parse_duration
+    from atomslim.train.options import parse_duration
 
     text = tokens[0].value
     found = parse_duration(f"{text}s" if re.fullmatch(r"[\d.]+", text) else text)

@@ -39,10 +39,10 @@ def pretrain(
 
     """
     from atomslim.cli.settings import nothing_named, read_settings, require_options
-    from atomslim.train.cluster import require_as_many_processes
-    from atomslim.train.folder import begun
     from atomslim.train.pretrain import PretrainOptions
     from atomslim.train.pretrain import pretrain as run
+    from atomslim.train.run_folder import begun
+    from atomslim.train.trainer import require_as_many_processes
 
     chosen = config or begun(output, resume=resume)
     if chosen is None:

@@ -71,7 +71,7 @@ def _value(text: str) -> Any:
 
 def require_options(kind: "type[BaseModel]", options: Mapping[str, Any]) -> None:
     """Raise ConfigError for names that are no options of an operation, or files and datasets that are no texts."""
-    from atomslim.train.problems import unknown
+    from atomslim.arguments import unknown
 
     for name, value in options.items():
         if name not in kind.model_fields:

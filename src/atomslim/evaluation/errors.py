@@ -80,6 +80,10 @@ class Errors:
         return self.converted(f"m{self.unit}", 1e-3) if self.unit.startswith("eV") else None
 
 
+Results = dict[str, dict[str, Errors]]
+"""By task and target."""
+
+
 def own_unit(errors: Errors, units_in_file: str) -> Errors:
     """Return errors in the unit of energy that a dataset's files are in ("kcal/mol, Å"), or as they are."""
     if not errors.unit.startswith("eV"):

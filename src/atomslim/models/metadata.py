@@ -11,7 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
 from atomslim import __version__
-from atomslim.errors import CheckpointError, ConfigError, one_line
+from atomslim.arguments import first_problem
+from atomslim.errors import CheckpointError, ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Family, family_of
 from atomslim.models.registry import family
@@ -131,14 +132,6 @@ def versions(of: Family | None = None) -> dict[str, str]:
     if of is not None and of.package is not None:
         found[of.package] = of.installed() or "?"
     return found
-
-
-def first_problem(error: Exception) -> str:
-    """Return the first of a validation's complaints in one line."""
-    if not isinstance(error, pydantic.ValidationError):
-        return one_line(error)
-    first = error.errors(include_url=False, include_context=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _too_new(content: Mapping[str, Any], where: str) -> str:

@@ -16,7 +16,7 @@ from atomslim.slimming.accuracy import Accuracy, accuracy
 from atomslim.slimming.recipe import Recipe
 from atomslim.slimming.work import TASK, Work
 from atomslim.train.finetune import finetune
-from atomslim.train.folder import begun
+from atomslim.train.run_folder import begun
 
 FIRST = 0.5
 """Share of what is left of the budget that the first training gets, where rounds follow."""

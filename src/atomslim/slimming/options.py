@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from atomslim.slimming.target import Target
-from atomslim.train.durations import Duration, parse_duration
+from atomslim.train.options import Duration, parse_duration
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -18,7 +18,7 @@ from atomslim.models.model_file import load
 from atomslim.models.registry import family
 from atomslim.models.scope import known_elements
 from atomslim.models.tasks import Task, energy_and_forces
-from atomslim.train.heads import with_tasks
+from atomslim.train.start import with_tasks
 
 Forces = Literal["conservative", "direct"]
 

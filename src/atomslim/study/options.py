@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from atomslim.arguments import problem_of
 from atomslim.errors import ConfigError
 from atomslim.models.registry import located
 from atomslim.parsing import read_yaml
 from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, TaskOptions, validated
-from atomslim.train.problems import problem_of
 from atomslim.validation.checks import chosen_checks
 
 Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]

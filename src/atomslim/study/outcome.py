@@ -5,8 +5,8 @@ from typing import Any
 
 from atomslim.evaluation.classification import parsed
 from atomslim.parsing import parse_json
-from atomslim.train.figure import error_column
-from atomslim.train.folder import RunFolder
+from atomslim.train.reporting import error_column
+from atomslim.train.run_folder import RunFolder
 
 _PRICE = ("parameters", "steps", "epochs", "training_seconds")
 

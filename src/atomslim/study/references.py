@@ -14,8 +14,8 @@ from atomslim.evaluation.reference_gap import differences
 from atomslim.models.block_model import BlockModel
 from atomslim.models.retask import replace_tasks
 from atomslim.models.tasks import Target, Task
-from atomslim.train.lowered import spread_over
 from atomslim.train.options import TargetOptions, TaskOptions
+from atomslim.train.tasks import spread_over
 
 STRUCTURES = 20_000
 """Of a dataset, evenly over it: more change linear references of a hundred elements no further."""

@@ -18,7 +18,7 @@ from atomslim.study.results import Results
 from atomslim.study.runner import Board, run_cells
 from atomslim.study.work import Workshop
 from atomslim.threads import shared_among
-from atomslim.train.folder import RunFolder, require_own
+from atomslim.train.run_folder import RunFolder, require_own
 
 _ADDED = ("title", "blocks", "without", "cutoffs", "seeds", "realign", "speed", "validate_physics", "accelerator")
 """Options that may change while a study goes on: they add cells, and leave the results of others as they are."""

@@ -30,9 +30,8 @@ from atomslim.study.outcome import learning, outcome
 from atomslim.study.references import with_references
 from atomslim.train.distill import distill, own_scales, own_targets
 from atomslim.train.finetune import finetune
-from atomslim.train.lowered import on_reference_of_model, spread_over
 from atomslim.train.options import RunOptions, TaskOptions
-from atomslim.train.tasks import LearningTask, prepare_task
+from atomslim.train.tasks import LearningTask, on_reference_of_model, prepare_task, spread_over
 from atomslim.train.validation import Processes, mean_errors, model_errors
 from atomslim.validation.columns import outcomes
 from atomslim.validation.run import validate

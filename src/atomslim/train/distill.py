@@ -41,36 +41,35 @@ from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
-from atomslim.train.answers import Answers, asked, kept_answers, labelled_by, passes, training_size
-from atomslim.train.batch_size import with_batch_cost
-from atomslim.train.classes import own_share
-from atomslim.train.cluster import is_first
-from atomslim.train.durations import Duration, parse_duration
+from atomslim.train.dataloaders import with_batch_cost
 from atomslim.train.finetune import note_task, noted
-from atomslim.train.folder import RunFolder
-from atomslim.train.graphs import graph_note
-from atomslim.train.lowered import on_reference_of_model
-from atomslim.train.module import Summed, attend
+from atomslim.train.optimisation import Summed, attend
 from atomslim.train.options import (
+    Duration,
     OptimiserOptions,
     RunOptions,
     ScheduleOptions,
     TargetOptions,
     TaskOptions,
+    parse_duration,
     validated,
 )
-from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced, said, say_labels
-from atomslim.train.run import train
+from atomslim.train.reporting import announced, said, say_labels
+from atomslim.train.run_folder import RunFolder
+from atomslim.train.run_state import data_identity, origin
+from atomslim.train.start import graph_note
+from atomslim.train.targets import FORCE_WEIGHT, own_share
 from atomslim.train.tasks import (
-    FORCE_WEIGHT,
     LearningTask,
     loss_terms,
+    on_reference_of_model,
     prepare_task,
     require_validation,
     validation_labels,
 )
 from atomslim.train.tasks import Part as SetName
+from atomslim.train.teacher_cache import Answers, asked, kept_answers, labelled_by, passes, training_size
+from atomslim.train.trainer import is_first, train
 
 CACHE_LIMIT = 2e9
 """Bytes up to which a teacher's answers are kept without being asked for."""

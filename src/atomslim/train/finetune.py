@@ -20,12 +20,8 @@ from atomslim.models.family import family_of
 from atomslim.models.graph_settings import LONGEST_CUTOFF
 from atomslim.models.model_file import load
 from atomslim.report.console import plain_console
-from atomslim.train.batch_size import with_batch_cost
-from atomslim.train.cluster import is_first
-from atomslim.train.folder import RunFolder, require_no_path, task_file
-from atomslim.train.graphs import graph_for, graph_note
-from atomslim.train.heads import with_tasks
-from atomslim.train.module import Labels
+from atomslim.train.dataloaders import with_batch_cost
+from atomslim.train.optimisation import Labels
 from atomslim.train.options import (
     CLASS_WEIGHTS,
     CUTOFF,
@@ -42,12 +38,13 @@ from atomslim.train.options import (
     require_weights_once,
     validated,
 )
-from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced, said, say_labels
-from atomslim.train.references import Inherited
-from atomslim.train.run import train
-from atomslim.train.start import Start, choose_start
-from atomslim.train.tasks import FORCE_WEIGHT, LearningTask, loss_terms, prepare_task, reference_notes
+from atomslim.train.reporting import announced, said, say_labels
+from atomslim.train.run_folder import RunFolder, require_no_path, task_file
+from atomslim.train.run_state import data_identity, origin
+from atomslim.train.start import Start, choose_start, graph_for, graph_note, with_tasks
+from atomslim.train.targets import FORCE_WEIGHT, Inherited
+from atomslim.train.tasks import LearningTask, loss_terms, prepare_task, reference_notes
+from atomslim.train.trainer import is_first, train
 
 
 class FinetuneOptions(RunOptions):
@@ -103,7 +100,7 @@ def finetune(
         tuned = atomslim.finetune(small, "rmd17:aspirin", budget="30min")
 
     Before the first step, the errors of predicting the mean and of the model as it is are measured; if tuning makes it
-    worse, the untuned one comes back. The run's folder has everything, see `atomslim.train.folder`.
+    worse, the untuned one comes back. The run's folder has everything, see `atomslim.train.run_folder`.
 
     Args:
         model: the model, or its file.

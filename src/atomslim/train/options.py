@@ -1,5 +1,7 @@
 """Options of a run: the same fields in YAML, on the command line and in Python."""
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -7,20 +9,77 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from atomslim.arguments import problem_of
 from atomslim.errors import ConfigError
 from atomslim.models.graph_settings import LONGEST_CUTOFF, MOST
 from atomslim.models.losses import Loss
 from atomslim.models.tasks import plain_name
-from atomslim.train.durations import Duration, parse_duration
-from atomslim.train.problems import problem_of
+
+Unit = Literal["seconds", "steps", "epochs", "share"]
+
+_UNITS: dict[str, tuple[Unit, float]] = {
+    "s": ("seconds", 1.0),
+    "sec": ("seconds", 1.0),
+    "second": ("seconds", 1.0),
+    "seconds": ("seconds", 1.0),
+    "min": ("seconds", 60.0),
+    "minute": ("seconds", 60.0),
+    "minutes": ("seconds", 60.0),
+    "h": ("seconds", 3600.0),
+    "hour": ("seconds", 3600.0),
+    "hours": ("seconds", 3600.0),
+    "day": ("seconds", 86400.0),
+    "days": ("seconds", 86400.0),
+    "step": ("steps", 1.0),
+    "steps": ("steps", 1.0),
+    "epoch": ("epochs", 1.0),
+    "epochs": ("epochs", 1.0),
+    "%": ("share", 0.01),
+}
+_TEXT = re.compile(r"\s*(?P<amount>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[a-z%]+)\s*")
+
+
+class _Duration(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    amount: float
+    unit: Unit
+    text: str
+
+    def __str__(self) -> str:
+        """As the user wrote it."""
+        return self.text
+
+
+def parse_duration(text: str) -> "_Duration":
+    """Understand "30min", "1.5h", "2000 steps", "5 epochs" or "10%"; raises ValueError for anything else."""
+    match = _TEXT.fullmatch(text.lower())
+    if match is None or match["unit"] not in _UNITS:
+        raise ValueError(f'{text[:60]!r} is no duration: write "30min", "2h", "2000 steps", "5 epochs" or "10%"')
+    unit, factor = _UNITS[match["unit"]]
+    amount = float(match["amount"]) * factor
+    if not math.isfinite(amount):
+        raise ValueError(f"{text[:30]!r} … is no duration: give fewer digits")
+    return _Duration(amount=amount, unit=unit, text=text.strip())
+
+
+def _parsed(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Duration = Annotated[_Duration, BeforeValidator(_parsed), PlainSerializer(str)]
+"""A duration that options write as text."""
+
 
 Precision = Literal["32", "64", "bf16", "fp16"]
 
@@ -133,7 +192,7 @@ class TargetOptions(_Options):
 
 
 E0s = str | dict[str | int, float]
-"""Per-element reference energies: a rule, a table, or the name of a file, see `train.references`."""
+"""Per-element reference energies: a rule, a table, or the name of a file, see `train.targets`."""
 
 E0S = Field(
     default="",
@@ -265,7 +324,7 @@ class RunOptions(_Options):
 
     @property
     def max_cost(self) -> int | None:
-        """Edges in a batch; raises ConfigError if they are still to be measured (`train.batch_size`)."""
+        """Edges in a batch; raises ConfigError if they are still to be measured (`train.dataloaders`)."""
         if self.batch_cost == "auto":
             raise ConfigError("batch_cost auto: is not measured for this operation: give a number")
         return self.batch_cost

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
-from atomslim.arguments import checked
+from atomslim.arguments import checked, first_problem
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import BatchLoader
 from atomslim.data.mixing import BatchSampler, Mixture
@@ -17,25 +17,28 @@ from atomslim.data.normalise import Normalisation
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Family, family_of
-from atomslim.models.metadata import first_problem
 from atomslim.models.model_file import load
 from atomslim.models.registry import families, family
 from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
-from atomslim.train.batch_size import with_batch_cost
-from atomslim.train.cluster import is_first
-from atomslim.train.durations import Duration, parse_duration
+from atomslim.train.dataloaders import with_batch_cost
 from atomslim.train.finetune import note_task, noted
-from atomslim.train.folder import RunFolder, require_no_path
-from atomslim.train.graphs import graph_for
-from atomslim.train.heads import with_tasks
-from atomslim.train.options import OptimiserOptions, RunOptions, ScheduleOptions, TaskOptions, validated
-from atomslim.train.origin import data_identity, origin
-from atomslim.train.progress import announced, said, say_labels
-from atomslim.train.references import Inherited
-from atomslim.train.run import train
-from atomslim.train.start import move_to_labels
+from atomslim.train.options import (
+    Duration,
+    OptimiserOptions,
+    RunOptions,
+    ScheduleOptions,
+    TaskOptions,
+    parse_duration,
+    validated,
+)
+from atomslim.train.reporting import announced, said, say_labels
+from atomslim.train.run_folder import RunFolder, require_no_path
+from atomslim.train.run_state import data_identity, origin
+from atomslim.train.start import graph_for, move_to_labels, with_tasks
+from atomslim.train.targets import Inherited
 from atomslim.train.tasks import LearningTask, prepare_task, reference_notes
+from atomslim.train.trainer import is_first, train
 
 SCALE_EDGES = 50_000
 """Edges of the structures on which a new model is fitted, at most: they are in memory together."""

@@ -6,30 +6,196 @@ prediction, after the difference between the references of labels and model wher
 for training: one molecule does not say which of its elements they belong to. With a learning rate of 0 all stays.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
+import torch
 
 from atomslim.atoms import Sample
 from atomslim.data.in_memory import Samples
+from atomslim.data.info import DatasetInfo
 from atomslim.data.normalise import TargetScale
 from atomslim.data.reference_gap import SMALLEST, ReferenceGap
 from atomslim.data.references import shifted
-from atomslim.errors import ConfigError
-from atomslim.evaluation.errors import Errors
+from atomslim.errors import AtomslimWarning, ConfigError
+from atomslim.evaluation.errors import Errors, Results
 from atomslim.evaluation.reference_gap import differences, find_gap, lowered
 from atomslim.models.block_model import BlockModel
-from atomslim.models.family import family_of
-from atomslim.models.tasks import Target, Task
-from atomslim.train.graphs import graph_for
-from atomslim.train.heads import with_tasks
-from atomslim.train.lowered import spread_over
+from atomslim.models.family import Family, family_of
+from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.tasks import Target, Task, matching
 from atomslim.train.options import RunOptions
-from atomslim.train.references import SAME
-from atomslim.train.tasks import LearningTask, loss_terms
-from atomslim.train.validation import Processes, Results, mean_errors, model_errors, score
+from atomslim.train.targets import SAME
+from atomslim.train.tasks import LearningTask, loss_terms, spread_over
+from atomslim.train.validation import Processes, mean_errors, model_errors, score
+
+_OWN = {"set tasks", "set heads", "reduce neighbours"}
+"""Operations after which a model's graph settings are its own, whatever its first file held."""
+
+
+class GraphOptions(Protocol):
+    """Options that override graph settings."""
+
+    @property
+    def cutoff(self) -> float | None:
+        """Å, or None."""
+        ...
+
+    @property
+    def neighbours(self) -> int | str | None:
+        """Base number k, or None."""
+        ...
+
+
+def has_own_graphs(model: BlockModel) -> bool:
+    """Tell whether a model's graph settings are its own, or assumed because its checkpoint held none."""
+    for entry in reversed(model.history):
+        if entry.get("operation") in _OWN:
+            return True
+        if entry.get("graphs") == "assumed":
+            return False
+    return True
+
+
+def graph_for(
+    family: Family, model: BlockModel | None, options: GraphOptions, info: DatasetInfo, task: str | None = None
+) -> GraphSettings:
+    """Return the graphs of a new task on a dataset: the options', else those of a task of the model (none: its first).
+
+    The dataset's own are for models that are still to be made (None), or whose checkpoint held none. Raises ConfigError
+    for a cutoff or neighbours that the family cannot have.
+    """
+    own = own_graph(model, task)
+    usual: tuple[float | None, int | None]
+    if own is None:
+        usual = (info.cutoff, info.neighbours)
+        return family.graph(model, cutoff=options.cutoff, neighbours=options.neighbours, usual=usual)
+    if options.neighbours is not None:
+        family.require("neighbour caps")
+        usual = (own.cutoff, own.neighbours)
+        return family.graph(model, cutoff=options.cutoff, neighbours=options.neighbours, usual=usual)
+    if model is None or options.cutoff is None:
+        return own
+    chosen = own.model_copy(update={"cutoff": options.cutoff})
+    family.check_graph(model, chosen)
+    return chosen
+
+
+def own_graph(model: BlockModel | None, task: str | None = None) -> GraphSettings | None:
+    """Return the graphs of a model's task (none: its first), or None where they are assumed."""
+    if model is None or not has_own_graphs(model):
+        return None
+    return (model.task(task) if task else next(iter(model.tasks.values()))).graph
+
+
+def graph_note(model: BlockModel, used: GraphSettings, info: DatasetInfo, task: str | None = None) -> str:
+    """Say in one line which graphs are used and which are not; empty where nothing differs."""
+    own = own_graph(model, task)
+    if own is None:
+        return f"graphs: {_words(used)}: the model's file holds no settings of its own"
+    if used != own:
+        return f"graphs: {_words(used)}, as the options say; the model has {_words(own)}"
+    if used.cutoff != info.cutoff or used.neighbours not in {None, info.neighbours}:
+        theirs = f"cutoff {info.cutoff:g} Å, {info.neighbours} neighbours"
+        return f"graphs: {_words(used)}, the model's; the dataset's {theirs} are not used"
+    return ""
+
+
+def _words(graph: GraphSettings) -> str:
+    smooth = graph.neighbours is None and graph.typical_neighbours is not None
+    count = f"about {graph.typical_neighbours:g}" if smooth else graph.neighbours or "all"
+    return f"cutoff {graph.cutoff:g} Å, {count} neighbours"
+
+
+Model = TypeVar("Model", bound=BlockModel)
+
+_KEPT = ("std", "mean", "references")
+"""What a target keeps with the head that learned it."""
+
+
+def with_tasks(
+    model: Model,
+    tasks: list[Task],
+    *,
+    reuse: Mapping[str, str] | str | None = None,
+    seed: int = 0,
+    dropout: float | None = None,
+    edge_dropout: float | None = None,
+) -> Model:
+    """Return an independent copy of a model that has these tasks, and no others.
+
+    Heads start fresh (drawn with ``seed``), or are those of the task ``reuse``, target by target of the same kind;
+    these also keep ``std``, ``mean`` and references, so that they predict what they did. A mapping says so for each new
+    task; those that are not in it start fresh, and so do, which is said, targets of a kind that the old task has not.
+    What no task reads any more is left out. Changes outputs.
+
+    Raises ConfigError for a family that cannot do this, an unknown task, or one without any head that is asked for.
+    """
+    family = family_of(model)
+    sources = reuse if isinstance(reuse, Mapping) else dict.fromkeys((task.name for task in tasks), reuse)
+    olds = {name: model.task(source) for name, source in sources.items() if source is not None}
+    if any(task.direct for task in tasks):
+        family.require("direct forces")
+    new_kinds = {task.name: _without_source(task, olds[task.name]) for task in tasks if task.name in olds}
+    if any(task.name not in olds or new_kinds[task.name] for task in tasks):
+        family.require("fresh heads")
+    for name, targets in new_kinds.items():
+        _say_fresh(name, targets, olds[name])
+    kept = [_with_old_scales(task, olds[task.name]) if task.name in olds else task for task in tasks]
+    rates = {"dropout": dropout, "edge_dropout": edge_dropout}
+    given = {name: rate for name, rate in rates.items() if rate is not None}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = cast("Model", family.with_heads(model, kept, olds, given))
+    new.history = [*model.history, _entry(kept, {name: old.name for name, old in olds.items()})]
+    return new
+
+
+def _without_source(task: Task, old: Task) -> list[Target]:
+    """Return the targets that no head of the old task gives; raises ConfigError if that is all of them."""
+    headed = [target for target in task.targets if target.kind != "conservative_forces"]
+    missing = [target for target in headed if matching(target, old) is None]
+    if missing and len(missing) == len(headed):
+        kinds = ", ".join(sorted({target.kind for target in missing}))
+        raise ConfigError(
+            f"target {missing[0].name}: task {old.name} of the model has no head of the kind {kinds} to reuse: "
+            "start with fresh heads"
+        )
+    return missing
+
+
+def _say_fresh(name: str, targets: list[Target], old: Task) -> None:
+    for target in targets:
+        warnings.warn(
+            f"{name}/{target.name}: task {old.name} of the model has no head of the kind {target.kind} to reuse: it "
+            "starts with a fresh one",
+            AtomslimWarning,
+            stacklevel=3,
+        )
+
+
+def _with_old_scales(task: Task, old: Task) -> Task:
+    targets = [
+        target.model_copy(update={name: getattr(source, name) for name in _KEPT})
+        if (source := matching(target, old)) and target.kind != "conservative_forces"
+        else target
+        for target in task.targets
+    ]
+    return task.model_copy(update={"targets": tuple(targets)})
+
+
+def _entry(tasks: list[Task], reused: dict[str, str]) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "operation": "set heads",
+        "changes outputs": True,
+        "heads": "reused" if reused else "fresh",
+        "tasks": [task.name for task in tasks],
+    }
+    return entry | {"from": reused} if reused else entry
+
 
 TRIED = 8
 """Training structures on which starts are compared: each costs a forward pass of the whole model."""

@@ -1,6 +1,7 @@
 """From a dataset to a task: its split, targets, normalisation, graphs and loss terms."""
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -14,37 +15,34 @@ from atomslim.atoms.sample import HESSIAN
 from atomslim.data import Dataset, splits
 from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
-from atomslim.data.info import DatasetInfo
 from atomslim.data.mixing import TaskData
-from atomslim.data.normalise import Normalisation, TargetScale, explain, fit
+from atomslim.data.normalise import Normalisation, explain
 from atomslim.data.splits import Split
 from atomslim.data.survey import Survey, survey
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
+from atomslim.evaluation.reference_gap import STRUCTURES, find_gap, lowered
+from atomslim.models.block_model import BlockModel
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.losses import Term
 from atomslim.models.tasks import Target, TargetKind, Task
-from atomslim.train.classes import base_rate, class_note, class_target, class_term
-from atomslim.train.options import ClassWeights, E0s, SplitOptions, TargetOptions, TaskOptions
-from atomslim.train.references import Inherited, energy_scale, is_extensive
-
-FORCE_WEIGHT = 100.0
-"""Weight of forces beside energies in fine-tuning (arXiv 2310.16802)."""
-
-STRESS = "stress"
+from atomslim.train.options import SplitOptions, TargetOptions, TaskOptions
+from atomslim.train.targets import (
+    STRESS,
+    Choice,
+    Inherited,
+    class_note,
+    class_target,
+    class_term,
+    default_targets,
+    normalise,
+    require_classes,
+    require_energy,
+)
 
 LOOKED_AT = 20_000
 """Structures whose composition is noted with a model."""
 
 Part = Literal["train", "validation", "test"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Where a task's per-element references come from: its options, other tasks, the model."""
-
-    e0s: E0s = ""
-    known: Mapping[str, Normalisation] = field(default_factory=dict)
-    inherited: Inherited = field(default_factory=Inherited)
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def prepare_task(
 ) -> LearningTask:
     """Split a dataset, choose its targets and fit their normalisation on the training set.
 
-    ``graph`` is how the task's graphs are made (`train.graphs`), ``split`` and ``normalisation`` are those of an
+    ``graph`` is how the task's graphs are made (`train.start`), ``split`` and ``normalisation`` are those of an
     earlier run that is continued, ``known`` those of tasks whose references this one may take, ``inherited`` the
     references of the model that learns it. Where the set for validation need not be ``labelled``, it is not looked at.
 
@@ -163,8 +161,8 @@ def prepare_task(
         )
     found = survey(dataset, chosen.train)
     targets = dict(options.targets) or default_targets(found, options.forces, dataset.info, options.class_weights)
-    _require_energy(targets, found)
-    _require_classes(targets, options, dataset.name)
+    require_energy(targets, found)
+    require_classes(targets, options, dataset.name)
     if normalisation is None and found.structures == found.total:  # else they are looked for in all structures below
         for label in targets:
             found.require([label])
@@ -265,46 +263,6 @@ def _classes(dataset: Dataset, variant: str) -> NDArray[np.float64] | None:
     return np.array([float(sample.targets.get(name, np.nan)) for sample in dataset])
 
 
-def default_targets(
-    found: Survey,
-    forces: Literal["direct", "conservative"] | None,
-    info: DatasetInfo | None = None,
-    class_weights: ClassWeights = "none",
-) -> dict[str, TargetOptions]:
-    """Choose what to learn from what any structure has: energy and forces, or else scalars; stress only if asked.
-
-    ``info`` says which of them are labels of 0 and 1.
-
-    Raises DataError where forces are asked for and no structure has them.
-    """
-    names = [name for name, count in found.counts.items() if count and name not in {STRESS, HESSIAN}]
-    if forces is not None:
-        found.require(["forces"])
-    if "forces" in names and ("energy" in names or forces == "direct"):
-        kind: Literal["direct_forces", "conservative_forces"] = (
-            "direct_forces" if forces == "direct" else "conservative_forces"
-        )
-        energy = {"energy": TargetOptions(kind="energy")} if "energy" in names else {}
-        return {**energy, "forces": TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if energy else 1.0)}
-    labels = {name for name in names if info is not None and info.is_label(name)}
-    return {
-        name: TargetOptions(kind="binary", class_weights=class_weights)
-        if name in labels
-        else TargetOptions(kind="energy" if name == "energy" else "scalar")
-        for name in names
-        if name != "forces"
-    }
-
-
-def normalise(train: TaskData, targets: Mapping[str, TargetOptions], choice: Choice) -> Normalisation:
-    """Fit each target's mean, spread and references on the training structures that have it.
-
-    Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing;
-    ConfigError for references of a task that is not known or has none.
-    """
-    return Normalisation(targets={name: _scale(train, name, options, choice) for name, options in targets.items()})
-
-
 def loss_terms(data: LearningTask, task: Task, *, free_atoms_only: bool = True) -> list[Term]:
     """Return what the task contributes to the loss; ``task`` is the model's, whose scales may be those of old heads."""
     energy = task.of_kind("energy")
@@ -350,50 +308,54 @@ def _warn_of_other_names(found: Survey) -> None:
         warn(f"{text}forces_key={fields[0]}; they are not learned", AtomslimWarning, stacklevel=3)
 
 
-def _scale(train: TaskData, name: str, options: TargetOptions, choice: Choice) -> TargetScale:
-    replace(train, targets=(name,)).require_targets()
-    if options.kind == "binary":
-        return base_rate(train, name)
-    changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
-    if options.references is None and options.mean is None and is_extensive(name, options):
-        return energy_scale(train, name, choice.e0s, choice.inherited).model_copy(update=changes)
-    samples = (train[place] for place in range(len(train)))
-    labelled = (sample for sample in samples if sample.label(name) is not None)
-    if isinstance(options.references, str):
-        found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, choice.known)})
-    else:
-        found = fit(labelled, [name], [name] if options.references else [])
-    return found.targets[name].model_copy(update=changes)
+# -- labels on the references of a model
 
 
-def _references_of(other: str, task: str, name: str, known: Mapping[str, Normalisation]) -> TargetScale:
-    there = {task: scales.targets[name] for task, scales in known.items() if name in scales.targets}
-    if other in there and there[other].references:
-        return there[other]
-    names = ", ".join(task for task, scale in there.items() if scale.references) or "none"
-    raise ConfigError(
-        f"task {task}: {name}: references of {other!r}: no other task of this name has some of its own "
-        f"(there are: {names}); fit them with references: true"
-    )
+class Lowered:
+    """A dataset whose energies lack per-element references."""
+
+    def __init__(self, dataset: Dataset, references: dict[int, float]) -> None:
+        self.dataset, self.references = dataset, references
+        self.name, self.info = dataset.name, dataset.info
+
+    def __len__(self) -> int:
+        """Number of structures."""
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Structure `number`."""
+        return lowered(self.dataset[number], self.references)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """All structures in order."""
+        return (lowered(sample, self.references) for sample in self.dataset)
+
+    @property
+    def natoms(self) -> NDArray[np.int64]:
+        """Number of atoms of every structure."""
+        return self.dataset.natoms
+
+    @property
+    def groups(self) -> list[str]:
+        """Group of every structure."""
+        return self.dataset.groups
 
 
-def _require_classes(targets: Mapping[str, TargetOptions], options: TaskOptions, name: str) -> None:
-    """Refuse weights of classes where nothing is classified."""
-    if options.class_weights != "none" and all(target.kind != "binary" for target in targets.values()):
-        raise ConfigError(
-            f"{name}: class_weights: none of {', '.join(targets)} is a label of 0 and 1: name labels with classify"
-        )
+def on_reference_of_model(data: LearningTask, model: BlockModel) -> LearningTask:
+    """Return the task with energies on the model's reference; a warning says so where the labels are on another."""
+    gap = find_gap(model, data.name, spread_over(data.part("train"), STRUCTURES))
+    if gap is None:
+        return data
+    text = f"task {data.name}: {gap}; labels are lowered by it, and errors of energies are those after this fit"
+    warnings.warn(text + "; fine-tune to move the model to the labels' reference", AtomslimWarning, stacklevel=2)
+    gap = replace(
+        gap, references={number: round(value, 4) for number, value in gap.references.items()}
+    )  # resumed alike
+    others: dict[Part, Dataset] = {part: Lowered(dataset, gap.references) for part, dataset in data.others.items()}
+    return replace(data, dataset=Lowered(data.dataset, gap.references), others=others)
 
 
-def _require_energy(targets: dict[str, TargetOptions], found: Survey) -> None:
-    """Require targets, and give conservative forces and stress the energy they are derivatives of."""
-    if not targets:
-        found.require(["energy"])
-    kinds = {options.kind for options in targets.values()}
-    if kinds >= {"direct_forces", "conservative_forces"}:
-        raise ConfigError("forces are either direct or conservative: choose one")
-    if "stress" in kinds and "conservative_forces" not in kinds:
-        raise ConfigError("stress comes from conservative forces: choose forces conservative")
-    if "conservative_forces" in kinds and "energy" not in kinds:
-        found.require(["energy"])  # of which forces are derivatives
-        targets["energy"] = TargetOptions(kind="energy", weight=0.0)
+def spread_over(data: TaskData, count: int) -> list[Sample]:
+    """Return at most so many structures, evenly over a set."""
+    places = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
+    return [data[int(place)] for place in places]

@@ -13,17 +13,14 @@ from atomslim.data.loader import Batch, TopologyBuilder
 from atomslim.errors import DataError
 from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.classification import FOLLOWED, MEAN_OF_LABELS, baseline_of
-from atomslim.evaluation.errors import PER_ATOM, Errors
+from atomslim.evaluation.errors import PER_ATOM, Errors, Results
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
 from atomslim.models.outputs import physical
 from atomslim.models.tasks import PROBABILITY
-from atomslim.train.feed import ordered_batches
+from atomslim.train.dataloaders import ordered_batches
 from atomslim.train.options import RunOptions
 from atomslim.train.tasks import LearningTask, Part
-
-Results = dict[str, dict[str, Errors]]
-"""Task → target → errors."""
 
 
 @dataclass(frozen=True)

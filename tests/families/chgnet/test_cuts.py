@@ -25,7 +25,7 @@ from atomslim.models import Task
 from atomslim.models.losses import task_terms
 from atomslim.models.tasks import Target
 from atomslim.testing import check_block_model
-from atomslim.train.heads import with_tasks
+from atomslim.train.start import with_tasks
 from chgnet_models import package_model, saved
 
 

@@ -22,7 +22,7 @@ from atomslim.errors import CheckpointError, ConfigError, StructureError
 from atomslim.families.chgnet import FAMILY
 from atomslim.models import BlockModel, Task
 from atomslim.models.tasks import Target
-from atomslim.train.heads import with_tasks
+from atomslim.train.start import with_tasks
 from chgnet_models import package_model, package_results, saved
 
 

@@ -18,7 +18,7 @@ from atomslim.compress.neighbours import with_neighbours
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.family import family_of
-from atomslim.train.heads import with_tasks
+from atomslim.train.start import with_tasks
 from families.orb.package_models import calculator, saved
 from train.water import waters
 

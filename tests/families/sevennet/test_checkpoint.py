@@ -108,7 +108,7 @@ def test_levels_of_theory_are_tasks(tmp_path: Path) -> None:
 
 
 def test_one_level_becomes_a_model_of_its_own(tmp_path: Path) -> None:
-    from atomslim.train.heads import with_tasks
+    from atomslim.train.start import with_tasks
 
     model = atomslim.load(checkpoint(tmp_path / "theirs.pth", **LEVELS))
     tuned = with_tasks(model, [model.task("PBE").model_copy(update={"name": "tuned"})], reuse="PBE")

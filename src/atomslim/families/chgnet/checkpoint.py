@@ -11,12 +11,13 @@ from typing import Any, get_args
 
 import torch
 
+from atomslim.arguments import first_problem
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.chgnet.config import CHGNetConfig, Composition, of_arguments
 from atomslim.families.chgnet.family import FAMILY
 from atomslim.families.chgnet.model import CHGNet
 from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.metadata import checksum, first_problem, versions
+from atomslim.models.metadata import checksum, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed, require_fit
 from atomslim.unpickle.torch_file import StoredTensor, read_pt

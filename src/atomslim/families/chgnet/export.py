@@ -56,7 +56,7 @@ def _obstacles(model: CHGNet) -> Iterator[str]:
     if model.num_blocks == 0:
         yield "a model without blocks"
     if len(model.tasks) != 1:
-        yield f"{len(model.tasks)} tasks (give the model one with atomslim.train.heads.with_tasks)"
+        yield f"{len(model.tasks)} tasks (give the model one with atomslim.train.start.with_tasks)"
         return
     task = model.task()
     if not task.conservative or len(task.targets) != 2:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from atomslim.arguments import first_problem
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.jmp.family import JMPConfig
 from atomslim.families.jmp.gemnet_oc.bases import gaussian_centres
@@ -20,7 +21,7 @@ from atomslim.families.jmp.layout import Head, Layout, Name
 from atomslim.families.jmp.model import JMP
 from atomslim.families.jmp.sizes import read_sizes
 from atomslim.files import atomic_write
-from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, first_problem, restore, versions
+from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, restore, versions
 from atomslim.models.tasks import Target, TargetKind, Task, energy_and_forces
 from atomslim.models.tensors import is_finite, listed, misfit, require_fit, save_archive
 from atomslim.unpickle.torch_file import StoredTensor, read_pt

@@ -10,6 +10,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from atomslim.arguments import first_problem
 from atomslim.errors import CheckpointError
 from atomslim.families.mace.config import BlockConfig, MACEConfig
 from atomslim.families.mace.family import FAMILY
@@ -27,7 +28,7 @@ from atomslim.families.mace.stored import (
     tensors_of,
 )
 from atomslim.models.graph_settings import GraphSettings
-from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, first_problem, restore, versions
+from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, restore, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor

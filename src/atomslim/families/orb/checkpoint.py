@@ -16,10 +16,11 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from atomslim.arguments import first_problem
 from atomslim.errors import AtomslimWarning, CheckpointError, ConfigError
 from atomslim.families.orb.config import ALL_NEIGHBOURS, ENVELOPE, Activation, OrbConfig, OrbGraphSettings
 from atomslim.families.orb.family import FAMILY
-from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, first_problem, restore, versions
+from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, restore, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor, read_pt

@@ -33,7 +33,7 @@ def _obstacles(model: Orb) -> Iterator[str]:
     if not model.num_blocks:
         yield "a model without blocks"
     if len(model.tasks) != 1:
-        yield f"{len(model.tasks)} tasks (give the model one with atomslim.train.heads.with_tasks)"
+        yield f"{len(model.tasks)} tasks (give the model one with atomslim.train.start.with_tasks)"
         return
     task = model.task()
     energy, kinds = task.of_kind("energy"), {target.kind for target in task.targets}

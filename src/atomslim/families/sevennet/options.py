@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from sevenn._const import DEFAULT_E3_EQUIVARIANT_MODEL_CONFIG as DEFAULTS
 from sevenn.scripts.backward_compatibility import patch_old_config
 
+from atomslim.arguments import first_problem
 from atomslim.errors import CheckpointError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.families.sevennet.irreps import SCALAR, convolution_paths
-from atomslim.models.metadata import first_problem
 
 Version = tuple[int, int, int]
 

@@ -11,11 +11,10 @@ from torch import Tensor
 
 import atomslim
 from atomslim.errors import AtomslimError, AtomslimWarning
-from atomslim.train import conductor, validation
-from atomslim.train.conductor import Conductor
-from atomslim.train.folder import RunFolder
-from atomslim.train.module import Labels
-from atomslim.train.stop import StopRequest
+from atomslim.train import loop, validation
+from atomslim.train.loop import Conductor, StopRequest
+from atomslim.train.optimisation import Labels
+from atomslim.train.run_folder import RunFolder
 from samples import small_model
 from train.water import waters
 
@@ -102,7 +101,7 @@ def test_ctrl_c_stops_after_a_saved_step(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_second_ctrl_c_ends_at_once_but_an_echo_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     stop, now = StopRequest(), [100.0]
-    monkeypatch.setattr("atomslim.train.stop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("atomslim.train.loop.time.monotonic", lambda: now[0])
     try:
         stop.listen(signal.SIGINT)
         for _ in range(2):
@@ -141,7 +140,7 @@ def test_ctrl_c_outside_of_steps_ends_at_once(
             signal.raise_signal(signal.SIGINT)
         return errors(model, tasks, asked, *arguments)  # type: ignore[arg-type] # one of the names of parts
 
-    monkeypatch.setattr(conductor, "model_errors", interrupted)
+    monkeypatch.setattr(loop, "model_errors", interrupted)
     with pytest.raises(KeyboardInterrupt, match=line):
         tune(tmp_path / "run")
     assert RunFolder(tmp_path / "run").has_state == (part == "test")
@@ -157,7 +156,7 @@ def test_a_signal_while_baselines_are_measured_stops_before_the_first_step(
         signal.raise_signal(signal.SIGTERM)
         return errors(*arguments)
 
-    monkeypatch.setattr(conductor, "mean_errors", signalled)
+    monkeypatch.setattr(loop, "mean_errors", signalled)
     with pytest.warns(AtomslimWarning, match="after step 0"), pytest.raises(SystemExit) as left:
         tune(tmp_path / "run")
     assert left.value.code == 143

@@ -40,8 +40,35 @@ from atomslim.models.model_file import save
 from atomslim.models.tensors import save_archive
 from atomslim.parsing import parse_json, read_yaml
 from atomslim.report.cells import plain_cell
-from atomslim.train.origin import code_digest
-from atomslim.train.tensorboard import Board
+from atomslim.train.run_state import code_digest
+
+_CLOCK = ("step", "epoch", "seconds", "waiting_seconds", "validation_seconds", "structures")
+"""Columns that say when; the step is TensorBoard's axis, the rest is under clock/."""
+
+
+def require_tensorboard() -> Any:
+    """Return torch's writer; raises ConfigError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- an extra, and slow to import
+    except ImportError as error:
+        raise ConfigError("tensorboard: is not installed: pip install 'atomslim[tensorboard]'") from error
+    return SummaryWriter
+
+
+class Board:
+    """Writes rows of metrics into the folder `tensorboard` of a run."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        """Begin, or go on: what was written after the step that is resumed from is hidden."""
+        self._writer = require_tensorboard()(str(folder / "tensorboard"), purge_step=steps + 1)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add one row."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"clock/{name}" if name in _CLOCK else name, value, row["step"])
+        self._writer.flush()
+
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")
 
@@ -49,7 +76,7 @@ _LIMITS = ("budget", "steps", "epochs", "workers", "devices", "nodes", "accelera
 """Options that may change when a run is continued."""
 
 _BY_CONTENT = ("model", "student", "teacher", "data", "validation_data", "test_data")
-"""Options that name files; what the files hold is compared, see `atomslim.train.origin`."""
+"""Options that name files; what the files hold is compared, see `atomslim.train.run_state`."""
 
 OWN = (
     *("config.yaml", "versions.json", "origin.json", "split.*.json", "normalisation.*.json", "metrics.jsonl"),

@@ -1,4 +1,6 @@
-"""`batch_cost: auto`: how large a batch the memory allows, measured on the run's own structures.
+"""Batches for training and validation, and how large they may be.
+
+`batch_cost: auto` measures how large a batch the memory allows, on the run's own structures.
 
 A probe does what a training step does with one batch: graphs, loss, gradients of all weights. The memory m that it
 takes at its peak grows with the batch's cost c, the edges of the main graph, as m = a + b c. Probes grow, at most by a
@@ -9,7 +11,7 @@ f and what the optimiser will keep, k (two numbers for each weight, one more for
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
@@ -17,16 +19,66 @@ import torch
 from torch import Tensor
 
 from atomslim.benchmarking.speed import peak_memory
-from atomslim.data.loader import BatchLoader
-from atomslim.data.mixing import BatchSampler, Mixture
+from atomslim.data.loader import Batch, BatchLoader, TopologyBuilder
+from atomslim.data.mixing import BatchSampler, Mixture, TaskData
 from atomslim.errors import ConfigError
 from atomslim.memory import free_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.parsing import read_yaml
-from atomslim.train.folder import RunFolder
-from atomslim.train.module import Labels, Objective
+from atomslim.train.optimisation import Labels, Objective
 from atomslim.train.options import RunOptions
+from atomslim.train.run_folder import RunFolder
 from atomslim.train.tasks import LearningTask, loss_terms
+
+
+class Endless:
+    """One epoch after the other of a loader; remembers how many batches each epoch has."""
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self.loader = loader
+        self.lengths: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on from where the loader is."""
+        while True:
+            self.lengths[self.loader.sampler.epoch] = len(self.loader)
+            yield from self.loader
+
+
+def training_feed(
+    mixture: Mixture, options: RunOptions, topology: TopologyBuilder, *, rank: int, world_size: int
+) -> Endless:
+    """Return shuffled batches of this process's parts."""
+    sampler = BatchSampler(
+        mixture,
+        batch_size=None if options.batch_cost else options.batch_size,
+        max_cost=options.max_cost,
+        seed=options.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    pinned = options.accelerator != "cpu"
+    return Endless(BatchLoader(sampler, topology=topology, workers=options.workers, pin_memory=pinned))
+
+
+def ordered_batches(
+    data: TaskData, options: RunOptions, topology: TopologyBuilder | None, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Give every structure once, in order, dealt out to the processes; a few more at once than in training."""
+    size = max(options.batch_size, world_size)
+    sampler = BatchSampler(
+        Mixture([data]),
+        batch_size=None if options.batch_cost else size,
+        max_cost=options.max_cost,
+        shuffle=False,
+        rank=rank,
+        world_size=world_size,
+    )
+    return iter(BatchLoader(sampler, topology=topology))
+
+
+# -- how large a batch the memory allows
+
 
 DOUBLINGS = 7
 """At most; what is larger is extrapolated."""

@@ -3,13 +3,12 @@ import math
 import pytest
 
 from atomslim.errors import DataError
-from atomslim.evaluation.errors import Errors
+from atomslim.evaluation.errors import Errors, Results
 from atomslim.models.losses import Term
-from atomslim.train.budget import Budget, Clock
-from atomslim.train.durations import parse_duration
-from atomslim.train.options import ScheduleOptions
-from atomslim.train.schedule import Plateau, factor, plateau_rules
-from atomslim.train.validation import Results, score
+from atomslim.train.optimisation import Plateau, plateau_rules, rate_factor
+from atomslim.train.options import ScheduleOptions, parse_duration
+from atomslim.train.run_state import Budget, Clock
+from atomslim.train.validation import score
 
 BUDGET = Budget([parse_duration("100 steps")])
 
@@ -25,7 +24,7 @@ def test_the_plateau_rules_when_warm_up_and_cosine_are_over(cosine: str | None, 
 
 
 def test_the_rate_rises_follows_the_cosine_and_stays() -> None:
-    rates = [factor(options("50%"), BUDGET, Clock(steps=step)) for step in (0, 10, 25, 50, 90)]
+    rates = [rate_factor(options("50%"), BUDGET, Clock(steps=step)) for step in (0, 10, 25, 50, 90)]
     assert rates == pytest.approx([0.2, 0.6, 0.1 + 0.9 * 0.5, 0.1, 0.1])
 
 

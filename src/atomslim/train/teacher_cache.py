@@ -41,9 +41,9 @@ from atomslim.evaluation.batches import batches
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.parsing import parse_json
-from atomslim.train.feed import ordered_batches
+from atomslim.train.dataloaders import ordered_batches
 from atomslim.train.options import RunOptions
-from atomslim.train.origin import model_digest
+from atomslim.train.run_state import model_digest
 from atomslim.train.tasks import LearningTask
 
 VERSION = 1

@@ -3,7 +3,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from atomslim.errors import ConfigError
-from atomslim.train.cluster import cluster_environment, require_as_many_processes
+from atomslim.train.trainer import cluster_environment, require_as_many_processes
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
 

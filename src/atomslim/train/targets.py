@@ -1,4 +1,6 @@
-"""Per-element reference energies of a task: which ones, and where they come from, in words.
+"""The targets of a task: what is learned by default, how it is normalised, and which references energies get.
+
+Where per-element references come from, in words:
 
 | `e0s` | references |
 |---|---|
@@ -14,23 +16,99 @@ energies, its mean per atom is added to all of them, because a head that starts 
 """
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 from ase.data import atomic_numbers, chemical_symbols
 
+from atomslim.atoms.sample import HESSIAN
 from atomslim.data import Dataset
 from atomslim.data.in_memory import opened
+from atomslim.data.info import DatasetInfo
 from atomslim.data.mixing import TaskData
-from atomslim.data.normalise import Compositions, TargetScale, compositions_of
+from atomslim.data.normalise import Compositions, Normalisation, TargetScale, compositions_of, fit
 from atomslim.data.references import ISOLATED_ATOM
+from atomslim.data.survey import Survey
 from atomslim.errors import ConfigError, DataError
+from atomslim.evaluation.classification import require_labels
 from atomslim.models.block_model import BlockModel
-from atomslim.train.options import E0s, TargetOptions
+from atomslim.models.losses import Term
+from atomslim.models.tasks import PROBABILITY, Target
+from atomslim.train.options import ClassWeights, E0s, TargetOptions, TaskOptions
+
+FORCE_WEIGHT = 100.0
+"""Weight of forces beside energies in fine-tuning (arXiv 2310.16802)."""
+
+STRESS = "stress"
+
+
+# -- labels of 0 and 1, no and yes
+
+
+def base_rate(train: TaskData, name: str) -> TargetScale:
+    """Return the share of yes among a label of the training structures, as its mean.
+
+    Raises DataError for a label that is neither 0 nor 1, and unless there are both.
+    """
+    values: list[float] = []
+    for place in range(len(train)):
+        sample = train[place]
+        label = sample.label(name)
+        if label is not None:
+            require_labels(label.reshape(1), name, [sample.name])
+            values.append(float(label))
+    share = float(np.mean(values))
+    if share in {0.0, 1.0}:
+        raise DataError(
+            f"{train.dataset.name}: {name} is {share:g} in all {len(values)} structures for training that have it: "
+            "there is nothing to tell apart; choose another split, or leave it out"
+        )
+    return TargetScale(mean=share, count=len(values))
+
+
+def class_target(name: str, options: TargetOptions, scale: TargetScale) -> Target:
+    """Return the target of a label: a head of zeros gives the share of yes, or one half of balanced classes."""
+    mean = 0.0 if options.class_weights == "balanced" else math.log(scale.mean / (1 - scale.mean))
+    return Target(
+        name=name, kind="binary", reduction=options.reduction, unit=PROBABILITY, mean=mean, base_rate=scale.mean
+    )
+
+
+def class_term(task: str, head: Target, options: TargetOptions, scale: TargetScale) -> Term:
+    """Return what a label contributes to the loss."""
+    weight = positive_weight(scale.mean) if options.class_weights == "balanced" else 1.0
+    return Term(task, head.name, options.weight, options.loss, head.std, 1.0, head, positive_weight=weight)
+
+
+def own_share(target: Target) -> TargetScale:
+    """Return the share of yes that a model's target was trained with."""
+    share = 1 / (1 + math.exp(-target.mean)) if target.base_rate is None else target.base_rate
+    return TargetScale(mean=share, count=1)
+
+
+def positive_weight(share: float) -> float:
+    """Return the weight of yes that makes both classes count alike, from the share of yes."""
+    return (1 - share) / share
+
+
+def class_note(name: str, scale: TargetScale, weights: ClassWeights) -> str:
+    """Say how many labels are yes, and how they are weighed."""
+    weight = positive_weight(scale.mean)
+    text = f"{name}: yes for {scale.mean * scale.count:.0f} of {scale.count} labels for training ({scale.mean:.1%}); "
+    if weights == "balanced":
+        return (
+            text + f"class_weights=balanced: yes counts {weight:.3g} times, and probabilities are of balanced classes"
+        )
+    return text + f"class_weights=none: all count alike (balanced: yes {weight:.3g} times)"
+
+
+# -- references of energies
+
 
 RULES = ("", "fit", "isolated", "model", "mean")
 
@@ -183,3 +261,104 @@ def _numbered(table: Mapping[Any, Any], where: str) -> dict[int, float]:
     if not found:
         raise ConfigError(f"{where}: is empty: give an energy for each element")
     return found
+
+
+# -- all targets of a task
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a task's per-element references come from: its options, other tasks, the model."""
+
+    e0s: E0s = ""
+    known: Mapping[str, Normalisation] = field(default_factory=dict)
+    inherited: Inherited = field(default_factory=Inherited)
+
+
+def default_targets(
+    found: Survey,
+    forces: Literal["direct", "conservative"] | None,
+    info: DatasetInfo | None = None,
+    class_weights: ClassWeights = "none",
+) -> dict[str, TargetOptions]:
+    """Choose what to learn from what any structure has: energy and forces, or else scalars; stress only if asked.
+
+    ``info`` says which of them are labels of 0 and 1.
+
+    Raises DataError where forces are asked for and no structure has them.
+    """
+    names = [name for name, count in found.counts.items() if count and name not in {STRESS, HESSIAN}]
+    if forces is not None:
+        found.require(["forces"])
+    if "forces" in names and ("energy" in names or forces == "direct"):
+        kind: Literal["direct_forces", "conservative_forces"] = (
+            "direct_forces" if forces == "direct" else "conservative_forces"
+        )
+        energy = {"energy": TargetOptions(kind="energy")} if "energy" in names else {}
+        return {**energy, "forces": TargetOptions(kind=kind, loss="l2", weight=FORCE_WEIGHT if energy else 1.0)}
+    labels = {name for name in names if info is not None and info.is_label(name)}
+    return {
+        name: TargetOptions(kind="binary", class_weights=class_weights)
+        if name in labels
+        else TargetOptions(kind="energy" if name == "energy" else "scalar")
+        for name in names
+        if name != "forces"
+    }
+
+
+def normalise(train: TaskData, targets: Mapping[str, TargetOptions], choice: Choice) -> Normalisation:
+    """Fit each target's mean, spread and references on the training structures that have it.
+
+    Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing;
+    ConfigError for references of a task that is not known or has none.
+    """
+    return Normalisation(targets={name: _scale(train, name, options, choice) for name, options in targets.items()})
+
+
+def _scale(train: TaskData, name: str, options: TargetOptions, choice: Choice) -> TargetScale:
+    replace(train, targets=(name,)).require_targets()
+    if options.kind == "binary":
+        return base_rate(train, name)
+    changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
+    if options.references is None and options.mean is None and is_extensive(name, options):
+        return energy_scale(train, name, choice.e0s, choice.inherited).model_copy(update=changes)
+    samples = (train[place] for place in range(len(train)))
+    labelled = (sample for sample in samples if sample.label(name) is not None)
+    if isinstance(options.references, str):
+        found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, choice.known)})
+    else:
+        found = fit(labelled, [name], [name] if options.references else [])
+    return found.targets[name].model_copy(update=changes)
+
+
+def _references_of(other: str, task: str, name: str, known: Mapping[str, Normalisation]) -> TargetScale:
+    there = {task: scales.targets[name] for task, scales in known.items() if name in scales.targets}
+    if other in there and there[other].references:
+        return there[other]
+    names = ", ".join(task for task, scale in there.items() if scale.references) or "none"
+    raise ConfigError(
+        f"task {task}: {name}: references of {other!r}: no other task of this name has some of its own "
+        f"(there are: {names}); fit them with references: true"
+    )
+
+
+def require_classes(targets: Mapping[str, TargetOptions], options: TaskOptions, name: str) -> None:
+    """Refuse weights of classes where nothing is classified."""
+    if options.class_weights != "none" and all(target.kind != "binary" for target in targets.values()):
+        raise ConfigError(
+            f"{name}: class_weights: none of {', '.join(targets)} is a label of 0 and 1: name labels with classify"
+        )
+
+
+def require_energy(targets: dict[str, TargetOptions], found: Survey) -> None:
+    """Require targets, and give conservative forces and stress the energy they are derivatives of."""
+    if not targets:
+        found.require(["energy"])
+    kinds = {options.kind for options in targets.values()}
+    if kinds >= {"direct_forces", "conservative_forces"}:
+        raise ConfigError("forces are either direct or conservative: choose one")
+    if "stress" in kinds and "conservative_forces" not in kinds:
+        raise ConfigError("stress comes from conservative forces: choose forces conservative")
+    if "conservative_forces" in kinds and "energy" not in kinds:
+        found.require(["energy"])  # of which forces are derivatives
+        targets["energy"] = TargetOptions(kind="energy", weight=0.0)

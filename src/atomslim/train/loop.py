@@ -1,43 +1,102 @@
-"""What happens around every step: rates, averages, the clock, metrics, validation, saving, resuming, stopping."""
+"""What happens around every step: rates, averages, the clock, metrics, validation, saving, resuming, stopping.
+
+A run ends before its time by Ctrl-C, and by what a cluster says before it takes the machine away:
+
+| signal | from | exit status |
+|---|---|---|
+| SIGINT | Ctrl-C; a second one, a second or more later, ends at once | 130 |
+| SIGTERM | a preemption, torchrun | 143 |
+| SIGUSR1 | `sbatch --signal=USR1@120` | 138 |
+"""
 
 import math
 import signal
+import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from pathlib import Path
+from types import FrameType
 from typing import Any
+from warnings import warn
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from atomslim.data.loader import Batch
-from atomslim.errors import AtomslimError
+from atomslim.errors import AtomslimError, AtomslimWarning
+from atomslim.evaluation.errors import Results
 from atomslim.models.model_file import load
 from atomslim.models.scope import NOTED, Shares, shares
 from atomslim.threads import fitting
-from atomslim.train.averages import Averages
-from atomslim.train.budget import Budget
-from atomslim.train.feed import Endless
-from atomslim.train.folder import RunFolder
-from atomslim.train.module import TrainingModule
-from atomslim.train.optimiser import set_rates
+from atomslim.train.dataloaders import Endless
+from atomslim.train.optimisation import Averages, Plateau, TrainingModule, plateau_rules, rate_factor, set_rates
 from atomslim.train.options import RunOptions
-from atomslim.train.progress import ProgressBar, announced, said
-from atomslim.train.schedule import Plateau, factor, plateau_rules
-from atomslim.train.standing import STATE_VERSION, Standing, parsed, plain
-from atomslim.train.stop import StopRequest, ending
+from atomslim.train.reporting import ProgressBar, announced, said
+from atomslim.train.run_folder import RunFolder
+from atomslim.train.run_state import STATE_VERSION, Budget, Standing, parsed_results, plain_results
 from atomslim.train.tasks import LearningTask
-from atomslim.train.validation import (
-    Processes,
-    Results,
-    before_first_step,
-    columns,
-    flat,
-    mean_errors,
-    model_errors,
-    score,
-)
+from atomslim.train.validation import Processes, before_first_step, columns, flat, mean_errors, model_errors, score
+
+_REMEDY = "go on with --resume (in Python, resume=True)"
+
+_ECHO_SECONDS = 1.0
+"""Within these a launcher may pass on the Ctrl-C that the terminal has sent already."""
+
+
+class StopRequest:
+    """Remembers that a signal came, so that the step that runs is finished and saved first."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the signal; 0: none came."""
+        self._since = 0.0
+
+    def listen(self, *numbers: signal.Signals) -> None:
+        """Take signals from now on, but for ignored ones; Lightning puts the former handlers back when it is done."""
+        if threading.current_thread() is threading.main_thread():  # no other can
+            for number in numbers:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self._note)
+
+    def let_interrupts_through(self) -> None:
+        """From now on, Ctrl-C ends the program at once."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        now = time.monotonic()
+        if number == self.number == signal.SIGINT and now - self._since > _ECHO_SECONDS:
+            raise KeyboardInterrupt
+        self.number, self._since = number, now
+
+
+def ending(number: int, folder: Path, step: int, *, first: bool) -> BaseException:
+    """Return what a process raises whose run is saved after a step; the first of several says how to go on."""
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    line = f"{folder}: {name}: stopped and saved after step {step}: {_REMEDY}"
+    if first and number == signal.SIGINT:
+        return KeyboardInterrupt(line)
+    if first:
+        warn(line, AtomslimWarning, stacklevel=2)
+    return SystemExit(128 + number)
+
+
+@contextmanager
+def interrupts_of(folder: Path) -> Iterator[None]:
+    """Let Ctrl-C come out as KeyboardInterrupt, of which Lightning makes exit status 1, and say how to go on."""
+    try:
+        yield
+    except SystemExit as left:
+        interrupt = left.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        saved = (folder / "state.pt").is_file()
+        line = f"{folder}: interrupted; the last saved state is there: {_REMEDY}"
+        raise KeyboardInterrupt(*(interrupt.args or ([line] if saved else []))) from None
 
 
 class Conductor(Callback):
@@ -182,7 +241,7 @@ class Conductor(Callback):
         clock = self.standing.clock
         return (
             self.options.optimiser.learning_rate
-            * factor(self.options.schedule, self.budget, clock)
+            * rate_factor(self.options.schedule, self.budget, clock)
             * self.plateau.scale
         )
 
@@ -284,8 +343,8 @@ class Conductor(Callback):
                 "objective": module.learned.state_dict(),
                 "optimiser": trainer.optimizers[0].state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),
-                "baselines": {kind: plain(results) for kind, results in self.baselines.items()},
-                "latest": plain(self.latest),
+                "baselines": {kind: plain_results(results) for kind, results in self.baselines.items()},
+                "latest": plain_results(self.latest),
                 "feed": None if self.feed is None else self.feed.loader.state_dict()["of"],
             }
         )
@@ -300,8 +359,8 @@ class Conductor(Callback):
         self.standing = Standing.of(state)
         for key, value in state["plateau"].items():
             setattr(self.plateau, key, value)
-        self.baselines = {kind: parsed(results) for kind, results in state["baselines"].items()}
-        self.latest = parsed(state.get("latest", {}))
+        self.baselines = {kind: parsed_results(results) for kind, results in state["baselines"].items()}
+        self.latest = parsed_results(state.get("latest", {}))
 
 
 def _ours(module: lightning.LightningModule) -> TrainingModule:

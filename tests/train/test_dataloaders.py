@@ -12,8 +12,8 @@ from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture, TaskData
 from atomslim.errors import ConfigError
-from atomslim.train import batch_size
-from atomslim.train.batch_size import DeviceMemory, Probe, largest_cost
+from atomslim.train import dataloaders
+from atomslim.train.dataloaders import DeviceMemory, Probe, largest_cost
 from atomslim.train.distill import Distillation
 from atomslim.train.options import RunOptions
 from samples import DIRECT, small_model
@@ -77,7 +77,7 @@ class Metered(DeviceMemory):
 
 
 def test_a_resumed_run_keeps_the_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_size, "DeviceMemory", Metered)
+    monkeypatch.setattr(dataloaders, "DeviceMemory", Metered)
     for steps in (1, 2):
         run = {**QUICK, "batch_cost": "auto", "steps": steps, "memory_share": 1 / steps, "resume": steps == 2}
         atomslim.finetune(small_model().float(), waters(36), output=tmp_path / "run", **run)
@@ -86,7 +86,7 @@ def test_a_resumed_run_keeps_the_number(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_distillation_measures_its_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher is asked in them; the narrower student's maps are trained along."""
-    monkeypatch.setattr(batch_size, "DeviceMemory", Metered)
+    monkeypatch.setattr(dataloaders, "DeviceMemory", Metered)
     losses, loss = list[int](), Distillation.loss
 
     def counted(self: Distillation, model: Any, batch: Batch, summed: Any) -> Any:

@@ -1,14 +1,18 @@
-"""Runs a training on Lightning's Trainer: one process or many, on CPU or GPU."""
+"""Runs a training on Lightning's Trainer: one process or many, which find each other, on CPU or GPU."""
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from atomslim.data.mixing import Mixture
@@ -18,18 +22,79 @@ from atomslim.models.card import write_card
 from atomslim.models.losses import Term
 from atomslim.models.model_file import load
 from atomslim.threads import limit_threads
-from atomslim.train.cluster import cluster_environment, require_machines
-from atomslim.train.conductor import Conductor
-from atomslim.train.feed import Endless, training_feed
-from atomslim.train.figure import draw_learning_curve
-from atomslim.train.folder import RunFolder
-from atomslim.train.module import Objective, TrainingModule
+from atomslim.train.dataloaders import Endless, training_feed
+from atomslim.train.loop import Conductor, interrupts_of
+from atomslim.train.optimisation import Objective, TrainingModule
 from atomslim.train.options import RunOptions
-from atomslim.train.standing import require_version
-from atomslim.train.stop import interrupts_of
-from atomslim.train.summary import Summary
+from atomslim.train.reporting import Summary, draw_learning_curve
+from atomslim.train.run_folder import RunFolder, require_tensorboard
+from atomslim.train.run_state import require_version
 from atomslim.train.tasks import LearningTask, loss_terms
-from atomslim.train.tensorboard import require_tensorboard
+
+_OWN_RANK = "NODE_RANK"
+"""Number of the machine, for Lightning, where users start the program on each by hand."""
+
+_SRUN = "SLURM_STEP_NUM_TASKS"
+"""srun alone sets it: SLURM_NTASKS is in the batch script's own environment, too, which runs once."""
+
+
+def require_as_many_processes(options: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Raise ConfigError unless as many processes were started as the options say: others would train side by side."""
+    machines = _number(options.get("nodes"))
+    wanted = _number(options.get("devices")) * machines
+    for launcher, name in (("torchrun", "WORLD_SIZE"), ("srun", _SRUN)):
+        if name in environment:
+            if int(environment[name]) != wanted:
+                raise ConfigError(
+                    f"{launcher} started {environment[name]} processes, and devices × nodes is {wanted}: give "
+                    "--set devices=PROCESSES_PER_MACHINE --set nodes=MACHINES that fit"
+                )
+            return
+    require_machines(machines, environment)
+
+
+def require_machines(machines: int, environment: Mapping[str, str]) -> None:
+    """Raise ConfigError for a training on several machines that nobody starts on the others: it would wait for them."""
+    if machines > 1 and not any(name in environment for name in ("WORLD_SIZE", _SRUN, _OWN_RANK)):
+        raise ConfigError(
+            f"nodes {machines}: nothing started this training on other machines, so it would wait for them for ever: "
+            "start it with srun or torchrun (or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each), or leave nodes out"
+        )
+
+
+def _number(value: object) -> int:
+    """Return a number of processes or machines; 1 where there is none, or something else, which is refused later."""
+    return value if isinstance(value, int) and value > 0 else 1
+
+
+def is_first(processes: int, environment: Mapping[str, str]) -> bool:
+    """Say whether this process is the first of a training's, which writes its files; one process alone is."""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", *(["SLURM_PROCID"] if _SRUN in environment else []))
+    return processes == 1 or not any(int(environment.get(name) or 0) for name in names)
+
+
+def cluster_environment(processes: int, environment: Mapping[str, str]) -> ClusterEnvironment | None:
+    """Say where Lightning reads the number of each process; None: Lightning finds out.
+
+    One process alone has the number 0, whatever a launcher says: the processes of a study train each for itself. Under
+    SLURM, Lightning's own way of requeueing is left out, for the conductor saves and resumes.
+
+    Raises ConfigError for tasks of SLURM that do not fit.
+    """
+    if processes == 1:
+        return LightningEnvironment()
+    if TorchElasticEnvironment.detect() or "SLURM_JOB_ID" not in environment:
+        return None
+    if _SRUN not in environment:
+        return LightningEnvironment()
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{environment[_SRUN]} tasks of srun, and SLURM does not say how many are on each machine: start them with "
+            "--ntasks-per-node"
+        ) from error
+
 
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "64": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
