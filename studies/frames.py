@@ -2,6 +2,7 @@
 
     python studies/frames.py sevennet:7net-0 LiCl 5.14 -o train.xyz --rattled 300 --snapshots 100
     python studies/frames.py sevennet:7net-0 LiCl 5.14 -o test.xyz --rattled 0 --snapshots 50 --seed 1
+    python studies/frames.py chgnet:0.3.0 MgO 4.25 -o hot.xyz --repeat 3 --temperatures 300 900 1500
 
 Energies, forces and stress are those of the model.
 """
@@ -21,8 +22,6 @@ from ase.md.langevin import Langevin
 
 import atomslim
 
-TEMPERATURES = (300.0, 600.0, 900.0)
-"""K."""
 STRAIN = 0.02
 """Standard deviation of each component."""
 RATTLE = (0.02, 0.25)
@@ -86,13 +85,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2, help="primitive cells along each vector")
     parser.add_argument("--rattled", type=int, default=300)
     parser.add_argument("--snapshots", type=int, default=100, help="of dynamics at each temperature")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[300.0, 600.0, 900.0], metavar="K")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     calculator = atomslim.Calculator(given.model)
     start = bulk(given.formula, "rocksalt", a=given.length) * ((given.repeat,) * 3)
     began = time.process_time()
     frames = [labelled(atoms, calculator) for atoms in rattled(start, given.rattled, given.seed)]
-    for temperature in TEMPERATURES if given.snapshots else ():
+    for temperature in given.temperatures if given.snapshots else ():
         frames += [
             labelled(atoms, calculator)
             for atoms in dynamics(start, calculator, temperature, given.snapshots, given.seed)

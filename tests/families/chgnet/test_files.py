@@ -122,7 +122,10 @@ def test_classes_in_a_file_are_neither_imported_nor_called(path: Path, crystal: 
             lambda entry: entry["state_dict"]["atom_embedding.embedding.weight"].fill_(torch.nan),
             "NaN or infinite numbers: atom_embedding.embedding.weight",
         ),
-        (lambda entry: entry["model_args"].update(gMLP_norm="batch"), "gMLP_norm"),
+        (
+            lambda entry: entry["model_args"].update(gMLP_norm="Batch"),
+            "gMLP_norm 'Batch': normalisation over batches is not supported",
+        ),
         (lambda entry: entry["model_args"].update(n_conv="four"), "n_conv 'four'"),
         (lambda entry: entry["model_args"].update(non_linearity="softsign"), "no model of this configuration"),
         (lambda entry: entry["model_args"].update(is_intensive=False), "which is no energy"),
@@ -138,6 +141,13 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(path: Path, change: Any, 
         atomslim.load(changed(path, change))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_norms_are_taken_by_the_names_that_the_package_takes(tmp_path: Path, crystal: Atoms) -> None:
+    path = saved(package_model(gMLP_norm="Layer", readout_norm="another"), tmp_path / "named.pth.tar")
+    model = atomslim.load(path)
+    assert (model.config.gMLP_norm, model.config.readout_norm) == ("layer", None)
+    require_same_numbers(model, path, crystal)
 
 
 def test_a_truncated_file_and_a_foreign_pickle_are_refused(path: Path, tmp_path: Path) -> None:

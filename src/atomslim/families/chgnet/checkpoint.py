@@ -107,7 +107,7 @@ def _config(arguments: dict[str, Any], state: Mapping[str, Any], where: str) -> 
     try:
         return of_arguments(arguments, output_bias=bias)
     except ValueError as error:
-        raise CheckpointError(f"{where}: no CHGNet model: {first_problem(error)}") from error
+        raise CheckpointError(f"{where}: a CHGNet model that cannot be read: {first_problem(error)}") from error
 
 
 def _references(state: dict[str, Any], arguments: Mapping[str, Any], where: str) -> dict[int, float]:

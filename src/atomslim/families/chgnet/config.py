@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Widths = int | tuple[int, ...] | None
 
@@ -42,6 +42,16 @@ class CHGNetConfig(BaseModel):
     bond_graph_cutoff: float = Field(default=3.0, gt=0, description="the same of bonds that make angles")
     cutoff_coeff: int | float = Field(default=8, ge=0, description="power of the radial functions' cutoff")
     learnable_rbf: bool = Field(default=True, description="whether frequencies of the functions are learned")
+
+    @field_validator("conv_norm", "gMLP_norm", "readout_norm", mode="before")
+    @classmethod
+    def _as_the_package_reads_it(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take words as the package does, which passes over those that it does not know."""
+        if not isinstance(value, str):
+            return value
+        if value.lower() == "batch":
+            raise ValueError(f"{info.field_name} {value!r}: normalisation over batches is not supported")
+        return "layer" if value.lower() == "layer" else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
