@@ -156,6 +156,9 @@ def test_no_forces_at_all_stand_below_the_variants(results: Results) -> None:
     nothing = {"forces": {"mae": 0.7, "rmse": 1.0, "count": 3, "unit": "eV/Å"}}
     place.write_text(json.dumps(json.loads(place.read_text()) | {"mean": {"a": nothing, "b": nothing}}))
     assert tables.pretraining(results).rows[-1] == ("no forces at all", "", "700", "700")
+    shares = tables.shares(results)
+    assert shares is not None
+    assert shares.rows[0] == ("2 blocks, sliced", str(results.speed_up[2]), "5.00", "5.00")
 
 
 def test_nothing_is_learned_where_the_mean_is_as_good(results: Results) -> None:

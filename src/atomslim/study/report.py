@@ -46,6 +46,7 @@ def all_tables(results: Results) -> list[TextTable]:
     found = [
         tables.units(results),
         tables.pretraining(results) if mix else None,
+        tables.shares(results) if mix else None,
         tables.growth(results) if mix else None,
         tables.published(results) if mix else None,
         tables.downstream(results) if downstream else None,
@@ -131,6 +132,9 @@ def _mix(results: Results, drawn: Drawn) -> Iterator[str]:
                 "(the best of each run, over seeds), by what validation compares with: labels, or the teacher.",
             )
         yield pretraining.body()
+        costs = tables.shares(results)
+        if costs is not None:
+            yield costs.html()
         yield tables.growth(results).html()
         yield tables.published(results).folded()
 

@@ -155,6 +155,13 @@ class Results:
         full = self.board.result(Cell("reduce")) or {}
         return _spread(error for error in [full.get("mean", {}).get(task, {}).get(target)] if error)
 
+    def share(self, variant: Variant, task: str) -> Spread | None:
+        """Return the root mean square error of forces in per cent of that of predicting none, over seeds."""
+        full = self.board.result(Cell("reduce")) or {}
+        none = full.get("mean", {}).get(task, {}).get("forces", {}).get("rmse")
+        found = [result["errors"].get(task, {}).get("forces") for result in self._reduced(variant)]
+        return Spread.of(100 * error["rmse"] / none for error in found if error) if none else None
+
     def growth(self, variant: Variant) -> float | None:
         """Return how many times the full model's force error a variant has: the geometric mean over tasks."""
         pairs = [(self.reduced(FULL_MODEL, task), self.reduced(variant, task)) for task in self.tasks]
@@ -244,6 +251,10 @@ class Results:
         """Return how many times as fast as the full model a cut one is, by blocks."""
         rows = {} if self.speed is None else self.speed["models"]
         return {int(blocks): Gain.read(row["speed-up"]) for blocks, row in rows.items() if "speed-up" in row}
+
+    def gain(self, variant: Variant) -> Gain | None:
+        """Return how many times as fast as the full model a variant is."""
+        return self.speed_up.get(variant.blocks) if variant.blocks is not None else self.finer_speed_up(variant)
 
     def finer_speed_up(self, variant: Variant) -> Gain | None:
         """Return how many times as fast as the full model a cut is that is finer than blocks."""

@@ -60,6 +60,24 @@ def pretraining(results: Results) -> TextTable:
     )
 
 
+def shares(results: Results) -> TextTable | None:
+    """Force errors as shares of the forces, beside the speed that they buy; None while neither is known."""
+    rows = []
+    for variant in results.variants[1:]:
+        found = [results.share(variant, task) for task in results.tasks]
+        if any(found):
+            rows.append((label(variant), str(results.gain(variant) or ""), *map(_text, found)))
+    if not rows:
+        return None
+    return TextTable(
+        "What the speed costs",
+        "Root mean square error of forces on the validation sets, in per cent of that of predicting no forces, beside "
+        f"how many times as fast the cut is. {_SEEDS}",
+        ("variant", "speed-up", *results.tasks),
+        tuple(rows),
+    )
+
+
 def growth(results: Results) -> TextTable:
     """Force errors relative to the full model's, ours and the paper's, and what is won back."""
     comparable = results.blocks in {None, paper.BLOCKS}
