@@ -1,6 +1,6 @@
 """Takes the small structures of a file, for studies on one core.
 
-    python studies/small_frames.py mptrj-random-1k.xyz --atoms 24 -o mptrj.xyz
+python studies/small_frames.py mptrj-random-1k.xyz --atoms 24 -o mptrj.xyz
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """What a model predicts: tasks, their targets, and how a head's raw numbers become physical ones."""
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
@@ -110,6 +111,11 @@ def matching(target: Target, old: Task | None) -> Target | None:
     candidates = [other for other in old.targets if other.kind == target.kind] if old else []
     same = [other for other in candidates if other.name == target.name]
     return next(iter(same or candidates), None)
+
+
+def task_name(name: str) -> str:
+    """Return what a task may be called where a file of another package calls it otherwise: without dots and slashes."""
+    return re.sub(r"[./\\]", "_", name)
 
 
 def plain_name(name: str) -> str:

@@ -98,13 +98,14 @@ def test_checkpoints_of_all_kinds_are_read_and_written(name: str, tmp_path: Path
 
 
 def test_levels_of_theory_are_tasks(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "theirs.pth", **LEVELS)
+    path = checkpoint(tmp_path / "theirs.pth", **LEVELS | {"_modal_map": {"PBE": 1, "r2SCAN.D4/mp": 0}})
     model = atomslim.load(path)
-    assert list(model.tasks) == ["SCAN", "PBE"]
+    assert list(model.tasks) == ["r2SCAN_D4_mp", "PBE"]
     atomslim.export(model, tmp_path / "ours.pth")
-    for level in model.tasks:
-        require_same(Calculator(model, task=level), calculator(path, level), structures())
-        require_same(calculator(tmp_path / "ours.pth", level), Calculator(model, task=level), structures())
+    assert list(atomslim.load(tmp_path / "ours.pth").tasks) == list(model.tasks)
+    for task, level in zip(model.tasks, ("r2SCAN.D4/mp", "PBE"), strict=True):
+        require_same(Calculator(model, task=task), calculator(path, level), structures())
+        require_same(calculator(tmp_path / "ours.pth", level), Calculator(model, task=task), structures())
 
 
 def test_one_level_becomes_a_model_of_its_own(tmp_path: Path) -> None:

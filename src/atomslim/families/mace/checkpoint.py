@@ -29,7 +29,7 @@ from atomslim.families.mace.stored import (
 )
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, restore, versions
-from atomslim.models.tasks import Target, Task
+from atomslim.models.tasks import Target, Task, task_name
 from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor
 
@@ -208,7 +208,7 @@ def _heads(content: Stored) -> list[str]:
     """Return the names of heads as names of tasks may be."""
     heads = content.get("heads")
     names = [str(name) for name in heads] if isinstance(heads, list) and heads else ["Default"]
-    return [re.sub(r"[./\\]", "_", name) for name in names]
+    return list(map(task_name, names))
 
 
 def _tasks(content: Stored, tensors: _Tensors, config: MACEConfig) -> list[Task]:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from e3nn.o3 import wigner_3j
+from pydantic import ValidationError
 from sevenn.scripts.backward_compatibility import map_old_model
 from torch import Tensor
 
+from atomslim.arguments import first_problem
 from atomslim.errors import CheckpointError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.families.sevennet.family import FAMILY, is_sevennet
@@ -25,7 +27,7 @@ from atomslim.families.sevennet.model import SevenNet
 from atomslim.families.sevennet.options import understood
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.metadata import OWN_ENTRY, Metadata, checksum, restore, versions
-from atomslim.models.tasks import Target, Task
+from atomslim.models.tasks import Target, Task, task_name
 from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor, read_pt
 
@@ -141,17 +143,20 @@ def _sign(tensors: _Tensors, index: int, path: TensorPath) -> float:
 
 def _tasks(tensors: _Tensors, config: SevenNetConfig) -> tuple[SevenNetConfig, list[Task]]:
     """Return a task for each level of theory, with its shifts as references and its scale."""
-    names = config.modality.names or (TASK,)
+    names = [task_name(level) for level in config.modality.names] or [TASK]
     shifts, scales = (
         _by_level(tensors, f"rescale_atomic_energy.{kind}", config, len(names)) for kind in ("shift", "scale")
     )
     uniform = all(len(set(scale)) == 1 for scale in scales)
-    changes = {"element_scales": not uniform, "task_modalities": {name: name for name in config.modality.names}}
+    changes = {"element_scales": not uniform, "task_modalities": dict(zip(names, config.modality.names, strict=False))}
     config = config.model_copy(update=changes)
-    return config, [
-        _task(name, dict(zip(config.species, shift, strict=True)), scale[0] if uniform else 1.0, config)
-        for name, shift, scale in zip(names, shifts, scales, strict=True)
-    ]
+    try:
+        return config, [
+            _task(name, dict(zip(config.species, shift, strict=True)), scale[0] if uniform else 1.0, config)
+            for name, shift, scale in zip(names, shifts, scales, strict=True)
+        ]
+    except ValidationError as error:
+        raise CheckpointError(f"{tensors.where}: a level of theory or its scale: {first_problem(error)}") from error
 
 
 def _by_level(tensors: _Tensors, name: str, config: SevenNetConfig, levels: int) -> list[list[float]]:

@@ -36,7 +36,7 @@ def write_sevennet(model: SevenNet, path: Path) -> None:
     """
     if not model.num_blocks:
         raise ConfigError("SevenNet's format has no models without blocks: save the model as .safetensors")
-    entry = Metadata.of(model).model_dump_json()
+    entry = _entry(model)
     if not _has_all_levels(model):
         model = with_one_level(model)
     energies = {task.name: _energy_of(task) for task in model.tasks.values()}
@@ -53,6 +53,13 @@ def write_sevennet(model: SevenNet, path: Path) -> None:
     }
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         save_archive(content, stream)
+
+
+def _entry(model: SevenNet) -> str:
+    """Return what the file says of the model, its tasks in the order in which they are read."""
+    own = Metadata.of(model)
+    by_name = {task.name: task for task in own.tasks}
+    return own.model_copy(update={"tasks": tuple(by_name[name] for name in _in_order(model))}).model_dump_json()
 
 
 def with_one_level(model: SevenNet) -> SevenNet:
@@ -90,13 +97,18 @@ def _folded(name: str, given: Mapping[str, Tensor], level: int, new: SevenNet) -
     return found.clone() if found is not None else some.new_zeros(new.state_dict()[name].shape)
 
 
+def _in_order(model: SevenNet) -> list[str]:
+    """Return the tasks in the order of their levels of theory; all of them, where there is one level only."""
+    names, levels = model.config.modality.names, model.config.task_modalities
+    return sorted(model.tasks, key=lambda task: names.index(levels[task]) if task in levels else len(names))
+
+
 def _has_all_levels(model: SevenNet) -> bool:
-    """Say whether there is one task by the name of each of several levels, all with the same last layers."""
-    names = model.config.modality.names
-    levels = model.config.task_modalities
-    if len(names) < 2 or set(model.tasks) != set(names) or any(levels.get(name) != name for name in names):
+    """Say whether there is one task for each of several levels, all with the same last layers."""
+    names, tasks = model.config.modality.names, _in_order(model)
+    if len(names) < 2 or [model.config.task_modalities.get(task) for task in tasks] != list(names):
         return False
-    first, *others = (_head(model, name) for name in names)
+    first, *others = (_head(model, task) for task in tasks)
     kept = {name for name in first if name not in {"offset", "scale"}}
     alike = all(torch.equal(first[name], other[name]) for other in others for name in kept)
     return alike and (model.config.modality.readout or all(_same(first, other, "offset") for other in others))
@@ -128,11 +140,11 @@ def _energy_of(task: Task) -> Target:
 
 def _scales(model: SevenNet, energies: Mapping[str, Target]) -> dict[str, Any]:
     """Return the options with shifts and scales by level of theory and element."""
-    species, names = model.config.species, model.config.modality.names or tuple(energies)
-    shifts = [[float(energies[name].references.get(number, 0.0)) for number in species] for name in names]
-    scales = [[energies[name].std] * len(species) for name in names]
+    species, tasks = model.config.species, _in_order(model)
+    shifts = [[float(energies[task].references.get(number, 0.0)) for number in species] for task in tasks]
+    scales = [[energies[task].std] * len(species) for task in tasks]
     if model.config.element_scales:
-        factors = [_head(model, name)["scale"].tolist() for name in names]
+        factors = [_head(model, task)["scale"].tolist() for task in tasks]
         scales = [[a * b for a, b in zip(*pair, strict=True)] for pair in zip(scales, factors, strict=True)]
     if model.config.modality.names:
         return {"shift": shifts, "scale": scales, "use_modal_wise_shift": True, "use_modal_wise_scale": True}
@@ -177,7 +189,7 @@ def _written(config: SevenNetConfig, ours: Mapping[str, Tensor]) -> Iterator[tup
 def _readout(model: SevenNet, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Give the weights from the last block's scalars to the atom's energy."""
     config = model.config
-    heads = [_head(model, task) for task in config.modality.names or model.tasks]
+    heads = [_head(model, task) for task in _in_order(model)]
     first = ours["readout.weight"].T
     layers = [heads[0][f"layers.{place}"].cpu().float() for place in range(len(config.readout_hidden))]
     if config.act_readout is not None:
