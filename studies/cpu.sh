@@ -1,5 +1,5 @@
 #!/bin/sh
-# Cuts of SevenNet or CHGNet on one core: on one material with three minutes of training a student, and, where $MPTRJ is a
+# Cuts of SevenNet or CHGNet on one core: on one material with some minutes of training a student, and, where $MPTRJ is a
 # file of MPtrj frames, for all elements. What is finished is not done again; what was stopped goes on where it was.
 #
 #     sh studies/cpu.sh sevennet runs

@@ -146,7 +146,8 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(path: Path, change: Any, 
 def test_norms_are_taken_by_the_names_that_the_package_takes(tmp_path: Path, crystal: Atoms) -> None:
     path = saved(package_model(gMLP_norm="Layer", readout_norm="another"), tmp_path / "named.pth.tar")
     model = atomslim.load(path)
-    assert (model.config.gMLP_norm, model.config.readout_norm) == ("layer", None)
+    config: Any = model.config
+    assert (config.gMLP_norm, config.readout_norm) == ("layer", None)
     require_same_numbers(model, path, crystal)
 
 
