@@ -1,6 +1,7 @@
 """`atomslim distill`: a cut model learns from the full one."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from cyclopts import Parameter
 
 from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import FINITE, WHOLE
-from atomslim.errors import ConfigError
+from atomslim.cli.settings import Log, listed
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -24,6 +25,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     steps: Annotated[int | None, WHOLE] = None,
     epochs: Annotated[float | None, FINITE] = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
+    log: Log = (),
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     strict: Flag = False,
@@ -55,6 +57,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Stop after this many passes over the data.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
+    log
+        Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
     config
         A YAML file of options.
     settings
@@ -67,13 +71,21 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Print the result as JSON, for programs.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options, tasked
+    from atomslim.cli.settings import (
+        chosen_boards,
+        nothing_named,
+        read_settings,
+        require_options,
+        tasked,
+        with_reader_options,
+    )
     from atomslim.train.distill import DistillOptions
     from atomslim.train.distill import distill as run
     from atomslim.train.run_folder import begun
     from atomslim.train.trainer import require_as_many_processes
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "strict": strict or None}
+    given |= chosen_boards(log)
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
     options = read_settings(config or begun(output, resume=resume), settings, given)
     require_options(DistillOptions, options)
@@ -83,24 +95,25 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         raise nothing_named(usage, output, resume=resume)
     if data:
         options["tasks"] = named_tasks(tasked(data), options.get("tasks", ()))
-    if option:
-        options["tasks"] = [
-            {**task, "options": {**task.get("options", {}), **reader_options(option)}}
-            for task in options.get("tasks", ())
-        ]
+    options["tasks"] = with_reader_options(options.get("tasks", ()), option)
     require_as_many_processes(options, os.environ)
     run(small, full, output=output, resume=resume, **options)
     say_run(output, "the best student", json=json)
-    next_step("compare", full, small, output, "--data", *(data or _data_of(options)), "-o", "compare/")
+    learned = data or _data_of(options)
+    tested = ["--split", str(output)] if len(learned) == 1 else []  # what it did not learn from
+    next_step("compare", full, small, output, *_each("--data", learned), *tested, "-o", "compare/")
+
+
+def _each(option: str, values: Sequence[str]) -> list[str]:
+    """Write an option once for each value."""
+    return [word for value in values for word in (option, value)]
 
 
 def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
     """Put datasets named on the command line into the options of tasks, so that a resumed run knows them."""
     if isinstance(data, str):
         return [{"data": data}]
-    if not isinstance(known, list | tuple) or not all(isinstance(task, dict) and "name" in task for task in known):
-        raise ConfigError("options: tasks: write a list of options, each with a name")
-    options = {task["name"]: task for task in known}
+    options = {task["name"]: task for task in listed(known, {"name"})}
     return [{**options.get(name, {}), "name": name, "data": place} for name, place in data.items()]
 
 

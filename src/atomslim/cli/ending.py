@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +32,29 @@ def next_step(*words: str | Path) -> None:
         print(printable(f"Next: atomslim {shlex.join(map(str, words))}"), file=sys.stderr)
 
 
-def with_data(data: tuple[str, ...], tasks: int = 1) -> list[str]:
-    """Return data as they were named, or what stands for them where none were."""
-    return list(data) or (["DATA"] if tasks == 1 else ["TASK=DATA"])
+def with_data(data: Sequence[str], model: str, tasks: Sequence[str], scores: Path | None = None) -> list[str]:
+    """Return data as they were named, those of scores, those that come with a model, or what stands for data."""
+    return list(data) or _scored(scores) or _embedded(model, tasks) or (["DATA"] if len(tasks) == 1 else ["TASK=DATA"])
+
+
+def _scored(scores: Path | None) -> list[str]:
+    """Name the data that blocks were scored on, by task."""
+    path = scores / "relevance.json" if scores is not None and scores.is_dir() else scores
+    found = {} if path is None else parse_json(path.read_text(encoding="utf-8")).get("tasks", {})
+    return [f"{task}={scored['data']}" for task, scored in found.items() if scored.get("data")]
+
+
+def _embedded(model: str, tasks: Sequence[str]) -> list[str]:
+    """Name the structures that come with an embedded model."""
+    from atomslim.data.registry import resolve
+    from atomslim.errors import AtomslimError
+
+    name = f"{model.partition('-')[0]}:{tasks[0] if tasks else ''}"  # mini-smooth has mini's
+    try:
+        resolve(name)
+    except (AtomslimError, OSError):
+        return []
+    return [f"{tasks[0]}={name}"]
 
 
 def say_run(folder: Path, what: str, *, json: bool) -> None:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import FINITE, WHOLE
+from atomslim.cli.settings import Log
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -25,6 +26,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     heads: Literal["better", "fresh", "reuse"] | None = None,
     e0s: str | None = None,
+    log: Log = (),
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
@@ -60,6 +62,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     e0s
         Reference energies of the elements: a table such as H=-13.6,C=-1029.5, a file of one, or fit, isolated, model or
         mean (none: energies do not add up). Default: isolated atoms of the data, else fitted near the model's.
+    log
+        Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
     config
         A YAML file of options.
     settings
@@ -70,7 +74,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Print the result as JSON, for programs.
 
     """
-    from atomslim.cli.settings import nothing_named, read_settings, reader_options, require_options
+    from atomslim.cli.settings import chosen_boards, nothing_named, read_settings, reader_options, require_options
     from atomslim.train.finetune import FinetuneOptions
     from atomslim.train.finetune import finetune as run
     from atomslim.train.run_folder import begun
@@ -84,7 +88,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         "heads": heads,
         "e0s": e0s,
     }
-    given |= {"data": data}
+    given |= {"data": data, **chosen_boards(log)}
     given["model"] = None if model is None else str(model)
     options = read_settings(config or begun(output, resume=resume), settings, given)
     if option:

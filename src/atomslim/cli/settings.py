@@ -4,7 +4,9 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from atomslim.cli.devices import Device, device_of
 from atomslim.errors import ConfigError, one_line
@@ -100,6 +102,29 @@ def reader_options(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise ConfigError(f"option {pair!r}: write it as NAME=VALUE, such as energy_unit=kcal/mol")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+Log = Annotated[tuple[Literal["tensorboard", "wandb"], ...], Parameter(name="--log", negative=())]
+"""`--log`: where the metrics of a run go, too."""
+
+
+def chosen_boards(log: Sequence[str]) -> dict[str, bool]:
+    """Return the options of a run that `--log` stands for."""
+    return dict.fromkeys(log, True)
+
+
+def with_reader_options(tasks: Any, option: Sequence[str]) -> Any:
+    """Add options of the readers, NAME=VALUE, to those of every task."""
+    if not option:
+        return tasks
+    return [{**task, "options": {**task.get("options", {}), **reader_options(option)}} for task in listed(tasks, set())]
+
+
+def listed(tasks: Any, needed: set[str]) -> list[dict[str, Any]]:
+    """Return the options of tasks as a list; raises ConfigError for anything else, or without one that is needed."""
+    if not isinstance(tasks, list | tuple) or not all(isinstance(task, dict) and needed <= set(task) for task in tasks):
+        raise ConfigError("options: tasks: write a list of options, each with a name")
+    return list(tasks)
 
 
 def opened_data(texts: Sequence[str], options: Sequence[str], *, labelled: bool = True) -> "TaskedData":

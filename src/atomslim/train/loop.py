@@ -137,7 +137,7 @@ class Conductor(Callback):
         if trainer.is_global_zero:
             names = ["epoch", "seconds", "waiting_seconds", "validation_seconds", "structures", "learning_rate"]
             names += ["loss", "score", *columns(self.tasks)]
-            self.folder.begin_metrics(names, self._saved_steps, tensorboard=self.options.tensorboard)
+            self.folder.begin_metrics(names, self._saved_steps, **self.options.boards)
         if self.saved is None:
             with announced("measuring the errors to beat", shown=self.show and trainer.is_global_zero):
                 self._begin(trainer, module)

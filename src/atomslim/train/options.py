@@ -294,6 +294,7 @@ class RunOptions(_Options):
     free_atoms_only: bool = Field(default=True, description="leave fixed atoms out of force losses and metrics")
     log_every: int = Field(default=50, ge=1, description="steps between rows of the metrics")
     tensorboard: bool = Field(default=False, description="also write the metrics for TensorBoard")
+    wandb: bool = Field(default=False, description="the same for Weights & Biases; WANDB_MODE=offline keeps them here")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of order, fresh heads and dropout")
     checkpoint_blocks: bool = Field(
         default=False, description="compute blocks again in the backward pass: less memory, more time"
@@ -328,6 +329,11 @@ class RunOptions(_Options):
         if self.batch_cost == "auto":
             raise ConfigError("batch_cost auto: is not measured for this operation: give a number")
         return self.batch_cost
+
+    @property
+    def boards(self) -> dict[str, bool]:
+        """Where else the metrics go."""
+        return {"tensorboard": self.tensorboard, "wandb": self.wandb}
 
     @property
     def limits(self) -> tuple[Duration, ...]:

@@ -7,7 +7,7 @@
 | origin.json | checksums of the models and the data that the run began with |
 | split.TASK.json, normalisation.TASK.json | sets and scales of each task |
 | metrics.jsonl, metrics.csv | one row for every logged step and every validation |
-| tensorboard/ | the same for TensorBoard, if asked for |
+| tensorboard/, wandb/ | the same for TensorBoard and Weights & Biases, if asked for |
 | best.safetensors, last.safetensors | the model with the best validation, and the last one |
 | state.pt | everything needed to go on; loaded without running code (`weights_only`) |
 | summary.json | baselines, results, times |
@@ -40,39 +40,15 @@ from atomslim.models.model_file import save
 from atomslim.models.tensors import save_archive
 from atomslim.parsing import parse_json, read_yaml
 from atomslim.report.cells import plain_cell
+from atomslim.train.boards import Board, boards
 from atomslim.train.run_state import code_digest
-
-_CLOCK = ("step", "epoch", "seconds", "waiting_seconds", "validation_seconds", "structures")
-"""Columns that say when; the step is TensorBoard's axis, the rest is under clock/."""
-
-
-def require_tensorboard() -> Any:
-    """Return torch's writer; raises ConfigError where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- an extra, and slow to import
-    except ImportError as error:
-        raise ConfigError("tensorboard: is not installed: pip install 'atomslim[tensorboard]'") from error
-    return SummaryWriter
-
-
-class Board:
-    """Writes rows of metrics into the folder `tensorboard` of a run."""
-
-    def __init__(self, folder: Path, steps: int) -> None:
-        """Begin, or go on: what was written after the step that is resumed from is hidden."""
-        self._writer = require_tensorboard()(str(folder / "tensorboard"), purge_step=steps + 1)
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Add one row."""
-        for name, value in row.items():
-            if name != "step":
-                self._writer.add_scalar(f"clock/{name}" if name in _CLOCK else name, value, row["step"])
-        self._writer.flush()
-
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")
 
-_LIMITS = ("budget", "steps", "epochs", "workers", "devices", "nodes", "accelerator", "memory_share", "tensorboard")
+_LIMITS = (
+    *("budget", "steps", "epochs", "workers", "devices", "nodes", "accelerator", "memory_share", "tensorboard"),
+    "wandb",
+)
 """Options that may change when a run is continued."""
 
 _BY_CONTENT = ("model", "student", "teacher", "data", "validation_data", "test_data")
@@ -80,8 +56,8 @@ _BY_CONTENT = ("model", "student", "teacher", "data", "validation_data", "test_d
 
 OWN = (
     *("config.yaml", "versions.json", "origin.json", "split.*.json", "normalisation.*.json", "metrics.jsonl"),
-    *("metrics.csv", "tensorboard", "best.safetensors", "best.md", "last.safetensors", "state.pt", "summary.json"),
-    *("learning_curve.png", "teacher.answers"),
+    *("metrics.csv", "tensorboard", "wandb", "best.safetensors", "best.md", "last.safetensors", "state.pt"),
+    *("summary.json", "learning_curve.png", "teacher.answers"),
 )
 """Patterns of the names of a run's files."""
 
@@ -101,7 +77,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._columns: list[str] = []
-        self._board: Board | None = None
+        self._boards: list[Board] = []
 
     @property
     def has_state(self) -> bool:
@@ -251,10 +227,12 @@ class RunFolder:
         save(model, path)
         return path
 
-    def begin_metrics(self, columns: Sequence[str], steps: int, *, tensorboard: bool = False) -> None:
-        """Start the metrics, or cut them back to what was logged up to a step that is resumed from (−1: none)."""
-        if tensorboard:
-            self._board = Board(self.path, steps)
+    def begin_metrics(self, columns: Sequence[str], steps: int, **chosen: bool) -> None:
+        """Start the metrics, or cut them back to what was logged up to a step that is resumed from (−1: none).
+
+        They also go to the ``chosen`` boards, as in wandb=True.
+        """
+        self._boards = boards(chosen, self.path, steps)
         self._columns = ["step", *columns]
         rows = [row for row in self.metrics() if row["step"] <= steps]
         self._write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -269,8 +247,13 @@ class RunFolder:
             path = self.path / name
             with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(line)
-        if self._board is not None:
-            self._board.log(row)
+        for board in self._boards:
+            board.log(row)
+
+    def end_metrics(self) -> None:
+        """Let go of the boards."""
+        while self._boards:
+            self._boards.pop().close()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the metrics; a last line that a kill cut short is left out."""

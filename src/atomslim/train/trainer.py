@@ -22,12 +22,13 @@ from atomslim.models.card import write_card
 from atomslim.models.losses import Term
 from atomslim.models.model_file import load
 from atomslim.threads import limit_threads
+from atomslim.train.boards import REQUIRED
 from atomslim.train.dataloaders import Endless, training_feed
 from atomslim.train.loop import Conductor, interrupts_of
 from atomslim.train.optimisation import Objective, TrainingModule
 from atomslim.train.options import RunOptions
 from atomslim.train.reporting import Summary, draw_learning_curve
-from atomslim.train.run_folder import RunFolder, require_tensorboard
+from atomslim.train.run_folder import RunFolder
 from atomslim.train.run_state import require_version
 from atomslim.train.tasks import LearningTask, loss_terms
 
@@ -170,8 +171,9 @@ def train(
     terms = [term for task in tasks for term in _terms(model, task, options)]
     _require_precision(model, options)
     require_machines(options.nodes, os.environ)
-    if options.tensorboard:
-        require_tensorboard()
+    for name, wanted in options.boards.items():
+        if wanted:
+            REQUIRED[name]()
     conductor = Conductor(operation, options, tasks, folder, show=show)
     if folder.has_state:
         conductor.saved = folder.load_state()
@@ -183,7 +185,10 @@ def train(
     module = Feeding(model.train(), terms, options, mixture, conductor, objective)
     with _quiet(), interrupts_of(folder.path):
         trainer = _trainer(options, conductor)
-        trainer.fit(module)
+        try:
+            trainer.fit(module)
+        finally:
+            folder.end_metrics()
     summary = Summary.of(conductor, parameters=sum(weight.numel() for weight in model.parameters()))
     if trainer.is_global_zero:
         folder.write_json("summary.json", summary.as_dict())
