@@ -74,7 +74,11 @@ def all_options() -> set[str]:
     commands = [app[name] for name in app if not name.startswith("-")]
     commands += [app["data"][name] for name in app["data"] if not name.startswith("-")]
     collections = [command.assemble_argument_collection() for command in commands if command.default_command]
-    return {"--help", *(name for arguments in collections for argument in arguments for name in argument.names)}
+    return {
+        "--help",
+        "--help-all",
+        *(name for arguments in collections for argument in arguments for name in argument.names),
+    }
 
 
 @pytest.mark.parametrize("block", YAML)

@@ -10,13 +10,16 @@ import pytest
 import yaml
 from ase.io import write
 from cyclopts import App
+from rich.table import Table
 
 import atomslim
 from atomslim import progress
 from atomslim.cli import main as cli
+from atomslim.cli.help_all import in_paragraphs
 from atomslim.errors import CheckpointError, meant
 from atomslim.models.elsewhere import FAMILIES, elsewhere
 from atomslim.recipes import recipes
+from atomslim.report.console import plain_console
 from atomslim.study.options import read_study
 from atomslim.train.distill import DistillOptions
 from atomslim.train.finetune import FinetuneOptions
@@ -81,13 +84,67 @@ def test_each_command_leads_to_the_next_and_folders_stand_for_their_files(
     assert set(json.loads(text)["mix"]) >= {"gradcam"}
     text, words = run(capsys, *words, "--json")  # prune … --relevance scores
     assert json.loads(text)["output"] == "small.safetensors"
-    assert words[:3] == ["distill", "small.safetensors", "runs"]
+    assert words[:4] == ["distill", "small.safetensors", "runs", "direct=water.xyz"]
     text, words = run(capsys, "evaluate", "runs", "water.xyz")
     assert words[:4] == ["validate", "runs", "--against", "water.xyz"]
     text, words = run(capsys, "predict", "runs", "water.xyz", "-o", "out.extxyz", "--json")
     assert json.loads(text)["structures"] == 3
     text, words = run(capsys, *words, "--json")  # data show out.extxyz
     assert json.loads(text)["structures"] == 3
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_all_has_every_option_with_its_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help-all"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name in OPTIONS[command].model_fields:
+        assert re.search(rf"\b{name}\b", text), name
+    assert "optimiser.learning_rate" in text
+    assert "[default: 8e-05]" in text
+    assert "energy_key" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--option", "energy_kee=E"), "there is no option 'energy_kee': did you mean energy_key"),
+        (("--option", "energy_key=E", "--set", "tasks=[a]"), "tasks: write a list of options"),
+        (("--steps", "1", "--set", "steps=2"), "steps: is given as an option of its own, too"),
+    ],
+)
+def test_pretraining_takes_the_options_of_the_other_trainings(
+    words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "water.xyz", [sample.to_ase() for sample in waters(3)])
+    atomslim.save(small_model(DIRECT).float(), tmp_path / "model.safetensors")
+    options = {
+        "model": str(tmp_path / "model.safetensors"),
+        "tasks": [{"name": "water", "data": str(tmp_path / "water.xyz"), "head": "direct"}],
+    }
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    assert cli.main(["pretrain", str(tmp_path / "mix.yaml"), "-o", str(tmp_path / "run"), *words]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_is_in_paragraphs_without_empty_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["slim", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "[default: ()]" not in text
+    assert "--help-all" in text
+    assert in_paragraphs("One\ntwo.\n\nParameters\n----------\nx\n    A\n    B\ny\n    C") == (
+        "One two.\n\nParameters\n----------\nx\n    A B\ny\n    C"
+    )
+
+
+def test_names_in_narrow_tables_are_not_cut_short() -> None:
+    table = Table("a name")
+    table.add_row("molecules of a long name")
+    console = plain_console(width=12)
+    with console.capture() as captured:
+        console.print(table)
+    assert "…" not in captured.get()
+    assert plain_console().width >= 120  # into a pipe
 
 
 def test_a_folder_without_a_model_names_what_is_there(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def check(
     else:
         say(str(report))
     checks.require_fit(report, name)
-    next_step("finetune", "MODEL", name, "-o", "runs/tuned", "--budget", "30min")
+    next_step("finetune", "mini", name, "-o", "runs/tuned", "--budget", "30min")
 
 
 @data.command

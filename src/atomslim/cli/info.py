@@ -38,17 +38,5 @@ def info(
     from atomslim.report.console import plain_console
 
     plain_console().print(description)
-    next_step("relevance", file, *_data(file.name, [task["name"] for task in description.tasks]), "-o", "relevance/")
-
-
-def _data(model: str, tasks: list[str]) -> list[str]:
-    """Name the structures that come with an embedded model, or what stands for data of the user's own."""
-    from atomslim.data.registry import resolve
-    from atomslim.errors import AtomslimError
-
-    task = tasks[0] if tasks else ""
-    try:
-        resolve(f"{model}:{task}")
-    except (AtomslimError, OSError):
-        return with_data((), len(tasks))
-    return [f"{task}={model}:{task}"]
+    data = with_data((), file.name, [task["name"] for task in description.tasks])
+    next_step("relevance", file, *data, "-o", "relevance/")

@@ -87,4 +87,4 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
         say_json({"output": output, "structures": len(found.container), "skipped": skipped, "seconds": found.seconds})
     else:
         say(f"{output}: {found}")
-    next_step("finetune", "MODEL", output, "-o", "runs/labelled", "--budget", "30min")
+    next_step("finetune", "mini", output, "-o", "runs/labelled", "--budget", "30min")

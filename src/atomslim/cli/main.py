@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from atomslim import __version__
 from atomslim.cli.benchmark import benchmark
@@ -30,6 +30,7 @@ from atomslim.cli.demo import demo
 from atomslim.cli.distill import distill
 from atomslim.cli.evaluate import evaluate
 from atomslim.cli.finetune import finetune
+from atomslim.cli.help_all import FLAG, show_all, unbreak
 from atomslim.cli.info import info
 from atomslim.cli.label import label
 from atomslim.cli.models import models
@@ -49,6 +50,14 @@ from atomslim.errors import AtomslimError, AtomslimWarning, one_line, printable
 from atomslim.progress import shown
 from atomslim.terminal import complete_streams, say
 
+
+def shown_default(value: Any) -> Any:
+    """Write a default as it is typed; nothing for none, of which the text says what it means."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(str, value)) or None if isinstance(value, tuple) else value
+
+
 app = App(
     name="atomslim",
     help=(
@@ -56,6 +65,8 @@ app = App(
         "Example: atomslim info jmp-l.pt"
     ),
     help_format="plaintext",
+    help_epilogue="Every option, with what goes with --set and --option: --help-all.",
+    default_parameter=Parameter(show_default=shown_default),
     version=__version__,
     exit_on_error=False,
     print_error=False,
@@ -84,6 +95,7 @@ app.command(demo)
 app.command(data)
 app.command(models)
 app.command(recipes)
+unbreak(app)
 app.register_install_completion_command()
 
 STORY = """\
@@ -137,7 +149,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 def _run(tokens: Sequence[str]) -> None:
     """Run a command; without one, tell what a first hour may look like."""
-    if tokens:
+    if FLAG in tokens:
+        show_all(app, [word for word in tokens if word != FLAG])
+    elif tokens:
         app(tokens)
     else:
         say(f"{STORY}\nAll commands: atomslim --help")

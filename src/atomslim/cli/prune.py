@@ -200,7 +200,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         say_json(_as_dict(output, whole, small))
     else:
         report(output, whole, small, speed="chosen" not in entry and speedup is not None)
-    learn = with_data(data, len(small.tasks))
+    learn = with_data(data, model.name, list(small.tasks), relevance)
     next_step("distill", output, model, *learn, "-o", f"runs/{output.stem}", "--budget", "30min")
 
 

@@ -143,7 +143,8 @@ def slim(  # noqa: PLR0913 -- the most common of many options
     else:
         for sentence in (*found.sentences, f"{found.model}: the student", f"{output / 'report.html'}: the report"):
             say(sentence)
-    next_step("predict", found.model, "STRUCTURES", "-o", "predicted.extxyz")
+    asked = [names] if isinstance(names, str) else names
+    next_step("predict", found.model, *asked, "-o", "predicted.extxyz")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -73,6 +73,8 @@ class TaskRelevance:
     """The same for each of what the model can leave out that is finer than blocks, and for shorter cutoffs."""
     units: dict[str, Score] = field(default_factory=dict)
     """GradCAM's and Taylor's scores of what is finer than blocks, for each atom; NaN of what has none."""
+    data: str = ""
+    """Name of the dataset."""
 
     def summed(self, name: str) -> Numbers:
         """Return one number per block: the mean of the branches' normalised scores, or of the relative added errors.

@@ -15,7 +15,7 @@ the same scales, and a shorter cutoff by what it does to the errors. Only measur
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -101,12 +101,14 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
         raise ConfigError("cutoffs have no score but what they do to errors: leave them out, or measure leave-out")
     cutoffs = tuple(dict.fromkeys(cutoffs))
     require_cutoffs(model, cutoffs)
+    named = datasets(model, data, options)
     samples = {
         name: list(Watch.over(model, name, strict=strict).samples(spread_out(dataset, limit)))
-        for name, dataset in datasets(model, data, options).items()
+        for name, dataset in named.items()
     }
+    left = cutoffs if leave_out else None
     tasks = {
-        name: _task_relevance(model, name, given, batch_size, force_weight, cutoffs if leave_out else None)
+        name: replace(_task_relevance(model, name, given, batch_size, force_weight, left), data=named[name].name)
         for name, given in samples.items()
     }
     for name, found in tasks.items():

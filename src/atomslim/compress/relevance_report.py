@@ -137,6 +137,7 @@ def _task_dict(task: TaskRelevance) -> dict[str, Any]:
     }
     return {
         "structures": task.structures,
+        "data": task.data,
         **scores,
         "errors": {name: vars(error) for name, error in task.errors.items()},
         "left out": {name: _plain(change) for name, change in task.left_out.items()},

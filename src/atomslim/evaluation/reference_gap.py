@@ -21,6 +21,7 @@ from atomslim.errors import AtomslimWarning
 from atomslim.evaluation.batches import batches
 from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.models.block_model import BlockModel
+from atomslim.progress import tracked
 
 MARK = "*"
 """Beside the names of targets whose errors are those after the fit."""
@@ -99,7 +100,8 @@ def differences(model: BlockModel, task: str, samples: Sequence[Sample], batch_s
     """Return label − prediction of the energies of structures that have one; leaves the model's mode as it was."""
     found, was_training = EnergyDifferences(), model.training
     model.eval()
-    for batch in batches(model, task, samples, batch_size):
+    given = batches(model, task, samples, batch_size)
+    for batch in tracked(given, f"references of energies, {task}", len(samples), size=len):
         found.add_batch(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
     model.train(was_training)
     return found

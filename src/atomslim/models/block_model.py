@@ -304,7 +304,10 @@ class BlockModel(nn.Module, ABC):
         if name is None:
             if len(self.tasks) == 1:
                 return next(iter(self.tasks.values()))
-            raise ConfigError(f"the model has {len(self.tasks)} tasks: choose one of {names}")
+            first = next(iter(self.tasks), "")
+            raise ConfigError(
+                f"the model has {len(self.tasks)} tasks: choose one of {names}, as in --task {first}, or {first}=DATA"
+            )
         if name not in self.tasks:
             raise ConfigError(f"unknown task {name!r}: the model has {names}")
         return self.tasks[name]
