@@ -37,13 +37,13 @@ import yaml
 
 from atomslim.atoms import Sample
 from atomslim.benchmarking.machine import machine
-from atomslim.benchmarking.speed import peak_memory
 from atomslim.benchmarking.structures import aspirin
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture
 from atomslim.families.jmp import JMP, GemNetOCConfig, JMPGraphSettings
+from atomslim.memory import peak_memory
 from atomslim.models import Task, energy_and_forces
 from atomslim.models.losses import task_terms
 from atomslim.train.dataloaders import training_feed

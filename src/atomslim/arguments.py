@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, wraps
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
@@ -54,11 +54,16 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 @cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of arguments; none where a name is known to type checkers only."""
+    """Return the types of arguments; Any where a name is known to type checkers only."""
+    return {name: _hint(function, name) for name in function.__annotations__}
+
+
+def _hint(function: Callable[..., Any], name: str) -> Any:
+    alone = SimpleNamespace(__annotations__={name: function.__annotations__[name]})
     try:
-        return get_type_hints(function)
+        return get_type_hints(alone, function.__globals__)[name]
     except NameError:
-        return {}
+        return Any
 
 
 def _name(function: Callable[..., Any]) -> str:

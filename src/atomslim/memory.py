@@ -4,7 +4,12 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -37,6 +42,42 @@ def give_back_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def peak_memory(function: Callable[[], Any], device: "torch.device") -> int | None:
+    """Return the bytes that a function adds at its peak, or None where the system does not say."""
+    if device.type == "cuda":
+        import torch  # noqa: PLC0415 - `import atomslim` does without
+
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    if not sys.platform.startswith("linux") or not _reset_peak():
+        return None
+    before = _status("VmRSS")
+    function()
+    return max(_status("VmHWM") - before, 0)
+
+
+def _reset_peak() -> bool:
+    """Let the system forget this process's peak memory; say whether it did."""
+    give_back_freed_memory()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _status(name: str) -> int:
+    """Read one of the process's own numbers in bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    import resource  # noqa: PLC0415 - only where there is /proc
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def is_out_of_memory(error: BaseException) -> bool:

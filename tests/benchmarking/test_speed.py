@@ -3,10 +3,11 @@ import torch
 from ase.build import molecule
 from torch import nn
 
-from atomslim.benchmarking.speed import MatrixProduct, count_flops, largest_dense_layer, measure_speed, peak_memory
+from atomslim.benchmarking.speed import MatrixProduct, count_flops, largest_dense_layer, measure_speed
 from atomslim.benchmarking.structures import BUILT_IN, structure
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import ConfigError
+from atomslim.memory import peak_memory
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
 

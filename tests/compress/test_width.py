@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from atomslim.atoms import AtomsBatch, from_ase
+from atomslim.compress.calibration import calibration_structures
 from atomslim.compress.channel_scores import Problem, removal_order, scored
 from atomslim.compress.distill import projections
-from atomslim.compress.prune import calibration_structures, keep_blocks
+from atomslim.compress.prune import keep_blocks
 from atomslim.compress.width import narrow
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.batches import datasets

@@ -19,10 +19,9 @@ from ase import Atoms
 
 from atomslim.atoms import from_ase
 from atomslim.benchmarking.passes import Job, Mode
-from atomslim.benchmarking.speed import peak_memory
 from atomslim.benchmarking.structures import oxide
 from atomslim.errors import AtomslimError, ConfigError
-from atomslim.memory import free_memory, give_back_freed_memory, is_out_of_memory, keep_freed_memory
+from atomslim.memory import free_memory, give_back_freed_memory, is_out_of_memory, keep_freed_memory, peak_memory
 from atomslim.models.precision import Format
 
 START, STEP = 64, 8

@@ -8,14 +8,11 @@ The floor of a pass is its FLOPs at the rate of the model's largest dense layer,
 """
 
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +25,7 @@ from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.benchmarking.passes import Job
 from atomslim.benchmarking.turns import Gain, Rounds, half_range, steady, take_turns
 from atomslim.errors import ConfigError
-from atomslim.memory import give_back_freed_memory
+from atomslim.memory import peak_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.models.precision import computing
 
@@ -166,20 +163,6 @@ def _matrix_vector_flops(matrix: Tensor, _vector: Tensor, **_others: Any) -> int
 _FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, torch.ops.aten.mv: _matrix_vector_flops}
 
 
-def peak_memory(function: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the bytes that a function adds at its peak, or None where the system does not say."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        return int(torch.cuda.max_memory_allocated(device)) - before
-    if not sys.platform.startswith("linux") or not _reset_peak():
-        return None
-    before = _status("VmRSS")
-    function()
-    return max(_status("VmHWM") - before, 0)
-
-
 class MatrixProduct:
     """A product (rows, inner) · (inner, outer) of random numbers, as often as makes for a time that can be measured."""
 
@@ -313,21 +296,3 @@ def _clock(device: torch.device) -> Iterator[list[float]]:
         end.record()
         torch.cuda.synchronize()
     elapsed.append(begin.elapsed_time(end) / 1e3)
-
-
-def _reset_peak() -> bool:
-    """Let the system forget this process's peak memory; say whether it did."""
-    give_back_freed_memory()
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _status(name: str) -> int:
-    """Read one of the process's own numbers in bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,9 +8,9 @@ import torch
 from ase import Atoms
 
 from atomslim.atoms import from_ase
-from atomslim.benchmarking.speed import peak_memory
 from atomslim.compress.choose import flops, parameters
 from atomslim.errors import ConfigError
+from atomslim.memory import peak_memory
 from atomslim.models.block_model import BlockModel
 
 Counted = Literal["parameters", "FLOPs", "ms", "MB"]

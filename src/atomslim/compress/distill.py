@@ -27,10 +27,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
-from atomslim.compress.width import chosen_features
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
+from atomslim.models.channels import NARROWED
 from atomslim.models.losses import LossSum
 
 
@@ -120,7 +120,7 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     maps = nn.ModuleDict(
         {name: nn.Linear(*widths, bias=False).to(weight) for name, widths in pairs.items() if widths[0] != widths[1]}
     )
-    chosen = chosen_features(student, teacher)
+    chosen = _chosen_features(student, teacher)
     for name, map_ in maps.items():
         branch, _, block = name.partition(" ")
         places = chosen.get(branch if block else f"{branch} readout")
@@ -130,6 +130,22 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
 
 
 @torch.no_grad()
+def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list[int]]:
+    """Return which of the teacher's channels the student's features are, as far as its history says.
+
+    By ``node`` and ``edge`` (of blocks), ``node readout`` and ``edge readout``.
+    """
+    found: dict[str, list[int]] = {}
+    if student.history[: len(teacher.history)] != teacher.history or student.family is None:
+        return found
+    for entry in student.history[len(teacher.history) :]:
+        if entry.get("operation") == NARROWED:
+            for stream, places in entry["channels"].items():
+                found[stream] = [found[stream][place] for place in places] if stream in found else list(places)
+    streams = student.family.feature_streams(student)
+    return {feature: found[stream] for feature, stream in streams.items() if stream in found}
+
+
 def _select(map_: nn.Linear, places: Sequence[int]) -> None:
     """Let a map put each channel in its place."""
     map_.weight.zero_()

@@ -3,26 +3,20 @@
 Changes outputs. The embedding is never removed. Blocks keep the numbers that they had in the original model.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
 
 from atomslim.arguments import checked
-from atomslim.atoms import AtomsBatch
-from atomslim.compress.force_fit import Start, fit_forces, parts
-from atomslim.compress.force_rows import Weights, collect, require_conservative
-from atomslim.compress.hand_over import hand_over as fit_hand_over
-from atomslim.compress.realign import HELD_OUT, fit, require_ridge, summed
-from atomslim.data import Dataset
+from atomslim.compress.force_rows import Weights
+from atomslim.compress.realign import require_ridge
 from atomslim.errors import ConfigError
-from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
-from atomslim.progress import tracked
+
+if TYPE_CHECKING:
+    from atomslim.evaluation.batches import TaskedData
 
 Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
 """What becomes of the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
@@ -46,7 +40,7 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     blocks: int | Sequence[int],
     *,
     realign: Realign = "sliced",
-    calibration: TaskedData | None = None,
+    calibration: "TaskedData | None" = None,
     limit: int = 256,
     batch_size: int = 8,
     ridge: float | None = None,
@@ -97,35 +91,12 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     if realign == "random":
         _draw_readout(small, seed)
     if calibration is not None:
-        opened = datasets(model, calibration, labelled=False)
-        entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
-        if realign == "least-squares-forces":
-            require_conservative(model, opened)
-        structures = partial(calibration_structures, model, opened, limit, batch_size)
-        if hand_over:
-            maps = fit_hand_over(small, model, lambda: _unnamed(structures()), directions=directions, seed=seed or 0)
-            entry["hand-over"] = [one.as_dict() for one in maps]
-        if realign in FITTED:
-            sliced = _atom_map(small)
-            sums = summed(small, model, _unnamed(structures()))
-            fits = fit(small, sums, ridge=ridge)
-            entry["fit"] = {branch: one.as_dict() for branch, one in fits.items()}
-        if realign == "least-squares-forces":
-            rows = collect(small, model, structures(), weights, directions=directions, seed=seed or 0)
-            unseen = sums.maps_without("node", sliced, fits["node"].ridge, parts(len(rows)))
-            starts = {"sliced": Start(sliced), "least-squares": Start(_atom_map(small), tuple(unseen))}
-            entry["force fit"] = fit_forces(small, starts, rows).as_dict()
-            entry["weights"] = asdict(weights)
+        from atomslim.compress.calibration import Calibration  # noqa: PLC0415 - reads data, which a plain cut does not
+
+        given = Calibration(limit, batch_size, ridge, seed, directions, weights)
+        entry |= given.align(small, model, calibration, fitted=realign, hand_over=hand_over)
     small.history = [*model.history, entry]
     return small
-
-
-def _unnamed(structures: Iterator[tuple[AtomsBatch, Any, str]]) -> Iterator[tuple[AtomsBatch, Any]]:
-    return ((batch, topology) for batch, topology, _ in structures)
-
-
-def _atom_map(model: BlockModel) -> Tensor:
-    return model.readout_maps()["node"].weight().detach().clone()
 
 
 def first_blocks(model: BlockModel, count: int) -> tuple[int, ...]:
@@ -155,18 +126,6 @@ def _draw_readout(small: BlockModel, seed: int | None) -> None:
             torch.manual_seed(seed)
         for readout in small.readout_maps().values():
             readout.draw()
-
-
-def calibration_structures(
-    model: BlockModel, calibration: dict[str, Dataset], limit: int, batch_size: int
-) -> Iterator[tuple[AtomsBatch, Any, str]]:
-    """Give batches of the structures of each task, their graphs and the task; at least one is there to be held out."""
-    for task, dataset in calibration.items():
-        samples = spread_out(dataset, limit)
-        size = min(batch_size, max(1, len(samples) // HELD_OUT))  # so that there is a batch to hold out
-        given = batches(model, task, samples, size)
-        for batch in tracked(given, f"re-alignment, {task}", len(samples), size=len):
-            yield batch.atoms, batch.topology, task
 
 
 def _entry(model: BlockModel, small: BlockModel, realign: Realign) -> dict[str, Any]:

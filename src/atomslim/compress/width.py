@@ -13,19 +13,17 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
+from atomslim.compress.calibration import calibration_structures
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
 from atomslim.compress.choose import parameters
-from atomslim.compress.prune import calibration_structures
 from atomslim.compress.refit import refit
 from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, datasets
 from atomslim.models.block_model import BlockModel
+from atomslim.models.channels import NARROWED
 from atomslim.models.family import family_of
 
 Model = TypeVar("Model", bound=BlockModel)
-
-OPERATION = "narrow"
-"""What a model's history calls it."""
 
 
 def narrow(
@@ -104,27 +102,11 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
     return sizes
 
 
-def chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list[int]]:
-    """Return which of the teacher's channels the student's features are, as far as its history says.
-
-    By ``node`` and ``edge`` (of blocks), ``node readout`` and ``edge readout``.
-    """
-    found: dict[str, list[int]] = {}
-    if student.history[: len(teacher.history)] != teacher.history or student.family is None:
-        return found
-    for entry in student.history[len(teacher.history) :]:
-        if entry.get("operation") == OPERATION:
-            for stream, places in entry["channels"].items():
-                found[stream] = [found[stream][place] for place in places] if stream in found else list(places)
-    streams = student.family.feature_streams(student)
-    return {feature: found[stream] for feature, stream in streams.items() if stream in found}
-
-
 def _entry(model: BlockModel, small: BlockModel, score: str, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     of = family_of(model)
     before, after = of.widths(model), of.widths(small)
     return {
-        "operation": OPERATION,
+        "operation": NARROWED,
         "changes outputs": True,
         "widths before": {name: size for name, size in before.items() if after[name] < size},
         "widths after": {name: size for name, size in after.items() if size < before[name]},

@@ -18,8 +18,7 @@ from atomslim.inference.calculator_process import build
 from atomslim.inference.compiled import Compiling
 from atomslim.inference.packaged import PackagedCalculator
 from atomslim.models.block_model import BlockModel
-
-PREFIX = "ase:"
+from atomslim.models.elsewhere import CALCULATOR
 
 Named = BlockModel | AseCalculator | str | os.PathLike[str]
 """What an energy can come from."""
@@ -41,7 +40,7 @@ def calculator_of(
     """
     if isinstance(source, AseCalculator):
         return source
-    if isinstance(source, str) and source.startswith(PREFIX):
+    if isinstance(source, str) and source.startswith(CALCULATOR):
         return _imported(source)
     if not isinstance(source, BlockModel) and os.fspath(source).endswith(".pt2"):
         return PackagedCalculator(source, strict=strict)
@@ -50,7 +49,7 @@ def calculator_of(
 
 def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
     """Take an import path apart: module, attribute, arguments. Raises ConfigError where it is none."""
-    path, _, query = name.removeprefix(PREFIX).partition("?")
+    path, _, query = name.removeprefix(CALCULATOR).partition("?")
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise ConfigError(f"{name}: give module and class, as in ase:ase.calculators.emt:EMT")

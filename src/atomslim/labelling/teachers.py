@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.inference import calculator_process as plain
 from atomslim.inference.calculator import Calculator
-from atomslim.inference.named_calculators import PREFIX, parsed
+from atomslim.inference.named_calculators import parsed
 from atomslim.labelling.outside import Outside
 from atomslim.labelling.unlabelled import Hung, Unlabelled
 from atomslim.models.block_model import BlockModel
+from atomslim.models.elsewhere import CALCULATOR
 
 Source: TypeAlias = str | os.PathLike[str] | BlockModel | AseCalculator | Callable[[], AseCalculator]
 """What a teacher can be named by, or be."""
@@ -119,7 +120,7 @@ def teacher_of(source: Source, *, task: str | None = None, python: str | os.Path
 
 
 def _recipe(name: str, task: str | None) -> dict[str, Any]:
-    if not name.startswith(PREFIX):
+    if not name.startswith(CALCULATOR):
         return {"model": name, "task": task}
     if task is not None:
         raise ConfigError(f"task {task}: {name} is a calculator, which has no tasks: leave it out")

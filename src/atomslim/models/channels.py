@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+NARROWED = "narrow"
+"""The operation in a model's history that left channels out."""
+
 Axis: TypeAlias = tuple[tuple[str | int, ...], ...]
 """Parts side by side, each a product of streams (by name) and of sizes that no cut changes."""
 

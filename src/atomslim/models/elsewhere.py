@@ -14,6 +14,9 @@ LOOKED_AT = 1 << 20
 """Bytes of a file, or of a member of an archive, that are searched for the names of packages."""
 
 
+CALCULATOR = "ase:"
+"""What import paths of calculators begin with."""
+
 FUNCTION = "ase:MODULE:FUNCTION"
 """Where a calculator is not made of a name alone: a function of the user's own that returns it."""
 

@@ -18,11 +18,10 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from atomslim.benchmarking.speed import peak_memory
 from atomslim.data.loader import Batch, BatchLoader, TopologyBuilder
 from atomslim.data.mixing import BatchSampler, Mixture, TaskData
 from atomslim.errors import ConfigError
-from atomslim.memory import free_memory
+from atomslim.memory import free_memory, peak_memory
 from atomslim.models.block_model import BlockModel
 from atomslim.parsing import read_yaml
 from atomslim.train.optimisation import Labels, Objective

@@ -34,15 +34,14 @@ from atomslim.data.loader import Batch
 from atomslim.data.normalise import Normalisation, TargetScale
 from atomslim.data.splits import Split
 from atomslim.errors import AtomslimWarning, ConfigError, StructureError
-from atomslim.inference.named_calculators import PREFIX
 from atomslim.models.block_model import BlockModel, Trace
+from atomslim.models.elsewhere import CALCULATOR
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
 from atomslim.train.dataloaders import with_batch_cost
-from atomslim.train.finetune import note_task, noted
 from atomslim.train.optimisation import Summed, attend
 from atomslim.train.options import (
     Duration,
@@ -55,7 +54,7 @@ from atomslim.train.options import (
     validated,
 )
 from atomslim.train.reporting import announced, said, say_labels
-from atomslim.train.run_folder import RunFolder
+from atomslim.train.run_folder import RunFolder, note_task, noted
 from atomslim.train.run_state import data_identity, origin
 from atomslim.train.start import graph_note
 from atomslim.train.targets import FORCE_WEIGHT, own_share
@@ -209,7 +208,7 @@ def distill(
 def _require_model(teacher: object) -> None:
     """Raise ConfigError for a teacher that is a calculator, with the way to learn from one."""
     name = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else type(teacher).__name__
-    if isinstance(teacher, AseCalculator) or name.startswith(PREFIX):
+    if isinstance(teacher, AseCalculator) or name.startswith(CALCULATOR):
         raise ConfigError(
             f"{name}: a calculator has labels and no features to distil: let it label the structures (atomslim label "
             "DATA --teacher … -o labelled/), then fine-tune on them (atomslim finetune STUDENT labelled/)"

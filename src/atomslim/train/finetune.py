@@ -12,8 +12,6 @@ from pydantic import Field, model_validator
 from atomslim.arguments import checked
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.info import DatasetInfo
-from atomslim.data.normalise import Normalisation
-from atomslim.data.splits import Split
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
@@ -39,7 +37,7 @@ from atomslim.train.options import (
     validated,
 )
 from atomslim.train.reporting import announced, said, say_labels
-from atomslim.train.run_folder import RunFolder, require_no_path, task_file
+from atomslim.train.run_folder import RunFolder, note_task, noted, require_no_path
 from atomslim.train.run_state import data_identity, origin
 from atomslim.train.start import Start, choose_start, graph_for, graph_note, with_tasks
 from atomslim.train.targets import FORCE_WEIGHT, Inherited
@@ -188,18 +186,6 @@ def _require_possible(model: BlockModel, config: FinetuneOptions) -> None:
         family.check_graph(
             model, model.task(next(iter(model.tasks))).graph.model_copy(update={"cutoff": config.cutoff})
         )
-
-
-def note_task(folder: RunFolder, task: LearningTask) -> None:
-    """Keep the split and the normalisation with the run."""
-    task.split.save(folder.path / task_file("split", task.name))
-    task.normalisation.save(folder.path / task_file("normalisation", task.name))
-
-
-def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | None]:
-    """Return split and normalisation of a task that a run noted, or None."""
-    split, scales = (folder.path / task_file(kind, name) for kind in ("split", "normalisation"))
-    return (Split.load(split) if split.is_file() else None, Normalisation.load(scales) if scales.is_file() else None)
 
 
 def _start(

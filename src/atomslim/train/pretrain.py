@@ -22,7 +22,6 @@ from atomslim.models.registry import families, family
 from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
 from atomslim.train.dataloaders import with_batch_cost
-from atomslim.train.finetune import note_task, noted
 from atomslim.train.options import (
     Duration,
     OptimiserOptions,
@@ -33,7 +32,7 @@ from atomslim.train.options import (
     validated,
 )
 from atomslim.train.reporting import announced, said, say_labels
-from atomslim.train.run_folder import RunFolder, require_no_path
+from atomslim.train.run_folder import RunFolder, note_task, noted, require_no_path
 from atomslim.train.run_state import data_identity, origin
 from atomslim.train.start import graph_for, move_to_labels, with_tasks
 from atomslim.train.targets import Inherited

@@ -33,6 +33,8 @@ from typing import Any
 import torch
 import yaml
 
+from atomslim.data.normalise import Normalisation
+from atomslim.data.splits import Split
 from atomslim.errors import AtomslimWarning, CheckpointError, ConfigError
 from atomslim.files import atomic_write, locked, naming, new_folder, tidy
 from atomslim.models.block_model import BlockModel
@@ -42,6 +44,7 @@ from atomslim.parsing import parse_json, read_yaml
 from atomslim.report.cells import plain_cell
 from atomslim.train.boards import Board, boards
 from atomslim.train.run_state import code_digest
+from atomslim.train.tasks import LearningTask
 
 _PROGRAMS = ("atomslim", "torch", "lightning", "numpy", "ase", "vesin")
 
@@ -309,6 +312,18 @@ def task_file(kind: str, task: str) -> str:
     """Name a file of a task; raises ConfigError for a task whose name is a path."""
     require_no_path(task)
     return f"{kind}.{task}.json"
+
+
+def note_task(folder: RunFolder, task: LearningTask) -> None:
+    """Keep the split and the normalisation with the run."""
+    task.split.save(folder.path / task_file("split", task.name))
+    task.normalisation.save(folder.path / task_file("normalisation", task.name))
+
+
+def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | None]:
+    """Return split and normalisation of a task that a run noted, or None."""
+    split, scales = (folder.path / task_file(kind, name) for kind in ("split", "normalisation"))
+    return (Split.load(split) if split.is_file() else None, Normalisation.load(scales) if scales.is_file() else None)
 
 
 def require_own(folder: Path, patterns: Sequence[str]) -> None:
