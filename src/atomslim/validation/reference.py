@@ -18,8 +18,9 @@ from atomslim.data.known import names
 from atomslim.data.readers import ase_files
 from atomslim.data.registry import FILE_PREFIXES
 from atomslim.data.survey import survey
-from atomslim.inference.named_calculators import PREFIX, Named, calculator_of
+from atomslim.inference.named_calculators import Named, calculator_of
 from atomslim.models.block_model import BlockModel
+from atomslim.models.elsewhere import CALCULATOR
 from atomslim.models.model_file import CHECKPOINT_ENDINGS
 from atomslim.models.registry import BEST, families, located
 
@@ -83,7 +84,7 @@ def reference_of(
 def is_model(name: str) -> bool:
     """Say whether a name means a model or a calculator, not data; a file's content decides where its name does not."""
     prefix, _, rest = name.partition(":")
-    if name.startswith(PREFIX):
+    if name.startswith(CALCULATOR):
         return not Path(rest).expanduser().exists()
     path = Path(name).expanduser()
     if path.is_dir():
