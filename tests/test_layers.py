@@ -199,3 +199,47 @@ def test_a_circle_is_found() -> None:
     figure = uses(Path("report/figure.py"), "from atomslim.report.page import Page")
     page = uses(Path("report/page.py"), "def draw():\n    from atomslim.report import figure")
     assert circles({"atomslim.report.figure": figure, "atomslim.report.page": page, "atomslim.files": set()})
+
+
+# -- what comes along
+
+
+FILES = {
+    ".".join(["atomslim", *path.with_suffix("").parts]).removesuffix(".__init__"): PACKAGE / path for path in SOURCES
+}
+
+
+def loaded_by(module: str) -> set[str]:
+    """List the modules of the package that an import of one loads; those that functions import do not count."""
+    loaded: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in FILES or name in loaded:
+            continue
+        loaded.add(name)
+        found = uses(FILES[name].relative_to(PACKAGE), without_functions(FILES[name]))
+        waiting += [*found, name.rpartition(".")[0]]
+    return loaded
+
+
+def without_functions(path: Path) -> str:
+    """Return a source whose functions do nothing."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.body = [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize(
+    ("module", "most", "without"),
+    [
+        ("compress.prune", 32, {"data", "evaluation", "inference", "train"}),
+        ("train.distill", 98, {"benchmarking", "families", "labelling", "validation"}),
+    ],
+)
+def test_what_is_not_needed_is_not_loaded(module: str, most: int, without: set[str]) -> None:
+    loaded = loaded_by(f"atomslim.{module}")
+    assert not {room for name in loaded for room in name.split(".")[1:2]} & without
+    assert len(loaded) <= most

@@ -14,12 +14,13 @@ from atomslim.atoms import from_ase
 from atomslim.compress import costs
 from atomslim.compress.cheapest import Axis, _Search, cheapest
 from atomslim.compress.choice import Removal
-from atomslim.compress.choose import flops, parameters
+from atomslim.compress.choose import flops
 from atomslim.compress.cuts import Cut, Measured
 from atomslim.compress.front import write_front
 from atomslim.compress.prune import keep_blocks
 from atomslim.errors import ConfigError, DataError
 from atomslim.families.jmp import JMP
+from atomslim.models.modes import parameter_count
 from samples import CONSERVATIVE
 from small_models import jmp
 from train.water import waters
@@ -75,14 +76,14 @@ def test_one_block_goes_where_finer_units_cost_more_together() -> None:
 def test_the_block_that_costs_least_goes(model: JMP) -> None:
     cuts = {block: keep_blocks(model, [one for one in (1, 2, 3) if one != block]) for block in (1, 2, 3)}
     costs = {block: difference(small, model) for block, small in cuts.items()}
-    savings = {block: parameters(model) - parameters(small) for block, small in cuts.items()}
-    most = max(map(parameters, cuts.values()))
+    savings = {block: parameter_count(model) - parameter_count(small) for block, small in cuts.items()}
+    most = max(map(parameter_count, cuts.values()))
     choice = cheapest(model, waters(4), size=most)
     gone = ({1, 2, 3} - set(choice.cut.blocks)).pop()
-    wanted = parameters(model) - most
+    wanted = parameter_count(model) - most
     assert gone == min(costs, key=lambda block: costs[block] / min(savings[block], wanted))
     assert choice.difference == pytest.approx(costs[gone], rel=1e-6)
-    assert choice.count == parameters(cuts[gone])
+    assert choice.count == parameter_count(cuts[gone])
     small = choice.apply(model)
     assert small.block_ids == choice.cut.blocks
     chosen = small.history[-1]["chosen"]
@@ -108,7 +109,7 @@ def test_widths_and_neighbours_go_like_blocks(model: JMP, tmp_path: Path) -> Non
     data = waters(14)
     axes: tuple[Axis, ...] = ("blocks", "widths", "neighbours")
     known = Measured({"model": "of this test"})
-    choice = cheapest(model, data, size=int(0.9 * parameters(model)), axes=axes, known=known)
+    choice = cheapest(model, data, size=int(0.9 * parameter_count(model)), axes=axes, known=known)
     assert dict(choice.cut.widths).keys() <= {"edge", "atom"}
     tried = {one.name.partition(" ")[0] for one in choice.tried}
     assert tried == {"nothing", "block", "edge", "atom", "neighbours"}
@@ -116,13 +117,13 @@ def test_widths_and_neighbours_go_like_blocks(model: JMP, tmp_path: Path) -> Non
     assert front[0].difference == 0
     assert all(a.count > b.count and a.difference < b.difference for a, b in pairwise(front))
     small = choice.apply(model, data)
-    assert parameters(small) == choice.count <= 0.9 * parameters(model)
+    assert parameter_count(small) == choice.count <= 0.9 * parameter_count(model)
     assert small.history[len(model.history)]["chosen"]["for"] == choice.target
     known.write(tmp_path / "measured.json")
     again = Measured.read(tmp_path / "measured.json", known.of)
     assert again.cuts == known.cuts
     again.value = _known(again)  # type: ignore[method-assign]
-    assert cheapest(model, data, size=int(0.9 * parameters(model)), axes=axes, known=again).cut == choice.cut
+    assert cheapest(model, data, size=int(0.9 * parameter_count(model)), axes=axes, known=again).cut == choice.cut
     write_front(choice, tmp_path / "front")
     written = (tmp_path / "front" / "front.md").read_text(encoding="utf-8")
     assert written.count("**chosen**") == (choice.cut in {one.cut for one in front})
@@ -153,14 +154,14 @@ def test_times_and_memory_are_measured(model: JMP, monkeypatch: pytest.MonkeyPat
         ConfigError, match=r"5 ms: even without .* does not reach it; the nearest is 10 ms \(3.00 × less"
     ):
         cheapest(model, waters(1), ms=5, axes=axes)
-    assert costs.megabytes(model, waters(1)[0].to_ase()) >= parameters(model) * 8 / 1e6
+    assert costs.megabytes(model, waters(1)[0].to_ase()) >= parameter_count(model) * 8 / 1e6
 
 
 def test_energies_count_where_no_forces_are_predicted(model: JMP) -> None:
     task = model.task().model_copy(update={"targets": model.task().targets[:1]})
     single = model.with_blocks([1, 2, 3])
     single.tasks = {task.name: task}
-    choice = cheapest(single, waters(3), size=parameters(model) - 1)
+    choice = cheapest(single, waters(3), size=parameter_count(model) - 1)
     batch = from_ase([sample.to_ase() for sample in waters(3)])
     said, wanted = ((one.predict(batch)["energy"].double() / 3).numpy() for one in (choice.apply(single), single))
     expected = np.sqrt(np.mean((said - wanted) ** 2)) / np.std(wanted)

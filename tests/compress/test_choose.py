@@ -11,6 +11,7 @@ from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import block_relevance
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
+from atomslim.models.modes import parameter_count
 from samples import DIRECT
 from small_models import jmp
 from train.water import waters
@@ -44,7 +45,7 @@ def test_ways_to_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert chosen({"keep": "1,3"}) == (1, 3)
     assert chosen({"drop": 2}, relevance) == (3,)
     model = jmp(DIRECT, num_blocks=3)
-    two, one = (choose.parameters(keep_blocks(model, count)) for count in (2, 1))
+    two, one = (parameter_count(keep_blocks(model, count)) for count in (2, 1))
     assert chosen({"parameters": str(two)}) == (1, 2)
     assert chosen({"parameters": str(two - 1)}) == (1,)
     assert chosen({"parameters": str(two)}, relevance) == (1, 3)
@@ -70,7 +71,7 @@ def test_blocks_of_a_cut_model_keep_their_numbers(tmp_path: Path, monkeypatch: p
     path = tmp_path / "relevance.json"
     path.write_text(json.dumps({"blocks": [0, 1, 3, 4], "mix": {"gradcam": [0.5, 0.2, 0.1, 0.3]}}))
     assert choose.chosen_blocks(cut, {"drop": 1}, path) == (1, 4)
-    two = choose.parameters(keep_blocks(cut, 2))
+    two = parameter_count(keep_blocks(cut, 2))
     assert choose.chosen_blocks(cut, {"parameters": str(two)}) == (1, 3)
     assert choose.chosen_blocks(cut, {"speed": 1.01}) == (1, 3)
     with pytest.raises(ConfigError, match=r"no block 2; the model has \[1, 3, 4\]"):

@@ -6,12 +6,12 @@ import torch
 from ase.build import bulk
 
 from atomslim.atoms import from_ase
-from atomslim.compress.choose import parameters
 from atomslim.compress.neighbours import _Case, neighbour_scan, with_neighbours
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.models import energy_and_forces
+from atomslim.models.modes import parameter_count
 from small_models import CONSERVATIVE, DIRECT, jmp
 from train.water import waters
 
@@ -55,7 +55,7 @@ def test_weights_and_the_model_stay_and_outputs_change() -> None:
     assert model.task("direct").graph == DIRECT.graph
     assert small.history[-1]["neighbours before"] == {"direct": 30}
     assert small.history[-1]["neighbours after"] == {"direct": 4}
-    assert parameters(small) == parameters(model)
+    assert parameter_count(small) == parameter_count(model)
     copper = bulk("Cu", cubic=True)
     copper.rattle(0.1, seed=1)
     batch = from_ase(copper)

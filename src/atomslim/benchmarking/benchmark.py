@@ -19,6 +19,7 @@ from atomslim.benchmarking.structures import oxide, structure
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
+from atomslim.models.modes import parameter_count
 from atomslim.models.precision import DEFAULT, Format, Precision
 from atomslim.progress import tracked
 
@@ -129,7 +130,7 @@ def _rows(name: str, atoms: Atoms, jobs: Mapping[_Key, Job], batch_size: int, re
         yield Row(
             structure=name,
             blocks=blocks,
-            parameters=sum(weight.numel() for weight in job.model.parameters()),
+            parameters=parameter_count(job.model),
             mode=mode,
             precision=precision,
             speed=together[key],

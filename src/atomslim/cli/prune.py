@@ -206,9 +206,9 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
 def _as_dict(output: Path, whole: "BlockModel", small: "BlockModel") -> dict[str, Any]:
     """Return what was done, as plain data."""
-    from atomslim.compress import choose
+    from atomslim.models.modes import parameter_count
 
-    counts = {"parameters before": choose.parameters(whole), "parameters after": choose.parameters(small)}
+    counts = {"parameters before": parameter_count(whole), "parameters after": parameter_count(small)}
     done = small.history[len(whole.history) :]
     return {"output": output, "blocks": small.block_ids, "of": whole.block_ids, **counts, "operations": done}
 
@@ -263,7 +263,6 @@ def _cut(
     """Return the model with the chosen blocks; the model itself if none of the ways was taken."""
     from atomslim.compress.choose import chosen_blocks
     from atomslim.compress.prune import FITTED, keep_blocks
-    from atomslim.compress.relevance import block_relevance
     from atomslim.errors import ConfigError
 
     scored = ways["drop"] is not None and relevance is None and structures is not None
@@ -274,6 +273,8 @@ def _cut(
         )
     order: Any = relevance
     if scored:
+        from atomslim.compress.relevance import block_relevance
+
         limits = {name: options[name] for name in ("limit", "batch_size")}
         order = block_relevance(whole, structures(), leave_out=score == "leave-out", **limits)
     kept = chosen_blocks(whole, ways, order, score)
@@ -330,12 +331,15 @@ def _narrowed(
 
 def _with_less(small: "BlockModel", neighbours: float | None, cutoff: float | None) -> "BlockModel":
     """Return the model with fewer neighbours or a shorter cutoff, where these are given."""
-    from atomslim.compress.cutoff import with_cutoff
-    from atomslim.compress.neighbours import with_neighbours
-
     if neighbours is not None:
+        from atomslim.compress.neighbours import with_neighbours
+
         small = with_neighbours(small, neighbours)
-    return small if cutoff is None else with_cutoff(small, cutoff)
+    if cutoff is not None:
+        from atomslim.compress.cutoff import with_cutoff
+
+        small = with_cutoff(small, cutoff)
+    return small
 
 
 def _scan(

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 def report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
     """Say what was cut on every axis, and how well what was fitted fits."""
-    from atomslim.compress import choose
+    from atomslim.models.modes import parameter_count
 
     say(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}")
-    say(f"{choose.parameters(whole):,} parameters before, {choose.parameters(small):,} after")
+    say(f"{parameter_count(whole):,} parameters before, {parameter_count(small):,} after")
     if speed:
-        say(f"estimated to be {choose.flops(whole) / choose.flops(small):.2f} × as fast, by FLOPs counted on benzene")
+        from atomslim.compress.choose import flops
+
+        say(f"estimated to be {flops(whole) / flops(small):.2f} × as fast, by FLOPs counted on benzene")
     for entry in small.history[len(whole.history) :]:
         if entry["operation"] == "keep blocks":
             for unit in entry.get("without", ()):

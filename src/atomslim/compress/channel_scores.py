@@ -24,11 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
-from atomslim.compress.realign import NormalEquations, inference
+from atomslim.compress.realign import NormalEquations
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.channels import ChannelLayout, Kept, weighted_inputs
 from atomslim.models.family import family_of
+from atomslim.models.modes import differentiable, inference
 
 Score = Literal["least-squares", "activation", "taylor"]
 
@@ -338,19 +339,10 @@ def _gradients(
     generator: torch.Generator,
 ) -> Sequence[Tensor]:
     """Return the gradients of a random sum of the task's outputs."""
-    was_training, frozen = model.training, [weight for weight in weights if not weight.requires_grad]
-    model.eval()
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            outputs = model(batch, topology, [task], normalised=True, create_graph=True)[task]
-            total = torch.stack([_random_sum(outputs[target.name], generator) for target in model.task(task).targets])
-            return torch.autograd.grad(total.sum(), list(weights), allow_unused=True, materialize_grads=True)
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
-        model.train(was_training)
+    with differentiable(model):
+        outputs = model(batch, topology, [task], normalised=True, create_graph=True)[task]
+        total = torch.stack([_random_sum(outputs[target.name], generator) for target in model.task(task).targets])
+        return torch.autograd.grad(total.sum(), list(weights), allow_unused=True, materialize_grads=True)
 
 
 def _random_sum(values: Tensor, generator: torch.Generator) -> Tensor:

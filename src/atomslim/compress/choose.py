@@ -7,19 +7,21 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
 from ase.build import molecule
 
 from atomslim.atoms import from_ase
-from atomslim.benchmarking.speed import count_flops
 from atomslim.compress.prune import first_blocks, places_of
-from atomslim.compress.relevance_report import Relevance
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
+from atomslim.models.modes import evaluating, parameter_count
 from atomslim.parsing import parse_json
+
+if TYPE_CHECKING:
+    from atomslim.compress.relevance_report import Relevance
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -30,7 +32,7 @@ _UNORDERED = {"blocks", "keep"}
 def chosen_blocks(
     model: BlockModel,
     ways: Mapping[str, Any],
-    relevance: Relevance | str | os.PathLike[str] | None = None,
+    relevance: "Relevance | str | os.PathLike[str] | None" = None,
     score: str = "gradcam",
 ) -> tuple[int, ...] | None:
     """Return the blocks to keep, chosen in at most one way; None if no way is given.
@@ -75,7 +77,7 @@ def all_but_first(model: BlockModel, order: Sequence[int], count: int) -> tuple[
 
 
 def removal_order(
-    relevance: Relevance | str | os.PathLike[str], model: BlockModel, score: str = "gradcam"
+    relevance: "Relevance | str | os.PathLike[str]", model: BlockModel, score: str = "gradcam"
 ) -> tuple[int, ...]:
     """Return the model's blocks, the least relevant first.
 
@@ -84,10 +86,10 @@ def removal_order(
         ConfigError: it has no such score, or is of a model with other blocks.
 
     """
-    if isinstance(relevance, Relevance):
-        where, content = "relevance", relevance.as_dict()
-    else:
+    if isinstance(relevance, str | os.PathLike):
         where, content = str(relevance), _read(Path(relevance))
+    else:
+        where, content = "relevance", relevance.as_dict()
     blocks, mix = list(content["blocks"])[1:], content["mix"]
     if score not in mix:
         raise ConfigError(f"{where}: has no score {score!r}: choose one of {', '.join(mix)}")
@@ -121,7 +123,7 @@ def within_parameters(model: BlockModel, order: Sequence[int], limit: int) -> tu
     return _fewest(
         model,
         order,
-        lambda small: parameters(small) <= limit,
+        lambda small: parameter_count(small) <= limit,
         f"{limit:,} parameters: even without any block the model has more",
     )
 
@@ -144,22 +146,16 @@ def faster_by(model: BlockModel, order: Sequence[int], factor: float) -> tuple[i
     )
 
 
-def parameters(model: BlockModel) -> int:
-    """Number of weights."""
-    return sum(weight.numel() for weight in model.parameters())
-
-
 def flops(model: BlockModel, atoms: Atoms | None = None) -> int:
     """Count the FLOPs (multiply-add = 2) of matrix products in one prediction with the model's first task."""
+    from atomslim.benchmarking.speed import count_flops  # noqa: PLC0415 - which no other way to choose needs
+
     weight = next(model.parameters())
     batch = from_ase(atoms or molecule("C6H6")).to(weight.device)
     task = next(iter(model.tasks))
     topology = model.topology(batch, task)
-    was_training = model.training
-    model.eval()
-    counted = count_flops(lambda: model.predict(batch, task, topology))
-    model.train(was_training)
-    return counted
+    with evaluating(model):
+        return count_flops(lambda: model.predict(batch, task, topology))
 
 
 def parse_count(text: str) -> int:

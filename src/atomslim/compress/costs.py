@@ -8,10 +8,11 @@ import torch
 from ase import Atoms
 
 from atomslim.atoms import from_ase
-from atomslim.compress.choose import flops, parameters
+from atomslim.compress.choose import flops
 from atomslim.errors import ConfigError
 from atomslim.memory import peak_memory
 from atomslim.models.block_model import BlockModel
+from atomslim.models.modes import parameter_count
 
 Counted = Literal["parameters", "FLOPs", "ms", "MB"]
 
@@ -22,7 +23,7 @@ REPEATS = 5
 def cost(model: BlockModel, counted: Counted, atoms: Atoms) -> float:
     """Return parameters, or what a prediction for a structure costs: FLOPs, ms with its graphs, or MB at its peak."""
     if counted == "parameters":
-        return parameters(model)
+        return parameter_count(model)
     if counted == "FLOPs":
         return flops(model, atoms)
     return milliseconds(model, atoms) if counted == "ms" else megabytes(model, atoms)

@@ -32,6 +32,7 @@ from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures, Trace
 from atomslim.models.channels import NARROWED
 from atomslim.models.losses import LossSum
+from atomslim.models.modes import parameter_count
 
 
 class Weights(BaseModel):
@@ -87,7 +88,7 @@ def graphs_apart(student: BlockModel, teacher: BlockModel) -> list[str]:
 
 def require_smaller(student: BlockModel, teacher: BlockModel, *, strict: bool) -> None:
     """Warn of a student with more blocks or weights than its teacher; raise ConfigError if it is to be strict."""
-    sizes = [(one.num_blocks, sum(weight.numel() for weight in one.parameters())) for one in (student, teacher)]
+    sizes = [(one.num_blocks, parameter_count(one)) for one in (student, teacher)]
     (blocks, weights), (most_blocks, most_weights) = sizes
     if blocks <= most_blocks and weights <= most_weights:
         return
@@ -129,7 +130,6 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     return maps
 
 
-@torch.no_grad()
 def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list[int]]:
     """Return which of the teacher's channels the student's features are, as far as its history says.
 
@@ -146,6 +146,7 @@ def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list
     return {feature: found[stream] for feature, stream in streams.items() if stream in found}
 
 
+@torch.no_grad()
 def _select(map_: nn.Linear, places: Sequence[int]) -> None:
     """Let a map put each channel in its place."""
     map_.weight.zero_()

@@ -27,6 +27,7 @@ from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
+from atomslim.models.modes import evaluating
 from atomslim.models.tasks import Task
 
 Model = TypeVar("Model", bound=BlockModel)
@@ -190,11 +191,10 @@ class _Case:
 @contextmanager
 def _evaluated_with(model: BlockModel, task: Task) -> Iterator[None]:
     """Let a model have another version of one of its tasks for a while, in evaluation mode."""
-    own, was_training = model.tasks, model.training
+    own = model.tasks
     model.tasks = {**own, task.name: task}
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         model.tasks = own
-        model.train(was_training)

@@ -14,6 +14,7 @@ from atomslim.compress.realign import require_ridge
 from atomslim.errors import ConfigError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
+from atomslim.models.modes import parameter_count
 
 if TYPE_CHECKING:
     from atomslim.evaluation.batches import TaskedData
@@ -135,10 +136,6 @@ def _entry(model: BlockModel, small: BlockModel, realign: Realign) -> dict[str, 
         "kept": list(small.block_ids),
         "of": list(model.block_ids),
         "realign": realign,
-        "parameters before": _count(model),
-        "parameters after": _count(small),
+        "parameters before": parameter_count(model),
+        "parameters after": parameter_count(small),
     }
-
-
-def _count(model: BlockModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -21,8 +21,7 @@ eight. Every row counts alike. Middle blocks may go, too: f' then differs from f
 A, and none for the rows. Changes outputs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -36,6 +35,7 @@ from torch.nn import functional
 from atomslim.atoms import AtomsBatch
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.models.block_model import BlockFeatures, BlockModel
+from atomslim.models.modes import inference
 from atomslim.models.readout import ReadoutMap
 
 RIDGES = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e6)
@@ -199,7 +199,7 @@ def summed(small: BlockModel, full: BlockModel, batches: Iterable[tuple[AtomsBat
     maps, wholes = _maps(small, full)
     branches = {name: _Branch.of(readout) for name, readout in maps.items()}
     structures = 0
-    with inference(small), inference(full):
+    with inference(small, full):
         for number, (batch, topology) in enumerate(batches, start=1):
             kept, whole = small.features(batch, topology), full.features(batch, topology)
             for name, branch in branches.items():
@@ -223,18 +223,6 @@ def _maps(small: BlockModel, full: BlockModel) -> tuple[dict[str, ReadoutMap], d
     if maps.keys() != wholes.keys() or any(maps[name].out_features != wholes[name].out_features for name in maps):
         raise ConfigError("least-squares: one model is no cut of the other: give the model it was cut from")
     return maps, wholes
-
-
-@contextmanager
-def inference(model: BlockModel) -> Iterator[None]:
-    """Switch off dropout and gradients for a while."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _rows(

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.compress.channel_scores import Structures, assign, run, tasks_of, thinned_out, watched, weight_of
-from atomslim.compress.realign import HELD_OUT, NormalEquations, inference
+from atomslim.compress.realign import HELD_OUT, NormalEquations
 from atomslim.models.block_model import BlockModel
 from atomslim.models.channels import ChannelLayout, Kept
+from atomslim.models.modes import inference
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 """Tried on held-out batches; a layer that none of them betters stays as it is."""
@@ -73,7 +74,7 @@ def refit(
 ) -> list[StageFit]:
     """Fit the layers of ``small`` in place; return how well, by stage of the ``layout`` of ``full``."""
     found = []
-    with inference(small), inference(full):
+    with inference(small, full):
         for part, stage in layout.stages.items():
             wanted = [_wanted(full, stage, layout, kept, structures, batch) for batch in structures]
             fits = [_fit_stage(small, stage, wanted) for _ in range(sweeps)]

@@ -14,7 +14,7 @@ the same scales, and a shorter cutoff by what it does to the errors. Only measur
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -40,6 +40,7 @@ from atomslim.evaluation.reference_gap import on_reference_of
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import Change
 from atomslim.models.losses import Term, loss_sums, task_terms, weighted_mean
+from atomslim.models.modes import differentiable
 from atomslim.models.scope import Watch
 from atomslim.progress import tracked
 
@@ -162,23 +163,6 @@ def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict
         both = zip(*(by_unit.get(name, missing) for name in model.fine_units), strict=True)
         found["gradcam"]["unit"], found["taylor"]["unit"] = (torch.stack(values) for values in both)
     return found
-
-
-@contextmanager
-def differentiable(model: BlockModel) -> Iterator[None]:
-    """Let losses be differentiated, all weights taking part, while dropout stays off."""
-    was_training = model.training
-    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
-    model.eval()
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
-        model.train(was_training)
 
 
 def _task_relevance(

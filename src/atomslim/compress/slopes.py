@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
-from atomslim.models.block_model import BlockModel, without_parameter_gradients
+from atomslim.models.block_model import BlockModel
+from atomslim.models.modes import without_parameter_gradients
 from atomslim.models.strain import strained
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from atomslim.compress.calibration import calibration_structures
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
-from atomslim.compress.choose import parameters
 from atomslim.compress.refit import refit
 from atomslim.errors import ConfigError
 from atomslim.evaluation.batches import TaskedData, datasets
 from atomslim.models.block_model import BlockModel
 from atomslim.models.channels import NARROWED
 from atomslim.models.family import family_of
+from atomslim.models.modes import parameter_count
 
 Model = TypeVar("Model", bound=BlockModel)
 
@@ -112,6 +112,6 @@ def _entry(model: BlockModel, small: BlockModel, score: str, kept: Mapping[str, 
         "widths after": {name: size for name, size in after.items() if size < before[name]},
         "score": score,
         "channels": {stream: kept[stream].tolist() for stream in of.feature_streams(model).values() if stream in kept},
-        "parameters before": parameters(model),
-        "parameters after": parameters(small),
+        "parameters before": parameter_count(model),
+        "parameters after": parameter_count(small),
     }

@@ -52,6 +52,11 @@ Size = int | float
 Indices = NDArray[np.int64]
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most so many of the numbers from 0 to ``count`` − 1, evenly spaced, the first and the last included."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64).tolist()
+
+
 class Split(BaseModel):
     """Numbers of the structures of each set, of `count` structures; no structure is in two sets, or twice in one."""
 
@@ -88,7 +93,7 @@ class Split(BaseModel):
         """Return the same with at most so many structures for training, evenly over them."""
         if count is None or count >= len(self.train):
             return self
-        chosen = np.linspace(0, len(self.train) - 1, count).round().astype(np.int64)
+        chosen = evenly(len(self.train), count)
         recipe = f"{self.recipe}; {count} of {len(self.train)} for training, evenly"
         return self.model_copy(update={"recipe": recipe, "train": tuple(self.train[place] for place in chosen)})
 

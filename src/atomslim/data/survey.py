@@ -15,6 +15,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container
 from atomslim.data.dataset import Dataset, PreparedDataset, RawDataset, TooLargeError
 from atomslim.data.remarks import SHOWN, Remarks
+from atomslim.data.splits import evenly
 from atomslim.errors import DataError
 
 USUAL = ("energy", "forces", "stress")
@@ -116,9 +117,6 @@ def described(found: Survey, dataset: object) -> Survey:
 
 
 def _count_layouts(found: Survey, container: Container, numbers: Sequence[int] | NDArray[np.int64]) -> None:
-    places = np.arange(len(numbers))
-    if len(places) > MOST:
-        places = np.linspace(0, len(numbers) - 1, MOST).round().astype(np.int64)
-    for place in places.tolist():
+    for place in evenly(len(numbers), MOST):
         found.structures += 1
         found.counts.update(container.labels_of(int(numbers[place])))

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-import numpy as np
-
 from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch, collate
+from atomslim.data.splits import evenly
 from atomslim.data.survey import survey
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
@@ -46,8 +45,7 @@ def spread_out(dataset: Dataset, limit: int | None) -> list[Sample]:
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}: give the number of structures to read, 1 or more")
     count = len(dataset)
-    places = range(count) if limit is None or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
-    return [dataset[int(place)] for place in places]
+    return [dataset[place] for place in evenly(count, count if limit is None else limit)]
 
 
 def batches(model: BlockModel, task: str, samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from atomslim.evaluation.comparison import Comparison, main_target
 from atomslim.evaluation.reference_gap import find_gap, without_gap
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
+from atomslim.models.modes import parameter_count
 from atomslim.models.scope import Watch
 from atomslim.progress import tracked
 from atomslim.validation.checks import chosen_checks
@@ -107,7 +108,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         ComparedModel(
             name=name,
             blocks=model.num_blocks,
-            parameters=sum(weight.numel() for weight in model.parameters()),
+            parameters=parameter_count(model),
             errors=errors[name],
             by_element={task: accuracy.by_element() for task, accuracy in found[name].items()},
             speed=speeds.get(name),

@@ -24,6 +24,7 @@ from atomslim.evaluation.errors import Errors, own_unit
 from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, marked
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
+from atomslim.models.modes import evaluating
 from atomslim.models.scope import Watch
 from atomslim.progress import tracked
 from atomslim.report.shown import Shown
@@ -128,17 +129,15 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     baseline = Baseline(units, free_atoms_only=free_atoms_only, classes=classes)
     energies = EnergyDifferences()
     structures = 0
-    was_training = loaded.training
-    loaded.eval()
     chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
     total = len(dataset) if part == "all" else None
-    for batch in tracked(batches(loaded, name, chosen, batch_size), "evaluate", total, size=len):
-        outputs = loaded.predict(batch.atoms, name, batch.topology)
-        accuracy.add(outputs, batch.targets, batch.atoms, batch.names)
-        energies.add_batch(outputs, batch.targets, batch.atoms)
-        baseline.add(batch.targets, batch.atoms)
-        structures += len(batch)
-    loaded.train(was_training)
+    with evaluating(loaded):
+        for batch in tracked(batches(loaded, name, chosen, batch_size), "evaluate", total, size=len):
+            outputs = loaded.predict(batch.atoms, name, batch.topology)
+            accuracy.add(outputs, batch.targets, batch.atoms, batch.names)
+            energies.add_batch(outputs, batch.targets, batch.atoms)
+            baseline.add(batch.targets, batch.atoms)
+            structures += len(batch)
     if not structures:
         raise DataError(f"{dataset.name}: there are no structures to compare with: check the file and the split")
     if not accuracy.compared:

@@ -17,10 +17,12 @@ from atomslim.atoms import AtomsBatch, Sample
 from atomslim.atoms.batch import LAST_ELEMENT
 from atomslim.data.reference_gap import ReferenceGap, gap_of
 from atomslim.data.references import fit_references
+from atomslim.data.splits import evenly
 from atomslim.errors import AtomslimWarning
 from atomslim.evaluation.batches import batches
 from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.models.block_model import BlockModel
+from atomslim.models.modes import evaluating
 from atomslim.progress import tracked
 
 MARK = "*"
@@ -92,18 +94,19 @@ def find_gap(
     """Compare a task's energies with labels on some structures; None where they have none, or agree but for errors."""
     if model.task(task).of_kind("energy") is None:
         return None
-    labelled = [sample for sample in _spread(samples, limit) if "energy" in sample.targets]
+    labelled = [
+        sample for sample in (samples[place] for place in evenly(len(samples), limit)) if "energy" in sample.targets
+    ]
     return differences(model, task, labelled, batch_size).gap()
 
 
 def differences(model: BlockModel, task: str, samples: Sequence[Sample], batch_size: int) -> EnergyDifferences:
     """Return label − prediction of the energies of structures that have one; leaves the model's mode as it was."""
-    found, was_training = EnergyDifferences(), model.training
-    model.eval()
+    found = EnergyDifferences()
     given = batches(model, task, samples, batch_size)
-    for batch in tracked(given, f"references of energies, {task}", len(samples), size=len):
-        found.add_batch(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
-    model.train(was_training)
+    with evaluating(model):
+        for batch in tracked(given, f"references of energies, {task}", len(samples), size=len):
+            found.add_batch(model.predict(batch.atoms, task, batch.topology), batch.targets, batch.atoms)
     return found
 
 
@@ -131,8 +134,3 @@ def lowered(sample: Sample, references: dict[int, float]) -> Sample:
 
 def _errors(values: NDArray[np.float64]) -> Errors:
     return Errors(float(np.abs(values).mean()), float(np.sqrt((values**2).mean())), len(values), "eV")
-
-
-def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    places = np.linspace(0, len(samples) - 1, min(limit, len(samples))).round().astype(int)
-    return [samples[int(place)] for place in places]

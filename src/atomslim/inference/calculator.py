@@ -5,8 +5,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, Structu
 from atomslim.inference.compiled import Compiled, Compiling, Results, left_out
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
+from atomslim.models.modes import evaluating
 from atomslim.models.precision import Policy, format_of
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Target, Task
@@ -143,7 +144,7 @@ class Calculator(AseCalculator):
             return
         start, found = time.perf_counter(), batch
         batch = batch.to(next(self.model.parameters()).device)
-        with evaluation_mode(self.model):
+        with evaluating(self.model) if self.model.training else nullcontext():
             outputs, trimmed = self._steps(batch, pairs)
         self._report_trimming(trimmed)
         self.results = _results(outputs, self.task, self.atoms, self.model.atom_outputs)
@@ -263,19 +264,6 @@ def ready(
     if (wanted.device, wanted.dtype) == (parameter.device, parameter.dtype):
         return model
     return copy.deepcopy(model).to(device=device, dtype=dtype)
-
-
-@contextmanager
-def evaluation_mode(model: BlockModel) -> Iterator[None]:
-    """Switch dropout off, and back on where the model is in training (a callback of a trainer, say)."""
-    training = [module for module in model.modules() if module.training] if model.training else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _properties(model: BlockModel, task: Task) -> list[str]:

@@ -26,10 +26,11 @@ from atomslim.arguments import checked
 from atomslim.atoms import find_pairs, from_ase
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.files import atomic_write
-from atomslim.inference.calculator import energy_target, evaluation_mode, ready
+from atomslim.inference.calculator import energy_target, ready
 from atomslim.inference.program import INPUTS, OUTPUTS, Program, inputs_of, traced
-from atomslim.models.block_model import BlockModel, without_parameter_gradients
+from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
+from atomslim.models.modes import evaluating, without_parameter_gradients
 
 ENTRY = "atomslim"
 """Name of our entry in a package's metadata."""
@@ -92,7 +93,7 @@ def package(
     model = ready(model, device, dtype)
     program = _program(model, task)
     require_compiler()
-    with atomic_write(output) as temporary, tempfile.TemporaryDirectory() as folder, evaluation_mode(model):
+    with atomic_write(output) as temporary, tempfile.TemporaryDirectory() as folder, evaluating(model):
         path = compiled(program, Path(folder) / "package.pt2")
         found = deviations(program, torch._inductor.aoti_load_package(str(path)))  # noqa: SLF001 - its documented name
         shutil.copyfile(path, temporary)

@@ -8,8 +8,7 @@ Block 0 is the embedding, which is never removed; blocks 1 … b are the interac
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -27,6 +26,7 @@ from atomslim.models import short
 from atomslim.models.family import Family
 from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
+from atomslim.models.modes import without_parameter_gradients
 from atomslim.models.outputs import physical
 from atomslim.models.precision import Precision, computing, format_of, without_autocast
 from atomslim.models.readout import ReadoutMap
@@ -379,16 +379,3 @@ def check_block_indices(indices: Sequence[int], num_blocks: int) -> tuple[int, .
     if not ascending or any(not 1 <= index <= num_blocks for index in kept):
         raise ConfigError(f"blocks to keep {list(kept)}: give ascending numbers from 1 to {num_blocks}")
     return kept
-
-
-@contextmanager
-def without_parameter_gradients(module: nn.Module) -> Iterator[None]:
-    """Let only positions be differentiated, so that nothing is saved for the gradients of weights."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)

@@ -16,6 +16,7 @@ from ase.optimize import FIRE
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container
+from atomslim.data.splits import evenly
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError
 from atomslim.inference.calculator import Calculator
@@ -212,7 +213,7 @@ def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Take so many, evenly; the same ones again where there are fewer."""
     if count > len(samples):
         return [samples[place % len(samples)] for place in range(count)]
-    return [samples[int(place)] for place in np.linspace(0, len(samples) - 1, count).round()]
+    return [samples[place] for place in evenly(len(samples), count)]
 
 
 def _bare(sample: Sample) -> Atoms:

@@ -19,6 +19,7 @@ from atomslim.labelling.dynamics import Asked, time_step
 from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import save
+from atomslim.models.modes import parameter_count
 from atomslim.report.page import number
 from atomslim.slimming.rounds import stages_of_dynamics, students
 from atomslim.slimming.work import Work
@@ -40,7 +41,7 @@ def deliver(work: Work) -> None:
         model = work.student(students(work)[-1])
         model.history = [*model.history, _entry(work)]
         save(model, work.folder / MODEL)
-        facts |= {"student": MODEL, "parameters": sum(weight.numel() for weight in model.parameters())}
+        facts |= {"student": MODEL, "parameters": parameter_count(model)}
         facts.update(_speed(work, model))
         if work.options.package:
             found = package(model, work.folder / PACKAGE)

@@ -25,6 +25,7 @@ from atomslim.inference import calculator_process as plain
 from atomslim.inference.calculator import Calculator
 from atomslim.labelling.teachers import Source, teacher_of
 from atomslim.labelling.unlabelled import Unlabelled
+from atomslim.models.modes import parameter_count
 from atomslim.report.page import TextTable, number
 from atomslim.slimming.candidates import Kind, Wanted, wanted
 from atomslim.slimming.recipe import NAME, Forces, Recipe, as_trained
@@ -230,7 +231,7 @@ def _in_parts(all_of_them: Iterable[Wanted]) -> Iterator[list[Wanted]]:
     part: list[Wanted] = []
     weights = 0
     for one in all_of_them:
-        count = 0 if one.start is None else sum(weight.numel() for weight in one.start.parameters())
+        count = 0 if one.start is None else parameter_count(one.start)
         if part and (len(part) == _AT_ONCE or weights + count > _WEIGHTS):
             yield part
             part, weights = [], 0
@@ -274,7 +275,7 @@ class _Timing:
             steps = Steps(partial(plain.seconds, Calculator(model, task=NAME)), self.timed)
         except AtomslimError as error:
             return Candidate(one.name, one.kind, one.recipe, refused=str(error)), None
-        parameters = sum(weight.numel() for weight in model.parameters())
+        parameters = parameter_count(model)
         smooth = model.task(NAME).graph.neighbours is None
         return Candidate(one.name, one.kind, one.recipe, parameters, smooth), steps
 

@@ -23,6 +23,7 @@ from atomslim.evaluation.errors import Errors
 from atomslim.models.block_model import BlockModel
 from atomslim.models.metadata import checksum
 from atomslim.models.model_file import load
+from atomslim.models.modes import parameter_count
 from atomslim.study.cells import Cell
 from atomslim.study.options import DISTILLED, DownstreamOptions, Start, StudyOptions, units_of
 from atomslim.study.origin import require_same_model
@@ -256,4 +257,4 @@ def _plain(errors: Mapping[str, Errors]) -> dict[str, Any]:
 
 
 def _weights(model: BlockModel) -> int:
-    return sum(weight.numel() for weight in model.parameters())
+    return parameter_count(model)

@@ -23,6 +23,7 @@ from atomslim.data.dataset import PreparedDataset, RawDataset
 from atomslim.data.in_memory import Samples
 from atomslim.data.mixing import BatchPlan
 from atomslim.data.record import encode
+from atomslim.data.splits import evenly
 from atomslim.errors import ConfigError
 from atomslim.evaluation.classification import parsed as parsed_errors
 from atomslim.evaluation.errors import Results
@@ -191,9 +192,9 @@ def data_identity(dataset: Dataset, *, labelled: bool = True) -> dict[str, Any]:
         checksums = np.asarray(dataset.container.index.crc, "<u4")
     else:
         whole = isinstance(dataset, RawDataset | Samples)
-        numbers = np.linspace(0, count - 1, count if whole else min(READ, count)).round()
+        numbers = evenly(count, count if whole else READ)
         changes: dict[str, Any] = {"name": ""} if labelled else {"name": "", "targets": {}}
-        bare = (replace(dataset[int(number)], **changes) for number in numbers)
+        bare = (replace(dataset[number], **changes) for number in numbers)
         checksums = np.array([zlib.crc32(encode(sample)) for sample in bare], "<u4")
     return {"structures": count, "sha256": hashlib.sha256(checksums.tobytes()).hexdigest()}
 

@@ -17,7 +17,7 @@ from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
 from atomslim.data.mixing import TaskData
 from atomslim.data.normalise import Normalisation, explain
-from atomslim.data.splits import Split
+from atomslim.data.splits import Split, evenly
 from atomslim.data.survey import Survey, survey
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.reference_gap import STRUCTURES, find_gap, lowered
@@ -72,7 +72,7 @@ class LearningTask:
         own = self.others.get(name)
         indices = np.array(getattr(self.split, name) if own is None else range(len(own)), dtype=np.int64)
         if name == "validation" and self.validation_limit is not None and len(indices) > self.validation_limit:
-            indices = indices[np.linspace(0, len(indices) - 1, self.validation_limit).round().astype(np.int64)]
+            indices = indices[evenly(len(indices), self.validation_limit)]
         return TaskData(
             self.name,
             self.dataset if own is None else own,
@@ -84,9 +84,8 @@ class LearningTask:
 
     def looked_at(self) -> Iterator[Sample]:
         """Give training structures to see what they are made of: all, or `LOOKED_AT` of them, evenly."""
-        places = np.array(self.split.train)
-        chosen = places[np.linspace(0, len(places) - 1, min(LOOKED_AT, len(places))).round().astype(np.int64)]
-        return (self.dataset[int(place)] for place in chosen)
+        train = self.split.train
+        return (self.dataset[train[place]] for place in evenly(len(train), LOOKED_AT))
 
     @property
     def has_test(self) -> bool:
@@ -357,5 +356,4 @@ def on_reference_of_model(data: LearningTask, model: BlockModel) -> LearningTask
 
 def spread_over(data: TaskData, count: int) -> list[Sample]:
     """Return at most so many structures, evenly over a set."""
-    places = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
-    return [data[int(place)] for place in places]
+    return [data[place] for place in evenly(len(data), count)]

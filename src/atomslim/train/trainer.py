@@ -21,6 +21,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.card import write_card
 from atomslim.models.losses import Term
 from atomslim.models.model_file import load
+from atomslim.models.modes import parameter_count
 from atomslim.threads import limit_threads
 from atomslim.train.boards import REQUIRED
 from atomslim.train.dataloaders import Endless, training_feed
@@ -189,7 +190,7 @@ def train(
             trainer.fit(module)
         finally:
             folder.end_metrics()
-    summary = Summary.of(conductor, parameters=sum(weight.numel() for weight in model.parameters()))
+    summary = Summary.of(conductor, parameters=parameter_count(model))
     if trainer.is_global_zero:
         folder.write_json("summary.json", summary.as_dict())
         draw_learning_curve(folder.path)

@@ -1,8 +1,7 @@
 """Errors of a model, and of predicting the mean (of labels, the share of yes), on a set of each task."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +15,7 @@ from atomslim.evaluation.classification import FOLLOWED, MEAN_OF_LABELS, baselin
 from atomslim.evaluation.errors import PER_ATOM, Errors, Results
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
+from atomslim.models.modes import evaluating
 from atomslim.models.outputs import physical
 from atomslim.models.tasks import PROBABILITY
 from atomslim.train.dataloaders import ordered_batches
@@ -42,7 +42,7 @@ def model_errors(
     model: BlockModel, tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes
 ) -> Results:
     """Return the model's errors on a set of every task, in full precision; leaves the model's mode as it was."""
-    with _evaluating(model):
+    with evaluating(model):
         predict = partial(_predictions, model)
         return {task.name: _errors(model.topology, task, part, options, processes, predict) for task in tasks}
 
@@ -151,13 +151,3 @@ def _means(data: LearningTask, _task: str, batch: Batch) -> dict[str, Tensor]:
         elif label.dim() == 1:
             means[name] = physical(means[name], known[name], batch.atoms)
     return means
-
-
-@contextmanager
-def _evaluating(model: BlockModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

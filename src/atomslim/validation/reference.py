@@ -17,6 +17,7 @@ from atomslim.data.in_memory import opened
 from atomslim.data.known import names
 from atomslim.data.readers import ase_files
 from atomslim.data.registry import FILE_PREFIXES
+from atomslim.data.splits import evenly
 from atomslim.data.survey import survey
 from atomslim.inference.named_calculators import Named, calculator_of
 from atomslim.models.block_model import BlockModel
@@ -99,5 +100,4 @@ def is_model(name: str) -> bool:
 
 
 def _spread(samples: Dataset | Sequence[Sample], count: int) -> list[Sample]:
-    most = min(count, len(samples))
-    return [samples[int(place)] for place in np.linspace(0, len(samples) - 1, most).round()]
+    return [samples[place] for place in evenly(len(samples), count)]

@@ -11,9 +11,9 @@ import atomslim
 from atomslim.cli import main as cli
 from atomslim.compress.cheapest import _Answers, _Search, cheapest
 from atomslim.compress.choice import Choice, Removal
-from atomslim.compress.choose import parameters
 from atomslim.compress.cuts import Cut
 from atomslim.families.chgnet.model import CHGNet
+from atomslim.models.modes import parameter_count
 from chgnet_models import package_model, saved
 
 
@@ -37,12 +37,12 @@ def test_finer_units_are_chosen_beside_blocks_and_what_was_not_needed_comes_back
     cuts = {f"block {gone}": Cut(tuple(one for one in model.block_ids if one != gone)) for gone in model.block_ids}
     cuts |= {unit: Cut(model.block_ids, (unit,)) for unit in model.fine_units}
     costs = {name: answers.difference(cut.of(model), graphs=True) for name, cut in cuts.items()}
-    choice = cheapest(model, frames, size=parameters(model) - 1, batch_size=2)
+    choice = cheapest(model, frames, size=parameter_count(model) - 1, batch_size=2)
     assert choice.removals[0].name == min(costs, key=costs.__getitem__)
     assert len(choice.removals) == 1
-    few = cheapest(model, frames, size=parameters(Cut((1,)).of(model)) - 1, batch_size=2)
-    assert parameters(few.cut.of(model)) < parameters(Cut((1,)).of(model))
-    assert few.count == parameters(few.cut.of(model))
+    few = cheapest(model, frames, size=parameter_count(Cut((1,)).of(model)) - 1, batch_size=2)
+    assert parameter_count(few.cut.of(model)) < parameter_count(Cut((1,)).of(model))
+    assert few.count == parameter_count(few.cut.of(model))
     assert not set(few.needless) & set(few.cut.without)
 
 
@@ -66,7 +66,7 @@ def test_shorter_cutoffs_are_among_what_is_tried(path: Path, frames: str) -> Non
 def test_prune_says_what_was_chosen_and_why(
     path: Path, frames: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small, many = tmp_path / "small.safetensors", parameters(atomslim.load(path))
+    small, many = tmp_path / "small.safetensors", parameter_count(atomslim.load(path))
     data = ["--data", frames, "--batch-size", "2"]
     assert cli.main(["prune", str(path), "-o", str(small), "--max-params", str(many - 1), "--finer", *data]) == 0
     out = capsys.readouterr().out

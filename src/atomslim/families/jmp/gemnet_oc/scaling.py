@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from atomslim.atoms import AtomsBatch
 from atomslim.families.jmp.gemnet_oc.layers import ScaleFactor
 from atomslim.models.block_model import BlockModel
+from atomslim.models.modes import evaluating
 
 
 def scale_factors(model: nn.Module) -> dict[str, ScaleFactor]:
@@ -33,17 +34,15 @@ def fit_scale_factors(model: BlockModel, batch: AtomsBatch, topology: object) ->
     gives zero: they stay unfitted (quadruplets of a data set of diatomics, say).
     """
     factors = scale_factors(model).values()
-    was_training = model.training
-    model.eval()
     for module in factors:
         module.factor.zero_()
         module.observer = _fitting(module)
     try:
-        model.features(batch, topology)
+        with evaluating(model):
+            model.features(batch, topology)
     finally:
         for module in factors:
             module.observer = None
-        model.train(was_training)
     return unfitted_scale_factors(model)
 
 
