@@ -98,6 +98,17 @@ def locked(place: Path) -> Iterator[bool]:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in a folder, and keep others out; nothing is left lying there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Give the name of the file to errors of the system that have none (a full disk)."""
     try:

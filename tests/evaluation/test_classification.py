@@ -8,11 +8,12 @@ from atomslim.atoms import AtomsBatch, to_batch
 from atomslim.errors import DataError
 from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.baseline import Baseline
-from atomslim.evaluation.class_table import BASE_RATE, class_table
 from atomslim.evaluation.classification import (
+    BASE_RATE,
     MEAN_OF_LABELS,
     ClassErrors,
     average_precision,
+    class_table,
     log_loss,
     parsed,
     require_labels,

@@ -95,7 +95,7 @@ def test_losses_are_those_of_asking_each_time(tmp_path: Path, task: Any, monkeyp
     batch = next(planned(teacher, tasks))
     student.train()
     asked = Distillation(student, teacher, terms, OPTIONS).loss(student, batch, torch.Tensor.detach)
-    monkeypatch.setattr("atomslim.train.distill.asked", fail)
+    monkeypatch.setattr("atomslim.train.distill.teach", fail)
     found = Distillation(student, teacher, terms, OPTIONS, kept).loss(student, batch, torch.Tensor.detach)
     assert float(found.detach()) == pytest.approx(float(asked.detach()), rel=1e-12)
 
@@ -127,7 +127,7 @@ def test_answers_are_computed_once_for_a_teacher_its_data_and_options(
     teacher, path = jmp(DIRECT, num_blocks=1), tmp_path / "answers"
     tasks = learning(teacher)
     kept_answers(path, teacher, tasks, OPTIONS, OPTIONS.weights)
-    monkeypatch.setattr(module, "asked", fail)
+    monkeypatch.setattr(module, "teach", fail)
     kept_answers(path, teacher, tasks, OPTIONS, OPTIONS.weights)
     others = jmp(DIRECT, num_blocks=1, seed=1), [*learning(teacher)], Weights(edge=0)
     others[1][0].dataset[others[1][0].split.train[2]].positions[0, 0] += 1e-9
@@ -146,7 +146,7 @@ def test_answers_are_computed_once_for_a_teacher_its_data_and_options(
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, path = jmp(DIRECT, num_blocks=1), tmp_path / "answers"
     tasks = learning(teacher)
-    asked = module.asked
+    asked = teach
     calls: list[int] = []
 
     def stopped(*given: Any) -> Trace:
@@ -155,11 +155,11 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         return asked(*given)
 
-    monkeypatch.setattr(module, "asked", stopped)
+    monkeypatch.setattr(module, "teach", stopped)
     with pytest.raises(KeyboardInterrupt):
         kept_answers(path, teacher, tasks, OPTIONS, OPTIONS.weights)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(module, "asked", asked)
+    monkeypatch.setattr(module, "teach", asked)
     kept_answers(path, teacher, tasks, OPTIONS, OPTIONS.weights)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])

@@ -164,12 +164,15 @@ def without_edges(trace: Trace) -> Trace:
     return replace(trace, features=features, readout=readout)
 
 
-def teach(teacher: BlockModel, batch: Batch, weights: Weights) -> Trace:
+def teach(teacher: BlockModel, batch: Batch, weights: Weights, precision: str = "32") -> Trace:
     """Return what the teacher makes of a batch, without anything kept for its gradients.
 
-    Only the tasks that occur in the batch are computed, and only features with a weight are kept.
+    Only the tasks that occur in the batch are computed, and only features with a weight are kept. The teacher goes
+    where the batch is; ``precision`` bf16 computes its dense layers so.
     """
-    with torch.no_grad():
+    device = batch.atoms.device
+    teacher.to(device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         trace = teacher.trace(batch.atoms, batch.topology, tasks_in(batch), normalised=True)
     kept = weights.blocks > 0
     features = BlockFeatures(

@@ -18,7 +18,7 @@ from torch import Tensor
 from atomslim.atoms import AtomsBatch
 from atomslim.models.block_model import BlockModel
 from atomslim.models.modes import without_parameter_gradients
-from atomslim.models.strain import strained
+from atomslim.models.outputs import strained
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ lies `<name>.part.json`: which version of the file it is a part of, so that part
 the source publishes no checksum, the one found is written to `<name>.sha256`, so that later damage shows.
 """
 
-import fcntl
 import hashlib
 import json
 import lzma
@@ -26,7 +25,7 @@ from typing import BinaryIO
 from atomslim.data.info import RemoteFile
 from atomslim.data.registry import Source
 from atomslim.errors import ConfigError, DataError
-from atomslim.files import atomic_write
+from atomslim.files import alone_in, atomic_write
 from atomslim.parsing import parse_json
 
 OFFLINE_VARIABLE = "ATOMSLIM_OFFLINE"
@@ -108,12 +107,8 @@ def _by_hand(file: RemoteFile, target: Path) -> str:
 @contextmanager
 def _locked(target: Path) -> Iterator[Path]:
     """Give the path of the growing file, which no other process writes to meanwhile."""
-    folder = os.open(target.parent, os.O_RDONLY)  # a lock file of its own would be left lying about
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with alone_in(target.parent):
         yield target.with_name(f"{target.name}.part")
-    finally:
-        os.close(folder)
 
 
 def _grow(file: RemoteFile, target: Path, part: Path, advance: Advance, attempts: int, wait: float) -> None:

@@ -26,9 +26,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.container import SUFFIX, is_container, whole_folder
-from atomslim.data.hints import require_structures
 from atomslim.data.info import DatasetInfo, Variant
-from atomslim.data.known import FILES, names, reader_of
+from atomslim.data.known import FILES, names, reader_of, require_structures
 from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError
 

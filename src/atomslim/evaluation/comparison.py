@@ -15,8 +15,14 @@ from atomslim.benchmarking.speed import Speed
 from atomslim.benchmarking.turns import BUSY
 from atomslim.data.reference_gap import ReferenceGap
 from atomslim.errors import ConfigError
-from atomslim.evaluation.class_table import BASE_RATE, CLASSES, class_errors, class_table
-from atomslim.evaluation.classification import MEAN_OF_LABELS, ClassErrors
+from atomslim.evaluation.classification import (
+    BASE_RATE,
+    CLASSES,
+    MEAN_OF_LABELS,
+    ClassErrors,
+    class_errors,
+    class_table,
+)
 from atomslim.evaluation.compared import ComparedModel
 from atomslim.evaluation.errors import PER_ATOM, Errors
 from atomslim.evaluation.reference_gap import MARK, REMEDY, marked

@@ -19,7 +19,7 @@ from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.baseline import Baseline
 from atomslim.evaluation.batches import batches, predicted
-from atomslim.evaluation.class_table import BASE_RATE, class_errors, class_table
+from atomslim.evaluation.classification import BASE_RATE, class_errors, class_table
 from atomslim.evaluation.errors import Errors, own_unit
 from atomslim.evaluation.reference_gap import MARK, REMEDY, EnergyDifferences, marked
 from atomslim.models.block_model import BlockModel

@@ -27,11 +27,10 @@ from atomslim.models.family import Family
 from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.modes import without_parameter_gradients
-from atomslim.models.outputs import physical
+from atomslim.models.outputs import physical, strained, stress_of
 from atomslim.models.precision import Precision, computing, format_of, without_autocast
 from atomslim.models.readout import ReadoutMap
 from atomslim.models.steps import Steps
-from atomslim.models.strain import strained, stress_of
 from atomslim.models.tasks import Task
 from atomslim.threads import fitting_threads
 

@@ -27,6 +27,7 @@ from atomslim.compress.distill import (
     rattled,
     require_pair,
     require_smaller,
+    teach,
     without_edges,
 )
 from atomslim.data.in_memory import Data, opened
@@ -67,7 +68,7 @@ from atomslim.train.tasks import (
     validation_labels,
 )
 from atomslim.train.tasks import Part as SetName
-from atomslim.train.teacher_cache import Answers, asked, kept_answers, labelled_by, passes, training_size
+from atomslim.train.teacher_cache import Answers, kept_answers, labelled_by, passes, training_size
 from atomslim.train.trainer import is_first, train
 
 CACHE_LIMIT = 2e9
@@ -144,7 +145,7 @@ class Distillation:
         """Return the teacher's answer, as it is kept if it may be."""
         known = self.answers if kept else None
         found = None if known is None else known.trace(batch, same_edges=not self.own_graphs)
-        found = found or asked(self._teacher, self._taught(batch), self.weights, self.options.teacher_precision)
+        found = found or teach(self._teacher, self._taught(batch), self.weights, self.options.teacher_precision)
         return without_edges(found) if self.own_graphs else found
 
     def _taught(self, batch: Batch) -> Batch:

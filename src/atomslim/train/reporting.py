@@ -19,8 +19,7 @@ from rich.table import Table
 
 from atomslim.data.in_memory import Samples
 from atomslim.data.survey import survey
-from atomslim.evaluation.class_table import BASE_RATE, class_table
-from atomslim.evaluation.classification import baseline_of, parsed
+from atomslim.evaluation.classification import BASE_RATE, baseline_of, class_table, parsed
 from atomslim.evaluation.errors import Errors, own_unit
 from atomslim.files import atomic_write
 from atomslim.inference.process import process_of

@@ -15,14 +15,12 @@ Structures count through the training sets of all tasks, as in `Mixture`. Answer
 data: for a batch in which one has other edges than it had for the teacher there are none.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -38,7 +36,7 @@ from atomslim.data.in_memory import Samples
 from atomslim.data.loader import Batch
 from atomslim.data.mixing import Mixture, TaskData
 from atomslim.evaluation.batches import batches
-from atomslim.files import atomic_write
+from atomslim.files import alone_in, atomic_write
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.parsing import parse_json
 from atomslim.train.dataloaders import ordered_batches
@@ -112,7 +110,7 @@ def kept_answers(
         "structures": {task.name: _checksum_of_structures(task) for task in tasks},
         "layout": asdict(layout),
     }
-    with _alone_in(path.parent):
+    with alone_in(path.parent):
         found = Answers.stored(path, identity)
         if found is not None:
             return found
@@ -175,14 +173,6 @@ def passes(tasks: Sequence[LearningTask], options: RunOptions) -> float:
     return min((float(passes) for passes in counted if passes is not None), default=0.0)
 
 
-def asked(teacher: BlockModel, batch: Batch, weights: Weights, precision: str) -> Trace:
-    """Return what the teacher makes of a batch."""
-    device = batch.atoms.device
-    teacher.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return teach(teacher, batch, weights)
-
-
 def _write(
     file: BinaryIO,
     layout: Layout,
@@ -195,7 +185,7 @@ def _write(
     ends, checksums = [0], []
     for batch in training:
         edges = edges_of(batch)
-        for record in layout.records(asked(teacher, batch, weights, identity["precision"]), batch, edges):
+        for record in layout.records(teach(teacher, batch, weights, identity["precision"]), batch, edges):
             file.write(record.tobytes())
             ends.append(ends[-1] + len(record))
         checksums.append(edges.checksums)
@@ -214,14 +204,3 @@ def _checksum_of_structures(task: LearningTask) -> str:
         for array in (sample.numbers, sample.positions, sample.cell, sample.pbc, sample.tags):
             found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out that ask for the same folder; a process that ends lets the next one in."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

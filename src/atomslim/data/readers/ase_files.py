@@ -25,8 +25,8 @@ from ase.db import connect
 from atomslim.atoms.frames import bounded_arrays, files_in, format_of
 from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container, is_container
-from atomslim.data.hints import require_structures
 from atomslim.data.info import DatasetInfo, Variant
+from atomslim.data.known import require_structures
 from atomslim.data.lmdb_file import LmdbFile
 from atomslim.data.readers._common import damaged, existing
 from atomslim.data.readers._frames import read_frames, readable

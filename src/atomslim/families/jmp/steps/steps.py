@@ -16,9 +16,9 @@ from atomslim.families.jmp.steps.graph import StepGraph
 from atomslim.families.jmp.steps.source import Source
 from atomslim.families.jmp.steps.weights import StepWeights
 from atomslim.models.block_model import BlockFeatures
+from atomslim.models.outputs import stress_of
 from atomslim.models.precision import Precision, computing, format_of
 from atomslim.models.steps import Steps
-from atomslim.models.strain import stress_of
 from atomslim.models.tasks import Task
 from atomslim.threads import fitting_threads
 
