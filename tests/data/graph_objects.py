@@ -8,7 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+
+from atomslim.atoms.sample import Sample
 
 DATA, STORAGE = "torch_geometric.data.data", "torch_geometric.data.storage"
 
@@ -134,3 +137,12 @@ def _modules() -> Iterator[None]:
             sys.modules.pop(name)
             if module is not None:
                 sys.modules[name] = module
+
+
+def same(one: Sample, other: Sample, *, tolerance: float = 0.0, names: tuple[str, ...] = ("tags", "fixed")) -> None:
+    for field in ("numbers", "pbc", *names):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    for field in ("positions", "cell"):
+        np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=0, atol=tolerance)
+    for target in ("energy", "forces"):
+        np.testing.assert_allclose(one.targets[target], other.targets[target], rtol=0, atol=tolerance)

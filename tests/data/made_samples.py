@@ -1,8 +1,13 @@
 """Samples made up for tests: every kind of field, cheaply."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomslim.atoms import Sample
 
@@ -51,3 +56,15 @@ def assert_same(a: Sample, b: Sample) -> None:
         assert values.shape == b.targets[name].shape
         assert values.tobytes() == b.targets[name].tobytes()
     assert (a.name, a.group) == (b.name, b.group)
+
+
+STRESS = np.array([[1.0, 0.4, 0.5], [0.4, 2.0, 0.6], [0.5, 0.6, 3.0]])
+
+
+def crystal(energy: float = -3.5, **results: Any) -> Atoms:
+    """Sodium chloride with labels."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    forces = np.arange(6.0).reshape(2, 3) + 0.5
+    labels = {"energy": energy, "forces": forces, "stress": full_3x3_to_voigt_6_stress(STRESS)} | results
+    atoms.calc = SinglePointCalculator(atoms, **{name: value for name, value in labels.items() if value is not None})
+    return atoms

@@ -1,10 +1,7 @@
 """JMP's checkpoints: every kind is read, nothing in one is overlooked, and what we write is one."""
 
-import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +11,26 @@ from ase.build import molecule
 from torch import Tensor
 
 from atomslim.atoms import from_ase
-from atomslim.errors import CheckpointError, ConfigError
-from atomslim.families.jmp import JMP, GemNetOCConfig, JMPGraphSettings
+from atomslim.errors import ConfigError
+from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.families.jmp.checkpoint import PRETRAINING_TASKS, read_jmp
 from atomslim.families.jmp.gemnet_oc.bases import gaussian_centres
-from atomslim.families.jmp.layout import Layout
 from atomslim.models import Target, Task, energy_and_forces
-from atomslim.models.model_file import checksum, export, load, save
-from reference import keys_from_config
-from small_models import CONSERVATIVE, DIRECT, config, jmp
-
-State = dict[str, Tensor]
-NAMES = ("oc20", "oc22", "ani1x", "transition1x")
-FOUR_TASKS = tuple(energy_and_forces(name, forces="direct", graph=JMPGraphSettings()) for name in NAMES)
-COUNTER = "task_steps._module_dict._typed_moduledict_{}.sum_value"
-
-
-class Hyperparameters(dict[str, Any]):
-    """A class that whoever reads the file does not have."""
-
-
-def state_dict(cfg: GemNetOCConfig, tasks: int = 4) -> State:
-    """Return the state dict of a pre-training checkpoint, from a list of keys that the package does not share."""
-    torch.manual_seed(7)
-    state: State = {}
-    for key, shape in keys_from_config(cfg.model_dump(), tasks):
-        first = state.get(key.replace(".seq_energy_pre.", ".layers."))
-        state[key] = torch.randn(shape) / 4 if first is None else first
-    for key in [key for key in state if key.endswith(".offset")]:
-        state[key] = torch.linspace(0, 1, cfg.num_radial)
-        state[key.replace(".offset", ".temps")] = torch.full((cfg.num_radial,), 0.5 * (cfg.num_radial - 1) ** 2)
-    return state | {COUNTER.format(name): torch.zeros(()) for name in NAMES[:tasks]}
-
-
-def checkpoint(model: JMP, tmp_path: Path) -> dict[str, Any]:
-    """Return what a model is exported as, without our own entry."""
-    export(model, tmp_path / "exported.pt")
-    content: dict[str, Any] = torch.load(tmp_path / "exported.pt", weights_only=True)
-    del content["atomslim"]
-    return content
-
-
-def outputs(model: JMP) -> dict[str, Tensor]:
-    batch = from_ase(molecule("CH3OH"))
-    predictions = model(batch, normalised=True)
-    return {f"{name} {key}": value.detach() for name, task in predictions.items() for key, value in task.items()}
-
-
-def assert_same_outputs(found: JMP, expected: JMP) -> None:
-    ours, theirs = outputs(found), outputs(expected)
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        assert torch.equal(ours[key], value), key
-
-
-def refused(source: Mapping[str, Any], **options: Any) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        read_jmp(source, **options)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
-
-
-@cache
-def one_task() -> State:
-    return state_dict(config(num_blocks=3), tasks=1)
+from atomslim.models.model_file import checksum, load
+from families.jmp.checkpoints import (
+    FOUR_TASKS,
+    NAMES,
+    SCALARS,
+    Hyperparameters,
+    State,
+    assert_same_outputs,
+    checkpoint,
+    content_order,
+    one_task,
+    refused,
+    state_dict,
+)
+from small_models import config, jmp
 
 
 def kinds_of_tensors() -> list[str]:
@@ -172,11 +124,6 @@ def averaged(state: State) -> tuple[State, tuple[Tensor, ...]]:
     ]
     averages = {key: state[key] + 1 for key in names}
     return averages, tuple(averages.values())
-
-
-def content_order(model: JMP) -> list[str]:
-    names = Layout.of_tasks(list(model.tasks.values())).names(model.config, list(model.tasks))
-    return [name.jmp for name in names if name.role != "counter"]
 
 
 def test_averages_are_read_unless_raw_weights_are_asked_for(tmp_path: Path) -> None:
@@ -341,15 +288,6 @@ def test_what_is_no_jmp_model_is_refused(content: dict[str, Any], word: str) -> 
 
 # -- fine-tuned
 
-SCALARS = Task(
-    graph=JMPGraphSettings(),
-    name="finetuned",
-    targets=(
-        Target(name="y", kind="scalar", unit="unknown"),
-        Target(name="alpha", kind="scalar", unit="unknown"),
-    ),
-)
-
 
 def finetuned(*targets: Target) -> Task:
     return Task(graph=JMPGraphSettings(), name="finetuned", targets=targets)
@@ -402,105 +340,3 @@ def test_the_users_tasks_replace_the_assumed_ones(tmp_path: Path) -> None:
     batch = from_ase(molecule("H2O"))
     expected = load(tmp_path / "model.pt").predict(batch)["y"] / 3 * 3 + 2
     torch.testing.assert_close(model.predict(batch)["gap"], expected, rtol=1e-12, atol=0)
-
-
-# -- written
-
-
-@pytest.mark.parametrize("kept", [[1, 2, 3], [1, 3], [2], []])
-def test_exporting_changes_no_output_bit(kept: list[int], tmp_path: Path) -> None:
-    model = jmp(*FOUR_TASKS, num_blocks=3).with_blocks(kept)
-    model.history = [{"operation": "keep blocks", "notes": []}]
-    export(model, tmp_path / "model.pt")
-    again = load(tmp_path / "model.pt")
-    assert isinstance(again, JMP)
-    assert_same_outputs(again, model)
-    assert (again.tasks, again.block_ids) == (model.tasks, tuple(kept))
-    assert [entry["operation"] for entry in again.history] == ["keep blocks", "read"]
-    bare = read_jmp(checkpoint(model, tmp_path))
-    assert_same_outputs(bare, model)
-    assert tuple(bare.tasks.values()) == PRETRAINING_TASKS
-
-
-def test_tasks_survive_an_export(tmp_path: Path) -> None:
-    task = Task(
-        name="aspirin",
-        targets=(
-            Target(name="E", kind="energy", mean=-17617.0, std=0.27, references={1: -13.0}),
-            Target(name="F", kind="conservative_forces", unit="eV/Å"),
-            Target(name="r2", kind="r2", unit="Å²"),
-        ),
-        graph=JMPGraphSettings.from_neighbours(7.0, 100, "invariant"),
-    )
-    model = jmp(task, direct_forces=False, heads_without_bias=("aspirin.E",))
-    export(model, tmp_path / "model.pt")
-    again = load(tmp_path / "model.pt")
-    assert list(again.tasks.values()) == [task]
-    assert again.history[-1]["notes"] == []
-    save(again, tmp_path / "model.safetensors")
-    assert load(tmp_path / "model.safetensors").tasks == model.tasks
-
-
-def test_a_file_can_be_exported_over_while_its_model_is_in_use(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    model = jmp(*FOUR_TASKS)
-    export(model, path)
-    again = load(path)
-    assert isinstance(again, JMP)
-    export(again.with_blocks([1]), path)
-    assert_same_outputs(again, model)
-    assert load(path).num_blocks == 1
-
-
-def test_one_model_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
-    for name in ("first.pt", "second.pt"):
-        export(jmp(*FOUR_TASKS), tmp_path / name)
-    assert (tmp_path / "first.pt").read_bytes() == (tmp_path / "second.pt").read_bytes()
-
-
-def test_an_exported_file_is_read_by_pytorch_alone(tmp_path: Path) -> None:
-    model = jmp(*FOUR_TASKS).float()
-    content = checkpoint(model, tmp_path)
-    state, (optimizer,) = content["state_dict"], content["optimizer_states"]
-    parameters = [key for key in content_order(model) if not key.endswith((".offset", ".temps", "scale_factor"))]
-    first_names = [key for key in parameters if ".seq_energy_pre." not in key]
-    assert len(optimizer["ema"]) == len(list(model.parameters())) == len(first_names)
-    for key, average in zip(first_names, optimizer["ema"], strict=True):
-        assert torch.equal(average, state[key])
-    assert all(tensor.dtype == torch.float32 for tensor in state.values())
-    assert [key for key in state if key.startswith("task_steps.")] == [COUNTER.format(name) for name in NAMES]
-
-
-@pytest.mark.parametrize(
-    ("model", "word"),
-    [
-        (jmp(DIRECT, CONSERVATIVE), "several tasks that each"),
-        (
-            jmp(SCALARS, Task(graph=JMPGraphSettings(), name="z", targets=(Target(name="z", kind="scalar"),))),
-            "several tasks that each",
-        ),
-        (jmp(CONSERVATIVE, basis_cutoff=5.0), "basis cutoff"),
-    ],
-)
-def test_a_model_that_the_format_cannot_hold_is_refused(model: JMP, word: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=word):
-        export(model, tmp_path / "model.pt")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"block_ids": [1]}, "about another model; remove the entry"),
-        ({"tasks": [CONSERVATIVE.model_dump(mode="json")]}, "about another model: tasks conservative"),
-        ({"tasks": [{"name": "a"}]}, "tasks.0.targets"),
-        ({"format_version": 7}, "upgrade atomslim"),
-    ],
-)
-def test_an_entry_of_ours_that_does_not_fit_is_refused(change: dict[str, object], word: str, tmp_path: Path) -> None:
-    export(jmp(*FOUR_TASKS), tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    content["atomslim"] = json.dumps(json.loads(content["atomslim"]) | change)
-    assert word in refused(content)
-    for wrong in ("", "{", 3, torch.ones(1)):
-        assert "what it says of its model" in refused(content | {"atomslim": wrong})
