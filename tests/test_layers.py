@@ -201,6 +201,15 @@ def test_a_circle_is_found() -> None:
     assert circles({"atomslim.report.figure": figure, "atomslim.report.page": page, "atomslim.files": set()})
 
 
+# -- sizes
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    files = [*PACKAGE.rglob("*.py"), *PAGE.parent.glob("tests/**/*.py"), *PAGE.parent.glob("benchmarks/*.py")]
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
+
+
 # -- what comes along
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.models.elsewhere import advice, elsewhere
 from atomslim.models.family import Family
-from atomslim.unpickle.torch_file import read_pt
 
 GROUP = "atomslim.families"
 
@@ -103,6 +102,8 @@ def recognised(path: Path) -> Family:
     if found is None and (other := elsewhere(path)) is not None:
         raise CheckpointError(advice(path, other))
     if found is None:
+        from atomslim.unpickle.torch_file import read_pt  # noqa: PLC0415 - nothing else here reads a file
+
         read_pt(path)  # which says what is wrong with a file that is cut off, or that wants code to be run
         known = ", ".join(one.title for one in families())
         raise CheckpointError(f"{path}: is a checkpoint of no family of models that is known here ({known})")

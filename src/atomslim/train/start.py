@@ -1,4 +1,4 @@
-"""What fine-tuning starts from: fresh heads, or those of a task that the model has, whichever errs less.
+"""What a run starts from: graphs, and heads, fresh ones or those of a task that the model has, whichever errs less.
 
 Reused heads keep their scales, so that without a step they predict what they did. Only where the labels are on another
 reference than the model (`atomslim.evaluation.reference_gap`) its references are shifted by a fit of label −
