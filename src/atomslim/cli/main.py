@@ -23,32 +23,36 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from atomslim import __version__
-from atomslim.cli.benchmark import benchmark
-from atomslim.cli.compare import compare
-from atomslim.cli.data import data
-from atomslim.cli.demo import demo
-from atomslim.cli.distill import distill
-from atomslim.cli.evaluate import evaluate
-from atomslim.cli.finetune import finetune
 from atomslim.cli.help_all import FLAG, show_all, unbreak
-from atomslim.cli.info import info
-from atomslim.cli.label import label
-from atomslim.cli.models import models
-from atomslim.cli.package import package
-from atomslim.cli.pool import pool
-from atomslim.cli.predict import predict
-from atomslim.cli.pretrain import pretrain
-from atomslim.cli.prune import prune
-from atomslim.cli.recipes import recipes
-from atomslim.cli.relevance import relevance
-from atomslim.cli.serve import serve
-from atomslim.cli.slim import slim
-from atomslim.cli.students import students
-from atomslim.cli.study import study
-from atomslim.cli.validate import validate
 from atomslim.errors import AtomslimError, AtomslimWarning, one_line, printable
 from atomslim.progress import shown
 from atomslim.terminal import complete_streams, say
+
+COMMANDS = (
+    "info",
+    "relevance",
+    "prune",
+    "pool",
+    "label",
+    "students",
+    "slim",
+    "distill",
+    "finetune",
+    "evaluate",
+    "compare",
+    "validate",
+    "benchmark",
+    "predict",
+    "package",
+    "serve",
+    "pretrain",
+    "study",
+    "demo",
+    "data",
+    "models",
+    "recipes",
+)
+"""Each is a function or an app in the module of its name, which is imported when it is asked for."""
 
 
 def shown_default(value: Any) -> Any:
@@ -73,29 +77,8 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_none",
 )
-app.command(info)
-app.command(relevance)
-app.command(prune)
-app.command(pool)
-app.command(label)
-app.command(students)
-app.command(slim)
-app.command(distill)
-app.command(finetune)
-app.command(evaluate)
-app.command(compare)
-app.command(validate)
-app.command(benchmark)
-app.command(predict)
-app.command(package)
-app.command(serve)
-app.command(pretrain)
-app.command(study)
-app.command(demo)
-app.command(data)
-app.command(models)
-app.command(recipes)
-unbreak(app)
+for _name in COMMANDS:
+    app.command(f"atomslim.cli.{_name}:{_name}", name=_name)
 app.register_install_completion_command()
 
 STORY = """\
@@ -105,6 +88,8 @@ atomslim prune mini -o small.safetensors --drop-lowest 2 --relevance relevance/
 atomslim distill small.safetensors mini molecules=mini:molecules -o runs/small --budget 5min
 atomslim compare mini small.safetensors runs/small --data molecules=mini:molecules -o compare/"""
 """What `atomslim` alone says; each of these commands names the next one."""
+
+_HELP = {"--help", "-h", FLAG}
 
 _REMEDIES = {
     errno.ENOENT: "check the path",
@@ -149,12 +134,15 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 def _run(tokens: Sequence[str]) -> None:
     """Run a command; without one, tell what a first hour may look like."""
+    if not tokens:
+        say(f"{STORY}\nAll commands: atomslim --help")
+        return
+    if tokens[0] not in COMMANDS or not _HELP.isdisjoint(tokens):
+        unbreak(app)  # which imports every command: their first lines are in the help
     if FLAG in tokens:
         show_all(app, [word for word in tokens if word != FLAG])
-    elif tokens:
-        app(tokens)
     else:
-        say(f"{STORY}\nAll commands: atomslim --help")
+        app(tokens)
 
 
 def _require_working_folder() -> None:
