@@ -18,7 +18,7 @@ from ase.io import write
 
 import atomslim
 from atomslim.atoms import Sample
-from atomslim.data import contents, record, staging, workers
+from atomslim.data import container, record, staging, workers
 from atomslim.data.dataset import open_dataset
 from atomslim.data.prepare import count_edges, prepare
 from atomslim.data.registry import resolve
@@ -255,17 +255,17 @@ def test_a_prepared_dataset_by_its_name_notices_it_too(tmp_path: Path) -> None:
 
 def test_contents_of_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large"
-    path.write_bytes(random.Random(0).randbytes(20 * contents.BLOCK))
-    whole = contents.contents([path])
-    monkeypatch.setattr(contents, "WHOLE", 0)
-    monkeypatch.setattr(contents, "SAMPLED", 10 * contents.BLOCK)
-    sampled = contents.contents([path])
-    assert sampled == contents.contents([path]) != whole
+    path.write_bytes(random.Random(0).randbytes(20 * container.BLOCK))
+    whole = container.contents([path])
+    monkeypatch.setattr(container, "WHOLE", 0)
+    monkeypatch.setattr(container, "SAMPLED", 10 * container.BLOCK)
+    sampled = container.contents([path])
+    assert sampled == container.contents([path]) != whole
     relabelled(path)
-    assert contents.contents([path]) != sampled
+    assert container.contents([path]) != sampled
     with path.open("ab") as file:
         file.write(b"more")
-    assert contents.contents([path]) != sampled
+    assert container.contents([path]) != sampled
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -67,25 +67,33 @@ def has_report(keys: Collection[str], name: str = "") -> Callable[[Path], bool]:
 
 
 def read_from(*names: str | Path) -> list[Path]:
-    """Return the files and folders that models and datasets of these names, perhaps with their tasks, are read from."""
-    from atomslim.data.registry import resolve
+    """Return the files and folders that models and datasets of these names, perhaps with their tasks, are read from.
+
+    A path is a file or folder as it is, or a run's, which stands for its best model; only a text may name a dataset.
+    """
     from atomslim.models.registry import BEST
 
     found: list[Path] = []
-    for name in map(str, names):
-        texts = [name, *([name.partition("=")[2]] if "=" in name else [])]
-        for text in filter(None, texts):
-            path = Path(text).expanduser()
+    for name in names:
+        text = str(name)
+        for part in filter(None, [text, *([text.partition("=")[2]] if "=" in text else [])]):
+            path = Path(part).expanduser()
             if (path / BEST).is_file():  # a run's folder stands for its best model
                 found.append(path / BEST)
                 continue
-            found.append(path)
-            try:
-                source = resolve(text)
-            except (AtomslimError, OSError):  # the command says it better
-                continue
-            found += [source.path, *([source.prepared] if source.prepared else [])]
+            found += [path, *(_of_dataset(part) if isinstance(name, str) else ())]
     return [path for path in found if path.exists()]
+
+
+def _of_dataset(name: str) -> list[Path]:
+    """Return the files that a dataset is read from; none for what names no dataset, of which the command says more."""
+    from atomslim.data.registry import resolve
+
+    try:
+        source = resolve(name)
+    except (AtomslimError, OSError):
+        return []
+    return [source.path, *([source.prepared] if source.prepared else [])]
 
 
 def is_cut(path: Path) -> bool:

@@ -9,8 +9,16 @@ import numpy as np
 
 from atomslim.atoms.batch import validate
 from atomslim.atoms.sample import Sample, to_batch
-from atomslim.data.check_forces import TOLERANCE, meaning, nearest_pairs, slope
-from atomslim.data.check_labels import EnergySeen, ForcesSeen, Level, StressSeen
+from atomslim.data.check_labels import (
+    TOLERANCE,
+    EnergySeen,
+    ForcesSeen,
+    Level,
+    StressSeen,
+    meaning,
+    nearest_pairs,
+    slope,
+)
 from atomslim.data.dataset import Dataset, PreparedDataset, RawDataset
 from atomslim.data.info import DatasetInfo
 from atomslim.data.readers._units import require_total

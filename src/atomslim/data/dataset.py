@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from atomslim.arguments import checked
 from atomslim.atoms.sample import Sample
-from atomslim.data.container import Container
-from atomslim.data.contents import require_current
+from atomslim.data.container import Container, require_current
 from atomslim.data.info import DatasetInfo
 from atomslim.data.known import names
 from atomslim.data.registry import Source, file_info, info, require_files, resolve, written_options

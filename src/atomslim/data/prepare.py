@@ -21,8 +21,7 @@ import numpy as np
 from atomslim.atoms.neighbours import find_pairs
 from atomslim.atoms.sample import Sample, to_batch
 from atomslim.data import workers
-from atomslim.data.container import SUFFIX, Container, is_container
-from atomslim.data.contents import contents, source_files
+from atomslim.data.container import SUFFIX, Container, contents, is_container, source_files
 from atomslim.data.registry import Source, require_files, written_options
 from atomslim.data.remarks import Remarks
 from atomslim.data.staging import Extra, Part, Staging, append_rest, remove_staging, rows_written

@@ -11,12 +11,19 @@
 δ minimises Σ_s w_s (Σ_Z n_sZ (E_Z⁰ + δ_Z) − y_s)²/σ² + Σ_Z δ_Z²/τ². σ² is the variance that a fit without the second
 term leaves over, τ the size of what the prior leaves over per atom, and 1 eV at least: compositions that can be told
 apart decide, directions that the data leave open (one molecule alone, elements in fixed proportion) stay at the prior.
+
+The gap between two references of energies: labels of one code beside energies of another method.
+
+Such energies differ by a constant for every atom of an element, up to thousands of eV, and their plain errors say
+nothing. The gap is a fit of label − prediction by composition (as above, nothing expected). It
+counts where the median of |label − prediction| per atom is `FACTOR` times what the fit leaves over, and `SMALLEST` eV.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 ISOLATED_ATOM = "IsolatedAtom"
@@ -98,3 +105,57 @@ def _ridge(table: Floats, rest: Floats, weights: Floats, within: float, explaine
 def shifted(references: Mapping[int, float], shift: Mapping[int, float]) -> dict[int, float]:
     """Add a shift by element to references, which are 0 where there are none."""
     return {number: references.get(number, 0.0) + value for number, value in shift.items()}
+
+
+FACTOR = 10.0
+"""Median before the fit over median after it, from which on references differ."""
+
+SMALLEST = 0.2
+"""eV per atom: smaller differences are errors."""
+
+ABSURD = 5.0
+"""eV per atom: larger differences are of references even where structures are too few to tell."""
+
+
+@dataclass(frozen=True)
+class ReferenceGap:
+    """What labels have more than predictions, by element."""
+
+    references: dict[int, float]
+    """Label − prediction in eV of one atom."""
+    before: float
+    """Median |label − prediction| in eV per atom."""
+    after: float
+    """The same after the fit."""
+    structures: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        values = ", ".join(f"{chemical_symbols[number]} {value:+.4g}" for number, value in self.references.items())
+        return (
+            f"labels and model have different reference energies: {self.before:.4g} eV per atom apart in the median, "
+            f"{self.after:.3g} after a fit per element ({values} eV)"
+        )
+
+    def of(self, numbers: Iterable[int]) -> float:
+        """Return what the gap comes to for these atoms, in eV."""
+        return sum(self.references.get(number, 0.0) for number in numbers)
+
+
+def gap_of(table: NDArray[np.float64], differences: NDArray[np.float64]) -> ReferenceGap | None:
+    """Return the gap where there is one.
+
+    Args:
+        table: atoms of each element, (structures, elements up to the last).
+        differences: label − prediction in eV, (structures,).
+
+    """
+    atoms, elements = table.sum(axis=1), np.flatnonzero(table.any(axis=0))
+    before = float(np.median(np.abs(differences) / atoms)) if len(differences) else float("nan")
+    if not before >= SMALLEST:  # NaN is none, too
+        return None
+    fit = fit_references(table[:, elements], differences, np.ones(len(differences)), prior=np.zeros(len(elements)))
+    after = float(np.median(np.abs(differences - table[:, elements] @ fit.values) / atoms))
+    if before < FACTOR * after or (len(differences) <= 2 * fit.rank and before < ABSURD):
+        return None
+    return ReferenceGap(dict(zip(elements.tolist(), fit.values.tolist(), strict=True)), before, after, len(differences))

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from atomslim.benchmarking.speed import Speed
 from atomslim.benchmarking.turns import BUSY
-from atomslim.data.reference_gap import ReferenceGap
+from atomslim.data.references import ReferenceGap
 from atomslim.errors import ConfigError
 from atomslim.evaluation.classification import (
     BASE_RATE,

@@ -12,7 +12,7 @@ from atomslim.arguments import checked
 from atomslim.atoms import Sample
 from atomslim.data import Dataset
 from atomslim.data.in_memory import Data, opened
-from atomslim.data.reference_gap import ReferenceGap
+from atomslim.data.references import ReferenceGap
 from atomslim.data.splits import Split
 from atomslim.data.survey import survey
 from atomslim.errors import ConfigError, DataError

@@ -1,6 +1,6 @@
 """Labels on another reference than a model's energies: how far apart they are, and labels without the difference.
 
-What counts as another reference, `atomslim.data.reference_gap` says.
+What counts as another reference, `atomslim.data.references` says.
 """
 
 import warnings
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, Sample
 from atomslim.atoms.batch import LAST_ELEMENT
-from atomslim.data.reference_gap import ReferenceGap, gap_of
-from atomslim.data.references import fit_references
+from atomslim.data.references import ReferenceGap, fit_references, gap_of
 from atomslim.data.splits import evenly
 from atomslim.errors import AtomslimWarning
 from atomslim.evaluation.batches import batches

@@ -25,8 +25,7 @@ from ase import Atoms
 
 from atomslim.atoms import AtomsBatch, Sample, from_ase, to_batch, validate
 from atomslim.atoms.charges import charge_or_spin
-from atomslim.data.container import Container, is_container, whole_folder
-from atomslim.data.contents import contents, require_current, source_files
+from atomslim.data.container import Container, contents, is_container, require_current, source_files, whole_folder
 from atomslim.data.known import names, require_structures
 from atomslim.data.readers import ase_files
 from atomslim.data.registry import FILE_PREFIXES, Source, require_files, resolve, written_options

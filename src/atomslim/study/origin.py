@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atomslim.data.container import Container
-from atomslim.data.contents import contents, source_files
+from atomslim.data.container import Container, contents, source_files
 from atomslim.data.registry import resolve
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.models.metadata import checksum

@@ -18,8 +18,7 @@ from atomslim.atoms import Sample
 from atomslim.data.in_memory import Samples
 from atomslim.data.info import DatasetInfo
 from atomslim.data.normalise import TargetScale
-from atomslim.data.reference_gap import SMALLEST, ReferenceGap
-from atomslim.data.references import shifted
+from atomslim.data.references import SMALLEST, ReferenceGap, shifted
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.evaluation.errors import Errors, Results
 from atomslim.evaluation.reference_gap import differences, find_gap, lowered

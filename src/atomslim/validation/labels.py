@@ -8,7 +8,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from atomslim.atoms import Sample
-from atomslim.data.reference_gap import ReferenceGap, gap_of
+from atomslim.data.references import ReferenceGap, gap_of
 from atomslim.errors import AtomslimError
 from atomslim.validation.measurement import (
     FloatArray,
