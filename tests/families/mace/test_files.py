@@ -63,6 +63,18 @@ def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
             atomslim.load(changed(path, change))
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"hidden_irreps": "4x1o+4x0e"}, "a block gives 4x1o, which does not begin with even scalars"),
+        ({"gate": torch.nn.functional.relu}, "an activation in its readout that is not supported"),
+    ],
+)
+def test_models_of_kinds_that_are_not_supported_are_named(tmp_path: Path, made: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        atomslim.load(saved(tmp_path / "a.model", **SMALL | made))
+
+
 def test_other_models_of_the_package_are_named(tmp_path: Path) -> None:
     made = options(correlation=1, hidden_irreps="4x0e+4x1o")
     for name in ("atomic_inter_scale", "atomic_inter_shift", "heads", "atomic_energies"):

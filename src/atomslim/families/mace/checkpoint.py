@@ -15,7 +15,7 @@ from atomslim.errors import CheckpointError
 from atomslim.families.mace.config import BlockConfig, MACEConfig
 from atomslim.families.mace.family import FAMILY
 from atomslim.families.mace.model import MACE
-from atomslim.families.mace.package import irreps, o3
+from atomslim.families.mace.package import irreps, o3, scalars
 from atomslim.families.mace.stored import (
     GATES,
     INTERACTIONS,
@@ -141,6 +141,9 @@ def _config(content: Stored, tensors: _Tensors) -> MACEConfig:
         _block(interaction, product)
         for interaction, product in zip(content.modules("interactions"), content.modules("products"), strict=True)
     )
+    without = next((block.out for block in blocks if not scalars(block.out)), None)
+    if without is not None:
+        raise ValueError(f"a block gives {without}, which does not begin with even scalars: there is nothing to read")
     nonlinear = [one for one in readouts if one.kind != "LinearReadoutBlock"]
     heads = len(_heads(content))
     first: Any = content.modules("interactions")[0]
