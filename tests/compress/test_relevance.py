@@ -17,11 +17,13 @@ from atomslim.compress.choose import chosen_blocks, removal_order
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance import batch_scores, block_relevance
 from atomslim.compress.scores import gradcam, influence, taylor
+from atomslim.compress.width import narrow
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.batches import batches
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.models import Target, Task
+from atomslim.models.family import family_of
 from atomslim.models.losses import task_terms
 from samples import CONSERVATIVE, DIRECT
 from small_models import jmp
@@ -196,6 +198,22 @@ def test_leaving_out_is_measured_on_the_cut_model() -> None:
     full = evaluate(model, samples).errors["forces"].mae
     assert found.left_out["forces"][1] == pytest.approx(without_first - full, rel=1e-12)
     assert np.isnan(found.left_out["forces"][0])
+
+
+def test_narrower_models_are_scored_by_what_they_do_to_the_errors(tmp_path: Path) -> None:
+    model, samples = jmp(DIRECT, num_blocks=1, sum_scale=1.0), waters(12)
+    found = block_relevance(model, samples, widths={"edge": 0.5})
+    half = round(family_of(model).widths(model)["edge"] / 2)
+    narrower = evaluate(narrow(model, {"edge": half}, samples, batch_size=8), samples).errors["forces"].mae
+    full = evaluate(model, samples).errors["forces"].mae
+    assert found.units == (f"edge {half}",)
+    assert found.tasks["direct"].units_left_out["forces"] == pytest.approx([narrower - full], rel=1e-9)
+    found.write(tmp_path)
+    assert f"edge {half}," in (tmp_path / "relevance.csv").read_text()
+    with pytest.raises(ConfigError, match="no width 'depth'"):
+        block_relevance(model, samples, widths={"depth": 2})
+    with pytest.raises(ConfigError, match="widths have no score but what they do to errors"):
+        block_relevance(model, samples, widths={"edge": 0.5}, leave_out=False)
 
 
 def test_the_mix_is_the_mean_of_the_tasks() -> None:

@@ -307,18 +307,12 @@ def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structur
 
 
 def _widths(text: str, structures: Any) -> dict[str, float]:
+    from atomslim.cli.settings import widths_of
     from atomslim.errors import ConfigError
 
     if structures is None:
         raise ConfigError("--width: channels are chosen on structures: give some with --data")
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        found = {name.strip(): float(value) for name, value in pairs}
-    except ValueError as error:
-        raise ConfigError(f"--width {text}: write widths and numbers, as in edge=512,atom=0.75") from error
-    if len(found) < len(pairs):
-        raise ConfigError(f"--width {text}: names a width twice")
-    return found
+    return widths_of("--width", text)
 
 
 def _narrowed(

@@ -22,6 +22,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     force_weight: Annotated[float, WEIGHT] = 1.0,
     leave_out: bool = True,
     cutoffs: str | None = None,
+    widths: str | None = None,
     device: Device = "auto",
     strict: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
@@ -53,6 +54,9 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         Measure the errors without each block and finer unit, too; takes one evaluation for each.
     cutoffs
         Shorter cutoffs in Å to measure the errors with, too, as in 5.5,5 (SevenNet, CHGNet).
+    widths
+        Smaller widths to measure the errors with, too, each by itself: channels to keep, or a share of them, as in
+        edge=512,atom=0.75 (`atomslim info` names the widths of a model).
     device
         Where the model runs: auto takes a CUDA device if there is one.
     strict
@@ -66,7 +70,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
 
     """
     from atomslim.cli.outputs import has_report, read_from, require_folder
-    from atomslim.cli.settings import numbers, on_device, opened_data
+    from atomslim.cli.settings import numbers, on_device, opened_data, widths_of
     from atomslim.compress.relevance import block_relevance
     from atomslim.compress.relevance_report import FILES
     from atomslim.report.console import plain_console
@@ -81,6 +85,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
         force_weight=force_weight,
         leave_out=leave_out,
         cutoffs=[] if cutoffs is None else numbers("--cutoffs", cutoffs, "5.5,5"),
+        widths=None if widths is None else widths_of("--widths", widths),
         strict=strict,
     )
     found.write(output)

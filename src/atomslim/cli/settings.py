@@ -170,6 +170,18 @@ def numbers(option: str, text: str, example: str) -> list[float]:
         raise ConfigError(f"{option} {text}: write numbers, as in {example}") from error
 
 
+def widths_of(option: str, text: str) -> dict[str, float]:
+    """Understand widths with numbers of channels or shares; raises ConfigError for anything else."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        found = {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: write widths and numbers, as in edge=512,atom=0.75") from error
+    if len(found) < len(pairs):
+        raise ConfigError(f"{option} {text}: names a width twice")
+    return found
+
+
 def byte_count(option: str, text: str) -> int:
     """Understand an amount of memory, as in 16GiB, 500MB or 8e9; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt]?)(i?)b)?", text.strip().lower())

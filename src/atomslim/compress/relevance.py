@@ -9,11 +9,11 @@ over blocks; their mean is the normalised sum of both. The mix is the mean of th
 
 Beside it, for judgement: the first-order Taylor score, the influence of a block on the features (1 − cosine), and what
 really happens to the errors when a block is left out and the readout sliced. What is finer than blocks is scored on
-the same scales, and a shorter cutoff by what it does to the errors. Only measures; changes nothing.
+the same scales, and a shorter cutoff or fewer channels by what they do to the errors. Only measures; changes nothing.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -31,6 +31,7 @@ from atomslim.compress.block_scores import Score, TaskRelevance
 from atomslim.compress.cutoff import require_cutoffs, with_cutoff
 from atomslim.compress.prune import keep_blocks
 from atomslim.compress.relevance_report import Relevance
+from atomslim.compress.width import checked_widths, narrow
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
@@ -73,6 +74,7 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
     force_weight: float = 1.0,
     leave_out: bool = True,
     cutoffs: Sequence[float] = (),
+    widths: Mapping[str, float] | None = None,
     options: dict[str, str] | None = None,
     strict: bool = False,
 ) -> Relevance:
@@ -87,27 +89,33 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
         leave_out: also measure the errors without each block, without each of what the model can leave out that is
             finer, and with each cutoff (one evaluation for each).
         cutoffs: shorter cutoffs (Å) to measure the errors with, too, all else being kept.
+        widths: smaller widths to measure the errors with, too, each by itself: channels to keep, or a share of them
+            below 1. They are chosen on the same structures, whose labels have no say.
         options: options of the datasets' readers.
         strict: refuse structures outside of what a task was trained on, or with a charge or spin.
 
     Raises:
         ConfigError: a model without blocks, a task that it does not have, data without a task's name where there
-            are several, or cutoffs that the model cannot have.
+            are several, or cutoffs or widths that the model cannot have.
         DataError: a dataset that is not there or broken, or one without labels.
 
     """
     if not model.num_blocks:
         raise ConfigError("the model has no interaction blocks that could be scored: give the model before it was cut")
-    if cutoffs and not leave_out:
-        raise ConfigError("cutoffs have no score but what they do to errors: leave them out, or measure leave-out")
+    if (cutoffs or widths) and not leave_out:
+        what = "cutoffs" if cutoffs else "widths"
+        raise ConfigError(f"{what} have no score but what they do to errors: leave them out, or measure leave-out")
     cutoffs = tuple(dict.fromkeys(cutoffs))
     require_cutoffs(model, cutoffs)
+    sizes = checked_widths(model, widths) if widths else {}
     named = datasets(model, data, options)
     samples = {
         name: list(Watch.over(model, name, strict=strict).samples(spread_out(dataset, limit)))
         for name, dataset in named.items()
     }
-    left = cutoffs if leave_out else None
+    narrower = [with_cutoff(model, cutoff) for cutoff in cutoffs]
+    narrower += [narrow(model, {name: size}, samples, batch_size=batch_size) for name, size in sizes.items()]
+    left = narrower if leave_out else None
     tasks = {
         name: replace(_task_relevance(model, name, given, batch_size, force_weight, left), data=named[name].name)
         for name, given in samples.items()
@@ -120,8 +128,8 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
                 AtomslimWarning,
                 stacklevel=2,
             )
-    units = (*model.fine_units, *(f"cutoff {cutoff:g} Å" for cutoff in cutoffs))
-    return Relevance((0, *model.block_ids), tasks, units)
+    others = [f"cutoff {cutoff:g} Å" for cutoff in cutoffs] + [f"{name} {size}" for name, size in sizes.items()]
+    return Relevance((0, *model.block_ids), tasks, (*model.fine_units, *others))
 
 
 def batch_scores(model: BlockModel, batch: Batch, terms: Sequence[Term]) -> dict[str, dict[str, Tensor]]:
@@ -171,9 +179,9 @@ def _task_relevance(
     samples: list[Sample],
     batch_size: int,
     force_weight: float,
-    cutoffs: Sequence[float] | None,
+    narrower: Sequence[BlockModel] | None,
 ) -> TaskRelevance:
-    """Score the blocks on a task; cutoffs are None where nothing is left out."""
+    """Score the blocks on a task; narrower models, by cutoff or width, are None where nothing is left out."""
     samples = on_reference_of(model, task, samples)
     terms = task_terms(model.task(task), force_weight=force_weight)
     rows = _Rows({})
@@ -187,11 +195,10 @@ def _task_relevance(
             share = len(batch) / mean_size if score in _BY_GRADIENT else 1.0
             for branch, value in by_branch.items():
                 rows.add(score, branch, share * value)
-    left = cutoffs is not None
+    left, others = narrower is not None, narrower or ()
     errors = _errors([model], task, samples, batch_size)[0] if left else {}
     without = _errors(_without_each(model), task, samples, batch_size, model.num_blocks) if left else []
-    nearer = (with_cutoff(model, cutoff) for cutoff in cutoffs or ())
-    finer_ones, count = chain(_without_each_unit(model), nearer), len(model.fine_units) + len(cutoffs or ())
+    finer_ones, count = chain(_without_each_unit(model), others), len(model.fine_units) + len(others)
     finer = _errors(finer_ones, task, samples, batch_size, count) if left else []
     found = {name: rows.score(name) for name in ("gradcam", "taylor", "influence")}
     units = {name: by_branch.pop("unit") for name, by_branch in found.items() if "unit" in by_branch}
@@ -200,7 +207,7 @@ def _task_relevance(
         gradcam=found["gradcam"],
         taylor=found["taylor"],
         influence=found["influence"],
-        units={name: score.followed_by(len(cutoffs or ())) for name, score in units.items()},
+        units={name: score.followed_by(len(others)) for name, score in units.items()},
         errors=errors,
         left_out={name: _changes(name, error, without) for name, error in errors.items()},
         units_left_out={name: _changes(name, error, finer)[1:] for name, error in errors.items()},

@@ -57,9 +57,19 @@ MODELS: dict[str, dict[str, Any]] = {
         "distance_transform": "Soft",
         "radial_type": "gaussian",
     },
-    "no scale, tanh": {"cls": "MACE", "gate": torch.tanh, "interaction_cls": "RealAgnosticInteractionBlock"},
+    "no scale, tanh": {
+        "cls": "MACE",
+        "gate": torch.tanh,
+        "interaction_cls": "RealAgnosticInteractionBlock",
+        "radial_type": "chebyshev",
+    },
     "one block": {"num_interactions": 1, "correlation": [2]},
-    "scalars, last readout only": {"hidden_irreps": "6x0e", "use_last_readout_only": True, "correlation": 2},
+    "scalars, last readout only": {
+        "hidden_irreps": "6x0e",
+        "use_last_readout_only": True,
+        "interaction_cls": "RealAgnosticAttResidualInteractionBlock",
+        "correlation": 2,
+    },
 }
 
 
