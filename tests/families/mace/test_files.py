@@ -67,7 +67,10 @@ def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
     ("made", "message"),
     [
         ({"hidden_irreps": "4x1o+4x0e"}, "a block gives 4x1o, which does not begin with even scalars"),
-        ({"gate": torch.nn.functional.relu}, "an activation in its readout that is not supported"),
+        (
+            {"gate": torch.nn.functional.relu, "num_interactions": 2, "correlation": 1},
+            "an activation in its readout that is not supported",
+        ),
     ],
 )
 def test_models_of_kinds_that_are_not_supported_are_named(tmp_path: Path, made: dict[str, Any], message: str) -> None:

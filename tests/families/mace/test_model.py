@@ -41,6 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
         **DENSITY,
         "pair_repulsion": True,
         "distance_transform": "Agnesi",
+        "radial_type": "chebyshev",
         "atomic_inter_scale": [0.2],
         "correlation": 2,
     },
@@ -57,12 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "distance_transform": "Soft",
         "radial_type": "gaussian",
     },
-    "no scale, tanh": {
-        "cls": "MACE",
-        "gate": torch.tanh,
-        "interaction_cls": "RealAgnosticInteractionBlock",
-        "radial_type": "chebyshev",
-    },
+    "no scale, tanh": {"cls": "MACE", "gate": torch.tanh, "interaction_cls": "RealAgnosticInteractionBlock"},
     "one block": {"num_interactions": 1, "correlation": [2]},
     "scalars, last readout only": {
         "hidden_irreps": "6x0e",
