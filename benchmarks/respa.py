@@ -2,13 +2,16 @@
 
     python benchmarks/respa.py                                             # mini-smooth and a cut of it; minutes
     python benchmarks/respa.py --full full.safetensors --small student.safetensors --task molecules
+    python benchmarks/respa.py --full sevennet:7net-0 --small student.safetensors --structure MgO.xyz
+    python benchmarks/respa.py --full "ase:sevenn.calculator:SevenNetCalculator?model=7net-0" --small student.pt2
     python benchmarks/respa.py --steps 200 -o respa.md                     # checks that the script runs
 
-Aspirin at constant energy from 300 K, with conservative forces of both models. Each way runs the same physical time;
-all start from the same positions and velocities. Drift is the slope of the total energy (of the full model), its spread
-the standard deviation about the slope. Times are processor time of one thread, shortest of the pieces that each way is
-run in; ns/day is of that. Without a file for the small model, the first block of the full one is kept and its readout
-fitted to the full model's energies and forces by least squares, in closed form, on the sample that comes with it.
+A structure at constant energy, with conservative forces of both models: models and packages of ours, or any ASE
+calculators. Each way runs the same physical time; all start from the same positions and velocities. Drift is the slope
+of the total energy (of the full model), its spread the standard deviation about the slope. Times are processor time of
+one thread, shortest of the pieces that each way is run in; ns/day is of that. Without a small model, the first block of
+the full one is kept and its readout fitted to the full model's energies and forces by least squares, in closed form, on
+the sample that comes with it.
 """
 
 import copy
@@ -26,14 +29,16 @@ import cyclopts
 import numpy as np
 import torch
 from ase import Atoms, units
+from ase.calculators.calculator import Calculator as AseCalculator
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 import atomslim
 from atomslim.benchmarking.machine import machine
-from atomslim.benchmarking.structures import aspirin
+from atomslim.benchmarking.structures import structure as named_structure
 from atomslim.data.in_memory import opened
 from atomslim.files import atomic_write
+from atomslim.inference.named_calculators import PREFIX, calculator_of
 from atomslim.inference.respa import Respa
 from atomslim.models import Target
 from atomslim.models.block_model import BlockModel
@@ -45,9 +50,9 @@ PIECES = 10
 """Times are the shortest of so many pieces of a run."""
 
 
-def conservative(model: BlockModel, task: str | None) -> tuple[BlockModel, str]:
-    """Return a model with only this task, its forces the gradient of its energy, and the task's name."""
-    found = model.task(task)
+def conservative(model: BlockModel, task: str) -> tuple[BlockModel, str]:
+    """Return a model whose task has the gradient of its energy as forces, and the task's name: its only one if so."""
+    found = model.task(task if task in model.tasks else None)
     energies = tuple(target for target in found.targets if target.kind == "energy")
     changed = copy.deepcopy(model)
     forces = Target(name="forces", kind="conservative_forces")
@@ -55,18 +60,29 @@ def conservative(model: BlockModel, task: str | None) -> tuple[BlockModel, str]:
     return changed, found.name
 
 
-def cut(model: BlockModel, task: str, data: str, blocks: int) -> BlockModel:
-    """Return the first blocks of a model, the readout fitted to its energies and forces."""
-    calibration = {task: opened(data)}
-    return atomslim.keep_blocks(model, blocks, realign="least-squares-forces", calibration=calibration, limit=LIMIT)
+def first_blocks(full: str, task: str, data: str, blocks: int) -> tuple[AseCalculator, str]:
+    """Return the first blocks of a model, the readout fitted to its energies and forces, and what that is called."""
+    model, name = conservative(atomslim.load(full), task)
+    calibration = {name: opened(data)}
+    cut = atomslim.keep_blocks(model, blocks, realign="least-squares-forces", calibration=calibration, limit=LIMIT)
+    return atomslim.Calculator(cut, task=name), f"its first {blocks} of {model.num_blocks} blocks, fitted"
 
 
-def start() -> Atoms:
-    """Return the molecule with velocities, at rest as a whole."""
-    atoms = aspirin()
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+def calculator(source: BlockModel | str, task: str) -> AseCalculator:
+    """Return the calculator of a model, its forces made conservative, of a package or of what ASE imports."""
+    if isinstance(source, str) and (source.endswith(".pt2") or source.startswith(PREFIX)):
+        return calculator_of(source)
+    model, name = conservative(atomslim.load(source) if isinstance(source, str) else source, task)
+    return atomslim.Calculator(model, task=name)
+
+
+def start(name: str, kelvin: float) -> Atoms:
+    """Return a structure with velocities, at rest as a whole."""
+    atoms = named_structure(name)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=np.random.default_rng(0))
     Stationary(atoms)
-    ZeroRotation(atoms)
+    if not atoms.pbc.any():
+        ZeroRotation(atoms)
     return atoms
 
 
@@ -89,8 +105,10 @@ def run(dynamics: Any, atoms: Atoms, outer: int, each: float) -> dict[str, float
 def main(  # noqa: PLR0913 - what is compared, and how
     *,
     full: str = "mini-smooth",
-    small: Path | None = None,
-    task: str | None = "molecules",
+    small: str | None = None,
+    task: str = "molecules",
+    structure: str = "aspirin",
+    kelvin: float = 300.0,
     data: str = "mini:molecules",
     blocks: int = 1,
     timestep: float = 0.5,
@@ -101,22 +119,19 @@ def main(  # noqa: PLR0913 - what is compared, and how
     """Compare, print and write a table; `steps` are those of the full model alone."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    whole, name = conservative(atomslim.load(full), task)
-    inside = cut(whole, name, data, blocks) if small is None else conservative(atomslim.load(small), task)[0]
-    within = f"its first {blocks} of {whole.num_blocks} blocks, fitted" if small is None else small.name
+    whole = calculator(full, task)
+    inside, within = (calculator(small, task), small) if small else first_blocks(full, task, data, blocks)
     ways: dict[str, Callable[[Atoms], Any]] = {
         "full model alone": lambda atoms: VelocityVerlet(atoms, timestep * units.fs),
     }
     for count in map(int, inner.split(",")):
-        ways[f"n = {count}"] = lambda atoms, count=count: Respa(
-            atoms, timestep * units.fs, inside, task=name, inner_steps=count
-        )
+        ways[f"n = {count}"] = lambda atoms, count=count: Respa(atoms, timestep * units.fs, inside, inner_steps=count)
     ways["small model alone"] = lambda atoms: VelocityVerlet(atoms, timestep * units.fs)
     head = ["way", "outer step, fs", "drift, meV/atom/ps", "spread, meV/atom", "CPU ms per fs", "ns/day", "times"]
     table, before = [head, ["---"] * len(head)], 0.0
     for way, make in ways.items():
-        atoms = start()
-        atoms.calc = atomslim.Calculator(inside if way.startswith("small") else whole, task=name)
+        atoms = start(structure, kelvin)
+        atoms.calc = inside if way.startswith("small") else whole
         count = int(way[4:]) if way.startswith("n") else 1
         found = run(make(atoms), atoms, steps // count, count * timestep)
         before = before or found["ms per fs"]
@@ -129,9 +144,9 @@ def main(  # noqa: PLR0913 - what is compared, and how
         table.append([way, *numbers, *speed])
         print(" | ".join(table[-1]), flush=True)
     made = (
-        f"Made with `python benchmarks/respa.py`: aspirin from 300 K, constant energy, {steps * timestep / 1000:g} ps, "
-        f"{timestep:g} fs, {full} and inside {within}. Drift and spread are of the full model's total energy at outer "
-        "steps; times are processor time, shortest of ten pieces."
+        f"Made with `python benchmarks/respa.py`: {Path(structure).stem} from {kelvin:g} K, constant energy, "
+        f"{steps * timestep / 1000:g} ps, {timestep:g} fs, {full} and inside {Path(within).name}. Drift and spread are "
+        "of the full model's total energy at outer steps; times are processor time, shortest of ten pieces."
     )
     lines = [f"| {' | '.join(row)} |" for row in table]
     date = f"{datetime.now(UTC):%Y-%m-%d}, {machine(torch.device('cpu'))}."

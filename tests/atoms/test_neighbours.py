@@ -327,7 +327,7 @@ def test_the_expected_number_of_pairs_is_about_right(pbc: tuple[bool, bool, bool
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     atoms.pbc = pbc
     batch = from_ase(atoms)
-    box = search._search_box(batch.cell[0].numpy(), batch.pbc[0].numpy())
+    box = search.search_box(batch.cell[0].numpy(), batch.pbc[0].numpy())
     expected = search.expected_pairs(batch.positions.numpy(), box, batch.pbc[0].numpy(), cutoff)
     assert expected == pytest.approx(len(find_pairs(batch, cutoff)), rel=0.6)
 

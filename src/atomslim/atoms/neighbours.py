@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atomslim.atoms import device_search
 from atomslim.atoms.batch import AtomsBatch, validate
 from atomslim.atoms.search import half_list
 from atomslim.errors import StructureError
@@ -72,6 +73,9 @@ def find_pairs(batch: AtomsBatch, cutoff: float | Sequence[float]) -> Pairs:
     the cutoff, periodic in any of its directions only, and atoms may lie outside it. Topology only: gradients do not
     flow through the distances. Raises StructureError for structures that `validate` refuses and for atoms closer
     than 0.01 Å, naming both.
+
+    Structures on a device are searched there where nvalchemi-toolkit-ops is installed, see
+    `atomslim.atoms.device_search`; the pairs are the same.
     """
     validate(batch)
     cutoffs = per_structure(cutoff, batch.num_structures)
@@ -79,9 +83,13 @@ def find_pairs(batch: AtomsBatch, cutoff: float | Sequence[float]) -> Pairs:
     cells = batch.cell.detach().to("cpu", torch.float64).numpy()
     periodic = batch.pbc.cpu().numpy()
     natoms = batch.natoms.tolist()
+    parts = [positions[end - size : end] for size, end in zip(natoms, accumulate(natoms), strict=True)]
+    structures = list(zip(parts, cells, periodic, strict=True))
+    if device_search.wanted(batch.device):
+        return _pairs_on_device(batch, structures, cutoffs)
     found = [
-        _pairs_of_one(positions[end - size : end], cell, pbc, radius, end - size)
-        for size, end, cell, pbc, radius in zip(natoms, accumulate(natoms), cells, periodic, cutoffs, strict=True)
+        _pairs_of_one(part, cell, pbc, radius, end - len(part))
+        for (part, cell, pbc), radius, end in zip(structures, cutoffs, accumulate(natoms), strict=True)
     ]
     source, target, offset, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
     _refuse_overlaps(batch, source, target, offset, distance)
@@ -195,6 +203,22 @@ def _pairs_of_one(
         np.concatenate([offset, -offset]),
         np.concatenate([distance, distance]),
     )
+
+
+def _pairs_on_device(
+    batch: AtomsBatch, structures: Sequence[tuple[FloatArray, FloatArray, NDArray[np.bool_]]], cutoffs: Sequence[float]
+) -> Pairs:
+    """Find the pairs of all structures at once where the batch is; distances are computed here, alike both ways."""
+    source, target, offset = device_search.half_lists(structures, max(cutoffs), batch.device)
+    distance = _distances(batch, source, target, offset)
+    _refuse_overlaps(batch, source, target, offset, distance)
+    both = sorted_pairs(
+        np.concatenate([source, target]),
+        np.concatenate([target, source]),
+        np.concatenate([offset, -offset]),
+        np.concatenate([distance, distance]),
+    )
+    return within(both, batch, cutoffs)
 
 
 def _distances(batch: AtomsBatch, source: IntArray, target: IntArray, offset: IntArray) -> FloatArray:

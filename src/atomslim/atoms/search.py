@@ -44,12 +44,11 @@ def half_list(
 
     vesin's shift S of a pair (i, j) means r_j + S · cell − r_i, so that j is our source.
     """
-    box = _search_box(cell, pbc)
-    points = _gaps_closed(positions, box[~pbc], cutoff)
+    box = search_box(cell, pbc)
+    points = gaps_closed(positions, box[~pbc], cutoff)
     radius = _search_radius(points, box, pbc, cutoff)
     expected = expected_pairs(points, box, pbc, radius)
-    if expected > MANY_PAIRS:
-        _require_memory(expected, cutoff)
+    require_memory(expected, cutoff)
     threads = torch.get_num_threads() if len(points) >= THREADED_ATOMS else 1
     search = NeighborList(cutoff=radius, full_list=False, n_threads=threads)
     find = partial(search.compute, points, box, pbc, quantities="PSd", copy=False)
@@ -84,9 +83,9 @@ def _volume(box: FloatArray) -> float:
     return float(abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)))
 
 
-def _require_memory(expected: float, cutoff: float) -> None:
+def require_memory(expected: float, cutoff: float) -> None:
     """Raise StructureError, before a long search begins, where its pairs do not fit into memory."""
-    free = free_memory()
+    free = free_memory() if expected > MANY_PAIRS else None
     if free is not None and expected * PAIR_BYTES > free:
         raise StructureError(
             f"cutoff {cutoff:g} Å: about {expected:.1e} pairs of atoms take {expected * PAIR_BYTES / 2**30:.3g} GiB, "
@@ -115,7 +114,7 @@ def interruptible(find: Callable[[], Found]) -> Found:
     return outcome[0]
 
 
-def _search_box(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
+def search_box(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
     """Replace non-periodic vectors (zero, or even parallel to a periodic one) by unit ones at right angles to all."""
     if pbc.all():
         return cell
@@ -126,7 +125,7 @@ def _search_box(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
     return completed
 
 
-def _gaps_closed(positions: FloatArray, directions: FloatArray, cutoff: float) -> FloatArray:
+def gaps_closed(positions: FloatArray, directions: FloatArray, cutoff: float) -> FloatArray:
     """Shorten every gap between widely scattered atoms along non-periodic directions that is longer than the cutoff.
 
     No pair reaches across such a gap, so that none is lost and none is made. vesin's time grows with the extent of

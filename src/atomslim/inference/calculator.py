@@ -109,7 +109,7 @@ class Calculator(AseCalculator):
         self.implemented_properties = [*_properties(self.model, self.task), *self.model.atom_outputs]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self._steps = self.model.steps(self.task.name, precision=self.precision)
-        self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
+        self._candidates = CandidatePairs(self.task.graph.cutoff, skin, next(self.model.parameters()).device)
         self._watch = Watch.over(self.model, self.task.name, strict=strict)
         self._said: set[str] = set()
         self._compiled = self._compiling() if compiled == "auto" else None
@@ -211,11 +211,11 @@ class CandidatePairs:
     cell at rest F = 1: the usual rule that no atom has moved by more than skin/2.
     """
 
-    def __init__(self, cutoff: float, skin: float) -> None:
-        """Search within cutoff + skin (Å); raises ConfigError for a negative skin."""
+    def __init__(self, cutoff: float, skin: float, device: torch.device | str = "cpu") -> None:
+        """Search within cutoff + skin (Å), on a device if that can be; raises ConfigError for a negative skin."""
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin {skin}: give a length in Å, 0 or more")
-        self.cutoff, self.skin = cutoff, skin
+        self.cutoff, self.skin, self.device = cutoff, skin, device
         self.searches = 0
         self._searched: tuple[AtomsBatch, Pairs] | None = None
 
@@ -223,7 +223,7 @@ class CandidatePairs:
         """Return pairs that include all within the cutoff; raises StructureError as `find_pairs` does."""
         if self._searched is not None and self._covers(self._searched[0], batch):
             return self._searched[1]
-        pairs = find_pairs(batch, self.cutoff + self.skin)
+        pairs = find_pairs(batch.to(self.device), self.cutoff + self.skin)
         self._searched = batch, pairs
         self.searches += 1
         return pairs

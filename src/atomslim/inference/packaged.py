@@ -63,7 +63,7 @@ class PackagedCalculator(Calculator):
         stress = ["stress"] if self.task.conservative else []
         self.implemented_properties = ["energy", "free_energy", "forces", *stress]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
-        self._candidates = CandidatePairs(self.task.graph.cutoff, skin)
+        self._candidates = CandidatePairs(self.task.graph.cutoff, skin, self.description["device"])
         self._watch = Watch(self.description["history"], self.task, strict=strict)
         self._said: set[str] = set()
         self._compiled = None

@@ -7,12 +7,14 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from atomslim.atoms import AtomsBatch, find_pairs, from_ase
 from atomslim.families.jmp import JMP, JMPGraphSettings
+from atomslim.families.jmp.gemnet_oc.bases import _in_slices
 from atomslim.families.jmp.gemnet_oc.graphs import Edges
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
-from atomslim.inference.program import neighbour_matrix
+from atomslim.inference.program import _one_structure, neighbour_matrix
 from atomslim.models import energy_and_forces
 from samples import ethanol, sheared_crystal, slab
 from small_models import jmp
@@ -23,6 +25,7 @@ GRAPHS = {
     "whole": JMPGraphSettings(cutoff=4.0, main=1000, atom=1000, atom_edge=1000, quad=1000),
     "few atoms": JMPGraphSettings(cutoff=5.0, main=12, atom=9, atom_edge=8, quad=3),
     "main alone": JMPGraphSettings(cutoff=5.0, main=12, atom=40, atom_edge=0, quad=0),
+    "smooth": JMPGraphSettings(cutoff=5.0, smooth=8),
 }
 
 
@@ -80,3 +83,19 @@ def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: JMPG
         assert found.keys() == expected.keys()
         for name, values in expected.items():
             torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-12, equal_nan=True)
+
+
+def test_a_program_of_smooth_graphs_can_be_traced() -> None:
+    settings, inputs = JMPGraphSettings(cutoff=5.0, smooth=8), []
+    for atoms in (ethanol(), sheared_crystal()):
+        batch = from_ase(atoms)
+        inputs.append((batch.positions, batch.numbers, batch.cell[0], *shuffled(batch, settings.cutoff)))
+
+    def program(positions: Tensor, numbers: Tensor, cell: Tensor, neighbours: Tensor, offsets: Tensor) -> Tensor:
+        topology = matrix_topology(_one_structure(positions, numbers, 0 * numbers, cell), neighbours, offsets, settings)
+        slices = _in_slices(lambda rows: topology.main.source[rows], topology.main, 1)
+        assert topology.reach is not None
+        return topology.reach.radius + torch.stack([sources.sum() for _, sources in slices]).sum()
+
+    traced = make_fx(program, tracing_mode="symbolic")(*inputs[0])
+    torch.testing.assert_close(traced(*inputs[1]), program(*inputs[1]), rtol=0, atol=1e-12)

@@ -335,7 +335,8 @@ def _ends(reach: Reach | None, edges: Edges, share: float = 1.0) -> Float[Tensor
 
 def _in_slices(function: Callable[[slice], Tensor], edges: Edges, at_once: int) -> Iterator[tuple[slice, Tensor]]:
     """Compute something of edges, so many at a time where they are more than that and no program is traced."""
-    if isinstance(edges, PaddedEdges) or len(edges) <= at_once:
+    traced = type(edges.count) is not int
+    if traced or isinstance(edges, PaddedEdges) or len(edges) <= at_once:
         yield slice(None), function(slice(None))
         return
     for first in range(0, len(edges), at_once):

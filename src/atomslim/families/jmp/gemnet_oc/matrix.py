@@ -87,11 +87,11 @@ class MatrixSegments(Segments):
 
     def outer(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the sums of `segment_outer`."""
-        return self._matrix(x).transpose(1, 2) @ self._matrix(y)
+        return torch.bmm(self._matrix(x).transpose(1, 2), self._matrix(y))
 
     def apply(self, x: Tensor, matrices: Tensor) -> Tensor:
         """Return the products of `segment_apply`."""
-        return (self._matrix(x) @ matrices).view(x.shape[0], x.shape[1], matrices.shape[2])
+        return torch.bmm(self._matrix(x), matrices).view(x.shape[0], x.shape[1], matrices.shape[2])
 
     def _matrix(self, x: Tensor) -> Tensor:
         return x.reshape(self.num_segments, self.width * x.shape[1], x.shape[2])
@@ -99,20 +99,27 @@ class MatrixSegments(Segments):
 
 @dataclass(frozen=True)
 class TableSegments(Segments):
-    """Rows looked up in a table (segments, width) that holds the number of rows where a place is empty."""
+    """Rows looked up in a table (segments, width) that holds the number of rows where a place is empty.
+
+    Every product needs the table: what it is looked up by is made once, since a compiler's time goes with operations.
+    """
 
     table: Int[Tensor, "segments width"]
     place: Int[Tensor, " rows"]
     """Where in the flattened table each row is."""
+    found: Int[Tensor, "segments width"]
+    """The table with some row at empty places."""
+    empty: Bool[Tensor, "segments width 1 1"]
+    """Those places."""
 
     def outer(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the sums of `segment_outer`."""
-        return self._padded(x).transpose(1, 2) @ self._padded(y)
+        return torch.bmm(self._padded(x).transpose(1, 2), self._padded(y))
 
     def apply(self, x: Tensor, matrices: Tensor) -> Tensor:
         """Return the products of `segment_apply`."""
         segments, width = self.table.shape
-        products = self._padded(x) @ matrices
+        products = torch.bmm(self._padded(x), matrices)
         return products.view(segments * width, x.shape[1], matrices.shape[2])[self.place]
 
     def parts(self, together: int, at_once: int) -> tuple[Part, ...]:  # noqa: ARG002 - for any number of rows
@@ -121,8 +128,7 @@ class TableSegments(Segments):
 
     def _padded(self, x: Tensor) -> Tensor:
         segments, width = self.table.shape
-        filled = (self.table < self.num_rows)[..., None, None]
-        rows = torch.where(filled, x[self.table.clamp(max=self.num_rows - 1)], 0)
+        rows = x[self.found].masked_fill(self.empty, 0)
         return rows.view(segments, width * x.shape[1], x.shape[2])
 
 
@@ -160,7 +166,7 @@ def _smooth(
     edges = known.edges()
     distance = torch.linalg.vector_norm(edge_vectors(batch, edges), dim=-1)  # (n k,)
     per_atom = distance.new_ones(batch.num_atoms)
-    reach = solve_reach(distance, edges.target, neighbours * per_atom, settings.cutoff * per_atom)
+    reach = solve_reach(distance, edges.target, neighbours * per_atom, settings.cutoff * per_atom, traced=True)
     limit = reach.of_edges(edges.source, edges.target)
     main, reverse = _symmetrised(known.only((distance < limit).view_as(known.real)), original=False)
     exposed = (batch.tags > 0)[known.source] | (batch.tags > 0)[:, None]
@@ -277,7 +283,7 @@ def _by_target(target: Int[Tensor, " rows"], num_atoms: int) -> TableSegments:
     rows = target.shape[0]
     table = torch.where(column < sizes[:, None], first[:, None] + column, rows)
     place = target * width + torch.arange(rows, device=target.device) - first[target]
-    return TableSegments(rows, num_atoms, (), table, place)
+    return TableSegments(rows, num_atoms, (), table, place, table.clamp(max=rows - 1), (table == rows)[..., None, None])
 
 
 def _at_least(least: int, size: int) -> None:

@@ -80,17 +80,21 @@ def solve_reach(
     target: Int[Tensor, " e"],
     neighbours: Float[Tensor, " n"],
     cutoff: Float[Tensor, " n"],
+    *,
+    traced: bool = False,
 ) -> Reach:
-    """Solve the equation for all atoms at once, from the distances (Å) of all pairs within the cutoff."""
+    """Solve the equation for all atoms at once, from the distances (Å) of all pairs within the cutoff.
+
+    With ``traced`` no step depends on numbers, so that what traces a program gets the same operations for all.
+    """
     low, high, radius = torch.zeros_like(cutoff), cutoff, 0.7 * cutoff
-    tracing = torch.compiler.is_compiling()
-    for _ in range(TRACED_STEPS if tracing else NEWTON_STEPS):
+    for _ in range(TRACED_STEPS if traced else NEWTON_STEPS):
         value, slope = _equation(radius, distance, target, neighbours, cutoff)
         low, high = torch.where(value < 0, radius, low), torch.where(value > 0, radius, high)
         step = radius - value / slope
         settled = (step - radius).abs() < 1e-13 * cutoff  # rounding may put it outside the bracket by now
         radius = torch.where(settled | (step > low) & (step < high), step, (low + high) / 2)
-        if not tracing and bool(settled.all()):
+        if not traced and bool(settled.all()):
             break
     return Reach(torch.where(neighbours > 0, radius, cutoff), neighbours, cutoff)
 
@@ -113,11 +117,15 @@ def _equation(
 
 
 def _counted(x: Float[Tensor, " e"]) -> tuple[Float[Tensor, " e"], Float[Tensor, " e"]]:
-    """Return u₁₀(x), as `envelope` does, and its derivative, by products: powers take many times as long."""
-    p, below, inside = COUNT, x.square().square().square() * x, x < 1
+    """Return u₁₀(x), as `envelope` does, and its derivative, by products: powers take many times as long.
+
+    Both polynomials are exactly zero at x = 1, and so beyond.
+    """
+    p, x = COUNT, x.clamp(max=1.0)
+    below = x.square().square().square() * x
     polynomial = 1 + below * x * (-(p + 1) * (p + 2) // 2 + x * (p * (p + 2) - p * (p + 1) // 2 * x))
     slope = -p * (p + 1) * (p + 2) // 2 * below * (1 - x).square()
-    return torch.where(inside, polynomial, 0.0), torch.where(inside, slope, 0.0)
+    return polynomial, slope
 
 
 def envelope(x: Float[Tensor, "*shape"], power: int = 5) -> Float[Tensor, "*shape"]:
