@@ -38,10 +38,11 @@ from atomslim.benchmarking.machine import machine
 from atomslim.benchmarking.structures import structure as named_structure
 from atomslim.data.in_memory import opened
 from atomslim.files import atomic_write
-from atomslim.inference.named_calculators import PREFIX, calculator_of
+from atomslim.inference.named_calculators import calculator_of
 from atomslim.inference.respa import Respa
 from atomslim.models import Target
 from atomslim.models.block_model import BlockModel
+from atomslim.models.elsewhere import CALCULATOR
 
 RESULT = Path(__file__).parent / "results" / "respa.md"
 LIMIT = 48
@@ -70,7 +71,7 @@ def first_blocks(full: str, task: str, data: str, blocks: int) -> tuple[AseCalcu
 
 def calculator(source: BlockModel | str, task: str) -> AseCalculator:
     """Return the calculator of a model, its forces made conservative, of a package or of what ASE imports."""
-    if isinstance(source, str) and (source.endswith(".pt2") or source.startswith(PREFIX)):
+    if isinstance(source, str) and (source.endswith(".pt2") or source.startswith(CALCULATOR)):
         return calculator_of(source)
     model, name = conservative(atomslim.load(source) if isinstance(source, str) else source, task)
     return atomslim.Calculator(model, task=name)

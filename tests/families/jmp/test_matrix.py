@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from atomslim.atoms import AtomsBatch, find_pairs, from_ase
 from atomslim.families.jmp import JMP, JMPGraphSettings
+from atomslim.families.jmp.gemnet_oc import reach
 from atomslim.families.jmp.gemnet_oc.bases import _in_slices
 from atomslim.families.jmp.gemnet_oc.graphs import Edges
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
@@ -85,7 +86,8 @@ def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: JMPG
             torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
-def test_a_program_of_smooth_graphs_can_be_traced() -> None:
+def test_a_program_of_smooth_graphs_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "TRACED_STEPS", 2)  # tracing takes time for each
     settings, inputs = JMPGraphSettings(cutoff=5.0, smooth=8), []
     for atoms in (ethanol(), sheared_crystal()):
         batch = from_ase(atoms)
