@@ -44,7 +44,8 @@ def main(
     """Print a table in Markdown."""
     if clock == "processor" and threads != 1:
         raise SystemExit("--clock processor adds up the time of all threads: give --threads 1")
-    ticking, shown = (time.perf_counter, median) if clock == "wall" else (time.process_time, min)
+    ticking = time.perf_counter if clock == "wall" else time.process_time
+    shown: Callable[[Sequence[float]], float] = median if clock == "wall" else min
     torch.set_num_threads(threads)
     loaded = atomslim.load(model)
     if conservative:

@@ -88,7 +88,8 @@ def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: JMPG
 
 def test_a_program_of_smooth_graphs_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "TRACED_STEPS", 2)  # tracing takes time for each
-    settings, inputs = JMPGraphSettings(cutoff=5.0, smooth=8), []
+    settings = JMPGraphSettings(cutoff=5.0, smooth=8)
+    inputs: list[tuple[Tensor, ...]] = []
     for atoms in (ethanol(), sheared_crystal()):
         batch = from_ase(atoms)
         inputs.append((batch.positions, batch.numbers, batch.cell[0], *shuffled(batch, settings.cutoff)))
