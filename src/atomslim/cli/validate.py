@@ -53,7 +53,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     option
         An option of the labelled data's reader, such as energy_key=MACE_energy; may be repeated.
     strict
-        Exit with status 1 if a check fails.
+        Exit with status 1 if a check fails, or cannot be done on a structure that it fits.
     json
         Print the result as JSON, for programs.
 
@@ -80,5 +80,5 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         for line in [*found.lines(), found.sentence(), f"{output / 'validation.html'}: the report"]:
             print(line)
     next_step("benchmark", model, *([] if task is None else ["--task", task]), "-o", "benchmark/")
-    if strict and not found.passed:
+    if strict and (found.incomplete or not found.passed):
         sys.exit(1)

@@ -1,5 +1,7 @@
 """Checks that need no reference: what every energy surface must obey."""
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -7,7 +9,9 @@ from ase.data import chemical_symbols, covalent_radii
 from scipy.spatial.transform import Rotation
 
 from atomslim.validation.measurement import (
+    DoesNotFitError,
     FloatArray,
+    IntArray,
     Measurement,
     NotDoneError,
     Settings,
@@ -25,6 +29,12 @@ FAR = 60.0
 SHORTEST = 4.0
 """Å: cells with shorter sides are repeated, so that atoms can move against each other."""
 
+SOME_FORCE = 0.5
+"""eV/Å: the norm of all forces below which errors are held against this."""
+
+UNEVEN = np.array([[0.5, -0.5, 0.3], [-0.5, 1.5, 0.2], [0.3, 0.2, 1.0]])
+"""By which a cell is squeezed."""
+
 MINIMUM = 0.05
 """eV: a dip of a diatomic curve that is shallower than this is no minimum of its own."""
 
@@ -32,26 +42,42 @@ MINIMUM = 0.05
 def forces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Compare forces with central differences of the energy, along the forces themselves and at random.
 
-    error = max |−dE/dx − F·d| / |F| over unit vectors d of all atoms' coordinates.
+    error = max |−dE/dx − F·d| / |F| over unit vectors d of all atoms' coordinates: the forces, those of each element
+    (held against their own size, or a quarter of all), their sum, and random ones. |F| is `SOME_FORCE` at least.
     """
     moved = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
     found = np.asarray(moved.get_forces(), dtype=np.float64)
     size = float(np.linalg.norm(found))
     if size == 0:
-        raise NotDoneError("there are no forces on the atoms")
-    random = np.random.default_rng(1).normal(size=(settings["directions"], *found.shape))
-    directions = [found / size, *(one / np.linalg.norm(one) for one in random)]
-    errors = [abs(-_slope(moved, d, settings["step"]) - (found * d).sum()) / size for d in directions]
+        raise DoesNotFitError("there are no forces on the atoms")
+    if not np.isfinite(size):
+        return Measurement({"error": np.nan})
+    errors = [
+        abs(-_slope(moved, d, settings["step"]) - (found * d).sum()) / max(scale, SOME_FORCE)
+        for d, scale in _directions(found, moved.numbers, settings["directions"])
+    ]
     return Measurement({"error": float(max(errors))})
+
+
+def _directions(forces: FloatArray, numbers: IntArray, count: int) -> list[tuple[FloatArray, float]]:
+    """Return unit vectors and what errors along them are held against."""
+    size = float(np.linalg.norm(forces))
+    random = np.random.default_rng(1).normal(size=(count, *forces.shape))
+    total = np.broadcast_to(forces.sum(axis=0), forces.shape)
+    found = [(one / np.linalg.norm(one), size) for one in (forces, total, *random) if one.any()]
+    elements = [np.where(numbers[:, None] == element, forces, 0.0) for element in np.unique(numbers)]
+    own = [(one, float(np.linalg.norm(one))) for one in elements if one.any() and len(elements) > 1]
+    return found + [(one / norm, max(norm, size / 4)) for one, norm in own]
 
 
 def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Compare stress with central differences of the energy by strain: σ = (1/V) dE/dε.
 
-    error = max |σ − σ_found| / max |σ| over the six components, of a cell compressed by some per cent.
+    error = max |σ − σ_found| / max |σ| over the six components, of a cell compressed by some per cent, unevenly, so
+    that no two of them are alike.
     """
     squeezed = rattled(repeated(atoms, SHORTEST), settings["rattle"])
-    squeezed.set_cell(squeezed.cell * (1 - settings["squeeze"]), scale_atoms=True)
+    squeezed.set_cell(squeezed.cell @ (np.eye(3) - settings["squeeze"] * UNEVEN), scale_atoms=True)
     moved = with_calculator(squeezed, calculator)
     found = stress_of(moved)
     step, slopes = settings["step"], []
@@ -78,7 +104,7 @@ def strained(atoms: Atoms, component: int, strain: float) -> Atoms:
 
 
 def symmetry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Turn, shift, renumber and wrap the structure: the energy stays, the forces go along."""
+    """Turn, shift, renumber and wrap the structure, and ask again: the energy stays, the forces go along."""
     start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
     energy, found = energy_of(start), np.asarray(start.get_forces())
     random = np.random.default_rng(2)
@@ -99,10 +125,12 @@ def symmetry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
         wrapped = with_calculator(shifted, calculator)
         wrapped.wrap()
         images["wrapping"] = (wrapped, found)
+    images["again"] = (with_calculator(start, calculator), found)
     numbers = {}
     for name, (image, expected) in images.items():
         numbers[f"{name}, energy"] = 1e3 * abs(energy_of(image) - energy) / len(start)
         numbers[f"{name}, forces"] = float(np.abs(image.get_forces() - expected).max())
+    numbers["translation, net force"] = float(np.linalg.norm(found.sum(axis=0))) / len(start)
     return Measurement(numbers)
 
 
@@ -150,25 +178,21 @@ def locality(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
 def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Swell and shake the structure in small equal steps, and look for steps of energy and forces.
 
-    All distances change, so that atoms cross cutoffs, and they change unequally, so that neighbours change ranks. A
-    step of height J between two points shows as 3J in fourth differences, to which a smooth curve adds next to nothing.
+    All distances change, so that atoms cross cutoffs, and they change unequally, so that neighbours change ranks. Two
+    copies of a molecule, which may be smaller than a cutoff, are drawn apart, too. A step of height J between two
+    points shows as 3J in fourth differences, to which a smooth curve adds next to nothing.
     """
     whole = repeated(atoms, SHORTEST)
     start, end = (rattled(whole, settings["rattle"], seed) for seed in (0, 1))
-    energies, forces_of = [], []
-    low, high = settings["scales"]
-    scales = np.linspace(low, high, settings["points"])
-    for share, scale in zip(np.linspace(0, 1, settings["points"]), scales, strict=True):
-        image = with_calculator(start, calculator)
-        image.positions = scale * ((1 - share) * start.positions + share * end.positions)
-        image.set_cell(start.cell * scale)
-        energies.append(energy_of(image))
-        forces_of.append(np.asarray(image.get_forces()).ravel())
-    curve = np.array(energies)
+    scales = np.linspace(*settings["scales"], settings["points"])
+    curve, forces_of = _along(calculator, _swollen(start, end, scales))
+    lines = [(curve, forces_of)]
+    if not start.pbc.any():
+        lines.append(_along(calculator, _drawn_apart(start, np.linspace(*settings["gaps"], settings["points"]))))
     return Measurement(
         {
-            "energy": 1e3 * _largest_step(curve[:, None]),
-            "forces": _largest_step(np.array(forces_of)),
+            "energy": 1e3 * _worst([_largest_step(energies[:, None]) for energies, _ in lines]),
+            "forces": _worst([_largest_step(found) for _, found in lines]),
         },
         {"energy": (scales.tolist(), ((curve - curve.min()) / len(start)).tolist())},
         ("scale of all lengths", "energy (eV/atom)"),
@@ -190,6 +214,35 @@ def dimers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
         radius = covalent_radii[first] + covalent_radii[second]
         numbers["wall"] = max(numbers["wall"], _wall(distances / radius, energies))
     return Measurement(numbers, curves, ("distance (Å)", "energy (eV)"))
+
+
+def _swollen(start: Atoms, end: Atoms, scales: FloatArray) -> Iterator[Atoms]:
+    """Scale all lengths while the atoms go from start to end."""
+    for share, scale in zip(np.linspace(0, 1, len(scales)), scales, strict=True):
+        image = start.copy()
+        image.positions = scale * ((1 - share) * start.positions + share * end.positions)
+        image.set_cell(start.cell * scale)
+        yield image
+
+
+def _drawn_apart(start: Atoms, gaps: FloatArray) -> Iterator[Atoms]:
+    """Draw a second copy away along x."""
+    for gap in gaps:
+        other = start.copy()
+        other.positions[:, 0] += np.ptp(start.positions[:, 0]) + gap
+        yield start + other
+
+
+def _along(calculator: Calculator, images: Iterable[Atoms]) -> tuple[FloatArray, FloatArray]:
+    """Return energies (points,) and forces (points, components) of images."""
+    found = [with_calculator(image, calculator) for image in images]
+    energies = [(energy_of(image), np.asarray(image.get_forces()).ravel()) for image in found]
+    return np.array([energy for energy, _ in energies]), np.array([forces for _, forces in energies])
+
+
+def _worst(values: Sequence[float]) -> float:
+    """Return the largest, or not a number where one is none."""
+    return float(np.max(values))
 
 
 def _moved_atom(calculator: Calculator, start: Atoms, settings: Settings) -> tuple[FloatArray, FloatArray]:
@@ -243,16 +296,29 @@ def _curve(calculator: Calculator, first: int, second: int, settings: Settings) 
     distances = np.concatenate([distances, np.linspace(radius, max(6.0, 2 * radius), points)[1:]])
     known, key = memory_of(calculator), ("pair", first, second, points)
     if key not in known:
-        known[key] = np.array([_dimer(calculator, first, second, distance) for distance in distances])
+        known[key] = _pair_energies(calculator, first, second, distances)
     return distances, known[key]
 
 
-def _dimer(calculator: Calculator, first: int, second: int, distance: float) -> float:
-    return energy_of(with_calculator(Atoms([first, second], [[0, 0, 0], [0, 0, distance]]), calculator))
+def _pair_energies(calculator: Calculator, first: int, second: int, distances: FloatArray) -> FloatArray:
+    """Return energies of a pair, no number where the calculator fails; raises what it says where it always does."""
+    energies, failure = np.full(len(distances), np.nan), None
+    for place, distance in enumerate(distances):
+        pair = with_calculator(Atoms([first, second], [[0, 0, 0], [0, 0, distance]]), calculator)
+        try:
+            energies[place] = energy_of(pair)
+        except Exception as error:  # noqa: BLE001 - calculators of others raise what they like
+            failure = error
+    if failure is not None and np.isnan(energies).all():
+        raise failure
+    return energies
 
 
 def _minima(energies: FloatArray) -> int:
     """Count minima that are at least `MINIMUM` deep on both sides; the ends do not count."""
+    energies = energies[np.isfinite(energies)]
+    if not len(energies):
+        return 0
     found, lowest, highest, falling = 0, np.inf, energies[0], True
     for energy in energies[1:]:
         if falling:
@@ -267,7 +333,11 @@ def _minima(energies: FloatArray) -> int:
 
 
 def _wall(share: FloatArray, energies: FloatArray) -> float:
-    """Return the largest share of the covalent distance, below 0.7, at which the energy falls on the way in."""
+    """Return the largest share of the covalent distance, below 0.7, at which the energy falls on the way in.
+
+    An energy that is no number ends the wall at any distance.
+    """
     inside = share <= 0.7
     falls = np.flatnonzero(np.diff(energies[inside]) > 0)  # rising with distance: attractive inside the wall
-    return float(share[inside][falls[-1] + 1]) if len(falls) else 0.0
+    ends = [*share[inside][falls + 1], *share[~np.isfinite(energies)]]
+    return float(max(ends, default=0.0))

@@ -1,6 +1,7 @@
 """Checks by molecular dynamics: conservation, stability, structure and transport."""
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from ase import Atoms, units
@@ -30,7 +31,15 @@ TOO_CLOSE = 0.6
 TOO_HOT = 5.0
 """Times the thermostat's temperature."""
 
-BINS = 120
+BINS = 60
+
+DISTRIBUTIONS = ("radial distribution", "bond lengths", "bond angles")
+
+ANGLED_ATOMS = 10_000
+"""Atoms, over all frames, whose angles are taken."""
+
+Curve: TypeAlias = tuple[list[float], list[float]]
+"""Places and values."""
 
 
 def conservation(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
@@ -44,6 +53,8 @@ def conservation(calculator: Calculator, atoms: Atoms, settings: Settings) -> Me
         moved = _moving(start, calculator, settings["temperature"])
         times, energies = [], []
         for time in _run(VelocityVerlet(moved, step * units.fs), settings["picoseconds"], step, settings["every"]):
+            if not np.isfinite(moved.get_forces()).all():
+                raise NotDoneError(f"after {time:.2f} ps forces are no numbers")
             times.append(time)
             energies.append(1e3 * moved.get_total_energy() / len(moved))
         curve = np.array(energies)
@@ -78,26 +89,31 @@ def structure(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measu
     displacement = _displacement(frames)
     late = slice(len(times) // 2, None)
     slope = float(np.polyfit(np.array(times)[late] - times[0], displacement[late], 1)[0])
-    curves = {
-        "radial distribution": _radial(frames, settings["reach"]),
-        "bond lengths": _histogram(_bond_lengths(frames), 0.5, 3.5),
-        "bond angles": _histogram(_bond_angles(frames), 0, 180),
-        "mean squared displacement": ((np.array(times) - times[0]).tolist(), displacement.tolist()),
-    }
-    return Measurement({"diffusion": max(slope, 0.0) / 6}, curves, ("", ""))
+    curves = _distributions(frames, settings["reach"])
+    halves = [
+        _distributions(half, settings["reach"]) for half in (frames[: len(frames) // 2], frames[len(frames) // 2 :])
+    ]
+    curves["mean squared displacement"] = ((np.array(times) - times[0]).tolist(), displacement.tolist())
+    scatter = {f"{name}, scatter": _apart(halves[0][name], halves[1][name]) / 2 for name in DISTRIBUTIONS}
+    return Measurement({"diffusion": max(slope, 0.0) / 6, **scatter}, curves, ("", ""))
 
 
 def structure_difference(model: Measurement, reference: Measurement) -> dict[str, float]:
-    """Return distances of distributions: half the L1 distance of the radial one, Jensen–Shannon's of all (0 to 1)."""
+    """Return distances of distributions: half the L1 distance of the radial one, Jensen–Shannon's of all (0 to 1).
+
+    Two runs of one model are apart, too. The latter is what is beyond the scatter of both runs: half the divergence
+    between the two halves of a run, as divergences go with the inverse of the length.
+    """
     numbers = {}
-    for name in ("radial distribution", "bond lengths", "bond angles"):
+    for name in DISTRIBUTIONS:
         ours, theirs = (np.array(each.curves[name][1]) for each in (model, reference))
         if ours.sum() == 0 or theirs.sum() == 0:
             continue
-        p, q = ours / ours.sum(), theirs / theirs.sum()
         if name == "radial distribution":
-            numbers["radial distribution, L1"] = float(np.abs(p - q).sum() / 2)
-        numbers[f"{name}, Jensen–Shannon"] = _jensen_shannon(p, q)
+            numbers["radial distribution, L1"] = float(np.abs(ours / ours.sum() - theirs / theirs.sum()).sum() / 2)
+        chance = np.mean([each.numbers[f"{name}, scatter"] for each in (model, reference)])
+        apart = _apart(model.curves[name], reference.curves[name])
+        numbers[f"{name}, Jensen–Shannon"] = max(0.0, apart - float(chance))
     return numbers
 
 
@@ -167,9 +183,15 @@ def _first_event(calculator: Calculator, atoms: Atoms, settings: Settings, seed:
     """Return the time (ps) of the first unphysical event of one run, or None."""
     moved = _moving(_start(atoms, calculator, settings), calculator, settings["temperature"], seed)
     driver = _thermostat(moved, settings, seed)
-    for time in _run(driver, settings["picoseconds"], settings["time_step"], settings["every"]):
-        if _event(moved, settings["temperature"]):
-            return time
+    time = 0.0
+    if _event(moved, settings["temperature"]):
+        return time
+    try:
+        for time in _run(driver, settings["picoseconds"], settings["time_step"], settings["every"]):
+            if _event(moved, settings["temperature"]):
+                return time
+    except Exception:  # noqa: BLE001 - a calculator that gives up where the run has led to
+        return time
     return None
 
 
@@ -182,7 +204,21 @@ def _event(atoms: Atoms, temperature: float) -> bool:
     return len(neighbor_list("i", atoms, radii.tolist())) > 0
 
 
-def _radial(frames: list[Atoms], reach: float) -> tuple[list[float], list[float]]:
+def _distributions(frames: list[Atoms], reach: float) -> dict[str, Curve]:
+    return {
+        "radial distribution": _radial(frames, reach),
+        "bond lengths": _histogram(_bond_lengths(frames), 0.5, 3.5),
+        "bond angles": _histogram(_bond_angles(frames), 0, 180),
+    }
+
+
+def _apart(first: Curve, second: Curve) -> float:
+    """Return Jensen and Shannon's divergence of two distributions (bit); 0 where one is empty."""
+    p, q = (np.array(curve[1]) for curve in (first, second))
+    return _jensen_shannon(p / p.sum(), q / q.sum()) if p.sum() and q.sum() else 0.0
+
+
+def _radial(frames: list[Atoms], reach: float) -> Curve:
     """Return the radial distribution of all atoms, as a histogram of distances over 4πr²."""
     edges = np.linspace(0, reach, BINS + 1)
     counts = sum(np.histogram(neighbor_list("d", frame, reach), edges)[0] for frame in frames)
@@ -198,7 +234,7 @@ def _bond_lengths(frames: list[Atoms]) -> FloatArray:
 def _bond_angles(frames: list[Atoms]) -> FloatArray:
     found = [
         np.concatenate([np.ravel(one) for one in values])
-        for frame in frames[:: max(1, len(frames) // 20)]
+        for frame in frames[:: max(1, len(frames) * len(frames[0]) // ANGLED_ATOMS)]
         if (values := [v for v in _angles(frame) if len(v)])
     ]
     return np.concatenate(found) if found else np.zeros(0)
@@ -216,7 +252,7 @@ def _angles(atoms: Atoms) -> list[FloatArray]:
     return found
 
 
-def _histogram(values: FloatArray, low: float, high: float) -> tuple[list[float], list[float]]:
+def _histogram(values: FloatArray, low: float, high: float) -> Curve:
     counts, edges = np.histogram(values, np.linspace(low, high, BINS + 1))
     return ((edges[1:] + edges[:-1]) / 2).tolist(), (counts / max(counts.sum(), 1)).tolist()
 

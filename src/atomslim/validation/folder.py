@@ -14,7 +14,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
 from atomslim.inference.calculator import Calculator
-from atomslim.validation.measurement import Measurement, NotDoneError
+from atomslim.validation.measurement import DoesNotFitError, Measurement, NotDoneError
 
 
 def begin(path: Path, identity: Mapping[str, Any]) -> Path:
@@ -45,20 +45,26 @@ def place(folder: Path, who: str, structure: str, check: str, settings: Mapping[
 def keep(path: Path, found: Measurement | NotDoneError) -> None:
     """Write what was measured, or why it could not be done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps({"not done": str(found)} if isinstance(found, NotDoneError) else asdict(found)))
+    not_done = isinstance(found, NotDoneError)
+    fits = not isinstance(found, DoesNotFitError)
+    content = {"not done": str(found), "fits": fits, "seconds": found.seconds} if not_done else asdict(found)
+    _write(path, json.dumps(content))
 
 
 def kept(path: Path) -> Measurement:
     """Read what was measured; raises NotDoneError where it could not be done."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if "not done" in content:
-        raise NotDoneError(content["not done"])
+        error = (NotDoneError if content.get("fits", True) else DoesNotFitError)(content["not done"])
+        error.seconds = content.get("seconds", 0.0)
+        raise error
     return Measurement(
         content["numbers"],
         {key: (x, y) for key, (x, y) in content["curves"].items()},
         tuple(content["axes"]),
         tuple(content["notes"]),
         tuple(content.get("remarks", ())),
+        content.get("seconds", 0.0),
     )
 
 

@@ -15,12 +15,21 @@ from atomslim.errors import AtomslimError
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
+IntArray: TypeAlias = NDArray[np.int64]
+
 Settings: TypeAlias = Mapping[str, Any]
 """Numbers of a check as `checks.yaml` has them: steps, temperatures, strains."""
 
 
 class NotDoneError(AtomslimError):
     """A check that cannot be made on a structure or with a calculator; the text says why."""
+
+    seconds = 0.0
+    """Of wall clock that it took to find out."""
+
+
+class DoesNotFitError(NotDoneError):
+    """A check that has nothing to measure on a structure: torsions where no bond turns."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Measurement:
     """What of it could not be done."""
     remarks: tuple[str, ...] = ()
     """What else is to be said of the numbers."""
+    seconds: float = 0.0
+    """Of wall clock."""
 
 
 Subject: TypeAlias = Any
@@ -74,7 +85,7 @@ def stress_of(atoms: Atoms) -> FloatArray:
     try:
         return np.asarray(atoms.get_stress(), dtype=np.float64)
     except (PropertyNotImplementedError, NotImplementedError) as error:
-        raise NotDoneError("the model gives no stress") from error
+        raise NotDoneError("the calculator gives no stress") from error
 
 
 def repeated(atoms: Atoms, length: float) -> Atoms:

@@ -13,7 +13,15 @@ from ase.optimize import FIRE
 from ase.vibrations import VibrationsData
 
 from atomslim.validation.inputs import EndPoints
-from atomslim.validation.measurement import FloatArray, Measurement, NotDoneError, Settings, energy_of, with_calculator
+from atomslim.validation.measurement import (
+    DoesNotFitError,
+    FloatArray,
+    Measurement,
+    NotDoneError,
+    Settings,
+    energy_of,
+    with_calculator,
+)
 from atomslim.validation.relaxation import relaxed
 
 IMAGINARY = 30.0
@@ -39,6 +47,8 @@ def geometry_difference(model: Measurement, reference: Measurement) -> dict[str,
 
 def vibrations(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Differentiate forces at the minimum: harmonic frequencies in cm⁻¹."""
+    if len(atoms) == 1:
+        raise DoesNotFitError("one atom has no vibrations")
     start = relaxed(atoms, calculator, settings)
     step, rows = settings["displacement"], []
     for place in range(start.positions.size):
@@ -182,7 +192,7 @@ def rotatable_bonds(atoms: Atoms) -> list[tuple[int, int, list[int]]]:
 def _rotatable(atoms: Atoms, count: int) -> list[tuple[int, int, list[int]]]:
     bonds = rotatable_bonds(atoms)[:count]
     if not bonds:
-        raise NotDoneError("the molecule has no rotatable bond")
+        raise DoesNotFitError("the molecule has no rotatable bond")
     return bonds
 
 

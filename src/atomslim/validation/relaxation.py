@@ -44,6 +44,8 @@ def _relax(moved: Atoms, settings: Settings, *, cell: bool) -> Atoms:
             if converged:
                 return moved.copy()  # without the calculator, which could not be let go otherwise
             forces = optimiser.optimizable.gradient_norm(optimiser.optimizable.get_gradient())
+            if not np.isfinite(forces):
+                raise NotDoneError("the relaxation comes to forces that are no numbers")
             smallest, since = (forces, done) if forces < 0.98 * smallest else (smallest, since)
             if done - since >= PATIENCE:
                 raise NotDoneError(

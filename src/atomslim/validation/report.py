@@ -29,12 +29,15 @@ def write(result: Validation, folder: Path) -> None:
         "against": result.against,
         "sentence": result.sentence(),
         "passed": result.passed,
+        "complete": not result.incomplete,
+        "seconds": {name: round(seconds, 3) for name, seconds in result.seconds.items()},
         "notes": list(result.notes),
         "verdicts": [_finite(verdict.model_dump()) for verdict in result.verdicts],
         "not done": [dict(zip(("check", "structure", "reason"), one, strict=True)) for one in result.not_done],
     }
     _write(folder / "validation.json", json.dumps(content, indent=1, ensure_ascii=False))
     tables = [table_of(result, name) for name in dict.fromkeys(verdict.check for verdict in result.verdicts)]
+    tables.append(times_of(result))
     lines = "\n".join(f"- {line}" for line in result.lines())
     text = "\n".join(table.markdown() for table in tables)
     _write(folder / "validation.md", f"# Validation\n\n{result.sentence()}\n\n{lines}\n\n{text}")
@@ -64,6 +67,17 @@ def table_of(result: Validation, check: str) -> TextTable:
     return TextTable(
         check, note, ("structure", "number", "model", "reference", "difference", "bar", "verdict"), tuple(rows)
     )
+
+
+def times_of(result: Validation) -> TextTable:
+    """Return the seconds of each check, the longest first."""
+    longest = sorted(result.seconds.items(), key=lambda one: -one[1])
+    total = sum(result.seconds.values())
+    note = (
+        f"{total:.3g} s of wall clock in all, of model and reference. "
+        "A relaxation counts for the check that asks for it first."
+    )
+    return TextTable("Time", note, ("check", "seconds"), tuple((name, f"{seconds:.2f}") for name, seconds in longest))
 
 
 def draw(structure: str, model: Measurement, reference: Measurement | None) -> Figure | None:

@@ -21,6 +21,10 @@ class Validation(Shown):
     """Measurements of model and reference by check and structure."""
     notes: tuple[str, ...] = ()
     """What else is to be said."""
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Of wall clock by check, of model and reference together; relaxations count for the check that asks first."""
+    incomplete: tuple[str, ...] = ()
+    """Checks that fit a structure and could not be done on it, or not compared."""
 
     @property
     def failed(self) -> list[Verdict]:
@@ -48,12 +52,13 @@ class Validation(Shown):
         """Say it in one sentence."""
         judged = {verdict.check for verdict in self.verdicts if verdict.passed is not None}
         broken = dict.fromkeys(verdict.check for verdict in self.failed)
+        missing = f" Not done everywhere: {', '.join(self.incomplete)}." if self.incomplete else ""
         if not judged:
-            return "Nothing was judged: give a reference with against, or structures that checks fit."
+            return f"Nothing was judged: give a reference with against, or structures that checks fit.{missing}"
         if not broken:
-            return f"{self.model} keeps to the bars of all {len(judged)} checks that were judged."
+            return f"{self.model} keeps to the bars of all {len(judged)} checks that were judged.{missing}"
         kept = f"{self.model} keeps to the bars of {len(judged) - len(broken)} of {len(judged)} checks"
-        return f"{kept}; not of: {', '.join(broken)}."
+        return f"{kept}; not of: {', '.join(broken)}.{missing}"
 
 
 def _outcome(verdicts: Sequence[Verdict], not_done: Sequence[tuple[str, str, str]]) -> str:

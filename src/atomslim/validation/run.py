@@ -1,26 +1,26 @@
 """Runs checks on structures, one measurement a file, so that an interrupted run goes on where it was."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
-from ase.calculators.calculator import CalculationFailed
 from ase.calculators.calculator import Calculator as AseCalculator
 from rich.console import Console
 
 from atomslim.arguments import checked
-from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError
+from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.inference.named_calculators import Named, calculator_of
 from atomslim.models.block_model import BlockModel
 from atomslim.validation import folder as files
 from atomslim.validation.checks import OTHER_KINDS, Check, Chosen, Verdict, chosen_checks, judge
 from atomslim.validation.checks import checks as known_checks
 from atomslim.validation.inputs import EndPoints, Structures, end_points_of, structures_of
-from atomslim.validation.measurement import Measurement, NotDoneError, Subject
+from atomslim.validation.measurement import DoesNotFitError, Measurement, NotDoneError, Subject
 from atomslim.validation.reference import Against, Labels, reference_of
 from atomslim.validation.result import Validation
 from atomslim.validation.structures import kind_of
@@ -115,28 +115,43 @@ class _Run:
         self.not_done: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
         self.curves: dict[tuple[str, str], tuple[Measurement, Measurement | None]] = {}
+        self.seconds: dict[str, float] = {}
+        self.incomplete: dict[str, None] = {}
 
     def result(self, model: str, against: str | None) -> Validation:
         """Return what was found."""
-        return Validation(
-            model, against, tuple(self.verdicts), tuple(self.not_done), self.curves, tuple(dict.fromkeys(self.notes))
-        )
+        verdicts, not_done, notes = tuple(self.verdicts), tuple(self.not_done), tuple(dict.fromkeys(self.notes))
+        missing = tuple(self.incomplete)
+        return Validation(model, against, verdicts, not_done, self.curves, notes, self.seconds, missing)
 
     def make(self, jobs: Iterator[_Job]) -> None:
         """Measure model and reference, and judge."""
         for job in jobs:
             self.console.print(f"{job.check.name}: {job.name}", markup=False, highlight=False)
-            asked = self.subjects if job.check.needs_reference else {"model": self.subjects["model"]}
-            try:
-                found = {who: _measured(job, who, calculator, self.folder) for who, calculator in asked.items()}
-            except NotDoneError as error:
-                self.not_done.append((job.check.name, job.name, str(error)))
+            found = self._asked(job, "model")
+            if found is None:
                 continue
-            reference = found.get("reference")
-            self.verdicts += judge(job.check, job.name, found["model"], reference)
-            self.not_done += [(job.check.name, job.name, note) for note in found["model"].notes]
-            self.notes += [f"{job.check.name}, {job.name}: {remark}" for remark in found["model"].remarks]
-            self.curves[job.check.name, job.name] = found["model"], reference
+            compared = job.check.needs_reference and "reference" in self.subjects
+            reference = self._asked(job, "reference") if compared else None
+            self.verdicts += judge(job.check, job.name, found, reference)
+            self.not_done += [(job.check.name, job.name, note) for note in found.notes]
+            self.notes += [f"{job.check.name}, {job.name}: {remark}" for remark in found.remarks]
+            self.curves[job.check.name, job.name] = found, reference
+
+    def _asked(self, job: _Job, who: str) -> Measurement | None:
+        """Return what is measured; None where that cannot be done, and keep the reason."""
+        check, found, seconds = job.check.name, None, 0.0
+        try:
+            found = _measured(job, who, self.subjects[who], self.folder)
+            seconds = found.seconds
+        except NotDoneError as error:
+            seconds = error.seconds
+            reason = str(error) if who == "model" else f"not compared, for the reference has none: {error}"
+            self.not_done.append((check, job.name, reason))
+            if not isinstance(error, DoesNotFitError):
+                self.incomplete[check] = None
+        self.seconds[check] = self.seconds.get(check, 0.0) + seconds
+        return found
 
 
 def _jobs(
@@ -160,21 +175,28 @@ def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | Non
     path = None if folder is None else files.place(folder, who, job.name, job.check.name, job.settings)
     if path is not None and path.is_file():
         return files.kept(path)
-    subject = job.subject.copy() if isinstance(job.subject, Atoms) else job.subject
-    found: Measurement | NotDoneError
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AtomslimWarning)
-            found = job.check.function()(calculator, subject, job.settings)
-    except NotDoneError as error:
-        found = error
-    except (AtomslimError, CalculationFailed, RuntimeError, ValueError, ArithmeticError, NotImplementedError) as error:
-        raise NotDoneError(f"the {who} failed: {' '.join(str(error).split()) or type(error).__name__}") from error
+    found = _timed(job, who, calculator)
     if path is not None:
         files.keep(path, found)
     if isinstance(found, NotDoneError):
         raise found
     return found
+
+
+def _timed(job: _Job, who: str, calculator: AseCalculator) -> Measurement | NotDoneError:
+    """Measure and take the time; raises NotDoneError, which is not kept, where a calculator fails."""
+    subject = job.subject.copy() if isinstance(job.subject, Atoms) else job.subject
+    begin = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AtomslimWarning)
+            found = job.check.function()(calculator, subject, job.settings)
+    except NotDoneError as error:
+        error.seconds = time.perf_counter() - begin
+        return error
+    except Exception as error:  # calculators of others raise what they like
+        raise NotDoneError(f"the {who} failed: {' '.join(str(error).split()) or type(error).__name__}") from error
+    return replace(found, seconds=time.perf_counter() - begin)
 
 
 def _require_subjects(

@@ -13,6 +13,7 @@ from ase.units import GPa
 from atomslim.validation.consistency import strained
 from atomslim.validation.elasticity import averaged, independent, point_group
 from atomslim.validation.measurement import (
+    DoesNotFitError,
     FloatArray,
     Measurement,
     NotDoneError,
@@ -37,26 +38,18 @@ def cell(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measuremen
 
 
 def equation_of_state(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Fit Birch and Murnaghan's equation to energies of scaled cells, positions relaxed in each.
+    """Fit Birch and Murnaghan's equation to energies of scaled cells around the minimum, positions relaxed in each.
 
     Gives V₀ (Å³/atom), B₀ (GPa) and B₀′.
     """
-    width, volumes, energies = settings["width"], [], []
-    for scale in np.linspace(1 - width, 1 + width, settings["points"]):
-        scaled = atoms.copy()
-        scaled.set_cell(atoms.cell * scale ** (1 / 3), scale_atoms=True)
-        found = relaxed(scaled, calculator, settings)
-        volumes.append(found.get_volume() / len(found))
-        energies.append(energy_of(found) / len(found))
+    volumes, energies = _around_minimum(calculator, atoms, settings)
     fit = EquationOfState(volumes, energies, eos="birchmurnaghan")
     try:
         volume, _, modulus = fit.fit(warn=False)
     except (RuntimeError, ValueError) as error:
-        raise NotDoneError(
-            "no equation of state fits the energies: they have no minimum near the given volume"
-        ) from error
+        raise NotDoneError("no equation of state fits the energies") from error
     if not min(volumes) < volume < max(volumes):
-        raise NotDoneError(f"the minimum, at {volume:.2f} Å³/atom, is outside the volumes tried: relax the cell first")
+        raise NotDoneError(f"no equation of state fits the energies: its minimum is at {volume:.2f} Å³/atom")
     derivative = float(fit.eos_parameters[2])
     relative = (np.array(energies) - min(energies)).tolist()
     return Measurement(
@@ -64,6 +57,26 @@ def equation_of_state(calculator: Calculator, atoms: Atoms, settings: Settings) 
         {"energy": (volumes, relative)},
         ("volume (Å³/atom)", "energy (eV/atom)"),
     )
+
+
+def _around_minimum(calculator: Calculator, atoms: Atoms, settings: Settings) -> tuple[list[float], list[float]]:
+    """Return volumes (Å³/atom) and energies (eV/atom) of scaled cells, the lowest near the middle."""
+    width, scale = settings["width"], 1.0
+    for _ in range(settings["windows"]):
+        scales = scale * np.linspace(1 - width, 1 + width, settings["points"])
+        images = [_scaled(calculator, atoms, each, settings) for each in scales]
+        energies = [energy_of(image) / len(image) for image in images]
+        lowest = float(scales[int(np.argmin(energies))])
+        if abs(lowest / scale - 1) <= 0.5001 * width:
+            return [image.get_volume() / len(image) for image in images], energies
+        scale = lowest
+    raise NotDoneError(f"the energy has no minimum between the given volume and {scale:.2f} of it")
+
+
+def _scaled(calculator: Calculator, atoms: Atoms, scale: float, settings: Settings) -> Atoms:
+    image = atoms.copy()
+    image.set_cell(atoms.cell * scale ** (1 / 3), scale_atoms=True)
+    return relaxed(image, calculator, settings)
 
 
 def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
@@ -99,12 +112,18 @@ def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
 
 
 def vacancy(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Take one atom out of a supercell of an elemental crystal: E_v = E(N − 1) − (N − 1)/N E(N), in eV, relaxed."""
-    if len(set(atoms.numbers.tolist())) > 1:
-        raise NotDoneError("only crystals of one element have a vacancy energy without chemical potentials")
+    """Take a formula unit of n atoms out of a supercell: E_v = E(N − n) − (N − n)/N E(N), in eV, relaxed.
+
+    In a crystal of one element that is an atom; in others, atoms next to each other, which need no chemical potentials.
+    """
+    unit = _formula_unit(atoms)
+    if sum(unit.values()) > settings["largest"]:
+        raise DoesNotFitError(f"a formula unit of {sum(unit.values())} atoms is too large to be a vacancy")
     whole = relaxed(repeated(atoms, LONG_ENOUGH), calculator, settings)
     rest = whole.copy()
-    del rest[0]
+    del rest[_cluster(whole, unit)]
+    if not len(rest):
+        raise NotDoneError("nothing is left without a formula unit: give a larger cell")
     rest = relaxed(rest, calculator, settings)
     return Measurement({"energy": energy_of(rest) - len(rest) / len(whole) * energy_of(whole)})
 
@@ -127,8 +146,22 @@ def surfaces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
         area = float(np.linalg.norm(np.cross(found.cell[0], found.cell[1])))
         numbers[name] = 16.0218 * (energy_of(found) - len(found) * bulk_energy) / (2 * area)
     if not numbers:
-        raise NotDoneError("; ".join(notes))
+        raise DoesNotFitError("; ".join(notes))
     return Measurement(numbers, notes=tuple(notes))
+
+
+def _formula_unit(atoms: Atoms) -> dict[int, int]:
+    """Return the number of atoms of each element in a formula unit."""
+    counts = np.bincount(atoms.numbers)
+    share = np.gcd.reduce(counts)
+    return {int(element): int(counts[element] // share) for element in np.flatnonzero(counts)}
+
+
+def _cluster(atoms: Atoms, unit: dict[int, int]) -> list[int]:
+    """Return the first atom of the rarest element, and what lies nearest to it of the others."""
+    centre = atoms.numbers.tolist().index(min(unit, key=lambda element: unit[element]))
+    order = np.argsort(atoms.get_distances(centre, range(len(atoms)), mic=True), kind="stable")
+    return [int(atom) for element, count in unit.items() for atom in order[atoms.numbers[order] == element][:count]]
 
 
 def _conventional(atoms: Atoms) -> Atoms:
