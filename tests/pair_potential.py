@@ -67,6 +67,12 @@ class PairPotential(Calculator):
             self.results["stress"] = sign * full_3x3_to_voigt_6_stress((virial + virial.T) / 2)
 
 
+class NoStress(PairPotential):
+    """Gives energies and forces only."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012 - as ASE has it
+
+
 def nearest(pairs: Sequence[Any], most: int) -> tuple[Ints, Ints, Floats, Floats]:
     """Keep so many pairs of each atom, the shortest."""
     first, second, distance, vector = pairs

@@ -27,7 +27,7 @@ from atomslim.validation.molecules import (
 )
 from atomslim.validation.speed import gain, speed
 from atomslim.validation.structures import built_in, kind_of
-from pair_potential import PairPotential
+from pair_potential import NoStress, PairPotential
 from samples import DIRECT
 from small_models import jmp
 
@@ -260,15 +260,8 @@ def test_kinds() -> None:
 
 
 def test_a_model_without_stress_is_said() -> None:
-    class Silent(PairPotential):
-        implemented_properties = ["energy", "forces"]  # noqa: RUF012
-
-        def calculate(self, *args: object, **kwargs: object) -> None:
-            super().calculate(*args, **kwargs)  # type: ignore[arg-type]
-            self.results.pop("stress", None)
-
     with pytest.raises(NotDoneError, match="no stress"):
-        measured("stress", Silent(), COPPER)
+        measured("stress", NoStress(), COPPER)
 
 
 def test_the_wall_s_end_is_found() -> None:

@@ -12,7 +12,7 @@ from atomslim.errors import ConfigError
 from atomslim.inference.named_calculators import calculator_of
 from atomslim.validation.folder import place
 from atomslim.validation.run import validate
-from pair_potential import PairPotential
+from pair_potential import NoStress, PairPotential
 
 COPPER = {"copper": bulk("Cu", a=3.78)}
 FEW = ("forces", "symmetry", "equation of state")
@@ -102,3 +102,31 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "forces: passed" in capsys.readouterr().out
     assert main([*command[:-1], str(tmp_path / "w"), "--checks", "no such"]) == 1
     assert "there are quick, full, labels" in capsys.readouterr().err
+
+
+def test_a_reference_that_fails_leaves_the_model_judged_by_itself() -> None:
+    found = validate(PairPotential(), COPPER, against=NoStress(), checks=("cell", "forces"), progress=False)
+    assert found.passed
+    assert found.incomplete == ("cell",)
+    assert "not compared, for the reference has none: the calculator gives no stress" in found.not_done[0][2]
+    assert {verdict.number for verdict in found.verdicts} >= {"a", "volume", "error"}
+    assert "Not done everywhere: cell." in found.sentence()
+
+
+def test_strict_wants_what_fits_to_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Torsions do not fit water; stress fits copper."""
+    molecule("H2O").write(tmp_path / "water.xyz")
+    bulk("Cu").write(tmp_path / "copper.xyz")
+    command = ["validate", "ase:pair_potential:NoStress", "--strict", "--checks", "forces"]
+    main([*command, str(tmp_path / "water.xyz"), "--checks", "torsions", "-o", str(tmp_path / "w")])
+    with pytest.raises(SystemExit, match="1"):
+        main([*command, str(tmp_path / "copper.xyz"), "--checks", "stress", "-o", str(tmp_path / "c")])
+    assert "stress: not done for" in capsys.readouterr().out
+
+
+def test_the_equation_of_state_finds_a_minimum_far_from_the_given_cell() -> None:
+    near, far = (
+        validate(NoStress(), {"copper": bulk("Cu", a=a)}, checks="equation of state", progress=False).verdicts
+        for a in (3.78, 4.2)
+    )
+    assert [one.value for one in far] == [pytest.approx(one.value, rel=0.03) for one in near]

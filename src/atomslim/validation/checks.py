@@ -89,6 +89,14 @@ class Verdict(BaseModel):
     difference: float | None = None
     bar: float | None = None
     passed: bool | None = None
+    relative: bool = False
+    """Whether difference and bar are shares of the reference."""
+
+    def amounts(self, digits: int = 3) -> tuple[str, str]:
+        """Return what was held against the bar, and the bar, in per cent where they are shares."""
+        value = self.value if self.difference is None else self.difference
+        factor, unit = (100, " %") if self.relative and self.difference is not None else (1, "")
+        return f"{factor * value:.{digits}g}{unit}", f"{factor * (self.bar or 0.0):g}{unit}"
 
 
 @cache
@@ -151,8 +159,9 @@ def _judged(check: Check, structure: str, name: str, value: float, reference: fl
         unit=bar.unit,
         reference=reference,
         difference=difference,
-        bar=bar.bar if bar.bar is not None else bar.at_least,
+        bar=bar.bar if judged is not None and bar.bar is not None else bar.at_least,
         passed=all(outcomes) if outcomes else None,
+        relative=bar.against == "relative",
     )
 
 

@@ -45,8 +45,8 @@ def sentence(name: str, found: Mapping[str, str]) -> str:
 def _outcome(verdicts: Sequence[Verdict]) -> str:
     broken = [verdict for verdict in verdicts if verdict.passed is False]
     if broken:
-        value = broken[0].value if broken[0].difference is None else broken[0].difference
-        return f"FAILED: {broken[0].number} {value:.2g} (bar {broken[0].bar:g})"
+        value, bar = broken[0].amounts(2)
+        return f"FAILED: {broken[0].number} {value} (bar {bar})"
     if any(verdict.passed for verdict in verdicts):
         return "passed"
     return "measured" if verdicts else "not done"

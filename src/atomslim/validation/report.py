@@ -15,8 +15,26 @@ from atomslim.validation.checks import Verdict, checks
 from atomslim.validation.measurement import Measurement
 from atomslim.validation.result import Validation
 
-DRAWN = ("mesh", "positions")
-"""Curves that are only compared."""
+COMPARED = ("mesh", "positions")
+"""Curves that are not drawn."""
+
+SCATTERED = ("change",)
+"""Curves that are points without order."""
+
+FEW = 21
+"""So many points of a curve are marked."""
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Okabe and Ito's, which the colour-blind can tell apart."""
+
+AXES = {
+    "bands": ("along Γ, (½, 0, 0), (½, ½, 0), Γ", "frequency (THz)"),
+    "radial distribution": ("distance (Å)", "radial distribution"),
+    "bond lengths": ("length of a bond (Å)", "share"),
+    "bond angles": ("angle between bonds (°)", "share"),
+    "mean squared displacement": ("time (ps)", "mean squared displacement (Å²)"),
+}
+"""Labels of what a measurement has beside its own curves, a figure each."""
 
 PANELS = 12
 """At most so many figures of one check."""
@@ -49,13 +67,10 @@ def html(result: Validation, tables: list[TextTable]) -> str:
     body = [page.summary([result.sentence()]), page.heading("Every check in a line"), _list(result.lines())]
     for table in tables:
         body.append(table.html())
-        figures = [
-            figure
-            for (check, structure), found in result.curves.items()
-            if check == table.title and (figure := draw(structure, *found)) is not None
-        ][:PANELS]
+        found = [(structure, pair) for (check, structure), pair in result.curves.items() if check == table.title]
+        figures = [figure for structure, pair in found for figure in draw(structure, *pair)][:PANELS]
         if figures:
-            body.append(page.pictures(figures, "Blue: the model. Orange, dashed: the reference."))
+            body.append(page.pictures(figures, "Solid lines, or blue: the model. Dashed, or orange: the reference."))
     return page.page(f"Validation of {result.model}", body)
 
 
@@ -80,23 +95,34 @@ def times_of(result: Validation) -> TextTable:
     return TextTable("Time", note, ("check", "seconds"), tuple((name, f"{seconds:.2f}") for name, seconds in longest))
 
 
-def draw(structure: str, model: Measurement, reference: Measurement | None) -> Figure | None:
-    """Draw the curves of one structure, the reference's dashed; None where there is nothing to draw."""
-    names = [name for name in model.curves if name not in DRAWN]
-    if not names:
-        return None
-    one = len({len(model.curves[name][0]) for name in names}) == 1 or all(name.startswith("band") for name in names)
-    shown = names if one else names[:1]
+def draw(structure: str, model: Measurement, reference: Measurement | None) -> list[Figure]:
+    """Draw the curves of one structure, those that belong together in one figure; the reference's are dashed."""
+    panels: dict[str, list[str]] = {}
+    for name in model.curves:
+        if name not in COMPARED:
+            panels.setdefault("bands" if name.startswith("band ") else name if name in AXES else "", []).append(name)
+    return [_panel(structure, names, AXES.get(panel, model.axes), model, reference) for panel, names in panels.items()]
+
+
+def _panel(
+    structure: str, names: list[str], labels: tuple[str, str], model: Measurement, reference: Measurement | None
+) -> Figure:
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
-    for found, style in ((model, "-"), (reference, "--")):
-        for place, name in enumerate(shown):
-            if found is not None and name in found.curves:
-                colour = "#0072b2" if found is model else "#e69f00"
-                axes.plot(*found.curves[name], style, color=colour, linewidth=1.2, alpha=1 - 0.6 * place / len(shown))
+    told = 1 < len(names) <= len(COLOURS) and not names[0].startswith("band ")
+    for place, name in enumerate(names):
+        first, second = (COLOURS[place], COLOURS[place]) if told else COLOURS[:2]
+        few = {"marker": "o", "markersize": 2.5} if len(model.curves[name][0]) <= FEW else {}
+        line = "" if name in SCATTERED else "-"
+        few |= {"marker": ".", "markersize": 3.0} if name in SCATTERED else {}
+        axes.plot(*model.curves[name], line, color=first, linewidth=1.2, label=name if told else None, **few)
+        if reference is not None and name in reference.curves:
+            axes.plot(*reference.curves[name], line and "--", color=second, linewidth=1.2, **few)
+    if told:
+        axes.legend(frameon=False, fontsize=8)
     axes.set_title(structure, fontsize=9)
-    axes.set_xlabel(model.axes[0] or shown[0])
-    axes.set_ylabel(model.axes[1] or shown[0])
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -109,8 +135,8 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         verdict.number,
         f"{_number(verdict.value)}{unit}",
         "" if verdict.reference is None else _number(verdict.reference),
-        "" if verdict.difference is None else _number(verdict.difference),
-        "" if verdict.bar is None else f"{verdict.bar:g}",
+        _difference(verdict),
+        "" if verdict.bar is None else verdict.amounts()[1],
         outcome,
     )
 
@@ -126,9 +152,16 @@ def _number(value: float) -> str:
     return page.number(value)
 
 
-def _list(lines: list[str]) -> str:
+def _difference(verdict: Verdict) -> str:
+    """Write a difference, in per cent where it is a share."""
+    if verdict.difference is None:
+        return ""
+    return f"{_number(100 * verdict.difference)} %" if verdict.relative else _number(verdict.difference)
 
-    return "<ul>" + "".join(f"<li>{markup.escape(line)}</li>" for line in lines) + "</ul>"
+
+def _list(lines: list[str]) -> str:
+    items = [markup.escape(line).replace("FAILED", "<b>FAILED</b>", 1) for line in lines]
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
 def _write(path: Path, text: str) -> None:

@@ -67,9 +67,9 @@ def _outcome(verdicts: Sequence[Verdict], not_done: Sequence[tuple[str, str, str
     parts = []
     if broken:
         worst = broken[0]
-        value = worst.value if worst.difference is None else worst.difference
-        what = f"{worst.number} {value:.3g} {'' if worst.difference is not None else worst.unit}".strip()
-        parts.append(f"FAILED ({worst.structure}: {what}, bar {worst.bar:g}; {len(broken)} of {len(judged)} numbers)")
+        value, bar = worst.amounts()
+        what = f"{worst.number} {value} {'' if worst.relative else worst.unit}".strip()
+        parts.append(f"FAILED ({worst.structure}: {what}, bar {bar}; {len(broken)} of {len(judged)} numbers)")
     elif judged:
         parts.append(f"passed ({len(judged)} numbers)")
     elif verdicts:
