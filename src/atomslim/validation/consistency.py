@@ -184,11 +184,13 @@ def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Meas
     """
     whole = repeated(atoms, SHORTEST)
     start, end = (rattled(whole, settings["rattle"], seed) for seed in (0, 1))
-    scales = np.linspace(*settings["scales"], settings["points"])
+    low, high = settings["scales"]
+    scales = np.linspace(low, high, settings["points"])
     curve, forces_of = _along(calculator, _swollen(start, end, scales))
     lines = [(curve, forces_of)]
     if not start.pbc.any():
-        lines.append(_along(calculator, _drawn_apart(start, np.linspace(*settings["gaps"], settings["points"]))))
+        near, far = settings["gaps"]
+        lines.append(_along(calculator, _drawn_apart(start, np.linspace(near, far, settings["points"]))))
     return Measurement(
         {
             "energy": 1e3 * _worst([_largest_step(energies[:, None]) for energies, _ in lines]),
