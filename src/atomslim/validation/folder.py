@@ -45,9 +45,11 @@ def place(folder: Path, who: str, structure: str, check: str, settings: Mapping[
 def keep(path: Path, found: Measurement | NotDoneError) -> None:
     """Write what was measured, or why it could not be done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    not_done = isinstance(found, NotDoneError)
-    fits = not isinstance(found, DoesNotFitError)
-    content = {"not done": str(found), "fits": fits, "seconds": found.seconds} if not_done else asdict(found)
+    if isinstance(found, NotDoneError):
+        fits = not isinstance(found, DoesNotFitError)
+        content = {"not done": str(found), "fits": fits, "seconds": found.seconds}
+    else:
+        content = asdict(found)
     _write(path, json.dumps(content))
 
 
