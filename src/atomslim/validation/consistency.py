@@ -190,7 +190,7 @@ def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Meas
     lines = [(curve, forces_of)]
     if not start.pbc.any():
         near, far = settings["gaps"]
-        lines.append(_along(calculator, _drawn_apart(start, np.linspace(near, far, settings["points"]))))
+        lines.append(_along(calculator, _drawn_apart(start, np.linspace(near, far, settings["gap_points"]))))
     return Measurement(
         {
             "energy": 1e3 * _worst([_largest_step(energies[:, None]) for energies, _ in lines]),

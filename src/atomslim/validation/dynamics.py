@@ -14,6 +14,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.neighborlist import natural_cutoffs, neighbor_list
 
 from atomslim.validation.measurement import (
+    DoesNotFitError,
     FloatArray,
     Measurement,
     NotDoneError,
@@ -162,6 +163,8 @@ def _moving(atoms: Atoms, calculator: Calculator, temperature: float, seed: int 
 def _start(atoms: Atoms, calculator: Calculator, settings: Settings) -> Atoms:
     """Repeat a small cell, and relax for a few steps, so that dynamics do not begin high up on a wall."""
     large = repeated(atoms, settings["length"])
+    if len(large) == 1:
+        raise DoesNotFitError("one atom alone does not move against others")
     try:
         return relaxed(large, calculator, {"fmax": 0.1, "steps": 100})
     except NotDoneError:

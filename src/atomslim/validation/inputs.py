@@ -1,6 +1,7 @@
 """What a validation is made on: structures, and the end points of a way between two minima."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,9 @@ from atomslim.validation.structures import built_in
 
 MOST_STRUCTURES = 10
 """Of a file, evenly spread: a check can take minutes for each."""
+
+RECORD = re.compile(r": record (\d+) \(counting from 0\)$")
+"""How readers name a structure of a file."""
 
 LABELLED_STRUCTURES = 3
 """Of labelled data, where no structures are named."""
@@ -93,8 +97,15 @@ def _read(given: str | os.PathLike[str] | Sequence[Any]) -> dict[str, Atoms]:
             continue
         frames = list(read_inputs(open_inputs([str(one)])))
         step = max(1, -(-len(frames) // MOST_STRUCTURES))
-        found |= {frame.name: frame.atoms for frame in islice(frames, 0, None, step)}
+        for frame in islice(frames, 0, None, step):
+            name = _short(frame.name, len(frames))
+            found[name if name not in found else f"{name}, structure {len(found)}"] = frame.atoms
     return found
+
+
+def _short(name: str, count: int) -> str:
+    """Return "MgO.xyz" for "MgO.xyz: record 0 (counting from 0)" of a file with one structure, else "MgO.xyz 0"."""
+    return RECORD.sub("" if count == 1 else r" \1", name)
 
 
 def _elements(calculator: AseCalculator) -> set[int] | None:
