@@ -156,7 +156,8 @@ def _moving(atoms: Atoms, calculator: Calculator, temperature: float, seed: int 
     moved.set_momenta(width * np.random.default_rng(seed).normal(size=(len(moved), 3)))
     Stationary(moved)
     if not moved.pbc.any():
-        ZeroRotation(moved)
+        with np.errstate(divide="ignore", invalid="ignore"):  # the axis of a straight molecule has no inertia
+            ZeroRotation(moved)
     return moved
 
 
