@@ -112,7 +112,7 @@ def _panel(
     told = 1 < len(names) <= len(COLOURS) and not names[0].startswith("band ")
     for place, name in enumerate(names):
         first, second = (COLOURS[place], COLOURS[place]) if told else COLOURS[:2]
-        few = {"marker": "o", "markersize": 2.5} if len(model.curves[name][0]) <= FEW else {}
+        few: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(model.curves[name][0]) <= FEW else {}
         line = "" if name in SCATTERED else "-"
         few |= {"marker": ".", "markersize": 3.0} if name in SCATTERED else {}
         axes.plot(*model.curves[name], line, color=first, linewidth=1.2, label=name if told else None, **few)
