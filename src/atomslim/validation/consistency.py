@@ -211,7 +211,8 @@ def dimers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
     for first, second in ((a, b) for place, a in enumerate(elements) for b in elements[place:]):
         distances, energies = _curve(calculator, first, second, settings)
         name = f"{chemical_symbols[first]}–{chemical_symbols[second]}"
-        curves[name] = (distances.tolist(), np.clip(energies - energies[-1], -20, 20).tolist())
+        zero = energies[np.isfinite(energies)][-1:].sum()  # the farthest
+        curves[name] = (distances.tolist(), np.clip(energies - zero, -20, 20).tolist())
         numbers["minima"] = max(numbers["minima"], float(_minima(energies)))
         radius = covalent_radii[first] + covalent_radii[second]
         numbers["wall"] = max(numbers["wall"], _wall(distances / radius, energies))
@@ -337,9 +338,10 @@ def _minima(energies: FloatArray) -> int:
 def _wall(share: FloatArray, energies: FloatArray) -> float:
     """Return the largest share of the covalent distance, below 0.7, at which the energy falls on the way in.
 
-    An energy that is no number ends the wall at any distance.
+    An energy that is no number, up to the covalent distance, ends the wall there. Farther out there may be none: a
+    model can refuse an atom without neighbours.
     """
     inside = share <= 0.7
     falls = np.flatnonzero(np.diff(energies[inside]) > 0)  # rising with distance: attractive inside the wall
-    ends = [*share[inside][falls + 1], *share[~np.isfinite(energies)]]
+    ends = [*share[inside][falls + 1], *share[~np.isfinite(energies) & (share <= 1)]]
     return float(max(ends, default=0.0))

@@ -66,7 +66,8 @@ def thermal_expansion(calculator: Calculator, atoms: Atoms, settings: Settings) 
     """Take phonons at several volumes: linear expansion at 300 K in 10⁻⁶/K, in the quasi-harmonic approximation."""
     start = _at_rest(calculator, atoms, settings)
     crystals, energies = [], []
-    for scale in np.linspace(1 - settings["width"], 1 + settings["width"], settings["points"]):
+    smallest, largest = settings["volumes"]
+    for scale in np.linspace(smallest, largest, settings["points"]):
         scaled = start.copy()
         scaled.set_cell(start.cell * scale ** (1 / 3), scale_atoms=True)
         image = relaxed(scaled, calculator, settings)
@@ -82,6 +83,9 @@ def thermal_expansion(calculator: Calculator, atoms: Atoms, settings: Settings) 
         warnings.simplefilter("ignore")
         found = imported("phonopy").run_qha(crystals, temperatures, energies, mesh=mesh, exclude_gamma_acoustic=True)
     at_room = int(np.argmin(np.abs(np.asarray(found.temperatures) - 300)))
+    volume = float(found.equilibrium_volumes[at_room] / start.get_volume())
+    if not smallest < volume < largest:
+        raise NotDoneError(f"at 300 K the crystal has {volume:.3f} of its volume at rest, outside the volumes tried")
     return Measurement({"linear expansion": float(1e6 * np.asarray(found.thermal_expansion)[at_room] / 3)})
 
 
