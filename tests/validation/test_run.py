@@ -46,6 +46,17 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
         validate(EMT(), COPPER, checks=FEW, output=tmp_path / "v", progress=False)
 
 
+def test_a_folder_with_broken_files_goes_on_or_says_so(tmp_path: Path) -> None:
+    validate(PairPotential(), COPPER, checks="forces", output=tmp_path / "v", progress=False)
+    (measured,) = (tmp_path / "v" / "measurements").iterdir()
+    measured.write_text('{"numbers": {')
+    found = validate(PairPotential(), COPPER, checks="forces", output=tmp_path / "v", progress=False)
+    assert found.passed
+    (tmp_path / "v" / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
+        validate(PairPotential(), COPPER, checks="forces", output=tmp_path / "v", progress=False)
+
+
 def test_names_that_look_alike_and_other_settings_have_measurements_of_their_own(tmp_path: Path) -> None:
     two = {"a b": bulk("Cu", a=3.7), "a_b": bulk("Cu", a=3.9)}
     validate(PairPotential(), two, checks="forces", output=tmp_path / "v", progress=False)

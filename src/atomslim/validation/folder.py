@@ -24,7 +24,11 @@ def begin(path: Path, identity: Mapping[str, Any]) -> Path:
     """
     note = path / "run.json"
     if note.is_file():
-        if json.loads(note.read_text(encoding="utf-8")) != identity:
+        try:
+            begun = json.loads(note.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{note}: cannot be read ({error}): name another folder") from error
+        if begun != identity:
             raise ConfigError(
                 f"{path}: holds the validation of another model, reference or structures: name another folder"
             )
@@ -51,6 +55,15 @@ def keep(path: Path, found: Measurement | NotDoneError) -> None:
     else:
         content = asdict(found)
     _write(path, json.dumps(content))
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether there is a measurement; one that cannot be read is made again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and ("not done" in content or {"numbers", "curves"} <= content.keys())
 
 
 def kept(path: Path) -> Measurement:
