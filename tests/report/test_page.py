@@ -2,6 +2,7 @@ import html
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,23 @@ def test_a_page_is_one_file_with_its_parts_in_order() -> None:
     assert not re.findall(r'(?:src|href)="(?!#)', text)  # nothing is fetched
     assert "prefers-color-scheme: dark" in text
     assert "<script" not in page.page("Title", body)
+
+
+def test_numbers_are_set_right_and_texts_left() -> None:
+    rows = (("mini", "embedded", "2.67", "≤ 4 %"), ("cut", "", "-1,040", "unclear"), ("long", "none", "", "± 3 %"))
+    table = TextTable("", "", ("model", "kind", "error", "bar"), rows)
+    assert '<th class="left">kind</th><th>error</th><th>bar</th>' in table.body()
+    assert '<td class="left">embedded</td><td>2.67</td><td>≤ 4 %</td>' in table.body()
+    assert "| --- | --- | ---: | ---: |" in table.markdown()
+    assert [column.justify for column in table.rich().columns] == ["left", "left", "right", "right"]
+
+
+def test_links_lead_from_the_page_to_files_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "a b.safetensors").touch()
+    found = page.links({"a <b": tmp_path / "a b.safetensors", "mini": "mini"}, tmp_path / "compare")
+    assert re.findall(r'href="([^"]*)"', found) == ["../a%20b.safetensors"]
+    assert "a &lt;b" in found
+    assert page.links({"mini": "mini"}, tmp_path) == ""
 
 
 def test_figures_have_the_colours_of_the_page_and_are_reproducible() -> None:

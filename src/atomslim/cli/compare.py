@@ -1,5 +1,6 @@
 """`atomslim compare`: models side by side."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +72,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     from atomslim.cli.outputs import has_report, read_from, require_folder
     from atomslim.cli.settings import on_device, opened_data
     from atomslim.evaluation.compare import compare as run
-    from atomslim.evaluation.compare import named
+    from atomslim.evaluation.compare import model_files, named
     from atomslim.evaluation.comparison import FILES
     from atomslim.parsing import parse_json
     from atomslim.report.console import plain_console
@@ -82,6 +83,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     loaded = {name: on_device(path, device) for name, path in named(models).items()}
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "strict": strict, "checks": validate}
     found = run(loaded, opened_data(data, option), split=split, repeats=repeats, speed=speed, **how)
+    found = replace(found, files=model_files(models))
     found.write(output)
     if json:
         say_json(parse_json((output / "compare.json").read_text(encoding="utf-8")))

@@ -22,6 +22,7 @@ from atomslim.evaluation.reference_gap import find_gap, without_gap
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load
 from atomslim.models.modes import parameter_count
+from atomslim.models.registry import model_in
 from atomslim.models.scope import Watch
 from atomslim.progress import tracked
 from atomslim.validation.checks import chosen_checks
@@ -126,7 +127,15 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         {task: baseline.result() for task, baseline in baselines.items()},
         {task: baseline.by_element() for task, baseline in baselines.items()},
         {task: gap for task, gap in found_gaps.items() if gap is not None},
+        model_files(models),
     )
+
+
+def model_files(models: Models) -> dict[str, str]:
+    """Return model → file, of those models that are named by a file or a folder."""
+    by_name = models if isinstance(models, Mapping) else named(models)
+    paths = {name: Path(model) for name, model in by_name.items() if not isinstance(model, BlockModel)}
+    return {name: str(model_in(path) if path.is_dir() else path) for name, path in paths.items() if path.exists()}
 
 
 def _validations(

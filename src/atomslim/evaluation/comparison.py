@@ -35,6 +35,11 @@ from atomslim.validation.columns import column_table, sentence
 
 MEAN = "predicting the mean"
 
+CAPTION = (
+    "Error against cost. Blue: the Pareto front; orange: another model is better in both. Bars, where times are shown: "
+    "half their interquartile range."
+)
+
 FILES = ("compare.json", "compare.csv", "compare.md", "compare.html", "compare.png")
 """What is written."""
 
@@ -63,6 +68,8 @@ class Comparison(Shown):
     """Task → element → mean absolute force in eV/Å."""
     gaps: dict[str, ReferenceGap] = field(default_factory=dict)
     """Tasks whose labels have another reference than the first model's energies, by which the labels were lowered."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Model → its file, which the page links to."""
 
     @property
     def main_target(self) -> tuple[str, str]:
@@ -81,8 +88,9 @@ class Comparison(Shown):
         return [*made, *(self._elements(task) for task in self.data if self.models[0].by_element.get(task))]
 
     def parts(self) -> Iterator[str]:
-        """Give the figure, and the tables."""
-        yield page.picture(self.plot(), "Error against cost; blue: the Pareto front.")
+        """Give the figure where there is something to compare, and the tables."""
+        if len(self.models) > 1:
+            yield page.picture(self.plot(), CAPTION)
         yield from (table.html() for table in self.tables())
 
     def plot(self) -> Figure:
@@ -92,7 +100,7 @@ class Comparison(Shown):
         return draw(self.models, *self.main_target, several=len(self.data) > 1)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write compare.json, compare.csv, compare.md, compare.html and compare.png into a folder."""
+        """Write compare.json, .csv, .md, .html and, for several models, .png into a folder."""
         tables = self.tables()
         content: dict[str, Any] = {"data": self.data, "structures": self.structures, "machine": self.machine}
         means = {task: {name: asdict(one) for name, one in found.items()} for task, found in self.mean.items()}
@@ -100,23 +108,19 @@ class Comparison(Shown):
         content |= {"conventions": CONVENTION, "main target": list(self.main_target)}
         content |= {"reference gaps": {task: asdict(gap) for task, gap in self.gaps.items()}}
         content |= {"models": [{**model.as_dict(), **self._speed_ups(model)} for model in self.models]}
-        body = [
-            page.summary(self.words()),
-            page.picture(
-                self.plot(), "Error against cost; blue: the Pareto front, orange: beaten in both by another model."
-            ),
-        ]
-        body += [table.html() for table in tables]
+        body = [page.summary(self.words()), page.links(self.files, folder), *self.parts()]
         texts = {
             "compare.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
             "compare.csv": self.csv(),
             "compare.md": "\n".join([*(table.markdown() for table in tables), CONVENTION, ""]),
             "compare.html": page.page("Models side by side", [*body, f"<p class=note>{CONVENTION}</p>"]),
         }
-        with atomic_files(folder, FILES) as temporary:
+        several = len(self.models) > 1
+        with atomic_files(folder, FILES if several else texts) as temporary:
             for name, text in texts.items():
                 temporary[name].write_text(text, encoding="utf-8")
-            self.plot().savefig(temporary["compare.png"], format="png", dpi=150)
+            if several:
+                self.plot().savefig(temporary["compare.png"], format="png", dpi=150)
 
     def csv(self) -> str:
         """Write one line of plain numbers per model, in SI units, eV and Å as the heads of the columns say."""
@@ -130,8 +134,7 @@ class Comparison(Shown):
     def words(self) -> list[str]:
         """Say in plain sentences what the smaller models cost and gain."""
         first, (task, target) = self.models[0], self.main_target
-        count = f"{len(self.models)} models" if len(self.models) > 1 else "1 model"
-        sentences = [f"{count} on {self.structures} structures of {', '.join(dict.fromkeys(self.data.values()))}."]
+        sentences = []
         for model in self.models[1:]:
             parts = [f"{model.parameters / first.parameters:.0%} of the parameters"]
             if model.single is not None and first.single is not None:
@@ -141,6 +144,9 @@ class Comparison(Shown):
                 what = target if before.measure == "MAE" else f"{target} ({before.measure})"
                 parts.append(f"{now.error / before.error:.2f} × the error of {what}")
             sentences.append(f"{model.name}, against {first.name}: {', '.join(parts)}.")
+        shown = f"{_error(first.errors[task][target])} of {target} with {first.name}"
+        data = ", ".join(dict.fromkeys(self.data.values()))
+        sentences.append(f"Errors: {shown}, on {self.structures} structures of {data}.")
         sentences += self._gap_notes()
         sentences += [sentence(model.name, model.validation) for model in self.models if model.validation]
         if first.speed is not None:

@@ -9,10 +9,13 @@ Parts of a page are texts that are put together:
 import html
 import io
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import files as resources
+from pathlib import Path
+from urllib.parse import quote
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -21,7 +24,18 @@ from rich.table import Table
 from atomslim.terminal import command_line
 
 _LONG = 30
-"""Letters of a cell that is no number."""
+"""Letters of a cell from which on it is wrapped."""
+
+_NUMBER = re.compile(r"[±≤≥<>~≈+−-]?\s?(\d|nan|inf)")
+"""How a cell with a number begins."""
+
+
+_COPY = (
+    "const text=this.nextElementSibling;getSelection().selectAllChildren(text);"
+    "navigator.clipboard?navigator.clipboard.writeText(text.textContent):document.execCommand('copy');"
+    "this.textContent='copied'"
+)
+"""Copies what is beside a button, also from a server without encryption, where browsers give no clipboard."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +49,15 @@ class TextTable:
 
     def markdown(self) -> str:
         """Write it as Markdown."""
-        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        lines = [self.columns, tuple("---:" if numeric else "---" for numeric in self._numeric()), *self.rows]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"### {self.title}\n\n{self.note}\n\n{body}\n"
 
     def rich(self) -> Table:
         """Give it to the terminal."""
-        table = Table(*self.columns, title=self.title)
+        table = Table(title=self.title)
+        for name, numeric in zip(self.columns, self._numeric(), strict=True):
+            table.add_column(name, justify="right" if numeric else "left")
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -57,15 +73,27 @@ class TextTable:
 
     def body(self) -> str:
         """Write it without title and note."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        rows = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in self.rows)
-        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        numeric = self._numeric()
+        head = _row("th", self.columns, numeric)
+        body = "".join(_row("td", row, numeric) for row in self.rows)
+        return f'<div class="wide" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+    def _numeric(self) -> list[bool]:
+        """Say for each column whether most of what is in it are numbers."""
+        columns = ([row[index] for row in self.rows if row[index]] for index in range(len(self.columns)))
+        return [sum(map(bool, map(_NUMBER.match, cells))) * 2 > len(cells) for cells in columns]
 
 
-def _cell(text: str) -> str:
-    """Write a cell; long texts are set as text, not as numbers."""
-    kind = ' class="text"' if len(text) > _LONG else ""
-    return f"<td{kind}>{html.escape(text)}</td>"
+def _row(tag: str, texts: Sequence[str], numeric: Sequence[bool]) -> str:
+    """Write a row; numbers are set right, texts left, and long texts are wrapped."""
+    kinds = ["" if right else "left" for right in numeric]
+    if tag == "td":
+        kinds = ["text" if len(text) > _LONG else kind for text, kind in zip(texts, kinds, strict=True)]
+    shown = (
+        f' class="{kind}">{html.escape(text)}' if kind else f">{html.escape(text)}"
+        for text, kind in zip(texts, kinds, strict=True)
+    )
+    return f"<tr>{''.join(f'<{tag}{cell}</{tag}>' for cell in shown)}</tr>"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -93,14 +121,20 @@ def _command() -> list[str]:
     line = command_line()
     if line is None:
         return []
-    copy = "navigator.clipboard.writeText(this.nextElementSibling.textContent);this.textContent='copied'"
     text = html.escape(line)
-    return ["<h2>Made by</h2>", f'<div class="command"><button onclick="{copy}">copy</button><pre>{text}</pre></div>']
+    return ["<h2>Made by</h2>", f'<div class="command"><button onclick="{_COPY}">copy</button><pre>{text}</pre></div>']
 
 
 def summary(sentences: Iterable[str]) -> str:
     """Write sentences as the box at the top of a page."""
     return '<div class="summary">' + "".join(f"<p>{html.escape(text)}</p>" for text in sentences) + "</div>"
+
+
+def links(files: Mapping[str, str | os.PathLike[str]], folder: str | os.PathLike[str]) -> str:
+    """Write links to files by name, from a page in a folder; nothing for those that are not there."""
+    there = {name: os.path.relpath(path, folder) for name, path in files.items() if Path(path).is_file()}
+    shown = (f'<a href="{quote(Path(path).as_posix())}">{html.escape(name)}</a>' for name, path in there.items())
+    return f"<p class=note>Model files: {', '.join(shown)}.</p>" if there else ""
 
 
 def heading(title: str, note: str = "") -> str:
@@ -137,4 +171,4 @@ def _svg(figure: Figure) -> str:
 
 
 def _resource(name: str) -> str:
-    return files("atomslim.report").joinpath(name).read_text(encoding="utf-8")
+    return resources("atomslim.report").joinpath(name).read_text(encoding="utf-8")

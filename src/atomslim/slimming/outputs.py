@@ -6,6 +6,7 @@ from pathlib import Path
 from ase.data import chemical_symbols
 from matplotlib.figure import Figure
 
+from atomslim.benchmarking.turns import Gain
 from atomslim.files import atomic_write
 from atomslim.labelling.pool import FIGURE
 from atomslim.models.family import Family, family_of
@@ -31,12 +32,13 @@ def write(work: Work) -> None:
 
 
 def sentences(work: Work) -> Iterator[str]:
-    """Say what came out."""
+    """Say what came out, the answer first."""
     rows = bars(work)
     held = [name for name, (_, _, good) in rows.items() if good]
-    missed = {name: f"{name}: {found} (asked for {bar})" for name, (bar, found, good) in rows.items() if not good}
-    yield f"{len(held)} of {len(rows)} bars hold" + (f"; not {'; '.join(missed.values())}." if missed else ".")
-    yield f"{work.done['student']['name']}: {work.done['model']['parameters']:,} weights; held out: {_held_out(work)}."
+    missed = [f"{name}: {found} (asked for {bar})" for name, (bar, found, good) in rows.items() if not good]
+    yield f"{_gain(work)}; errors on held-out frames: {_held_out(work)}."
+    yield f"{len(held)} of {len(rows)} bars are met" + (f"; not met: {'; '.join(missed)}." if missed else ".")
+    yield f"The student: {work.done['student']['name']}, {work.done['model']['parameters']:,} weights."
     moved = stages_of_dynamics(work)
     if moved:
         first, last = (work.done[name] for name in (moved[0], moved[-1]))
@@ -50,16 +52,26 @@ def sentences(work: Work) -> Iterator[str]:
     yield f"{spent:.0f} s of {budget:.0f} s were used, and {checking:.0f} s by the validation."
 
 
+def _gain(work: Work) -> str:
+    """Say how fast the student is beside its teacher."""
+    gain, steps = Gain.read(work.done["model"]["gain"]), f"{number(work.done['model']['milliseconds'])} ms a step"
+    if gain.reliable:
+        return f"The student is {gain} as fast as {work.teacher.name} ({steps})"
+    return (
+        f"The student takes {steps}, {work.teacher.name} {number(work.done['model']['teacher'])} ms (speed-up {gain})"
+    )
+
+
 def _body(work: Work) -> Iterator[str]:
     yield page.summary(sentences(work))
+    yield page.links({"the student": work.folder / MODEL}, work.folder)
     yield _bars(work).html()
     if len(students(work)) > 1 or stages_of_dynamics(work):
         yield _rounds(work).html()
-        yield page.picture(
-            _figure(work), "Errors of forces on held-out frames, and unstable runs, from round to round."
-        )
+    if max(len(students(work)), len(stages_of_dynamics(work))) > 1:
+        yield page.picture(_figure(work), "Force errors on held-out frames, and unstable runs, from round to round.")
     if "candidates" in work.done["student"]:
-        columns = ("student", "is", "M parameters", "ms a step", "ns a day", "speed-up", "")
+        columns = ("student", "kind", "M parameters", "ms a step", "ns a day", "speed-up", "outcome")
         rows = tuple(tuple(row) for row in work.done["student"]["candidates"])
         yield TextTable("What students would cost", work.done["student"]["why"], columns, rows).html()
     yield page.heading("Validation", work.done["validation"]["sentence"])
@@ -71,9 +83,9 @@ def _body(work: Work) -> Iterator[str]:
 
 
 def _bars(work: Work) -> TextTable:
-    rows = [(name, *row[:2], "holds" if row[2] else "DOES NOT HOLD") for name, row in bars(work).items()]
+    rows = [(name, *row[:2], "met" if row[2] else "NOT MET") for name, row in bars(work).items()]
     note = f"Held-out frames: {_held_out_are(work)}."
-    return TextTable("What was asked for", note, ("number", "asked for", "found", ""), tuple(rows))
+    return TextTable("What was asked for", note, ("quantity", "asked for", "found", "outcome"), tuple(rows))
 
 
 def _rounds(work: Work) -> TextTable:
@@ -98,22 +110,23 @@ def _rounds(work: Work) -> TextTable:
             )
             rows.append((f"{name}: {facts['structures']} frames, before they are learned", *errors, "", ""))
     columns = ("stage", "forces", "energy", "unstable runs", "signs")
-    note = "Errors of trainings are those on held-out frames; in brackets, of the rms force."
+    note = "Errors are on held-out frames; in brackets, relative to the rms force."
     return TextTable("Round by round", note, columns, tuple(rows))
 
 
 def _figure(work: Work) -> Figure:
+    """Draw what there are several of: a figure with one point says less than the table."""
+    names, moved = students(work), stages_of_dynamics(work)
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = students(work)
     left.plot(range(len(names)), [work.done[name]["held out"]["share"] for name in names], "o-", color="#0072b2")
     left.axhline(work.options.force_bar, color="#808080", linewidth=0.8, linestyle="--")
     left.set_ylabel("forces, % of rms")
-    moved = stages_of_dynamics(work)
     right.bar(range(len(moved)), [work.done[name]["unstable"] for name in moved], color="#e69f00")
     right.set_ylabel("unstable runs")
     for axes, count in ((left, len(names)), (right, len(moved))):
-        axes.set_xticks(range(count), [str(place) for place in range(count)])
+        axes.set_visible(count > 1)
+        axes.set_xticks(range(count), [str(index) for index in range(count)])
         axes.set_xlabel("rounds before")
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)

@@ -96,7 +96,7 @@ class Candidates:
             f"Steps of dynamics on {' and '.join(self.structures)}, one thread, the teacher in turn with the students; "
             f"{self.step:g} fs a step."
         )
-        columns = ("student", "is", "M parameters", "ms a step", "ns a day", "speed-up", "")
+        columns = ("student", "kind", "M parameters", "ms a step", "ns a day", "speed-up", "outcome")
         return TextTable("What students would cost", note, columns, tuple(rows))
 
     def as_dict(self) -> dict[str, Any]:

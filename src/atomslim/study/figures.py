@@ -42,6 +42,8 @@ def relevance(found: Mapping[str, Any]) -> list[Figure]:
 
 def pretraining(results: Results) -> list[Figure]:
     """Draw the force error against the blocks that are kept, a panel for each pre-training task (Table 1)."""
+    if len(results.options.blocks) < 2:  # a table says it
+        return []
     strategies = list(dict.fromkeys(variant.strategy for variant in results.variants if variant.blocks is not None))
     return [
         _against_blocks(
@@ -52,11 +54,16 @@ def pretraining(results: Results) -> list[Figure]:
 
 
 def finer(results: Results) -> list[Figure]:
-    """Draw the force error of cuts finer than blocks, a panel for each pre-training task."""
+    """Draw the force error of several cuts finer than blocks, a panel for each pre-training task."""
     return [
         _finer_panel(task, "force MAE (meV/Å)", results.finer, lambda one, task=task: results.reduced(one, task))
-        for task in (results.tasks if results.finer else ())
+        for task in (results.tasks if _several(results.finer) else ())
     ]
+
+
+def _several(variants: Sequence[Variant]) -> bool:
+    """Say whether these are two cuts at least: a figure with one point says less than a table."""
+    return len(set(map(finer_name, variants))) > 1
 
 
 def learning(results: Results) -> list[Figure]:
@@ -64,11 +71,11 @@ def learning(results: Results) -> list[Figure]:
     found = []
     for task in results.tasks:
         students = [one for one in results.variants if one.strategy in DISTILLED.values()]
-        curves = [curve for one in students if (curve := results.learned(one, task)).used]
+        curves = [curve for one in students if len((curve := results.learned(one, task)).used) > 1]
         if curves:
             found.append(_learning_panel(results, task, curves))
         by_structures = results.by_structures(task)
-        if by_structures:
+        if len(by_structures) > 1:
             figure, axes = _panel(task, "training structures", "validation force MAE (meV/Å)")
             _line(axes, DISTILLED[results.options.distill.start[0]], list(by_structures.items()))  # type: ignore[union-attr]
             axes.set_xscale("log")
@@ -100,7 +107,7 @@ def finer_downstream(results: Results) -> list[Figure]:
     for part in results.options.downstream:
         variants = [one for one in results.tuned_variants(part) if finer_name(one)]
         label = f"test {results.quantity(part)}"
-        if variants:
+        if _several(variants):
             found.append(_finer_panel(part.name, label, variants, lambda one, part=part: results.tuned(part, one)))
     return found
 
@@ -124,7 +131,7 @@ def _finer_panel(title: str, label: str, variants: Sequence[Variant], error: Any
 def downstream(results: Results) -> list[Figure]:
     """Draw the test error after fine-tuning against the blocks that are kept, a panel for each dataset (Fig. 3)."""
     figures = []
-    for part in results.options.downstream:
+    for part in results.options.downstream if len(results.options.blocks) > 1 else ():
         strategies = [strategy for strategy in part.strategies if strategy != "full"]
         label = f"test {results.quantity(part)}"
         figures.append(
@@ -141,8 +148,10 @@ def convergence(results: Results) -> list[Figure]:
     figures = []
     for part in results.options.downstream:
         used = {"seconds": "seconds of training", "step": "steps of training"}[results.axis(part)]
+        curves = shown_curves([curve for curve in results.curves(part) if len(curve.used) > 1])
+        if not curves:
+            continue
         figure, axes = _panel(part.name, used, f"validation {results.quantity(part)}")
-        curves = shown_curves(results.curves(part))
         cut = [curve.variant for curve in curves if curve.variant != FULL_MODEL]
         cuts = list(dict.fromkeys(STRATEGIES[variant.strategy] for variant in cut))
         for curve in curves:
@@ -169,7 +178,7 @@ def _relevance_panel(name: str, by_branch: Mapping[str, Any], numbers: Sequence[
     for place, (branch, score) in enumerate(by_branch.items()):
         mean, deviation = (np.array(score[what], dtype=float) for what in ("mean", "deviation"))
         total = np.nansum(mean) or 1.0
-        error = np.nan_to_num(deviation) / total / max(score["batches"], 1) ** 0.5
+        error = np.nan_to_num(deviation) / total / score["batches"] ** 0.5 if score["batches"] > 1 else None
         at = np.arange(len(numbers)) + (place - (len(by_branch) - 1) / 2) * width
         axes.bar(at, mean / total, width, yerr=error, color=BRANCHES[branch], label=branch, error_kw={"linewidth": 0.8})
     _name_blocks(axes, numbers)
@@ -202,7 +211,9 @@ def _line(axes: Axes, strategy: Strategy, points: Sequence[tuple[int, Spread | N
         axes.errorbar(
             [count for count, _ in known],
             [spread.mean for _, spread in known],
-            yerr=[spread.deviation or 0.0 for _, spread in known],
+            yerr=[spread.deviation or 0.0 for _, spread in known]
+            if any(spread.deviation for _, spread in known)
+            else None,
             color=COLOURS[strategy],
             marker="s" if strategy in DISTILLED.values() else "o",
             markersize=4,

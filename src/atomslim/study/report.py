@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from atomslim.benchmarking.structures import structure
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
+from atomslim.models.registry import BEST
 from atomslim.report import page
 from atomslim.report.page import TextTable
 from atomslim.report.structure_view import structure_view
@@ -23,6 +24,8 @@ ABOUT = (
     "Interaction blocks are removed from the end of the model, its readout is re-aligned, and the full model may be "
     "distilled into the cut one, as in arXiv 2504.19538, whose numbers stand beside ours."
 )
+
+BARS = "Bars, where there are several seeds: standard deviation."
 
 Drawn = dict[str, list[Figure]]
 """Panels of the figures, by the part of the report that they are in."""
@@ -90,8 +93,16 @@ def _page(results: Results, drawn: Drawn) -> str:
     if versions.is_file():
         texts["Versions"] = versions.read_text(encoding="utf-8")
     return page.page(
-        results.options.title, [page.summary(sentences(results)), *_sections(results, drawn), page.footer(texts)]
+        results.options.title,
+        [page.summary(sentences(results)), *_sections(results, drawn), _models(results), page.footer(texts)],
     )
+
+
+def _models(results: Results) -> str:
+    """Link to the models that were trained."""
+    folder = results.board.folder
+    runs = sorted((folder / "cells").glob(f"*/run/{BEST}"))
+    return page.links({path.parent.parent.name: path for path in runs}, folder)
 
 
 def _sections(results: Results, drawn: Drawn) -> Iterator[str]:
@@ -113,8 +124,8 @@ def _relevance(drawn: Drawn) -> Iterator[str]:
         yield page.pictures(
             drawn["relevance"],
             "GradCAM scores of the blocks' features (node: of atoms, edge: of pairs), as shares of their sum; emb. is "
-            "the embedding, which is never removed. Bars: standard error over batches. In the paper's Fig. 2, scores "
-            "of JMP-L fall with depth: block 6 lowest, block 5 next.",
+            "the embedding, which is never removed. Bars, where there are several batches: standard error over them. "
+            "In the paper's Fig. 2, scores of JMP-L fall with depth: block 6 lowest, block 5 next.",
         )
 
 
@@ -122,9 +133,10 @@ def _mix(results: Results, drawn: Drawn) -> Iterator[str]:
     if "pretraining" in drawn:
         pretraining = tables.pretraining(results)
         yield page.heading(pretraining.title, pretraining.note)
-        yield page.pictures(drawn["pretraining"], "Force error against the blocks that are kept.")
+        if drawn["pretraining"]:
+            yield page.pictures(drawn["pretraining"], f"Force error against the blocks kept. {BARS}")
         if drawn["finer"]:
-            yield page.pictures(drawn["finer"], "Force error of cuts finer than blocks, with all blocks.")
+            yield page.pictures(drawn["finer"], f"Force error of cuts finer than blocks, with all blocks. {BARS}")
         if drawn["learning"]:
             yield page.pictures(
                 drawn["learning"],
@@ -143,10 +155,14 @@ def _downstream(results: Results, drawn: Drawn) -> Iterator[str]:
     if "downstream" in drawn:
         tuned = tables.downstream(results)
         yield page.heading(tuned.title, tuned.note)
-        yield page.pictures(drawn["downstream"], "Test error against the blocks that are kept (Fig. 3).")
+        if drawn["downstream"]:
+            yield page.pictures(drawn["downstream"], f"Test error against the blocks kept (Fig. 3). {BARS}")
         if drawn["finer-downstream"]:
-            yield page.pictures(drawn["finer-downstream"], "Test error of cuts finer than blocks, with all blocks.")
+            yield page.pictures(
+                drawn["finer-downstream"], f"Test error of cuts finer than blocks, with all blocks. {BARS}"
+            )
         yield tuned.body()
+    if drawn.get("convergence"):
         yield page.heading("Convergence")
         yield page.pictures(
             drawn["convergence"],

@@ -59,12 +59,13 @@ def write(result: Validation, folder: Path) -> None:
     lines = "\n".join(f"- {line}" for line in result.lines())
     text = "\n".join(table.markdown() for table in tables)
     _write(folder / "validation.md", f"# Validation\n\n{result.sentence()}\n\n{lines}\n\n{text}")
-    _write(folder / "validation.html", html(result, tables))
+    _write(folder / "validation.html", html(result, tables, folder))
 
 
-def html(result: Validation, tables: list[TextTable]) -> str:
-    """Return the page: the sentence, a line for each check, then tables and figures."""
-    body = [page.summary([result.sentence()]), page.heading("Every check in a line"), _list(result.lines())]
+def html(result: Validation, tables: list[TextTable], folder: Path) -> str:
+    """Return the page of a folder: the sentence, a line for each check, then tables and figures."""
+    body = [page.summary([result.sentence()]), page.links({Path(result.model).name: result.model}, folder)]
+    body += [page.heading("Every check in a line"), _list(result.lines())]
     for table in tables:
         body.append(table.html())
         found = [(structure, pair) for (check, structure), pair in result.curves.items() if check == table.title]
