@@ -20,7 +20,7 @@ FAMILIES = ("SevenNet-0", "CHGNet")
 def points(page: str) -> dict[str, list[tuple[str, float, float]]]:
     """Return cuts of each family as (name, times as fast, RMSE of forces in % of the RMS force), slowest first."""
     errors = _errors(_rows(page, "of the RMS force | fitted to features only"))
-    speeds = _speeds(_rows(page, "| | ms | times as fast"))
+    speeds = _speeds(_rows(page, "| model | ms | times as fast"))
     found = {
         family: [(cut, speed, errors[family, cut]) for cut, speed in speeds[family].items() if (family, cut) in errors]
         for family in FAMILIES

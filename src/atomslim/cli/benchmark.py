@@ -39,9 +39,9 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     Parameters
     ----------
     model
-        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
+        An atomslim model (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     structures
-        One or more of mof5, aspirin, slab, water, or files, with commas between them.
+        One or more of mof5, aspirin, slab, water, or files, separated by commas.
     blocks
         Numbers of blocks to keep from the first, as in 6,5,4; default: all.
     mode
@@ -51,21 +51,21 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
         One or more of the policies highest, high, fast, or of the number formats fp32, tf32, bf16, fp16; default:
         highest.
     task
-        The task head to use, by name; needed where the model has several.
+        The task to use, by name; needed if the model has several.
     batch_size
-        Copies of the structure at once, for structures per second.
+        Copies of the structure per batch, for structures per second.
     repeats
-        Rounds of the times, at least; short passes are repeated until they fill a second.
+        Minimum number of timing rounds; short runs are repeated until they fill a second.
     growing
-        Also measure cells of MgO, growing from 64 atoms up to so many.
+        Also time cells of MgO, from 64 atoms up to this many.
     largest
-        Also find the largest cell of MgO whose pass takes no more than this much memory, as in 16GiB.
+        Also find the largest cell of MgO that runs within this much memory, as in 16GiB.
     device
-        Where the model runs: auto takes a CUDA device if there is one.
+        Where the model runs; auto uses a CUDA device if there is one.
     output
         The folder to write to.
     force
-        Write over files that are there already; what this command wrote earlier is replaced without it.
+        Overwrite existing files; files that this command wrote earlier are replaced anyway.
     json
         Print the result as JSON, for programs.
 

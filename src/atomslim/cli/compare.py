@@ -41,30 +41,30 @@ def compare(  # noqa: PLR0913 - what is compared, and how
     models
         Model files; the first is what the others are compared with.
     data
-        A labelled dataset or file, as TASK=NAME where the models have several tasks; may be repeated.
+        A labelled dataset or file, as TASK=NAME if the models have several tasks; may be repeated.
     output
         The folder to write to.
     split
-        Only the test set of this split (split.TASK.json in a run's folder).
+        Use only the test set of this split (split.TASK.json in a run's folder).
     limit
-        At most so many structures of each task, evenly over its data.
+        At most this many structures per task, evenly spaced over its data.
     batch_size
-        Structures at once.
+        Structures per batch.
     repeats
-        Rounds of the times, at least; short passes are repeated until they fill a second.
+        Minimum number of timing rounds; short runs are repeated until they fill a second.
     speed
-        Measure FLOPs, times and memory, too.
+        Also measure FLOPs, times and memory.
     strict
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     validate
-        Check the physics, too, on three of the structures: quick, full, or names of checks; may be repeated. The others
+        Also check the physics on three of the structures: quick, full, or names of checks; may be repeated. The others
         are compared with the first model.
     device
-        Where the models run: auto takes a CUDA device if there is one.
+        Where the models run; auto uses a CUDA device if there is one.
     force
-        Write over files that are there already; what this command wrote earlier is replaced without it.
+        Overwrite existing files; files that this command wrote earlier are replaced anyway.
     json
         Print the result as JSON, for programs.
 

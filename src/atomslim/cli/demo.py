@@ -23,18 +23,18 @@ def demo(
     processes: Annotated[int, COUNT] = 1,
     json: Json = False,
 ) -> None:
-    """Show the whole story on a small model, from the relevance of its blocks to a report, in about four minutes.
+    """Run the whole workflow on a small model, from block relevance to a report, in about four minutes.
 
-    Nothing is downloaded: the model and its structures come with the package. Every number is computed in this run.
+    Nothing is downloaded: the model and its structures are included. Every number is computed in this run.
 
     Example: atomslim demo --folder demo
 
     Parameters
     ----------
     folder
-        Where the models and the report are written; what an interrupted demo finished there is not done again.
+        Where to write the models and the report; an interrupted demo continues there.
     processes
-        How many of the independent parts are worked on at once.
+        Number of processes for independent parts.
     json
         Print the result as JSON, for programs.
 

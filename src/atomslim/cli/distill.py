@@ -32,25 +32,24 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     resume: Flag = False,
     json: Json = False,
 ) -> None:
-    """Train a cut model to answer as the full model does: forces, energies, and features of atoms and edges.
+    """Train a pruned model to reproduce the full model: forces, energies, and features of atoms and edges.
 
-    Labels are not needed for learning; validation compares with them where there are any, unless
-    validate_against=teacher is set.
+    Training needs no labels. Validation compares with them if there are any, unless validate_against=teacher is set.
 
     Example: atomslim distill jmp-l-4.safetensors jmp-l.pt oc20=oc20:200k ani1x=ani1x -o runs/kd --budget 2h
 
     Parameters
     ----------
     student
-        The cut model that learns.
+        The pruned model to train.
     teacher
-        The model it was cut from.
+        The full model it was made from.
     data
-        Datasets or files, as TASK=NAME where the student has several tasks.
+        Datasets or files, as TASK=NAME if the student has several tasks.
     output
         The run's folder.
     budget
-        Wall clock of the training steps alone, such as 30min or 2h; validation is not counted.
+        Wall-clock time for training steps, such as 30min or 2h; validation is not counted.
     steps
         Stop after this many steps.
     epochs
@@ -62,11 +61,11 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     config
         A YAML file of options.
     settings
-        One option by its dotted name, as in --set weights.node=5; may be repeated.
+        Set one option by its dotted name, as in --set weights.node=5; may be repeated.
     strict
         Refuse a student larger than its teacher, structures that the teacher was not trained on, charges and spins.
     resume
-        Go on with the run in the folder, if there is one; its options need not be given again.
+        Continue the run in the folder, if there is one; its options need not be repeated.
     json
         Print the result as JSON, for programs.
 

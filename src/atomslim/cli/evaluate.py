@@ -26,28 +26,28 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Json = False,
 ) -> None:
-    """Show mean absolute and root mean square errors of energies, forces, stress and other targets.
+    """Show mean absolute and root-mean-square errors of energies, forces, stress and other targets.
 
-    Of labels of 0 and 1, show ROC-AUC, PR-AUC, accuracy, balanced accuracy and log loss.
+    For binary labels, show ROC-AUC, PR-AUC, accuracy, balanced accuracy and log loss.
 
     Example: atomslim evaluate runs/aspirin/best.safetensors rmd17:aspirin --part test --split split.json
 
     Parameters
     ----------
     model
-        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
+        An atomslim model (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     data
         The dataset, as in rmd17:aspirin, or a file of labelled structures.
     task
-        The task head to use, by name; needed where the model has several.
+        The task to use, by name; needed if the model has several.
     part
         All structures, or one set of the split.
     split
         A saved split, such as split.TASK.json in a run's folder.
     batch_size
-        Structures at once.
+        Structures per batch.
     device
-        Where the model runs: auto takes a CUDA device if there is one.
+        Where the model runs; auto uses a CUDA device if there is one.
     strict
         Refuse structures with elements or a composition that the task was not trained on, or with a charge or spin.
     option

@@ -47,29 +47,29 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     output
         The run's folder.
     budget
-        Wall clock of the training steps alone, such as 30min or 2h; validation is not counted.
+        Wall-clock time for training steps, such as 30min or 2h; validation is not counted.
     steps
         Stop after this many steps.
     epochs
         Stop after this many passes over the data.
     forces
-        Conservative (minus the gradient of the energy, the default) or direct.
+        Conservative (the negative gradient of the energy, the default) or direct.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     heads
-        New heads (fresh), those of a task that the model has (reuse), or those that start with smaller errors (better,
-        the default). Reused heads predict what they did until they learn.
+        Start with new heads (fresh), with those of one of the model's tasks (reuse), or with whichever have smaller
+        errors (better, the default).
     e0s
         Reference energies of the elements: a table such as H=-13.6,C=-1029.5, a file of one, or fit, isolated, model or
-        mean (none: energies do not add up). Default: isolated atoms of the data, else fitted near the model's.
+        mean (none). Default: isolated atoms in the data, else a fit near the model's references.
     log
         Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
     config
         A YAML file of options.
     settings
-        One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
+        Set one option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
     resume
-        Go on with the run in the folder, if there is one; its options need not be given again.
+        Continue the run in the folder, if there is one; its options need not be repeated.
     json
         Print the result as JSON, for programs.
 

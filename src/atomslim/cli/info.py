@@ -15,14 +15,14 @@ def info(
     json: Json = False,
     raw_weights: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Show what a model file holds: architecture, sizes, blocks, tasks, parameters in all and by part, history.
+    """Show what a model file holds: architecture, sizes, blocks, tasks, parameters in total and by group, history.
 
     Example: atomslim info jmp-l.pt --json
 
     Parameters
     ----------
     file
-        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
+        An atomslim model (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     json
         Print JSON instead of tables.
     raw_weights

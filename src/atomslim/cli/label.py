@@ -27,11 +27,11 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Json = False,
 ) -> None:
-    """Label structures by a teacher: energies, forces, and stress of cells, to train on.
+    """Label structures with a teacher: energies, forces, and stress of cells, to train on.
 
-    Says first what the teacher gives, and what is wrong with it: forces that are not the gradient of the energy,
-    answers that change. Writes labelled.samples, labelled.extxyz and label.json into a folder that other commands take
-    as a dataset. Started again with the same arguments, it goes on where it was.
+    First reports what the teacher gives, and any problems: forces that are not the gradient of the energy, answers
+    that change. Writes labelled.samples, labelled.extxyz and label.json into a folder that other commands accept as a
+    dataset. Run again with the same arguments, it continues where it stopped.
 
     Example: atomslim label structures.xyz --teacher sevennet:7net-0 -o labelled/
 
@@ -43,19 +43,19 @@ def label(  # noqa: PLR0913 -- what goes in, what comes out, and how
     Parameters
     ----------
     structures
-        Files in any format that ASE reads, folders of such, containers, datasets; labels in them are not used.
+        Files in any format that ASE reads, folders of them, containers, datasets; labels in them are not used.
     teacher
         A model's file or name (mini, sevennet:7net-0), or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
     output
         The folder to write to.
     task
-        The task whose heads answer, where a model has several.
+        The task to use, if the model has several.
     processes
-        Structures that are labelled at once; a thread each, unless OMP_NUM_THREADS is set.
+        Structures to label at once; one thread each, unless OMP_NUM_THREADS is set.
     skip
-        Share of the structures that may have no labels (errors, no answer in time, numbers that are none), as in 5%.
+        Fraction of structures that may fail (errors, no answer in time, non-finite numbers), as in 5%.
     timeout
-        Longest time for a structure, as in 60s or 10min; without it, as long as it takes.
+        Time limit per structure, as in 60s or 10min; default: none.
     teacher_python
         The Python that the teacher is installed in; it needs ASE and NumPy, and atomslim for models only.
     hessian

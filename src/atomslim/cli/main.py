@@ -65,7 +65,7 @@ def shown_default(value: Any) -> Any:
 app = App(
     name="atomslim",
     help=(
-        "Make atomistic foundation models smaller and faster, and show what that costs.\n\n"
+        "Make atomistic foundation models smaller and faster, and show what you lose.\n\n"
         "Example: atomslim info jmp-l.pt"
     ),
     help_format="plaintext",

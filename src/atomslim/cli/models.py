@@ -5,7 +5,7 @@ from atomslim.terminal import say
 
 
 def models(*, json: Json = False) -> None:
-    """List the families of models, the models that come with the package, and where to get weights.
+    """List the model families, the embedded models, and where to get weights.
 
     Example: atomslim models
 

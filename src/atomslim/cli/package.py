@@ -25,22 +25,22 @@ def package(
 ) -> None:
     """Compile energy and forces of one task into a package (.pt2) for C++ and for ASE; takes minutes and needs g++.
 
-    The package takes any number of atoms. It is compared with the model, and written only if they agree.
+    The package works for any number of atoms. It is compared with the model, and written only if they agree.
 
     Example: atomslim package aspirin.safetensors -o aspirin.pt2
 
     Parameters
     ----------
     model
-        A JMP checkpoint (.pt, .ckpt) or a model of atomslim's own (.safetensors).
+        A JMP checkpoint (.pt, .ckpt) or an atomslim model (.safetensors).
     output
         The package to write (.pt2).
     task
-        The task head to use, by name; needed where the model has several.
+        The task to use, by name; needed if the model has several.
     device
-        What the package runs on: auto takes a CUDA device if there is one.
+        Where the package runs; auto uses a CUDA device if there is one.
     force
-        Write over a file that is there already.
+        Overwrite an existing file.
     json
         Print the result as JSON, for programs.
 

@@ -38,27 +38,27 @@ def pool(  # noqa: PLR0913 -- the options of a command
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Json = False,
 ) -> None:
-    """Make structures to label: rattled, strained, at other volumes, from dynamics, and no two alike.
+    """Make structures to label: rattled, strained, at other volumes, and from dynamics, without duplicates.
 
-    Those that are farthest from the others in a model's features are kept, the given structures first. Writes
-    pool.samples, pool.extxyz, pool.json and a figure, pool.png, into a folder that other commands take. The same
-    arguments give the same pool; started again, it goes on where it was.
+    Keeps those farthest apart in a model's feature space, the given structures first. Writes pool.samples,
+    pool.extxyz, pool.json and a figure, pool.png, into a folder that other commands accept. The same arguments give
+    the same pool; run again, it continues where it stopped.
 
     Example: atomslim pool MgO.cif -o pool/ --width 8 --teacher sevennet:7net-0 --size 100
 
     Parameters
     ----------
     structures
-        Files in any format that ASE reads, folders of such, containers, datasets; labels in them are not used.
+        Files in any format that ASE reads, folders of them, containers, datasets; labels in them are not used.
     output
         The folder to write to.
     teacher
-        Runs the dynamics: a model's file or name, or ase:MODULE:CLASS?NAME=VALUE; a cheap one will do. Without it
-        there are none.
+        Runs the dynamics: a model's file or name, or ase:MODULE:CLASS?NAME=VALUE; a cheap one will do. Without
+        it, there is no dynamics.
     task
-        The task whose heads answer, where the teacher has several.
+        The task to use, if the teacher has several.
     size
-        Structures that are kept at most.
+        Maximum number of structures to keep.
     rattled
         Copies of each structure with noise of 0.02 to 0.2 Å.
     strained
@@ -66,26 +66,26 @@ def pool(  # noqa: PLR0913 -- the options of a command
     volumes
         Copies of each cell from 0.8 to 1.25 times its volume.
     vacancies
-        Copies of each structure without an atom.
+        Copies of each structure with one atom removed.
     substitute
         One element for another, as in Mg=Ca, in five copies; may be repeated.
     surfaces
         Slabs of each bulk cell: low-index surfaces, cut at random heights.
     temperatures
-        K, of dynamics, as in 300,600.
+        Temperatures of dynamics in K, as in 300,600.
     pressures
-        GPa, of more dynamics of bulk cells, as in 0,10,30; each at one of the temperatures, in turn. The teacher needs
-        stress.
+        Also run dynamics of bulk cells at these pressures in GPa, as in 0,10,30, each at one of the temperatures in
+        turn. The teacher needs stress.
     frames
-        Frames of each trajectory.
+        Frames per trajectory.
     every
-        Steps between two frames, of 1 fs with hydrogen, else 2 fs.
+        Steps between frames, of 1 fs with hydrogen, else 2 fs.
     starts
-        Given structures that dynamics start from at each temperature.
+        Number of given structures to start dynamics from, at each temperature.
     width
-        Repeat cells until their faces are so far apart (Å).
+        Repeat cells until opposite faces are this far apart (Å).
     features
-        The model that tells structures apart, or distances, which need none.
+        The model whose features compare structures, or distances, which needs no model.
     processes
         Trajectories at once.
     timeout

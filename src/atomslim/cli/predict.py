@@ -36,7 +36,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
 ) -> None:
     """Predict energies, forces, stress and other properties for every structure of files, folders or datasets.
 
-    Into one file, when all is done; or a folder of shards, to resume and to share among processes (srun, torchrun).
+    Writes one file at the end, or a folder of shards that can be resumed and shared among processes (srun, torchrun).
 
     Example: atomslim predict jmp-l.pt water.xyz -o predicted.extxyz --task ani1x
 
@@ -45,27 +45,27 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     Parameters
     ----------
     model
-        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
+        An atomslim model (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     structures
-        Files in any format that ASE reads, compressed or not; folders of such; containers; datasets (rmd17:aspirin).
+        Files in any format that ASE reads, compressed or not; folders of them; containers; datasets (rmd17:aspirin).
     output
         The extended XYZ file to write (.extxyz, .xyz), or a folder: energies in eV, forces in eV/Å, stress in eV/Å³.
     task
-        The task head to use, by name; needed where the model has several (atomslim info lists them).
+        The task to use, by name; needed if the model has several (atomslim info lists them).
     batch_size
-        At most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
+        At most this many atoms per batch; a larger structure runs alone. Lowered when memory runs out.
     device
-        Where the model runs: auto takes a CUDA device if there is one.
+        Where the model runs; auto uses a CUDA device if there is one.
     precision
-        What is computed in: highest (float32, the default), high (TF32 where the device has it), fast (bfloat16 in
+        Number format: highest (float32, the default), high (TF32 where the device has it), fast (bfloat16 in
         dense layers).
     raw_weights
         Use the weights of the last training step instead of their exponential averages.
     strict
-        Refuse structures in which the model's cap on neighbours leaves out atoms within the cutoff, with elements or a
+        Refuse structures in which the neighbour cap leaves out atoms within the cutoff, with elements or a
         composition that the task was not trained on, or with a charge or spin, which models ignore.
     form
-        Of the shards in a folder: extxyz (the default), or parquet, which needs the extra of this name.
+        Format of the shards in a folder: extxyz (the default), or parquet, which needs the extra `parquet`.
     shard_size
         Structures in each shard (default 10000).
     process
@@ -73,7 +73,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     resume
         Go on with the folder: shards that are there, as they were written, are not written again.
     force
-        Write over a file that is there already.
+        Overwrite an existing file.
     option
         An option of the readers, such as length_unit=bohr; may be repeated. Labels are not needed.
     json

@@ -27,14 +27,14 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
     resume: Flag = False,
     json: Json = False,
 ) -> None:
-    """Pre-train a model on several datasets at once, each of them a task.
+    """Pre-train a model on several datasets at once, one task each.
 
     Example: atomslim pretrain mix.yaml -o runs/mix --budget 2h
 
     Parameters
     ----------
     config
-        A YAML file: sizes of the model, or a model file to go on with; tasks with their datasets; options of the run.
+        A YAML file: sizes of the model, or a model file to start from; tasks with their datasets; options of the run.
     output
         The run's folder.
     budget
@@ -48,9 +48,9 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
     log
         Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
     settings
-        One option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
+        Set one option by its dotted name, as in --set optimiser.learning_rate=1e-4; may be repeated.
     resume
-        Go on with the run in the folder, if there is one; its options need not be given again.
+        Continue the run in the folder, if there is one; its options need not be repeated.
     json
         Print the result as JSON, for programs.
 

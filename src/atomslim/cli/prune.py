@@ -56,91 +56,91 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     force: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Cut a model's interaction blocks and re-align its readout, make it narrower, or let it take fewer neighbours.
+    """Prune a model's interaction blocks and re-align its readout, make it narrower, or lower its neighbour cap.
 
-    Blocks have their numbers in the original model. Outputs change; what was done is noted in the file.
+    Blocks are numbered as in the original model. Outputs change; the file records what was done.
 
     Example: atomslim prune jmp-l.pt -o jmp-l-4.safetensors --blocks 4 --realign least-squares --data oc20=xyz:calib.xyz
 
     Parameters
     ----------
     model
-        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
+        An atomslim model (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     output
         The model file to write (.safetensors); with --scan-neighbours, a JSON file.
     blocks
-        Keep so many blocks, from the first (the paper's protocol).
+        Keep this many blocks, from the first (the paper's protocol).
     keep
         Keep these blocks, as in 1,2,3,5.
     drop_lowest
-        Remove so many blocks, those that matter least by --relevance, or by what --data says of them.
+        Remove this many blocks: those that matter least by --relevance, or as scored on --data.
     max_params
-        Remove as few blocks as possible to have at most so many parameters, as in 110M.
+        Remove as few blocks as possible to get at most this many parameters, as in 110M.
     speedup
-        Remove as few blocks as possible to be so many times as fast, by counted FLOPs, as in 1.3.
+        Remove as few blocks as possible for this speed-up by counted FLOPs, as in 1.3.
     max_error
-        Remove blocks and finer units, the cheapest first by what --data says, as long as the full model's answers stay
-        as near as this before re-alignment: RMS of forces (0.1 is 10 %), or of targets where there are none.
+        Remove blocks and finer units, those that matter least on --data first, while the difference from the full
+        model before re-alignment stays below this: relative RMS of forces (0.1 is 10 %), else of targets.
     max_ms
-        As --finer, for at most so many ms of the processor for the first structure of --data, its graphs included.
+        Like --finer, for at most this CPU time in ms for the first structure of --data, graphs included.
     max_memory
-        As --finer, for at most so much memory of weights and a prediction of the first structure, as in 500MB or 2GB.
+        Like --finer, for at most this memory for weights and a prediction of the first structure (500MB, 2GB).
     finer
-        Let --max-params and --speedup choose among all --axes by what leaving out each costs on --data for what it
-        saves. Speed is then measured on the first structure where widths or neighbours can go, by its FLOPs elsewhere.
+        Let --max-params and --speedup choose among all --axes by error added on --data per cost saved. Speed is
+        measured on the first structure if widths or neighbours can be reduced, else counted in FLOPs.
     axes
-        What --finer and the other targets may leave out: some of blocks,units,widths,neighbours, by default all that
-        the family's models have (widths and neighbours: JMP).
+        What --finer and the other targets may reduce: some of blocks,units,widths,neighbours; by default all that
+        the family supports (widths and neighbours: JMP).
     front
-        A folder for what is measured on the way: measured.json, which the next target with this folder makes use of,
-        and the cuts that no other betters in cost and error (front.md, front.png).
+        A folder for the measurements: measured.json, which the next target with this folder reuses, and the Pareto
+        front of cost and error (front.md, front.png).
     cutoffs
-        With --max-error or --finer: shorter cutoffs in Å to choose among, too, as in 5.5,5,4.5 (SevenNet, CHGNet).
+        With --max-error or --finer: also try these shorter cutoffs in Å, as in 5.5,5,4.5 (SevenNet, CHGNet).
     relevance
         The relevance.json that atomslim relevance wrote; without it, --max-params and --speedup remove the last blocks.
     score
-        The score of blocks to go by.
+        The score that ranks blocks.
     realign
-        What becomes of the readout's first layer: sliced; random (for fine-tuning); least-squares, fitted on --data to
-        the full model's; or least-squares-forces, fitted on --data to the full model's energies, forces and stress.
+        How to adapt the readout's first layer: sliced; random (for fine-tuning); least-squares, fitted on --data to
+        the full model's layer; or least-squares-forces, fitted to the full model's energies, forces and stress.
     directions
-        Of least-squares-forces and --hand-over: derivatives of each structure that are fitted, in place of all forces.
+        For least-squares-forces and --hand-over: number of random directions per structure to fit forces along.
     force_weight
-        Of least-squares-forces: what forces in eV/Å count beside energies in eV/atom.
+        For least-squares-forces: weight of forces in eV/Å relative to energies in eV/atom.
     stress_weight
-        Of least-squares-forces: the same of stress times volume, in eV/atom; 0: stress is not fitted.
+        For least-squares-forces: weight of stress times volume in eV/atom; 0: stress is not fitted.
     hand_over
-        Bring what kept blocks take in after removed ones in line with the full model, on --data (SevenNet, CHGNet).
+        Map inputs of kept blocks after removed ones to those in the full model, on --data (SevenNet, CHGNet).
     data
         Structures for least squares, --width, --finer, --max-error, --drop-lowest (labelled) or --scan-neighbours
-        (labelled): a dataset or file, as TASK=NAME where the model has several tasks.
+        (labelled): a dataset or file, as TASK=NAME if the model has several tasks.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     limit
-        At most so many structures of each task.
+        At most this many structures per task.
     batch_size
-        Structures at once.
+        Structures per batch.
     seed
-        Of the random layer.
+        Seed of the random layer.
     width
-        Make the model narrower, after any cut of blocks: channels to keep by width, or a share of them, as in
-        edge=512,atom=0.75; they are chosen, and the layers that read them fitted, on --data (JMP).
+        Make the model narrower, after any blocks are removed: channels to keep, or a fraction of them, as in
+        edge=512,atom=0.75; --data is used to choose them and to fit the layers that read them (JMP).
     channel_score
-        What --width chooses channels by: the least-squares error without them, their activation, or Taylor expansion.
+        How --width ranks channels: by least-squares error without them, activation, or Taylor expansion.
     neighbours
-        Let every task take at most so many main neighbours of an atom (20), or a share of them (0.5).
+        Set the neighbour cap of the main graph: a number (20), or a fraction of the present one (0.5).
     scan_neighbours
-        Change nothing: measure errors and speed on --data with these numbers of neighbours, as in 10,15,20.
+        Only measure errors and speed on --data with these neighbour caps, as in 10,15,20.
     cutoff
-        Let edges end at a shorter cutoff in Å, without a step in the energy (SevenNet, CHGNet).
+        Use a shorter cutoff in Å, without a step in the energy (SevenNet, CHGNet).
     export
         Also write a checkpoint (.pt, say) in the format of the model's family.
     without
-        Leave out what is finer than blocks, too, as in 'bonds 3,angles 2'; atomslim info names what a model has.
+        Also leave out these finer units, as in 'bonds 3,angles 2'; atomslim info lists those of a model.
     device
-        Where models run: auto takes a CUDA device if there is one.
+        Where models run; auto uses a CUDA device if there is one.
     force
-        Write over files that are there already; cuts of earlier commands are replaced without it.
+        Overwrite existing files; models from earlier calls are replaced anyway.
     json
         Print the result as JSON, for programs.
 

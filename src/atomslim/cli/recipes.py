@@ -10,10 +10,7 @@ from atomslim.terminal import say
 
 recipes = App(
     name="recipes",
-    help=(
-        "List the configurations that come with the package, and copy one to change it.\n\n"
-        "Example: atomslim recipes copy finetune"
-    ),
+    help=("List the included configurations, and copy one to adapt it.\n\nExample: atomslim recipes copy finetune"),
     help_format="plaintext",
 )
 
@@ -49,7 +46,7 @@ def copy(
     force: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Copy a recipe to a file of your own, to change and to run.
+    """Copy a recipe to a file of your own, to adapt and run.
 
     Example: atomslim recipes copy finetune -o mine.yaml
 
@@ -60,7 +57,7 @@ def copy(
     output
         The file to write; default: its own name in this folder.
     force
-        Write over a file that is there already.
+        Overwrite an existing file.
     json
         Print the result as JSON, for programs.
 

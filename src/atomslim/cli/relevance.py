@@ -29,40 +29,40 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Json = False,
 ) -> None:
-    """Score every interaction block of a model, and what is finer, on labelled data, as in the paper's Fig. 2.
+    """Score every interaction block and finer unit of a model on labelled data, as in the paper's Fig. 2.
 
-    Writes relevance.json, relevance.csv and relevance.png into a folder. The score is GradCAM's; beside it stand the
-    Taylor score, the influence on features, and the errors that leaving out each block really adds.
+    Writes relevance.json, relevance.csv and relevance.png into a folder. The main score
+    is GradCAM; others are Taylor, influence on features, and the measured increase in error without each block.
 
     Example: atomslim relevance jmp-l.pt oc20=xyz:frames.xyz ani1x=xyz:molecules.xyz -o relevance/
 
     Parameters
     ----------
     model
-        A model of atomslim's own (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
+        An atomslim model (.safetensors), a checkpoint of its family (JMP: .pt), or a name (chgnet:0.3.0).
     data
-        Labelled datasets or files, as TASK=NAME where the model has several tasks.
+        Labelled datasets or files, as TASK=NAME if the model has several tasks.
     output
         The folder to write to.
     limit
-        At most so many structures of each task, evenly over its data.
+        At most this many structures per task, evenly spaced over its data.
     batch_size
-        Structures at once.
+        Structures per batch.
     force_weight
-        Weight of forces in the loss, beside 1 for everything else.
+        Weight of forces in the loss; everything else has weight 1.
     leave_out
-        Measure the errors without each block and finer unit, too; takes one evaluation for each.
+        Also measure the errors without each block and finer unit; takes one evaluation each.
     cutoffs
-        Shorter cutoffs in Å to measure the errors with, too, as in 5.5,5 (SevenNet, CHGNet).
+        Also measure errors with these shorter cutoffs in Å, as in 5.5,5 (SevenNet, CHGNet).
     widths
-        Smaller widths to measure the errors with, too, each by itself: channels to keep, or a share of them, as in
-        edge=512,atom=0.75 (`atomslim info` names the widths of a model).
+        Also measure errors with these smaller widths, each by itself: channels to keep, or a fraction of them, as in
+        edge=512,atom=0.75 (`atomslim info` lists the widths of a model).
     device
-        Where the model runs: auto takes a CUDA device if there is one.
+        Where the model runs; auto uses a CUDA device if there is one.
     strict
         Refuse structures with elements or a composition that a task was not trained on, or with a charge or spin.
     force
-        Write over files that are there already; what this command wrote earlier is replaced without it.
+        Overwrite existing files; files that this command wrote earlier are replaced anyway.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     json

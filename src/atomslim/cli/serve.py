@@ -24,8 +24,8 @@ def serve(
 ) -> None:
     """Compute energies, forces and virials for i-PI, or another program that is a server of its socket protocol.
 
-    Ends when the engine ends. Before it connects, what an engine would get for the structure is compared with the
-    calculator's numbers.
+    Ends when the server ends. Before it connects, it checks that the numbers it would serve for the structure agree
+    with the calculator's.
 
     Example: atomslim serve aspirin.safetensors start.xyz --socket localhost:31415
 
@@ -34,15 +34,15 @@ def serve(
     model
         A model file, a name (chgnet:0.3.0), a package (.pt2), or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
     structure
-        A file or dataset whose first structure has the engine's atoms in the engine's order, and is periodic or not.
+        A file or dataset whose first structure has the server's atoms in the server's order and its periodicity.
     socket
-        Where the engine listens: HOST:PORT, or the name of its socket, which is /tmp/ipi_NAME, or a path.
+        Where the server listens: HOST:PORT, a socket name (for /tmp/ipi_NAME), or a path.
     task
-        The task head to use, by name; needed where the model has several.
+        The task to use, by name; needed if the model has several.
     device
-        Where the model runs: auto takes a CUDA device if there is one.
+        Where the model runs; auto uses a CUDA device if there is one.
     compiled
-        auto compiles the model in the background after some steps, and goes on with that where it is faster.
+        auto compiles the model in the background after some steps, and switches to it if it is faster.
     wait
         Seconds to wait for an engine that does not listen yet.
     strict

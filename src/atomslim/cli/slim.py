@@ -42,11 +42,11 @@ def slim(  # noqa: PLR0913 -- the most common of many options
     resume: Flag = False,
     json: Json = False,
 ) -> None:
-    """Make a small and fast model of a slow one, for your structures, and show how good it is.
+    """Make a small, fast model from a slow one, for your structures, and show how good it is.
 
-    One run: what the teacher costs, which student reaches the speed, structures to label, labels, training, rounds of
-    the student's own dynamics with labels of where it came, validation, and a report. Writes model.safetensors,
-    validation.json, report.html and README.md. A run that was killed goes on where it was.
+    One run: the teacher's cost, a student that is fast enough, structures to label, labels, training, rounds of the
+    student's own dynamics with new labels, validation, and a report. Writes model.safetensors, validation.json,
+    report.html and README.md. A killed run continues where it stopped.
 
     Example: atomslim slim MgO.cif --teacher sevennet:7net-0 --speedup 10 --budget 1h --width 8 -o out/
 
@@ -55,51 +55,51 @@ def slim(  # noqa: PLR0913 -- the most common of many options
     Parameters
     ----------
     structures
-        Files in any format that ASE reads, folders of such, containers, datasets; labels in them are not used.
+        Files in any format that ASE reads, folders of them, containers, datasets; labels in them are not used.
     output
         The folder to write to.
     teacher
         A model's file or name (sevennet:7net-0), or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
     task
-        The task whose heads answer, where the teacher has several.
+        The task to use, if the teacher has several.
     teacher_python
         The Python that the teacher is installed in.
     speedup
-        How many times as fast as the teacher the student is to be; 10, if no speed is given.
+        Wanted speed-up over the teacher; 10, if no speed is given.
     ms_per_step
-        The same as milliseconds of a step of dynamics.
+        Wanted speed as milliseconds per MD step.
     ns_per_day
-        The same as nanoseconds of dynamics in a day.
+        Wanted speed as nanoseconds of dynamics per day.
     student
-        A model to train, instead of one that is chosen by its speed.
+        A model to train, instead of choosing one by speed.
     start
-        trained, or random: the student's weights are drawn anew, which shows what the trained ones are worth.
+        trained, or random: start from random weights, as a control for what the trained ones are worth.
     labels_of
-        The folder of another run of the same teacher and structures, whose student, pool and labels are taken.
+        The folder of another run with the same teacher and structures: reuse its student, pool and labels.
     budget
-        Wall clock of everything but the validation, such as 30min or 2h; 1h, if none is given.
+        Wall-clock time for everything except the validation, such as 30min or 2h; default: 1h.
     forces
-        conservative, the gradient of the energy, or direct, which are faster and unfit for constant energy.
+        conservative (the negative gradient of the energy), or direct: faster, but energy is not conserved.
     temperatures
-        K, that the student is for, as in 300,600.
+        Temperatures in K that the student is meant for, as in 300,600.
     width
-        Repeat cells until their faces are so far apart (Å).
+        Repeat cells until opposite faces are this far apart (Å).
     processes
-        Structures that are labelled at once.
+        Structures to label at once.
     timeout
-        Longest time of the teacher for a structure, as in 60s.
+        Time limit for the teacher per structure, as in 60s.
     package
-        Also compile a package, which needs no Python.
+        Also compile a package, which runs without Python.
     seed
-        Of all random numbers.
+        Seed of all random numbers.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
     config
         A YAML file of options.
     settings
-        One option by its name, as in --set force_bar=5; may be repeated.
+        Set one option by its name, as in --set force_bar=5; may be repeated.
     resume
-        Go on with the run in the folder; its options need not be given again.
+        Continue the run in the folder; its options need not be repeated.
     json
         Print the result as JSON, for programs.
 

@@ -27,11 +27,11 @@ def students(  # noqa: PLR0913 -- what is timed against what, and how fast it is
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     json: Json = False,
 ) -> None:
-    """Time students on structures of your own, against the teacher, and choose one that is fast enough.
+    """Time candidate students against the teacher on your structures, and choose one that is fast enough.
 
-    Students are cuts of the teacher where its family is known, the models that come with atomslim and their cuts, and
-    models with random weights. None is trained here: cost does not depend on weights. Without a speed, all are listed
-    and none is chosen.
+    Candidates are cuts of the teacher if its family is known, the embedded models and their cuts, and models with
+    random weights. Nothing is trained: cost does not depend on weights. Without a wanted speed, all are listed and
+    none is chosen.
 
     Example: atomslim students MgO.xyz --teacher sevennet:7net-0 --speedup 10
 
@@ -40,24 +40,24 @@ def students(  # noqa: PLR0913 -- what is timed against what, and how fast it is
     Parameters
     ----------
     structures
-        Files in any format that ASE reads, folders of such, containers, datasets; steps are timed on up to two of
+        Files in any format that ASE reads, folders of them, containers, datasets; steps are timed on up to two of
         them, of different sizes.
     teacher
         A model's file or name (mini, sevennet:7net-0), or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
     speedup
-        So many times as fast as the teacher.
+        Wanted speed-up over the teacher.
     ms_per_step
-        Or at most so many milliseconds a step.
+        Or at most this many milliseconds per step.
     ns_per_day
-        Or so many nanoseconds of dynamics a day, in steps of 1 fs where there is hydrogen, else 2 fs.
+        Or this many nanoseconds of dynamics per day, with steps of 1 fs if there is hydrogen, else 2 fs.
     forces
-        Of the students: conservative ones are derivatives of the energy, direct ones are cheaper.
+        The students' forces: conservative ones are derivatives of the energy, direct ones are cheaper.
     task
-        The task whose heads answer, where the teacher has several.
+        The task to use, if the teacher has several.
     teacher_python
         The Python that the teacher is installed in; it needs ASE and NumPy, and atomslim for models only.
     timeout
-        Longest time for a step of the teacher, as in 60s or 10min.
+        Time limit for a step of the teacher, as in 60s or 10min.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
     json

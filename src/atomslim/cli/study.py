@@ -22,10 +22,10 @@ def study(
     report_only: Flag = False,
     json: Json = False,
 ) -> None:
-    """Cut, distil and fine-tune a model in every way that a configuration names, and report it beside the paper.
+    """Prune, distil and fine-tune a model in every way that a configuration lists, and report it next to the paper.
 
-    Finished cells are never done again, so that a killed study goes on where it was, and several jobs of a cluster may
-    work on one folder at once. A failed cell stops no other one.
+    Finished cells are never repeated: a killed study continues where it stopped, and several cluster jobs can work on
+    one folder at once. A failed cell does not stop the others.
 
     Example: atomslim study studies/small/compression.yaml -o studies/out --processes 2
 
@@ -36,11 +36,11 @@ def study(
     output
         The study's folder: one folder per cell, report.html, report.md.
     processes
-        Processes on this machine that share the cells.
+        Number of processes on this machine that share the cells.
     no_wait
-        Stop when other processes hold all cells that are left, as a cluster's jobs should.
+        Stop when other processes hold all remaining cells, as cluster jobs should.
     report_only
-        Write the report of what is finished, and do no cell.
+        Only write the report of the finished cells.
     json
         Print the result as JSON, for programs.
 

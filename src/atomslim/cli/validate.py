@@ -26,7 +26,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
 ) -> None:
     """Check the physics of a model: consistency, solids, molecules, dynamics, each with a bar.
 
-    Writes validation.html, .md and .json into a folder. Started again, it goes on where it was.
+    Writes validation.html, .md and .json into a folder. Run again, it continues where it stopped.
 
     Example: atomslim validate small.safetensors structures.xyz --against full.safetensors -o validation/
 
@@ -35,7 +35,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     model
         A model file, or an ASE calculator as ase:MODULE:CLASS?NAME=VALUE.
     structures
-        Files, folders or datasets; without any, some of the labelled data, or else the built-in crystals and molecules
+        Files, folders or datasets. Default: some of the labelled data, or else the built-in crystals and molecules
         whose elements the model knows.
     against
         What the model is compared with: the full model, a calculator, or labelled data (a file, a folder, a container,
@@ -45,11 +45,11 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     checks
         quick, full, or names of checks; may be repeated.
     task
-        The task whose energy is checked, where models have several.
+        The task whose energy is checked, if models have several.
     device
-        Where models run: auto takes a CUDA device if there is one.
+        Where models run; auto uses a CUDA device if there is one.
     end_points
-        A file of two structures, between which a barrier is climbed.
+        A file with the two end points of a barrier.
     option
         An option of the labelled data's reader, such as energy_key=MACE_energy; may be repeated.
     strict
