@@ -38,7 +38,7 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
     output
         The run's folder.
     budget
-        Wall clock of the training steps alone, such as 30min or 2h; validation is not counted.
+        Wall-clock time for training steps, such as 30min or 2h; validation is not counted.
     steps
         Stop after this many steps.
     epochs
