@@ -46,13 +46,13 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     Args:
         model: a model or its file.
         structures: names of built-in structures (mof5, aspirin, slab, water) or files, or structures by name.
-        task: name of the task head; needed where the model has several.
+        task: the task to use; needed if the model has several.
         blocks: numbers of blocks to keep, from the first; default: all.
         modes: ``energy``, ``forces``, ``train``; default: forces, or energy for a task without forces.
         precisions: ``highest``, ``high``, ``fast``, or number formats, ``fp32``, ``tf32``, ``bf16``, ``fp16``; default:
             the model's.
         batch_size: copies of the structure at once, for structures per second.
-        repeats: rounds of the times, at least; short passes are repeated until they fill a second.
+        repeats: minimum number of timing rounds; short runs are repeated until they fill a second.
         growing: also measure cells of MgO, growing from 64 atoms up to so many.
         largest: also find the largest cell of MgO whose pass takes no more than so many bytes.
 

@@ -51,30 +51,30 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     weights: Weights = Weights(),  # noqa: B008 - frozen
     hand_over: bool = False,
 ) -> Model:
-    """Return a copy of ``model`` with fewer interaction blocks; the model itself stays as it is.
+    """Return a copy of ``model`` with fewer interaction blocks; the model itself is not changed.
 
         small = atomslim.keep_blocks(model, 4, realign="least-squares", calibration={"oc20": "xyz:frames.xyz"})
 
     Args:
-        model: the model to cut.
+        model: the model to prune.
         blocks: how many to keep from the start (the paper's protocol), or the numbers of those to keep, in any order.
-            Numbers are those of the original model, so that a model with blocks 1, 3, 5 can be cut to [3, 5].
-        realign: what becomes of the readout's first layer.
-        calibration: structures for least squares, by task where the model has several; labels are not looked at.
-        limit: at most so many structures of each task, evenly over its data.
-        batch_size: structures at once; fewer where that would leave no batch to hold out.
+            Numbers are those of the original model, so that a model with blocks 1, 3, 5 can be pruned to [3, 5].
+        realign: how to adapt the readout's first layer.
+        calibration: structures for least squares, by task if the model has several; labels are not used.
+        limit: at most this many structures per task, evenly spaced over its data.
+        batch_size: structures per batch; fewer if that would leave no batch to hold out.
         ridge: of least squares, see `atomslim.compress.realign`; None: chosen on held-out structures.
         seed: of the random layer; None: drawn from torch's global generator. Of directions; None: 0.
-        without: what to leave out that is finer than blocks, by the names in the model's ``fine_units``.
-        directions: of least squares with forces: derivatives of each structure's energy that are fitted; as many as
-            three times its atoms are all its forces.
-        hand_over: also bring what kept blocks take in after removed ones in line, see `atomslim.compress.hand_over`.
-        weights: of least squares with forces: what forces and stress count beside energies.
+        without: finer units to leave out, by their names in the model's ``fine_units``.
+        directions: for least squares with forces: number of random directions per structure to fit forces along; three
+            times the number of atoms gives all forces.
+        hand_over: also map the inputs of blocks that follow removed ones, see `atomslim.compress.hand_over`.
+        weights: for least squares with forces: weights of forces and stress relative to energies.
 
     Raises:
         ConfigError: blocks or units that the model does not have, least squares without calibration structures, or
             calibration structures for something else.
-        DataError: calibration structures that are not there or cannot be read.
+        DataError: calibration structures that are missing or cannot be read.
 
     """
     if realign not in get_args(Realign):

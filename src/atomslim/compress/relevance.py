@@ -78,26 +78,25 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
     options: dict[str, str] | None = None,
     strict: bool = False,
 ) -> Relevance:
-    """Score every block of a model, and what it can leave out that is finer, on labelled data.
+    """Score every block and finer unit of a model on labelled data.
 
     Args:
         model: the model; blocks are named as in the original model (`block_ids`), the embedding is 0.
-        data: labelled structures, by task where the model has several.
-        limit: at most so many structures of each task, evenly over its data.
-        batch_size: structures at once; scores are means over batches, and their spread is over batches.
-        force_weight: α of forces beside 1 for everything else.
-        leave_out: also measure the errors without each block, without each of what the model can leave out that is
-            finer, and with each cutoff (one evaluation for each).
-        cutoffs: shorter cutoffs (Å) to measure the errors with, too, all else being kept.
-        widths: smaller widths to measure the errors with, too, each by itself: channels to keep, or a share of them
-            below 1. They are chosen on the same structures, whose labels have no say.
+        data: labelled structures, by task if the model has several.
+        limit: at most this many structures per task, evenly spaced over its data.
+        batch_size: structures per batch; scores are means over batches, and their spread is over batches.
+        force_weight: α of forces; everything else has weight 1.
+        leave_out: also measure the errors without each block or finer unit, and with each cutoff (one evaluation each).
+        cutoffs: also measure errors with these shorter cutoffs (Å), everything else unchanged.
+        widths: also measure errors with these smaller widths, each by itself: channels to keep, or a fraction of them
+            below 1. They are chosen on the same structures, without their labels.
         options: options of the datasets' readers.
         strict: refuse structures outside of what a task was trained on, or with a charge or spin.
 
     Raises:
         ConfigError: a model without blocks, a task that it does not have, data without a task's name where there
             are several, or cutoffs or widths that the model cannot have.
-        DataError: a dataset that is not there or broken, or one without labels.
+        DataError: a dataset that is missing or broken, or one without labels.
 
     """
     if not model.num_blocks:

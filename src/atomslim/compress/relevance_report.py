@@ -23,7 +23,7 @@ FILES = ("relevance.json", "relevance.csv", "relevance.png")
 
 @dataclass(frozen=True, repr=False)
 class Relevance(Shown, BlockScores):
-    """Scores of the blocks of a model on one or more tasks, to be read, drawn and written."""
+    """Scores of a model's blocks on one or more tasks, to print, plot and write."""
 
     def lowest(self, count: int, name: str = "gradcam") -> tuple[int, ...]:
         """Return the interaction blocks that matter least by a score, as numbers of the original model, ascending."""

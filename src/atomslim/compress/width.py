@@ -37,22 +37,22 @@ def narrow(
     sweeps: int = 0,
     seed: int = 0,
 ) -> Model:
-    """Return a copy of ``model`` with smaller widths; the model itself stays as it is.
+    """Return a copy of ``model`` with smaller widths; the model itself is not changed.
 
     Args:
-        model: the model to cut; `atomslim info` names its widths.
-        widths: width → channels to keep, or a share of them below 1.
-        data: calibration structures, by task where the model has several; labels are not looked at.
-        score: what channels are chosen by: least-squares, activation or taylor.
-        limit: at most so many structures of each task, evenly over its data.
-        batch_size: structures at once.
+        model: the model to narrow; `atomslim info` lists its widths.
+        widths: width → channels to keep, or a fraction of them below 1.
+        data: calibration structures, by task if the model has several; labels are not used.
+        score: how channels are ranked: least-squares, activation or taylor.
+        limit: at most this many structures per task, evenly spaced over its data.
+        batch_size: structures per batch.
         sweeps: times that each block is fitted again, on the narrower model's own inputs; 0: on the full model's only,
             which left the embedded model with the better forces (docs/results/width.md).
         seed: of the random signs of ``taylor``.
 
     Raises:
         ConfigError: a family without widths, widths that the model does not have or that are larger than its own.
-        DataError: structures that are not there, cannot be read, or are too few to fit that many inputs.
+        DataError: structures that are missing, cannot be read, or are too few to fit that many inputs.
 
     """
     sizes = checked_widths(model, widths)

@@ -62,12 +62,12 @@ def compare(  # noqa: PLR0913 - what is compared, and how
 
     Args:
         models: models or their files; the first is what the others are compared with.
-        data: labelled structures, by task where the models have several.
+        data: labelled structures, by task if the models have several.
         split: only the test set of this split (`split.TASK.json` in a run's folder), for data of one task.
-        limit: at most so many structures of each task, evenly over its data.
-        batch_size: structures at once, also for throughput.
+        limit: at most this many structures per task, evenly spaced over its data.
+        batch_size: structures per batch, also for throughput.
         speed: also measure FLOPs, times and memory, on the first structures.
-        repeats: rounds of the times, at least; short passes are repeated until they fill a second.
+        repeats: minimum number of timing rounds; short runs are repeated until they fill a second.
         options: options of the datasets' readers.
         strict: refuse structures outside of what one of the models was trained on, or with a charge or spin.
         checks: also what `atomslim.validate` checks, ``quick``, ``full`` or names of checks, on three of the first

@@ -148,7 +148,7 @@ def _graphs_table(tasks: Iterable[dict[str, Any]]) -> Table:
 
 def _parameters_table(total: int, parts: dict[str, int]) -> Table:
     table = Table(
-        "part",
+        "parameter group",
         Column("parameters", justify="right"),
         Column("share", justify="right"),
         title="Parameters",

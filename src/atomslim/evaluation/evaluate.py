@@ -110,14 +110,14 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
         task: the model's task; default: its only one.
         part: all structures, or one set of ``split``.
         split: a split, or the file of one (`split.TASK.json` in a run's folder).
-        batch_size: structures at once.
+        batch_size: structures per batch.
         free_atoms_only: leave out the forces on fixed atoms.
         options: options of the dataset's reader.
         strict: refuse structures outside of what the task was trained on, or with a charge or spin.
 
     Raises:
         ConfigError: an unknown task, or a part without a split.
-        DataError: a dataset that is not there or broken, or has no label that the task predicts.
+        DataError: a dataset that is missing or broken, or has no label that the task predicts.
         StructureError: a structure that no model can take.
 
     """

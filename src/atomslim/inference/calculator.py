@@ -45,16 +45,16 @@ class Calculator(AseCalculator):
     ``magmoms`` (μB), say. Numbers are float64, whatever the model computes
     in; positions are float64 throughout.
 
-    Elements and compositions that the task was not trained on, charges and spins are said once, see
+    Elements and compositions that the task was not trained on, charges and spins give one warning each, see
     `atomslim.models.scope`.
 
-    Two things make an energy unfit for dynamics, and each is said once per calculator, as an `AtomslimWarning`:
+    Two things make an energy unfit for dynamics; each gives one `AtomslimWarning` per calculator:
 
     - The forces come from a head of their own ("direct") and are not the gradient of the energy, while the atoms have
       velocities, which means that somebody runs molecular dynamics (relaxations give atoms none). Such forces do not
       conserve energy: NVE runs drift, and heat up or cool down. Use a task with conservative forces.
-    - The model keeps only so many neighbours of an atom, and there are more within the cutoff. The energy jumps when
-      two of them change ranks. With ``strict`` this raises StructureError, at the first structure where it is the case.
+    - The model has a neighbour cap, and an atom has more neighbours within the cutoff. The energy jumps when two of
+      them swap ranks. With ``strict``, the first such structure raises StructureError.
 
     More is up to the model, and not checked: energies jump, too, when atoms cross a cutoff of the task that is shorter
     than the distance at which the model's radial basis ends (12 Å for JMP), and a little when JMP's smaller graphs,
@@ -82,7 +82,7 @@ class Calculator(AseCalculator):
         Args:
             model: a model, or what `atomslim.load` takes. A given model is never changed; where it has another device
                 or dtype than asked for, a copy is made.
-            task: name of the task head; needed where the model has several.
+            task: the task to use; needed if the model has several.
             device: where the model runs; by default where it is.
             dtype: of the model's parameters; by default what they are.
             precision: what is computed in, as for `atomslim.load`; by default the model's.

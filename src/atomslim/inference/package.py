@@ -68,14 +68,14 @@ def package(
 ) -> Deviations:
     """Compile one task of a model, its energy and forces, into a package for C++ and other programs.
 
-    The package takes any number of atoms, molecules and periodic cells alike. Before it is put in place it is run on
+    The package works for any number of atoms, in molecules and periodic cells. Before it is written, it is run on
     structures of 1 to 60 atoms and compared with the model.
 
     Args:
         model: a model of a family that can be packaged, or what `atomslim.load` takes.
         output: the ``.pt2`` file to write.
-        task: name of the task head; needed where the model has several.
-        device: what the package runs on; by default where the model is.
+        task: the task to use; needed if the model has several.
+        device: where the package runs; by default where the model is.
         dtype: of the weights; by default what they are.
 
     Returns:

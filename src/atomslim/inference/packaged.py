@@ -35,12 +35,12 @@ ANEW = "make it anew with atomslim package"
 
 
 class PackagedCalculator(Calculator):
-    """Lets ASE run a package of `atomslim package`: energy, forces and, of conservative forces, stress.
+    """Lets ASE run a package of `atomslim package`: energy, forces and, with conservative forces, stress.
 
         atoms.calc = atomslim.PackagedCalculator("aspirin.pt2")
 
-    Warns as `Calculator` does, and reuses pairs in the same way. A package is a program: **load only files that you
-    trust**. It runs on the kind of processor, and with the version of torch, that it was made for.
+    Gives the same warnings as `Calculator`, and reuses pairs in the same way. A package is a program: **load only files
+    that you trust**. It runs on the kind of processor, and with the version of torch, that it was made for.
     """
 
     def __init__(self, package: str | os.PathLike[str], *, skin: float = 0.5, strict: bool = False) -> None:

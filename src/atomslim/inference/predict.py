@@ -141,7 +141,7 @@ def predict(
     strict: bool = False,
     options: Mapping[str, str] | None = None,
 ) -> list[Results]:
-    """Predict structures, and return the results of each by name, in their order.
+    """Predict structures; return the results of each by name, in the same order.
 
         energies = [found["energy"] for found in atomslim.predict("mini", atoms, task="molecules")]
 
@@ -160,7 +160,7 @@ def predict(
 
     Raises:
         StructureError: a structure that cannot be read or predicted.
-        ConfigError: an unknown task, or a batch size that cannot be.
+        ConfigError: an unknown task, or an invalid batch size.
 
     """
     loaded = model if isinstance(model, BlockModel) else load(model, precision=precision)
@@ -206,7 +206,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         structures: any file that ASE reads, compressed or not; a folder, a container or the name of a dataset, as
             `atomslim.inference.inputs` says; or several of these.
         output: the .extxyz or .xyz file to write.
-        task: name of the task head; needed where the model has several.
+        task: the task to use; needed if the model has several.
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: which of the weights of a checkpoint, as for `load`.
@@ -218,11 +218,11 @@ def predict_file(  # noqa: PLR0913 - the options of a command
 
     Raises:
         StructureError: a structure that cannot be read or predicted; names the file and the record.
-        DataError: a dataset that is not there or broken.
+        DataError: a dataset that is missing or broken.
         CheckpointError: a model file that cannot be read.
         ConfigError: an unknown task or dataset, an unusable output name, no such device, or a precision it lacks.
         AtomslimError: a structure that does not fit into memory, or a result that is not finite.
-        OSError: a file that is not there or cannot be written.
+        OSError: a file that is missing or cannot be written.
 
     """
     start = time.perf_counter()

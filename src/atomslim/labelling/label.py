@@ -88,38 +88,38 @@ def label(  # noqa: PLR0913 -- the options of a command
     options: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Labelled:
-    """Label structures by a teacher, into a folder that every command takes as a dataset; goes on where it was.
+    """Label structures with a teacher, into a dataset folder; run again, it continues where it stopped.
 
-    Energies in eV, forces in eV/Å, and stress in eV/Å³ of cells, as far as the teacher gives them. Where a calculator
-    has a free energy (of electrons at a temperature), that is the energy: forces are its gradient.
+    Energies in eV, forces in eV/Å, and stress of cells in eV/Å³, as far as the teacher gives them. If a calculator
+    gives a free energy (electronic temperature), it is used as the energy, since forces are its gradient.
 
     Args:
         structures: files, folders, containers or datasets, as `atomslim.inference.inputs` says; labels in them are
-            not looked at.
+            not used.
         teacher: a model, its file or name; `ase:MODULE:CLASS?NAME=VALUE`; in Python also a calculator, or a function
             that makes one.
         output: the folder.
-        task: name of the task head of a model that has several.
-        processes: how many structures are labelled at once, each by a process of its own; one thread each, unless
-            OMP_NUM_THREADS says otherwise.
-        skip: share of the structures that may have no labels: an error, no answer in time, results of wrong shapes or
-            that are not finite. They are left out, and noted in `label.json`.
-        timeout: seconds that a structure may take.
-        teacher_python: the interpreter that a named teacher lives in; it needs ASE and NumPy, and atomslim for models.
+        task: the task to use, if the model has several.
+        processes: how many structures to label at once, each in its own process, with one thread unless
+            OMP_NUM_THREADS is set.
+        skip: fraction of structures that may fail: an error, no answer in time, wrong shapes or non-finite numbers.
+            They are left out, and recorded in `label.json`.
+        timeout: time limit per structure in seconds.
+        teacher_python: the interpreter that a named teacher is installed in; needs ASE and NumPy, atomslim for models.
         hessian: also label each structure with one row of the Hessian, of an atom and direction at random, by forces
             of two displaced copies: three calls in place of one.
         options: of the readers of the structures, such as ``{"length_unit": "bohr"}``.
-        tell: told in a sentence what the teacher gives, before anything is labelled.
+        tell: called with a sentence on what the teacher gives, before anything is labelled.
 
     Warns:
         AtomslimWarning: forces that are not the gradient of the energy, and other things wrong with the teacher.
 
     Raises:
-        ConfigError: an unknown teacher, one that cannot be made, options that make no sense, or a folder that holds
+        ConfigError: an unknown teacher, one that cannot be made, invalid options, or a folder that holds
             something else.
         StructureError, DataError: structures that cannot be read; names file and record.
         AtomslimError: too many structures without labels; answers that differ for one structure.
-        OSError: a file that is not there or cannot be written.
+        OSError: a file that is missing or cannot be written.
 
     """
     start = time.perf_counter()

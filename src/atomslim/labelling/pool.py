@@ -144,17 +144,17 @@ def pool(
     reader: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Pool:
-    """Make structures to label, into a folder that every command takes; goes on where it was.
+    """Make structures to label, in a folder that every command accepts; run again, it continues where it stopped.
 
     Args:
         structures: files, folders, containers or datasets, as `atomslim.inference.inputs` says.
         output: the folder.
         teacher: runs the dynamics: a model, its file or name, `ase:MODULE:CLASS?NAME=VALUE`, a calculator or a
-            function that makes one. A cheap one will do, since what it says is not kept. None: no dynamics.
-        task: name of the task head of a model that has several.
+            function that makes one. A cheap one will do, since its labels are not kept. None: no dynamics.
+        task: the task to use, if the model has several.
         processes: trajectories at once, each by a process of its own.
         timeout: seconds that a step of dynamics may take.
-        teacher_python: the interpreter that a named teacher lives in.
+        teacher_python: the interpreter that a named teacher is installed in.
         reader: options of the readers of the structures, such as ``{"length_unit": "bohr"}``.
         options: of `PoolOptions`.
 
@@ -164,7 +164,7 @@ def pool(
     Raises:
         ConfigError: an unknown teacher or option, or a folder that holds something else.
         StructureError, DataError: structures that cannot be read; names file and record.
-        OSError: a file that is not there or cannot be written.
+        OSError: a file that is missing or cannot be written.
 
     """
     start = time.perf_counter()

@@ -213,7 +213,7 @@ class BlockModel(nn.Module, ABC):
 
     @abstractmethod
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Split all parameters by part: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
+        """Split all parameters into groups: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
 
     def rename_heads(self, names: Mapping[tuple[str, str], tuple[str, str]]) -> None:
         """Give heads new names, (task, target) → (task, target); nothing to do where modules are not named so."""

@@ -86,7 +86,7 @@ class Family:
     licences: ClassVar[tuple[str, str]] = ("", "")
     """Of the code that its models need, and of their weights."""
     rates: ClassVar[Mapping[str, float]] = MappingProxyType({})
-    """Factors on the learning rate in fine-tuning by part, blocks by their number in the original model; others 1."""
+    """Factors on the fine-tuning learning rate by parameter group, blocks by their original numbers; others 1."""
 
     # -- what every family has
 

@@ -14,7 +14,7 @@ MOST = 10**6
 
 
 class GraphSettings(BaseModel):
-    """The cutoff within which atoms are neighbours, and how many of them are kept, where a family caps their number."""
+    """The neighbour cutoff and, for families that have one, the neighbour cap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -48,27 +48,27 @@ def load(
 ) -> BlockModel:
     """Return the model of a file or name, ready to predict: a file of `save`, or a checkpoint of any family.
 
-    ``"mini"`` is the model that comes with the package: small, trained on xTB labels, for learning and testing.
-    ``"family:name"`` is one that comes with a family's own package. The content of a file decides what it is, not its
-    name. No code in a file is ever executed.
+    ``"mini"`` is the embedded model: small, trained on xTB labels, for learning and testing. ``"family:name"`` is a
+    model shipped with a family's own package. A file is recognised by its content, not its name, and no code in it is
+    ever executed.
 
     Args:
         path: the file, or a name.
-        tasks: settings that replace those of the file's tasks: normalisation, references, graphs, units, names, which
-            some checkpoints hold none of. Tasks are found by name, or by place if all are given.
+        tasks: settings that replace those of the file's tasks: normalisation, references, graphs, units, names; some
+            checkpoints hold none. Tasks are matched by name, or in order if all are given.
         dtype: float32 or float64; default: as in the file, but at least float32.
         device: where the model goes; default: the CPU.
-        precision: what predictions are computed in: ``highest`` (float32, the default), ``high`` (TF32 where the device
+        precision: number format of predictions: ``highest`` (float32, the default), ``high`` (TF32 where the device
             has it), ``fast`` (bfloat16 in dense layers); see `atomslim.models.precision`.
-        options: of a checkpoint, what its family can be asked (docs/families.md); files of `save` have nothing to
-            ask. JMP's: ``weights="raw"`` takes the last weights in place of their averages over training, and
-            ``alias="original"`` the raw value of weights that a file has under two names, as the original program does.
+        options: of a checkpoint's family (docs/families.md); files of `save` have none. JMP's: ``weights="raw"`` uses
+            the last weights instead of their averages over training, and ``alias="original"`` the raw value of weights
+            stored under two names, as the original program does.
 
     Raises:
-        CheckpointError: a file that is not there, cannot be read, is damaged, is no model, or was written by a newer
+        CheckpointError: a file that is missing, cannot be read, is damaged, is no model, or was written by a newer
             version; missing, unknown, misshapen or non-finite tensors.
         ConfigError: a name or an option that a family does not have, a package that is missing, tasks that do not fit
-            the model's heads, a dtype below float32, or a precision that there is not.
+            the model's heads, a dtype below float32, or an unknown precision.
 
     """
     if dtype not in {None, torch.float32, torch.float64}:
@@ -88,7 +88,7 @@ def load(
 
 @checked
 def save(model: BlockModel, path: str | os.PathLike[str]) -> None:
-    """Write a model to one self-describing `.safetensors` file, which appears whole or not at all.
+    """Write a model to one self-describing `.safetensors` file, whole or not at all.
 
     The same model gives the same bytes. Raises ConfigError for a model without a file format, or a name that ends as
     checkpoints of torch do; OSError if the file cannot be written.

@@ -47,7 +47,7 @@ class Target(BaseModel):
 
 
 class Task(BaseModel):
-    """A named set of targets that one data set defines, with the graphs its structures are given."""
+    """A named set of targets that a dataset defines, with the settings of its graphs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -80,12 +80,12 @@ class Task(BaseModel):
 
     @property
     def conservative(self) -> bool:
-        """Whether forces are minus the gradient of the energy."""
+        """Whether forces are the negative gradient of the energy."""
         return self.of_kind("conservative_forces") is not None
 
     @property
     def direct(self) -> bool:
-        """Whether forces come from a head of their own, which conserves no energy."""
+        """Whether forces come from a head of their own, which does not conserve energy."""
         return self.of_kind("direct_forces") is not None
 
 

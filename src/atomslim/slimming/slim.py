@@ -75,7 +75,7 @@ def slim(
     tell: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Slim:
-    """Make a small and fast model of a slow one, for some structures; goes on where it was.
+    """Make a small, fast model from a slow one, for given structures; run again, it continues where it stopped.
 
         done = atomslim.slim("MgO.cif", "sevennet:7net-0", "out", speedup=10, budget="1h", width=8)
         atoms.calc = atomslim.Calculator(done.model)
@@ -84,15 +84,15 @@ def slim(
         structures: files, folders, containers or datasets, as `atomslim.inference.inputs` says.
         teacher: a model, its file or name; `ase:MODULE:CLASS?NAME=VALUE`; a calculator, or a function that makes one.
         output: the folder.
-        progress: show what trainings and the validation do.
-        tell: told in a sentence what is done next, and what was found.
+        progress: show progress of training and validation.
+        tell: called with a sentence on each next step and result.
         options: of `SlimOptions`.
 
     Raises:
         ConfigError: an unknown teacher or option, a speed that no student has, or a folder that holds something else.
         StructureError, DataError: structures that cannot be read; names file and record.
         AtomslimError: a teacher without labels for the structures.
-        OSError: a file that is not there or cannot be written.
+        OSError: a file that is missing or cannot be written.
 
     """
     names = tuple(listed(structures))

@@ -175,25 +175,25 @@ def distill(
     known: Mapping[str, str] | None = None,
     **options: Any,
 ) -> BlockModel:
-    """Train a copy of a cut model to answer as its teacher does, and return the one with the best validation error.
+    """Train a copy of a pruned model to reproduce its teacher; return the one with the best validation error.
 
         small = atomslim.keep_blocks(model, 4)
         small = atomslim.distill(small, model, {"oc20": "oc20:200k"}, budget="2h")
 
     Args:
-        student: the cut model, or its file.
-        teacher: the model that it was cut from, or its file.
-        data: structures by task, or for the only task; instead of the option ``tasks``.
+        student: the pruned model, or its file.
+        teacher: the model it was made from, or its file.
+        data: structures by task, or for the only task; replaces the option ``tasks``.
         output: folder of the run; default `runs/distill-DATE`.
-        resume: go on with the run in `output`.
+        resume: continue the run in `output`.
         progress: show baselines, a progress bar and the summary.
         known: by what `student` and `teacher` are known when the run goes on, where they are computed anew; default:
             their content.
         options: fields of `DistillOptions`: ``budget="2h"``, ``weights={"blocks": 1.0}``, ``labels=0.1``, ….
 
     Raises:
-        ConfigError: a teacher of another family, or with other tasks or units; options that make no sense.
-        DataError: a dataset that is not there or cannot be learned from.
+        ConfigError: a teacher of another family, or with other tasks or units; invalid options.
+        DataError: a dataset that is missing or cannot be trained on.
         CheckpointError: a model file that cannot be read.
 
     """

@@ -97,14 +97,14 @@ def finetune(
 
         tuned = atomslim.finetune(small, "rmd17:aspirin", budget="30min")
 
-    Before the first step, the errors of predicting the mean and of the model as it is are measured; if tuning makes it
-    worse, the untuned one comes back. The run's folder has everything, see `atomslim.train.run_folder`.
+    Before the first step, it measures the errors of predicting the mean and of the model as given. If tuning makes the
+    model worse, the original is returned. The run's folder has everything, see `atomslim.train.run_folder`.
 
     Args:
         model: the model, or its file.
         data: name of a dataset, an open one, or labelled structures.
         output: folder of the run; default `runs/finetune-DATE`.
-        resume: go on with the run in `output`, exactly as if it had never stopped.
+        resume: continue the run in `output`, exactly as if it had never stopped.
         progress: show baselines, a progress bar and the summary.
         known: by what `model` is known when the run goes on, where it is computed anew; default: its content.
         options: fields of `FinetuneOptions`: ``budget="30min"``, ``steps``, ``epochs``, ``forces="direct"``,
@@ -112,7 +112,7 @@ def finetune(
 
     Raises:
         ConfigError: options that are unknown or contradict each other, or a folder that holds another run.
-        DataError: a dataset that is not there or cannot be learned from.
+        DataError: a dataset that is missing or cannot be trained on.
         CheckpointError: a model file that cannot be read.
 
     """

@@ -128,8 +128,8 @@ class OptimiserOptions(_Options):
     weight_decay: float = Field(default=0.1, ge=0)
     rates: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None,
-        description="factor by part (embedding, block 2 by its number in the original, readout, head NAME), others 1; "
-        "none: as the model's family does",
+        description="factor by parameter group (embedding, block 2 by original number, readout, head NAME), else 1; "
+        "none: the default of the model's family",
     )
     clip: float | None = Field(default=1.0, gt=0, description="largest gradient; none: no clipping")
     clip_by: Literal["value", "norm"] = Field(default="value", description="clip each number, or the norm of all")

@@ -103,12 +103,12 @@ def pretrain(
         options: what YAML says: ``{"sizes": …, "tasks": [{"name": "oc20", "data": "oc20:…"}, …], "steps": 1000}``.
         output: folder of the run; default `runs/pretrain-DATE`.
         data: structures of tasks by their name, in place of the dataset that the options name.
-        resume: go on with the run in `output`.
+        resume: continue the run in `output`.
         progress: show baselines, a progress bar and the summary.
 
     Raises:
         ConfigError: options that are unknown or contradict each other, or a folder that holds another run.
-        DataError: a dataset that is not there or cannot be learned from.
+        DataError: a dataset that is missing or cannot be trained on.
         CheckpointError: a model file that cannot be read.
 
     """

@@ -1,4 +1,4 @@
-"""Runs checks on structures, one measurement a file, so that an interrupted run goes on where it was."""
+"""Runs checks on structures, one measurement a file, so that an interrupted run continues where it stopped."""
 
 import os
 import time

@@ -233,7 +233,7 @@ class CHGNet(BlockModel):
         return self._reduced(range(1, self.num_blocks + 1), bonds, angles)
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Split all parameters by part; the map to magnetic moments counts as readout."""
+        """Split all parameters into groups; the map to magnetic moments counts as readout."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding]}
         parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout, self.moments]

@@ -148,7 +148,7 @@ class JMP(BlockModel):
         return model
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Split all parameters by part; a block comes with its output block."""
+        """Split all parameters into groups; a block comes with its output block."""
         backbone = self.backbone
         parts = {"embedding": [self.embedding, backbone.bases, backbone.outputs[0]]}
         for place, (block, output) in enumerate(zip(backbone.blocks, backbone.outputs[1:], strict=True), start=1):

@@ -121,7 +121,7 @@ class MACE(BlockModel):
         return cast("Self", with_blocks(self, check_block_indices(indices, self.num_blocks)))
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Split all parameters by part."""
+        """Split all parameters into groups."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding]}
         parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout]

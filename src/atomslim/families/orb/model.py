@@ -148,7 +148,7 @@ class Orb(BlockModel):
         return model
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Split all parameters by part; the estimate of errors counts as readout."""
+        """Split all parameters into groups; the estimate of errors counts as readout."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding]}
         parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout] if self.confidence is None else [self.readout, self.confidence]

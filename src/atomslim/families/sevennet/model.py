@@ -199,7 +199,7 @@ class SevenNet(BlockModel):
         return cast("Self", with_cutoff(self, check_cutoff(self, cutoff)))
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Split all parameters by part."""
+        """Split all parameters into groups."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding, self.radial]}
         parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout]
