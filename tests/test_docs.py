@@ -116,6 +116,10 @@ def test_every_page_is_in_the_navigation() -> None:
     assert not missing, f"name these pages in mkdocs.yml under nav: {missing}"
 
 
+def test_no_formatter_broke_the_marks_of_files_that_pages_take_in() -> None:
+    assert not [name_of(page) for page in PAGES if "--8 <" in page.read_text(encoding="utf-8")]
+
+
 def test_every_benchmark_is_on_the_page() -> None:
     text = (DOCS / "performance.md").read_text(encoding="utf-8")
     assert all(name_of(found) in text for found in (ROOT / "benchmarks" / "results").glob("*.md"))
