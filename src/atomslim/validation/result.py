@@ -56,9 +56,10 @@ class Validation(Shown):
         if not judged:
             return f"Nothing was judged: give a reference with against, or structures that checks fit.{missing}"
         if not broken:
-            return f"{self.model} keeps to the bars of all {len(judged)} checks that were judged.{missing}"
-        kept = f"{self.model} keeps to the bars of {len(judged) - len(broken)} of {len(judged)} checks"
-        return f"{kept}; not of: {', '.join(broken)}.{missing}"
+            what = f"all {len(judged)} checks that were judged" if len(judged) > 1 else "the one check that was judged"
+            return f"{self.model} passes {what}.{missing}"
+        passed = f"{self.model} passes {len(judged) - len(broken)} of {len(judged)} checks"
+        return f"{passed}; it fails {', '.join(broken)}.{missing}"
 
 
 def _outcome(verdicts: Sequence[Verdict], not_done: Sequence[tuple[str, str, str]]) -> str:
