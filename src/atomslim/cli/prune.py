@@ -124,7 +124,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Of the random layer.
     width
         Make the model narrower, after any cut of blocks: channels to keep by width, or a share of them, as in
-        edge=512,atom=0.75; they are chosen, and the layers that read them fitted, on --data (JMP).
+        edge=512,atom=0.75 (JMP) or l0=64,lmax=1 (SevenNet); chosen, and the layers that read them fitted, on --data.
     channel_score
         What --width chooses channels by: the least-squares error without them, their activation, or Taylor expansion.
     neighbours
