@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.compress.calibration import calibration_structures
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
 from atomslim.compress.refit import refit
@@ -26,6 +27,7 @@ from atomslim.models.modes import parameter_count
 Model = TypeVar("Model", bound=BlockModel)
 
 
+@checked
 def narrow(
     model: Model,
     widths: Mapping[str, float],
