@@ -33,6 +33,19 @@ CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "no path": (lambda _: ANY.load(3), "load: path is a int: give str or PathLike"),
     "no number": (lambda m: ANY.evaluate(m, [], batch_size="2"), "batch_size is a str: give int"),
     "a choice": (lambda m: ANY.evaluate(m, [], part="tset"), "evaluate: part 'tset': did you mean test"),
+    "no model": (lambda _: ANY.save("mini", "x.safetensors"), "save: model is a str: give BlockModel"),
+    "a model's name where it is read already": (lambda _: ANY.keep_blocks("mini", 2), "keep_blocks: model is a str"),
+    "what a list is of": (
+        lambda m: ANY.evaluate(m, [1]),
+        "data is a list of int: give str or Dataset or Sequence",
+    ),
+    "what a table is of": (lambda m: ANY.compare({"a": m}, {"x": 3}), "compare: data is a dict of int"),
+    "no data": (lambda m: ANY.keep_blocks(m, 0, realign="least-squares", calibration={"direct": 3}), "data: is a int"),
+    "bytes": (lambda m: ANY.predict(m, b"water.xyz"), "predict: structures is a bytes"),
+    "nothing": (lambda m: ANY.predict(m, None), "predict: structures is a NoneType"),
+    "no table": (lambda m: ANY.narrow(m, "edge=4", []), "narrow: widths is a str: give Mapping of float"),
+    "no calculator": (lambda m: ANY.validate(m, against=3), "validate: against is a int"),
+    "no structures": (lambda _: ANY.slim(3, "mini", "out"), "slim: structures is a int"),
     "an option of training": (lambda m: ANY.finetune(m, [], stesp=2), "there is no option stesp"),
 }
 
@@ -51,7 +64,7 @@ def test_a_checked_function_is_still_itself() -> None:
         return one + two
 
     assert (add.__name__, add.__doc__, add(1)) == ("add", "Add.", 2.0)
-    assert add(np.int64(1).item(), two=2) == 3
+    assert add(np.int64(1), two=2) == 3  # type: ignore[arg-type]
 
 
 def test_a_model_is_a_few_lines_and_a_table(model: BlockModel) -> None:

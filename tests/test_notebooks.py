@@ -49,6 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in {"FRAMES": 4, "SOME": 3, "EVERY": 2, "SELDOM": 2}.items():
         monkeypatch.setattr(preparing, name, value)
     monkeypatch.setattr("atomslim.labelling.pool.figure", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.setattr("atomslim.benchmarking.turns.FILL_SECONDS", 0.01)
     without_drawing(monkeypatch)
     return tmp_path
 

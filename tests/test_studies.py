@@ -142,6 +142,16 @@ def test_the_script_of_the_real_models_names_studies_that_are_there() -> None:
             assert read_study(ROOT / f"studies/{family}/{name}.yaml").seeds == (0, 1, 2)
 
 
+def test_the_script_for_one_core_names_files_that_are_there() -> None:
+    script = ROOT / "studies/cpu.sh"
+    subprocess.run(["/bin/sh", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8")
+    assert all((ROOT / "studies" / name).is_file() for name in re.findall(r"\$here/(\w+\.py)", text))
+    for family in re.findall(r"^(\w+)\) model=", text, re.MULTILINE):
+        for name in re.findall(r"\$here/\$family/(\S+\.yaml)", text):
+            assert read_study(ROOT / "studies" / family / name).seeds == (0,)
+
+
 def test_an_unknown_variant_would_be_found() -> None:
     study = read_study(PAPER)
     wrong = study.mix[0].model_copy(update={"data": "oc20:21M"})

@@ -1,22 +1,25 @@
 """Arguments and options: one that there is not, or of a wrong type, is an error of one line with a remedy."""
 
 import inspect
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, wraps
+from itertools import islice
+from numbers import Integral, Real
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
 from atomslim.errors import ConfigError, meant, one_line
 
+_LISTS = {Sequence, Iterable, list, tuple, set}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PLAIN = (str, int, float, bool, NoneType, os.PathLike, Sequence, Mapping)
-"""Types that are checked; a function itself looks at all others."""
+LOOKED_AT = 3
+"""Items of a list or table whose type is looked at; the function itself meets the others."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -40,7 +43,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 def _problem(
     function: Callable[..., Any], signature: inspect.Signature, given: Mapping[str, Any], error: TypeError
 ) -> str:
-    known = [name for name in signature.parameters if name != "self"]
+    known = [name for name in signature.parameters if name not in {"self", "cls"}]
     wrong = [name for name in given if name not in known]
     if wrong:
         return f"{_name(function)}: has no argument {wrong[0]}: {meant(wrong[0], known)}"
@@ -76,10 +79,9 @@ def _require(function: Callable[..., Any], name: str, value: Any) -> None:
     choices = _choices(hint)
     if choices and isinstance(value, str) and not _takes_text(hint) and value not in choices:
         raise ConfigError(f"{_name(function)}: {name} {value!r}: {meant(value, choices)}")
-    kinds = _kinds(hint)
-    if kinds is not None and not isinstance(value, kinds):
-        names = " or ".join(dict.fromkeys("None" if kind is NoneType else kind.__name__ for kind in kinds))
-        raise ConfigError(f"{_name(function)}: {name} is a {type(value).__name__}: give {names}")
+    if not _fits(value, hint):
+        names = " or ".join(dict.fromkeys(_words(part) for part in _parts(hint)))
+        raise ConfigError(f"{_name(function)}: {name} is a {_kind(value)}: give {names}")
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
@@ -94,18 +96,66 @@ def _takes_text(hint: Any) -> bool:
     return any(part in {str, Any} for part in _parts(hint))
 
 
-def _kinds(hint: Any) -> tuple[type, ...] | None:
-    """Return the types that a hint allows; None where one of them is not plain."""
-    found: list[type] = []
-    for part in _parts(hint):
-        kind = get_origin(part) or part
-        if kind is Literal:
-            found += [type(choice) for choice in get_args(part)]
-        elif kind in _PLAIN:
-            found += [int, float] if kind is float else [kind]
-        else:
-            return None
-    return tuple(found)
+def _fits(value: Any, hint: Any) -> bool:
+    """Say whether a value may be of a type; types that are nothing to look at, such as those of tensors, are."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in {Union, UnionType}:
+        return any(_fits(value, part) for part in inner)
+    if origin is Annotated:
+        return _fits(value, inner[0])
+    if origin is Literal:
+        return any(type(value) is type(choice) for choice in inner)
+    if isinstance(hint, TypeVar):
+        return hint.__bound__ is None or _fits(value, hint.__bound__)
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real)
+    return _is(value, origin or hint) and _items_fit(value, origin, inner)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is Any or not isinstance(kind, type) or kind.__module__.startswith("jaxtyping"):
+        return True
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(value, name) for name in _members(kind))
+    return isinstance(value, kind) and (kind is object or not isinstance(value, bytes | bytearray))
+
+
+@cache
+def _members(protocol: type) -> tuple[str, ...]:
+    """Name what an object of a protocol has, without properties, which may take long."""
+    return (*protocol.__annotations__, *({"__len__", "__getitem__"} & vars(protocol).keys()))
+
+
+def _items_fit(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
+    if not inner or not isinstance(value, Mapping | Sequence | set):
+        return True
+    if isinstance(value, Mapping):
+        return all(_fits(item, inner[1]) for item in islice(value.values(), LOOKED_AT))
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    return origin not in _LISTS or all(_fits(item, inner[0]) for item in islice(value, LOOKED_AT))
+
+
+def _words(hint: Any) -> str:
+    """Name a type as an error does: Sequence of Sample."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _words(inner[0])
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if isinstance(hint, TypeVar) and hint.__bound__ is not None:
+        return _words(hint.__bound__)
+    of = inner[1] if origin in {Mapping, dict} else inner[0] if origin in {Sequence, list, tuple} else None
+    name = "None" if hint is NoneType else getattr(origin or hint, "__name__", str(hint))
+    return name if of is None or of is Any else f"{name} of {'/'.join(map(_words, _parts(of)))}"
+
+
+def _kind(value: Any) -> str:
+    """Name what was given, with what is in it: list of int."""
+    name = type(value).__name__
+    if not isinstance(value, Mapping | Sequence | set) or isinstance(value, str | bytes) or not value:
+        return name
+    return f"{name} of {type(next(iter(value.values() if isinstance(value, Mapping) else value))).__name__}"
 
 
 # -- options

@@ -18,9 +18,10 @@ from atomslim.families.jmp import JMP
 from atomslim.models.block_model import Trace
 from atomslim.train import teacher_cache as module
 from atomslim.train.dataloaders import training_feed
-from atomslim.train.distill import Distillation, DistillOptions, _answers, own_scales, own_targets
+from atomslim.train.distill import Distillation, DistillOptions, _answers
 from atomslim.train.options import TaskOptions, validated
 from atomslim.train.run_folder import RunFolder
+from atomslim.train.targets import own_scales, own_targets
 from atomslim.train.tasks import LearningTask, loss_terms, prepare_task
 from atomslim.train.teacher_cache import Answers, kept_answers
 from samples import CONSERVATIVE, DIRECT

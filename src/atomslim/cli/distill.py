@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from atomslim.cli.ending import Json, next_step, say_run
-from atomslim.cli.numbers import FINITE, WHOLE
+from atomslim.cli.numbers import COUNT, FINITE, WHOLE
 from atomslim.cli.settings import Log, listed
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -24,6 +24,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     budget: str | None = None,
     steps: Annotated[int | None, WHOLE] = None,
     epochs: Annotated[float | None, FINITE] = None,
+    rounds: Annotated[int | None, COUNT] = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     log: Log = (),
     config: Path | None = None,
@@ -54,6 +55,9 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         Stop after this many steps.
     epochs
         Stop after this many passes over the data.
+    rounds
+        Cut the teacher in so many steps, a part of the way to the student each, and train after each for an equal part
+        of the budget; for students with less than half of the teacher. Channels are chosen anew on the data.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     log
@@ -83,8 +87,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     from atomslim.train.run_folder import begun
     from atomslim.train.trainer import require_as_many_processes
 
-    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "strict": strict or None}
-    given |= chosen_boards(log)
+    given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "rounds": rounds}
+    given |= {"strict": strict or None, **chosen_boards(log)}
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
     options = read_settings(config or begun(output, resume=resume), settings, given)
     require_options(DistillOptions, options)

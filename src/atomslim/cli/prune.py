@@ -124,7 +124,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Seed of the random layer.
     width
         Make the model narrower, after any blocks are removed: channels to keep, or a fraction of them, as in
-        edge=512,atom=0.75; --data is used to choose them and to fit the layers that read them (JMP).
+        edge=512,atom=0.75 (JMP) or l0=64,lmax=1 (SevenNet); --data chooses them and fits the layers that read them.
     channel_score
         How --width ranks channels: by least-squares error without them, activation, or Taylor expansion.
     neighbours

@@ -109,7 +109,11 @@ Log = Annotated[tuple[Literal["tensorboard", "wandb"], ...], Parameter(name="--l
 
 
 def chosen_boards(log: Sequence[str]) -> dict[str, bool]:
-    """Return the options of a run that `--log` stands for."""
+    """Return the options of a run that `--log` stands for; raises ConfigError where the package is not installed."""
+    from atomslim.train.boards import REQUIRED
+
+    for name in log:
+        REQUIRED[name]()
     return dict.fromkeys(log, True)
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.compress.realign import NormalEquations
@@ -162,7 +162,7 @@ def scored(model: BlockModel, structures: Structures, score: Score = "least-squa
         raise DataError("widths: there are no calibration structures: give some, with their task")
     layout = of.channels(model)
     layers = [layer for stage in layout.stages.values() for layer in stage]
-    readings = {layer: Reading.zeros(weight_of(model, layer).shape[1]) for layer in layers}
+    readings = {layer: Reading.zeros(layout.length(layout.axes[f"{layer}.weight"][1])) for layer in layers}
     bases = {stream: Reading.zeros(layout.sizes[stream]) for stream in layout.basis_readers.values()}
     with inference(model), watched(model, layers, lambda name, rows, _: readings[name].add(rows)):
         for batch, topology, task in structures:
@@ -190,14 +190,15 @@ def run(model: BlockModel, batch: AtomsBatch, topology: Any, tasks: Iterable[str
 
 
 @contextmanager
-def watched(model: nn.Module, layers: Iterable[str], see: Any) -> Iterator[None]:
-    """Call ``see`` with the name, the inputs (rows, k) and the outputs (rows, d) of layers as they are computed."""
+def watched(model: BlockModel, layers: Iterable[str], see: Any) -> Iterator[None]:
+    """Call ``see`` with the name, the inputs (rows, k) and what their module makes of layers as they are computed."""
+    of = family_of(model)
 
-    def hook(name: str, module: Any, inputs: Any, output: Tensor) -> None:
-        rows = module.side_by_side(*inputs) if hasattr(module, "side_by_side") else inputs[0]
-        see(name, rows.flatten(0, -2), output.flatten(0, -2))
+    def hook(name: str, module: Any, inputs: Any, output: Any) -> None:
+        see(name, of.layer_inputs(module, name, inputs).flatten(0, -2), output)
 
-    handles = [model.get_submodule(name).register_forward_hook(partial(hook, name)) for name in layers]
+    modules = {name: model.get_submodule(of.layer_module(name)) for name in layers}
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in modules.items()]
     try:
         yield
     finally:
@@ -210,16 +211,18 @@ def thinned_out(rows: Float[Tensor, "rows k"], inputs: int) -> Float[Tensor, "so
     return rows[:: -(-len(rows) // max(ROWS_AT_ONCE, inputs)) or 1]
 
 
-def weight_of(model: nn.Module, layer: str) -> Float[Tensor, "out in"]:
+def weight_of(model: BlockModel, layer: str) -> Float[Tensor, "out in"]:
     """Return a layer's weight in float64."""
-    weight = model.get_parameter(f"{layer}.weight").detach()
-    return weight.cpu().double()
+    of = family_of(model)
+    return of.as_matrix(of.layer_weight(model, layer).detach()).cpu().double()
 
 
-def assign(model: nn.Module, layer: str, weight: Float[Tensor, "out in"]) -> None:
+def assign(model: BlockModel, layer: str, weight: Float[Tensor, "out in"]) -> None:
     """Write a layer's weight."""
+    of = family_of(model)
     with torch.no_grad():
-        model.get_parameter(f"{layer}.weight").copy_(weight)
+        parameter = of.layer_weight(model, layer)
+        parameter.copy_(of.from_matrix(weight, parameter))
 
 
 def tasks_of(model: BlockModel, structures: Structures, task: str) -> list[str]:
@@ -311,14 +314,15 @@ def _taylor(
     """Return the squared first-order change of random sums of the outputs without each channel."""
     readers = {stream: layout.readers(stream) for stream in layout.sizes}
     layers = sorted({layer for some in readers.values() for layer in some})
-    weights = [model.get_parameter(f"{layer}.weight") for layer in layers]
+    of = family_of(model)
+    weights = [of.layer_weight(model, layer) for layer in layers]
     found = {stream: torch.zeros(size, dtype=torch.float64) for stream, size in layout.sizes.items()}
     generator = torch.Generator().manual_seed(seed)
     for batch, topology, task in structures:
         for _ in range(DRAWS):
             gradients = _gradients(model, batch, topology, task, weights, generator)
             changes = {
-                layer: weighted_inputs(weight, gradient).cpu()
+                layer: weighted_inputs(of.as_matrix(weight), of.as_matrix(gradient)).cpu()
                 for layer, weight, gradient in zip(layers, weights, gradients, strict=True)
             }
             for stream in found:

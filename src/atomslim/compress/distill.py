@@ -124,7 +124,7 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     chosen = _chosen_features(student, teacher)
     for name, map_ in maps.items():
         branch, _, block = name.partition(" ")
-        places = chosen.get(branch if block else f"{branch} readout")
+        places = chosen.get(name, chosen.get(branch)) if block else chosen.get(f"{branch} readout")
         if places is not None and len(places) == cast("nn.Linear", map_).in_features:
             _select(cast("nn.Linear", map_), places)
     return maps
@@ -133,7 +133,7 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
 def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list[int]]:
     """Return which of the teacher's channels the student's features are, as far as its history says.
 
-    By ``node`` and ``edge`` (of blocks), ``node readout`` and ``edge readout``.
+    By ``node`` and ``edge`` (of blocks), ``node 3`` (of a block), ``node readout`` and ``edge readout``.
     """
     found: dict[str, list[int]] = {}
     if student.history[: len(teacher.history)] != teacher.history or student.family is None:

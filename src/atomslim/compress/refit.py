@@ -142,7 +142,8 @@ def _seen(
 
     def see(name: str, rows: Tensor, output: Tensor) -> None:
         bias = getattr(model.get_submodule(name), "bias", None)
-        found[name].append((rows, output.clone() if bias is None else output - bias))
+        made = output.flatten(0, -2)
+        found[name].append((rows, made.clone() if bias is None else made - bias))
         if len(found) == len(stage):
             raise _Enough
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.compress.calibration import calibration_structures
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
 from atomslim.compress.refit import refit
@@ -26,6 +27,7 @@ from atomslim.models.modes import parameter_count
 Model = TypeVar("Model", bound=BlockModel)
 
 
+@checked
 def narrow(
     model: Model,
     widths: Mapping[str, float],
@@ -55,10 +57,16 @@ def narrow(
         DataError: structures that are missing, cannot be read, or are too few to fit that many inputs.
 
     """
+    of = family_of(model)
     sizes = checked_widths(model, widths)
+    if sweeps and not of.refits:
+        raise ConfigError(f"sweeps: {of.title} models are fitted on the full model's inputs only: leave sweeps out")
     opened = datasets(model, data, labelled=False)
+    lower, left = of.cut_degrees(model, sizes)
     structures = list(calibration_structures(model, opened, limit, batch_size))
-    small, entry = narrowed(model, sizes, scored(model, structures, score, seed), structures, sweeps=sweeps)
+    scores = scored(lower, structures, score, seed)
+    small, entry = narrowed(cast("Model", lower), left, scores, structures, sweeps=sweeps)
+    entry |= _sizes(model, small)
     entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
     return small
 
@@ -104,14 +112,23 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
 
 def _entry(model: BlockModel, small: BlockModel, score: str, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     of = family_of(model)
-    before, after = of.widths(model), of.widths(small)
     return {
         "operation": NARROWED,
         "changes outputs": True,
-        "widths before": {name: size for name, size in before.items() if after[name] < size},
-        "widths after": {name: size for name, size in after.items() if size < before[name]},
+        **_sizes(model, small),
         "score": score,
         "channels": {stream: kept[stream].tolist() for stream in of.feature_streams(model).values() if stream in kept},
+    }
+
+
+def _sizes(model: BlockModel, small: BlockModel) -> dict[str, Any]:
+    """Return widths and parameters before and after; a width that the small model has no more is 0."""
+    of = family_of(model)
+    before, there = of.widths(model), of.widths(small)
+    after = {name: there.get(name, 0) for name in before}
+    return {
+        "widths before": {name: size for name, size in before.items() if after[name] < size},
+        "widths after": {name: size for name, size in after.items() if size < before[name]},
         "parameters before": parameter_count(model),
         "parameters after": parameter_count(small),
     }

@@ -9,16 +9,26 @@ from numpy.typing import NDArray
 from atomslim.atoms import Sample
 from atomslim.data.dataset import Dataset, open_dataset
 from atomslim.data.registry import info as dataset_info
+from atomslim.errors import ConfigError
 
 Data: TypeAlias = str | Dataset | Sequence[Sample]
 """Name of a dataset, an open one, or labelled structures."""
 
 
 def opened(data: Data, options: dict[str, str] | None = None) -> Dataset:
-    """Open a dataset by name, with options for its reader; take an open one, or labelled structures, as they are."""
+    """Open a dataset by name, with options for its reader; take an open one, or labelled structures, as they are.
+
+    Raises ConfigError for anything else.
+    """
     if isinstance(data, str):
         return open_dataset(data, options=dict(options or {}))
-    return Samples(cast("Sequence[Sample]", data)) if isinstance(data, Sequence) else data
+    if isinstance(data, Sequence):
+        return Samples(cast("Sequence[Sample]", data))
+    if not hasattr(data, "info"):
+        raise ConfigError(
+            f"data: is a {type(data).__name__}: give a dataset's name, an open one, or labelled structures"
+        )
+    return data
 
 
 class Samples:

@@ -14,6 +14,7 @@ from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from atomslim.arguments import checked
 from atomslim.atoms import from_ase
 from atomslim.atoms.charges import charge_or_spin
 from atomslim.atoms.neighbours import update_distances, within
@@ -43,6 +44,7 @@ class PackagedCalculator(Calculator):
     that you trust**. It runs on the kind of processor, and with the version of torch, that it was made for.
     """
 
+    @checked
     def __init__(self, package: str | os.PathLike[str], *, skin: float = 0.5, strict: bool = False) -> None:
         """Load a package.
 

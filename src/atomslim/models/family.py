@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jaxtyping import Float, Int
 from pydantic import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch
 from atomslim.errors import ConfigError
@@ -79,6 +79,8 @@ class Family:
     """What a model is built from besides its tasks: plain data."""
     graph_settings: ClassVar[type[GraphSettings]] = GraphSettings
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    refits: ClassVar[bool] = False
+    """Whether layers of a narrower model can be fitted on its own inputs: each is one linear map."""
     embedded: ClassVar[tuple[str, ...]] = ()
     """Names of models that come with atomslim, without a colon."""
     weights: ClassVar[str] = ""
@@ -217,6 +219,33 @@ class Family:
     def check_widths(self, model: "BlockModel", widths: Mapping[str, int]) -> None:
         """Raise ConfigError for widths, each no larger than the model's, that do not go together: *widths*."""
 
+    def cut_degrees(self, model: "BlockModel", widths: Mapping[str, int]) -> tuple["BlockModel", dict[str, int]]:
+        """Return a model without what is cut by degree and not by channel, and the widths that are left: *widths*."""
+        return model, dict(widths)
+
+    def layer_weight(self, model: "BlockModel", layer: str) -> nn.Parameter:
+        """Return the weights of a layer that takes channels in: *widths*."""
+        return model.get_parameter(f"{layer}.weight")
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """Return a layer's weights as a matrix (outputs, inputs): *widths*."""
+        return weight
+
+    def from_matrix(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """Return a matrix (outputs, inputs) as a layer's weights, of which ``like`` are some: *widths*."""
+        del like
+        return matrix
+
+    def layer_module(self, layer: str) -> str:
+        """Name the module that computes a layer: *widths*."""
+        return layer
+
+    def layer_inputs(self, module: nn.Module, layer: str, inputs: tuple[Any, ...]) -> Tensor:
+        """Return what a layer takes in, (…, inputs), of what its module is called with: *widths*."""
+        del layer
+        rows: Tensor = module.side_by_side(*inputs) if hasattr(module, "side_by_side") else inputs[0]  # type: ignore[operator]
+        return rows
+
     def channels(self, model: "BlockModel") -> ChannelLayout:
         """Say where the channels of each width are: *widths*."""
         raise NotImplementedError
@@ -224,7 +253,8 @@ class Family:
     def feature_streams(self, model: "BlockModel") -> dict[str, str]:
         """Name the streams of the features that are compared in distillation: *widths*.
 
-        ``node`` and ``edge`` (features of all blocks), ``node readout`` and ``edge readout`` → stream.
+        ``node`` and ``edge`` (features of all blocks), ``node 3`` (of one block, where each has its own), ``node
+        readout`` and ``edge readout`` → stream.
         """
         del model
         return {}

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atomslim.arguments import checked
 from atomslim.errors import ConfigError
 from atomslim.inference.inputs import Frame, Input, open_inputs, read_inputs
 from atomslim.inference.predict import listed
@@ -66,6 +67,7 @@ class Slim:
         return all(good for _, _, good in self.bars.values())
 
 
+@checked
 def slim(
     structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     teacher: Source,

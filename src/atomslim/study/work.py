@@ -29,9 +29,10 @@ from atomslim.study.options import DISTILLED, DownstreamOptions, Start, StudyOpt
 from atomslim.study.origin import require_same_model
 from atomslim.study.outcome import learning, outcome
 from atomslim.study.references import with_references
-from atomslim.train.distill import distill, own_scales, own_targets
+from atomslim.train.distill import distill
 from atomslim.train.finetune import finetune
 from atomslim.train.options import RunOptions, TaskOptions
+from atomslim.train.targets import own_scales, own_targets
 from atomslim.train.tasks import LearningTask, on_reference_of_model, prepare_task, spread_over
 from atomslim.train.validation import Processes, mean_errors, model_errors
 from atomslim.validation.columns import outcomes

@@ -32,7 +32,6 @@ from atomslim.compress.distill import (
 )
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.loader import Batch
-from atomslim.data.normalise import Normalisation, TargetScale
 from atomslim.data.splits import Split
 from atomslim.errors import AtomslimWarning, ConfigError, StructureError
 from atomslim.models.block_model import BlockModel, Trace
@@ -40,25 +39,23 @@ from atomslim.models.elsewhere import CALCULATOR
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.model_file import load
 from atomslim.models.scope import Watch
-from atomslim.models.tasks import Task
 from atomslim.report.console import plain_console
 from atomslim.train.dataloaders import with_batch_cost
 from atomslim.train.optimisation import Summed, attend
 from atomslim.train.options import (
     Duration,
     OptimiserOptions,
-    RunOptions,
     ScheduleOptions,
-    TargetOptions,
     TaskOptions,
     parse_duration,
     validated,
 )
 from atomslim.train.reporting import announced, said, say_labels
+from atomslim.train.rounds import RoundOptions, in_rounds
 from atomslim.train.run_folder import RunFolder, note_task, noted
-from atomslim.train.run_state import data_identity, origin
+from atomslim.train.run_state import data_identity, model_digest, origin
 from atomslim.train.start import graph_note
-from atomslim.train.targets import FORCE_WEIGHT, own_share
+from atomslim.train.targets import own_scales, own_targets
 from atomslim.train.tasks import (
     LearningTask,
     loss_terms,
@@ -75,7 +72,7 @@ CACHE_LIMIT = 2e9
 """Bytes up to which a teacher's answers are kept without being asked for."""
 
 
-class DistillOptions(RunOptions):
+class DistillOptions(RoundOptions):
     """Options of distillation, those of the run included; the optimiser is pre-training's."""
 
     student: str = Field(default="", description="file of the cut model")
@@ -203,7 +200,33 @@ def distill(
     config = validated(DistillOptions, named | options)
     folder = RunFolder(output or Path("runs") / time.strftime("distill-%Y%m%d-%H%M%S"))
     with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
+        if config.rounds > 1:
+            return _in_rounds(student, teacher, data, config, folder, resume=resume, progress=progress, known=known)
         return _distilled(student, teacher, data, config, folder, resume=resume, progress=progress, known=known)
+
+
+def _in_rounds(
+    student: BlockModel | str | os.PathLike[str],
+    teacher: BlockModel | str | os.PathLike[str],
+    data: Data | Mapping[str, Data] | None,
+    config: DistillOptions,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    progress: bool,
+    known: Mapping[str, str] | None,
+) -> BlockModel:
+    """Cut the teacher a part of the way to the student, distil, and so on (`atomslim.train.rounds`)."""
+    goal, full = (load(one) if isinstance(one, str | os.PathLike) else one for one in (student, teacher))
+    require_pair(goal, full)
+    given = {task.name: opened(part, task.options) for task, part in _given(goal, data, config)}
+    folder.create(config.model_dump(mode="json"), resume=resume)
+
+    def learn(model: BlockModel, part: DistillOptions, run: RunFolder) -> BlockModel:
+        of = {"student": model_digest(goal), **(known or {})}
+        return _distilled(model, full, data, part, run, resume=run.has_run, progress=progress, known=of)
+
+    return in_rounds(goal, full, given, config, folder, learn, progress=progress)
 
 
 def _require_model(teacher: object) -> None:
@@ -355,30 +378,6 @@ def _learning_task(
 def _has_labels(task: LearningTask) -> bool:
     counts = validation_labels(task).counts
     return any(counts[name] for name, options in task.targets.items() if options.weight)
-
-
-def own_targets(task: Task, given: Mapping[str, TargetOptions]) -> dict[str, TargetOptions]:
-    """Return how the model's own targets are validated and, with labels, learned; ``given`` options come first."""
-    forces = {"direct_forces", "conservative_forces"}
-    own = {
-        target.name: TargetOptions(kind=target.kind, loss="l2", weight=FORCE_WEIGHT)
-        if target.kind in forces
-        else TargetOptions(kind=target.kind, reduction=target.reduction)
-        for target in task.targets
-    }
-    return {name: given.get(name, options).model_copy(update={"kind": options.kind}) for name, options in own.items()}
-
-
-def own_scales(task: Task) -> Normalisation:
-    """Return the model's own scales; conservative forces, which have none, count in eV/Å, labels by their share."""
-    return Normalisation(
-        targets={
-            target.name: own_share(target)
-            if target.kind == "binary"
-            else TargetScale(mean=target.mean, std=target.std, count=1, references=target.references)
-            for target in task.targets
-        }
-    )
 
 
 def _require_precision(teacher: BlockModel, config: DistillOptions) -> None:

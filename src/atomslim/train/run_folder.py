@@ -12,6 +12,7 @@
 | state.pt | everything needed to go on; loaded without running code (`weights_only`) |
 | summary.json | baselines, results, times |
 | learning_curve.png | validation errors against steps and training time |
+| round-1/, round-2/, … | the runs of a distillation in rounds, see `atomslim.train.rounds` |
 
 While a training runs, it holds a lock on its folder, which ends with its process.
 """
@@ -64,6 +65,9 @@ OWN = (
 )
 """Patterns of the names of a run's files."""
 
+ROUND = "round-"
+"""Begins the names of the folders of rounds."""
+
 _ENDINGS = {".safetensors", ".pt", ".pth", ".ckpt", ".json", ".yaml", ".yml", ".xyz", ".extxyz", ".samples"}
 """Of names that can only be meant for a file."""
 
@@ -90,7 +94,8 @@ class RunFolder:
     @property
     def has_run(self) -> bool:
         """Whether a run got as far as to have baselines; one that failed before leaves nothing of use."""
-        return self.has_state or (self.path / "summary.json").is_file()
+        first = self.path / f"{ROUND}1"
+        return any((place / name).is_file() for place in (self.path, first) for name in ("state.pt", "summary.json"))
 
     @contextmanager
     def claimed(self, *, resume: bool, first: bool = True) -> Iterator[None]:

@@ -38,7 +38,7 @@ from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.classification import require_labels
 from atomslim.models.block_model import BlockModel
 from atomslim.models.losses import Term
-from atomslim.models.tasks import PROBABILITY, Target
+from atomslim.models.tasks import PROBABILITY, Target, Task
 from atomslim.train.options import ClassWeights, E0s, TargetOptions, TaskOptions
 
 FORCE_WEIGHT = 100.0
@@ -362,3 +362,27 @@ def require_energy(targets: dict[str, TargetOptions], found: Survey) -> None:
     if "conservative_forces" in kinds and "energy" not in kinds:
         found.require(["energy"])  # of which forces are derivatives
         targets["energy"] = TargetOptions(kind="energy", weight=0.0)
+
+
+def own_targets(task: Task, given: Mapping[str, TargetOptions]) -> dict[str, TargetOptions]:
+    """Return how the model's own targets are validated and, with labels, learned; ``given`` options come first."""
+    forces = {"direct_forces", "conservative_forces"}
+    own = {
+        target.name: TargetOptions(kind=target.kind, loss="l2", weight=FORCE_WEIGHT)
+        if target.kind in forces
+        else TargetOptions(kind=target.kind, reduction=target.reduction)
+        for target in task.targets
+    }
+    return {name: given.get(name, options).model_copy(update={"kind": options.kind}) for name, options in own.items()}
+
+
+def own_scales(task: Task) -> Normalisation:
+    """Return the model's own scales; conservative forces, which have none, count in eV/Å, labels by their share."""
+    return Normalisation(
+        targets={
+            target.name: own_share(target)
+            if target.kind == "binary"
+            else TargetScale(mean=target.mean, std=target.std, count=1, references=target.references)
+            for target in task.targets
+        }
+    )

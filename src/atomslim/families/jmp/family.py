@@ -46,6 +46,7 @@ class JMPFamily(Family):
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {"fresh heads", "direct forces", "neighbour caps", "packages", "export", "pre-training", "widths"}
     )
+    refits: ClassVar[bool] = True
     embedded: ClassVar[tuple[str, ...]] = embedded.NAMES
     rates: ClassVar[Mapping[str, float]] = MappingProxyType(
         {

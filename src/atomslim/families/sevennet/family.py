@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel
+from torch import Tensor, nn
 
 from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.models.block_model import BlockModel
+from atomslim.models.channels import ChannelLayout, Kept
 from atomslim.models.family import Capability, Change, Family
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
@@ -34,7 +36,9 @@ class SevenNetFamily(Family):
     weights: ClassVar[str] = "ship with the package: sevennet:7net-0, 7net-l3i5, 7net-mf-0; others from its authors"
     licences: ClassVar[tuple[str, str]] = ("MIT", "not stated by the package")
     config: ClassVar[type[BaseModel]] = SevenNetConfig
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export", "shorter cutoff", "hand-over"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {"fresh heads", "export", "shorter cutoff", "hand-over", "widths"}
+    )
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
         """Return a model without memory for its weights."""
@@ -105,6 +109,62 @@ class SevenNetFamily(Family):
         from atomslim.families.sevennet.export import write_sevennet  # noqa: PLC0415 - needs the package
 
         write_sevennet(_sevennet(model), path)
+
+    def widths(self, model: BlockModel) -> dict[str, int]:
+        """Return the number of channels by degree, and the highest degree."""
+        from atomslim.families.sevennet.channels import widths  # noqa: PLC0415 - needs the package
+
+        return widths(_sevennet(model))
+
+    def cut_degrees(self, model: BlockModel, widths: Mapping[str, int]) -> tuple[BlockModel, dict[str, int]]:
+        """Return a model without the degrees above the width lmax, and the widths that are left to cut."""
+        from atomslim.families.sevennet.channels import cut_degrees  # noqa: PLC0415 - needs the package
+
+        return cut_degrees(_sevennet(model), widths)
+
+    def channels(self, model: BlockModel) -> ChannelLayout:
+        """Say where the channels of each width are."""
+        from atomslim.families.sevennet.channels import layout  # noqa: PLC0415 - needs the package
+
+        return layout(_sevennet(model))
+
+    def feature_streams(self, model: BlockModel) -> dict[str, str]:
+        """Name the streams of the scalars of blocks."""
+        from atomslim.families.sevennet.channels import feature_streams  # noqa: PLC0415 - needs the package
+
+        return feature_streams(_sevennet(model))
+
+    def narrowed(self, model: BlockModel, kept: Kept) -> BlockModel:
+        """Return a copy with these channels only."""
+        from atomslim.families.sevennet.channels import narrowed  # noqa: PLC0415 - needs the package
+
+        return narrowed(_sevennet(model), kept)
+
+    def layer_weight(self, model: BlockModel, layer: str) -> nn.Parameter:
+        """Return the weights of an irrep."""
+        return model.get_parameter(layer)
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """Return weights as a matrix (outputs, inputs)."""
+        from atomslim.families.sevennet.channels import as_matrix  # noqa: PLC0415 - needs the package
+
+        return as_matrix(weight)
+
+    def from_matrix(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """Return what `as_matrix` was given."""
+        from atomslim.families.sevennet.channels import from_matrix  # noqa: PLC0415 - needs the package
+
+        return from_matrix(matrix, like)
+
+    def layer_module(self, layer: str) -> str:
+        """Name the module that takes in an irrep."""
+        return layer.rpartition(".weights.")[0]
+
+    def layer_inputs(self, module: nn.Module, layer: str, inputs: tuple[Any, ...]) -> Tensor:
+        """Return the channels of an irrep that a module takes in; no rows where the state lacks it."""
+        from atomslim.families.sevennet.channels import taken_in  # noqa: PLC0415 - needs the package
+
+        return taken_in(module, layer, inputs[0])
 
     def check_graph(self, model: BlockModel, graph: GraphSettings) -> None:
         """The cutoff is the model's."""

@@ -1,0 +1,101 @@
+"""Distillation in rounds: cut a part of the way, learn from the full model, cut on (arXiv 2407.14679).
+
+Every round is a run of its own in the folders ``round-1``, ``round-2``, … of the run's folder, with an equal part of
+its budget; ``cut.safetensors`` in each is what it began with. What the last one came to is then in the folder itself.
+A killed run goes on within the round that it was in.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pydantic import Field
+
+from atomslim.compress.part_way import part_way, require_cut
+from atomslim.data.in_memory import Data
+from atomslim.errors import ConfigError
+from atomslim.files import atomic_write
+from atomslim.models.block_model import BlockModel
+from atomslim.models.model_file import load, save
+from atomslim.train.options import Duration, RunOptions
+from atomslim.train.reporting import said
+from atomslim.train.run_folder import ROUND, RunFolder
+
+
+class RoundOptions(RunOptions):
+    """Options of a run that may be one of several rounds."""
+
+    rounds: int = Field(
+        default=1, ge=1, le=20, description="cut so many times, a part of the way each, with training in between"
+    )
+
+
+Options = TypeVar("Options", bound=RoundOptions)
+
+CUT = "cut.safetensors"
+"""In a round's folder: the model that it begins with."""
+
+RESULTS = ("summary.json", "learning_curve.png", "metrics.csv", "metrics.jsonl", "last.safetensors", "best.safetensors")
+"""Files of the last round that stand for the run; the model comes last, since it says that all are there."""
+
+
+def in_rounds(
+    goal: BlockModel,
+    full: BlockModel,
+    data: Mapping[str, Data],
+    config: Options,
+    folder: RunFolder,
+    learn: Callable[[BlockModel, Options, RunFolder], BlockModel],
+    *,
+    progress: bool,
+) -> BlockModel:
+    """Go through all rounds and return the last one's model.
+
+    Args:
+        goal: the cut that the last round ends with.
+        full: the teacher.
+        data: structures that channels are chosen and layers are fitted on, by task.
+        config: options of the whole run; ``rounds`` of them.
+        folder: of the whole run.
+        learn: lets a model learn with some options in a folder; goes on with a run there.
+        progress: say which round it is.
+
+    Raises ConfigError for a student that is no smaller cut of its teacher, and for several processes.
+
+    """
+    require_cut(full, goal)
+    number = config.rounds
+    if config.devices * config.nodes > 1:
+        raise ConfigError("rounds: are for one process: leave devices and nodes out, or cut and distil round by round")
+    part, model = shared(config, number), full
+    for one in range(1, number + 1):
+        run = RunFolder(folder.path / f"{ROUND}{one}")
+        said([f"round {one} of {number}"], shown=progress)
+        with run.claimed(resume=True):
+            path = run.path / CUT
+            if not (run.has_run and path.exists()):  # what an attempt that failed left may be of another student
+                save(part_way(model, full, goal, data, number=one, rounds=number, seed=config.seed), path)
+            model = learn(load(path), part, run)
+    return _taken_over(run, folder, model)
+
+
+def shared(config: Options, rounds: int) -> Options:
+    """Return the options of one round: an equal part of the budget, steps and epochs."""
+    budget = None if config.budget is None else _part(config.budget, rounds)
+    steps = None if config.steps is None else max(config.steps // rounds, 1)
+    epochs = None if config.epochs is None else config.epochs / rounds
+    return config.model_copy(update={"rounds": 1, "budget": budget, "steps": steps, "epochs": epochs})
+
+
+def _part(budget: Duration, rounds: int) -> Duration:
+    seconds = budget.amount / rounds
+    return budget.model_copy(update={"amount": seconds, "text": f"{seconds:.3f}s"})
+
+
+def _taken_over(run: RunFolder, folder: RunFolder, model: BlockModel) -> BlockModel:
+    """Copy what the last round came to into the folder of all."""
+    names = [*(path.name for path in run.path.glob("split.*.json")), *RESULTS]
+    for name in (name for name in names if (run.path / name).is_file()):
+        with atomic_write(folder.path / name) as temporary:
+            shutil.copyfile(run.path / name, temporary)
+    return model
