@@ -253,6 +253,8 @@ def test_kinds() -> None:
     assert {kinds[name] for name in ("water molecule", "ammonia", "ethanol", "aspirin")} == {"molecule"}
     assert kinds["water"] == "liquid"
     assert kind_of(fcc111("Cu", (2, 2, 3), vacuum=8)) == "slab"
+    assert kind_of(Atoms("Cu", cell=[2.5, 2.5, 0], pbc=[True, True, False])) == "slab"
+    assert kind_of(Atoms("Cu", cell=[2.5, 0, 0], pbc=[True, False, False])) == "slab"
     boxed = molecule("H2O")
     boxed.center(vacuum=8)
     boxed.pbc = True

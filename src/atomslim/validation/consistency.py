@@ -16,6 +16,7 @@ from atomslim.validation.measurement import (
     NotDoneError,
     Settings,
     energy_of,
+    height,
     memory_of,
     rattled,
     repeated,
@@ -251,7 +252,7 @@ def _worst(values: Sequence[float]) -> float:
 def _moved_atom(calculator: Calculator, start: Atoms, settings: Settings) -> tuple[FloatArray, FloatArray]:
     """Return distances of all atoms from one that was moved, and the change of the forces on them."""
     axis = int(np.flatnonzero(start.pbc)[np.argmin(start.cell.lengths()[start.pbc])])
-    count = int(np.ceil(2 * (settings["beyond"] + 1) / _height(start, axis)))
+    count = int(np.ceil(2 * (settings["beyond"] + 1) / height(start, axis)))
     row = with_calculator(start.repeat([count if place == axis else 1 for place in range(3)]), calculator)
     moved = with_calculator(row, calculator)
     moved.positions[0] += settings["move"] / np.sqrt(3)
@@ -269,13 +270,6 @@ def _second_copy(calculator: Calculator, start: Atoms, settings: Settings) -> tu
         both = with_calculator(start + other, calculator)
         changes.append(np.linalg.norm(both.get_forces()[: len(start)] - alone, axis=1).max())
     return np.array(settings["distances"], dtype=np.float64), np.array(changes)
-
-
-def _height(atoms: Atoms, axis: int) -> float:
-    """Return the distance (Å) between the two faces of the cell that an axis joins."""
-    others = np.delete(np.asarray(atoms.cell), axis, axis=0)
-    normal = np.cross(*others) if np.any(others, axis=1).all() else atoms.cell[axis]
-    return float(abs(atoms.cell[axis] @ normal) / np.linalg.norm(normal))
 
 
 def _slope(atoms: Atoms, direction: FloatArray, step: float) -> float:

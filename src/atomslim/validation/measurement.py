@@ -85,6 +85,7 @@ def stress_of(atoms: Atoms) -> FloatArray:
     try:
         return np.asarray(atoms.get_stress(), dtype=np.float64)
     except (PropertyNotImplementedError, NotImplementedError) as error:
+        energy_of(atoms)  # which says what else the calculator does not take
         raise NotDoneError("the calculator gives no stress") from error
 
 
@@ -93,6 +94,13 @@ def repeated(atoms: Atoms, length: float) -> Atoms:
     sides = zip(atoms.cell.lengths(), atoms.pbc, strict=True)
     repeats = [max(1, int(np.ceil(length / side - 1e-6))) if periodic else 1 for side, periodic in sides]
     return atoms.repeat(repeats)
+
+
+def height(atoms: Atoms, axis: int) -> float:
+    """Return the distance (Å) between the two faces of the cell that an axis joins."""
+    others = np.delete(np.asarray(atoms.cell), axis, axis=0)
+    normal = np.cross(*others) if np.any(others, axis=1).all() else atoms.cell[axis]
+    return float(abs(atoms.cell[axis] @ normal) / np.linalg.norm(normal))
 
 
 def imported(name: str) -> Any:

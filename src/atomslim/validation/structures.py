@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from atomslim.benchmarking.structures import aspirin, water
+from atomslim.validation.measurement import height
 
 Kind = Literal["molecule", "crystal", "slab", "liquid"]
 
@@ -77,9 +78,8 @@ def _rutile() -> Atoms:
 
 def _gap(atoms: Atoms, axis: int) -> float:
     """Return the widest empty layer (Å) along a cell vector."""
-    along = np.sort(atoms.get_scaled_positions()[:, axis])
-    height = atoms.get_volume() / np.linalg.norm(np.cross(*np.delete(np.asarray(atoms.cell), axis, axis=0)))
-    return float(np.diff(np.append(along, along[0] + 1)).max() * height)
+    along = np.sort(atoms.cell.complete().scaled_positions(atoms.positions)[:, axis] % 1)
+    return float(np.diff(np.append(along, along[0] + 1)).max() * height(atoms, axis))
 
 
 def _endless(count: int, first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> bool:
