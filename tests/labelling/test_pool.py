@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import write
@@ -17,7 +17,7 @@ from atomslim.cli.main import main
 from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
-from atomslim.labelling.changes import Counts, Substitution, changes, repeated
+from atomslim.labelling.changes import Counts, Substitution, changes, rattled, repeated
 from atomslim.labelling.dynamics import trajectory
 from atomslim.labelling.pool import pool
 from atomslim.labelling.select import by_distances, by_model, distinct, farthest
@@ -110,6 +110,14 @@ def test_fixed_atoms_stay_and_cells_are_needed_for_strain() -> None:
     assert all("S" in make(np.random.default_rng(0)).symbols for make in makers["substitutions"])
 
 
+def test_copies_with_hydrogen_are_rattled_less() -> None:
+    spread = {"CH3OH": 0.08, "CO2": 0.2}
+    for name, most in spread.items():
+        atoms = molecule(name)
+        noise = [rattled(atoms, np.random.default_rng(seed)).positions - atoms.positions for seed in range(40)]
+        assert 0.9 * most < max(float(np.sqrt((one**2).mean())) for one in noise) < 1.5 * most
+
+
 def test_slabs_are_cut_of_bulk_and_of_nothing_else() -> None:
     rocksalt = bulk("MgO", "rocksalt", a=4.21)
     made = [make(np.random.default_rng(1)) for make in changes(rocksalt, Counts(surfaces=4), width=5.0)["surfaces"]]
@@ -164,6 +172,8 @@ def test_those_farthest_from_the_others_are_chosen_and_no_two_alike() -> None:
     assert kept[chosen].tolist() == [0, 2, 3]
     assert np.isinf(distances[0])
     assert distances[1] > distances[2] > 0
+    moving = np.array([True, True, False, False, True])
+    assert farthest(places[kept], 4, 1, moving)[0].tolist() == [0, 4, 2, 3]
     first, _ = farthest(places[kept], 3, given=2)
     assert kept[first].tolist() == [0, 1, 2]
 

@@ -204,7 +204,7 @@ def test_a_teacher_that_raises_and_a_speed_that_nothing_has(
 
 
 @pytest.mark.filterwarnings("ignore:.*:atomslim.errors.AtomslimWarning")
-def test_the_readout_of_a_cut_of_the_teacher_is_fitted_before_training(
+def test_the_readout_of_a_cut_of_the_teacher_is_fitted_and_its_features_learned_before_training(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = energy_and_forces("tiny", forces="conservative", graph=all_neighbours(4.0))
@@ -214,8 +214,12 @@ def test_the_readout_of_a_cut_of_the_teacher_is_fitted_before_training(
     one = Candidate("1 of 2 blocks", "cut of the teacher", cut, 1, True, 1.0, 0.0, Gain(20, 20, 0.0, 1))
     there = Candidates("full", 20.0, ("Cu",), 2.0, (one,))
     monkeypatch.setattr(preparing, "candidates", lambda *_, **__: there)
-    done = slim(given / "cu.xyz", str(full), tmp_path / "out", **(QUICK | {"rounds": 0, "steps": 1}))
+    few = QUICK | {"rounds": 0, "steps": 1, "distil_features": 0.5}
+    done = slim(given / "cu.xyz", str(full), tmp_path / "out", **few)
     history = atomslim.load(done.model).history
+    assert [entry["operation"] for entry in history][-3:] == ["distil", "fine-tune", "slim"]
+    with pytest.raises(ConfigError, match="not chosen here as a cut"):
+        slim(given / "cu.xyz", str(full), tmp_path / "no", student=str(given / "tiny.safetensors"), **few)
     assert [entry["realign"] for entry in history if "realign" in entry] == ["least-squares-forces"]
     assert note(done.folder)["fit"]["fitted"]
     assert f"Licence: that of {full}, which it is a cut of" in (done.folder / "README.md").read_text()

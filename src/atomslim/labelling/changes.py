@@ -22,6 +22,9 @@ from atomslim.labelling.surfaces import Facet, facets, is_bulk, slab
 NOISE = (0.02, 0.2)
 """Å: standard deviations of the noise on rattled copies."""
 
+NOISE_OF_HYDROGEN = (0.02, 0.08)
+"""The same where there is hydrogen: at 0.2 Å its stiff bonds have forces that dynamics never come to."""
+
 STRAIN = 0.06
 """Largest component of the strain."""
 
@@ -53,7 +56,7 @@ class Substitution:
 
 def rattled(atoms: Atoms, random: Generator) -> Atoms:
     """Move all atoms by noise, of a standard deviation that is drawn for each copy."""
-    return _noisy(atoms, random.uniform(*NOISE), random)
+    return _noisy(atoms, random.uniform(*(NOISE_OF_HYDROGEN if 1 in atoms.numbers else NOISE)), random)
 
 
 def strained(atoms: Atoms, random: Generator) -> Atoms:

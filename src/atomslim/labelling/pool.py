@@ -261,7 +261,9 @@ class _Run:
         if not np.isfinite(found).all():
             raise DataError(f"{self.options.features}: its features are not finite here: choose --features distances")
         different = distinct(found)
-        chosen, distances = farthest(found[different], self.options.size, int((different < given).sum()))
+        groups = candidates.groups
+        moving = np.array([groups[number].startswith("dynamics") for number in different.tolist()])
+        chosen, distances = farthest(found[different], self.options.size, int((different < given).sum()), moving)
         numbers = different[chosen]
         metadata = {
             "dataset": "pool",

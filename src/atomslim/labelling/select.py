@@ -64,13 +64,17 @@ def distinct(features: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.sort(first)
 
 
-def farthest(features: NDArray[np.float64], size: int, given: int = 1) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def farthest(
+    features: NDArray[np.float64], size: int, given: int = 1, moving: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choose structures one after the other, each the farthest from those that are chosen.
 
     Args:
         features: of all structures, (n, f).
         size: how many are chosen at most.
         given: so many, from the first, are chosen before all others.
+        moving: which ones get half of the other places (n,): frames of dynamics are what a student is for, and nearer
+            to each other than copies that are rattled.
 
     Returns:
         Their numbers in the order of the choice, and the distance of each to those before it, over the rms length of
@@ -78,11 +82,15 @@ def farthest(features: NDArray[np.float64], size: int, given: int = 1) -> tuple[
 
     """
     scaled = _scaled(features)
+    places, everything = np.arange(len(scaled)), np.ones(len(scaled), dtype=np.bool_)
+    few = np.zeros_like(everything) if moving is None else moving & (places >= given)
+    half = given + min(int(few.sum()), max(size - given, 0) // 2)
     nearest = np.full(len(scaled), np.inf)
     chosen: list[int] = []
     distances: list[float] = []
     for count in range(min(size, len(scaled))):
-        number = int((nearest[:given] if count < given else nearest).argmax())
+        among = places < given if count < given else few if count < half else everything
+        number = int(np.where(among, nearest, -np.inf).argmax())
         chosen.append(number)
         distances.append(float(nearest[number]))
         nearest = np.minimum(nearest, np.linalg.norm(scaled - scaled[number], axis=1))

@@ -12,8 +12,10 @@ from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load, save
+from atomslim.slimming import features
 from atomslim.slimming.accuracy import Accuracy, accuracy
 from atomslim.slimming.recipe import Recipe
+from atomslim.slimming.settings import how_long, settings
 from atomslim.slimming.work import TASK, Work
 from atomslim.train.finetune import finetune
 from atomslim.train.run_folder import begun
@@ -27,9 +29,6 @@ FITTED_ON = 24
 LEAST, LEAST_SHARE = 1.0, 0.1
 """Seconds of a training, at least; and the share of the budget that the first one gets whatever came before took."""
 
-OPTIMISER = {"weight_decay": 0.0, "clip": 10.0, "clip_by": "norm"}
-SCHEDULE = {"warmup": "5%", "warmup_factor": 0.1, "cosine": "100%", "cosine_factor": 0.02}
-
 
 def distil(work: Work, test: Sequence[Sample]) -> None:
     """Let the student learn from the labels of the pool."""
@@ -39,6 +38,7 @@ def distil(work: Work, test: Sequence[Sample]) -> None:
     given = work.done.get("distil, begun", {}).get("seconds of training")
     seconds = given or _first(work)
     promised(work, "distil", seconds)
+    start, seconds = features.learned(work, start, seconds)
     with work.journal.stage("distil", f"{work.done['labels']['train']} structures, {lasting(work, seconds)}") as facts:
         tuned = learn(work, start, work.place / "train.samples", work.place / "distil", seconds, first=True)
         facts.update(kept(work, tuned, work.place / "distilled.safetensors", test))
@@ -96,7 +96,6 @@ def promised(work: Work, stage: str, seconds: float) -> None:
 def learn(work: Work, start: Path, train: Path, output: Path, seconds: float, *, first: bool) -> BlockModel:
     """Train a model's file on labelled structures for so long; goes on with a run that was begun in the folder."""
     options = work.options
-    rate = options.learning_rate / (1 if first else 3)
     return finetune(
         str(start),
         str(train),
@@ -108,13 +107,8 @@ def learn(work: Work, start: Path, train: Path, output: Path, seconds: float, *,
         forces=options.forces,
         learn=_learned(work),
         heads="better" if first else "reuse",
-        **({"budget": f"{seconds:.3f}s"} if options.steps is None else {"steps": options.steps}),
-        batch_size=options.batch_size,
-        optimiser=OPTIMISER | {"learning_rate": rate, "rates": {}},
-        schedule=SCHEDULE,
-        ema=0.99,
-        validate_every="20%",
-        seed=options.seed,
+        **how_long(options, seconds),
+        **settings(options, options.learning_rate / (1 if first else 3)),
     )
 
 

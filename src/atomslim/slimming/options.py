@@ -45,6 +45,12 @@ class SlimOptions(BaseModel):
     force_bar: Positive = Field(default=4.0, description="% of the rms force that errors on held-out frames may have")
     energy_bar: Positive = Field(default=2.0, description="meV an atom, likewise")
     learning_rate: Positive = Field(default=5e-4, description="of training; a third of it in rounds")
+    distil_features: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="share of the first training in which a cut of the teacher learns the teacher's features, too",
+    )
     steps: int | None = Field(default=None, ge=1, description="of each training; none: as many as the budget allows")
     batch_size: int = Field(default=4, ge=1, description="structures in a batch")
     checks: tuple[str, ...] = Field(default=("quick",), description="of the validation: sets, or names of checks")

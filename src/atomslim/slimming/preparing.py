@@ -14,6 +14,7 @@ from atomslim.errors import AtomslimError, ConfigError
 from atomslim.labelling.changes import repeated
 from atomslim.labelling.pool import NAME as POOL
 from atomslim.labelling.pool import Pool, pool
+from atomslim.labelling.teachers import Session
 from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load, save
@@ -24,6 +25,9 @@ from atomslim.slimming.work import Work
 
 DYNAMICS, HELD_OUT, LABELS = 0.1, 0.04, 0.15
 """Shares of the budget: for the teacher's dynamics, for those of held-out frames, and for labels of the pool."""
+
+STARTS = 4
+"""Structures that trajectories of the pool begin with, at most, at each temperature."""
 
 FRAMES, SOME = 20, 4
 """Frames of a trajectory in the pool, and of one that is held out, at each temperature."""
@@ -51,10 +55,25 @@ def time_teacher(work: Work) -> None:
                 continue
             if "forces" not in found:
                 raise ConfigError(f"{work.teacher.name}: gives no forces, which a student for dynamics learns from")
-            facts |= {"seconds per structure": each, "atoms": len(atoms), "what": dict(session.what)}
+            facts |= {"seconds of the first": each, "atoms": len(atoms), "what": dict(session.what)}
+            facts["seconds per structure"] = _mean_of_sizes(work, session, {len(atoms): each})
             work.tell(f"teacher: {1000 * each:.3g} ms for {len(atoms)} atoms; gives {', '.join(sorted(found))}")
             return
         raise AtomslimError(f"{work.teacher.name}: no labels for any structure; {reasons[0]}")
+
+
+def _mean_of_sizes(work: Work, session: Session, known: dict[int, float]) -> float:
+    """Return the mean time of the structures that dynamics may start from, which may be of several sizes."""
+    times = []
+    for place in np.linspace(0, len(work.frames) - 1, min(STARTS, len(work.frames))).astype(int).tolist():
+        atoms = repeated(work.frames[place].atoms, work.options.width)
+        if len(atoms) not in known:
+            try:
+                known[len(atoms)] = min(session.seconds(_moved(atoms, step)) for step in range(3))
+            except Unlabelled:
+                continue
+        times.append(known[len(atoms)])
+    return float(np.mean(times or list(known.values())))
 
 
 def choose_student(work: Work) -> None:
@@ -103,13 +122,13 @@ def _make_pool(work: Work, name: str, share: float, frames: int) -> None:
     """Make a pool with so many frames at each temperature, as far as a share of the budget goes."""
     if name in work.done:
         return
-    each, kelvin = max(work.done["teacher"]["seconds per structure"], 1e-6), work.options.temperatures
-    moving = _dynamics(share * work.options.seconds / each / len(kelvin), frames)
+    kelvin, each = work.options.temperatures, work.done["teacher"]["seconds per structure"]
+    moving = _trajectories(work, share * work.options.seconds / len(kelvin), frames, alone=name == "held-out pool")
     if name == "held-out pool" and not moving["frames"]:
         work.journal.done[name] = {"seconds": 0.0, "structures": 0}
         return
     with work.journal.stage(name, _said(moving, kelvin)) as facts:
-        made = _pool(work, name, moving, int(LABELS * work.options.seconds / each))
+        made = _pool(work, name, moving, int(LABELS * work.options.seconds / max(each, 1e-6)))
         facts |= {"structures": len(made.container), "dynamics": moving, "kinds": dict(made.kinds)}
 
 
@@ -129,7 +148,7 @@ def _pool(work: Work, name: str, moving: dict[str, int], affordable: int) -> Poo
         width=options.width,
         features=options.features or str(work.folder / work.done["student"]["student"]),
         temperatures=options.temperatures if moving["frames"] else (),
-        starts=1 if moving["every"] < SELDOM or alone else 4,
+        starts=moving["starts"],
         frames=max(moving["frames"], 1),
         every=moving["every"],
         seed=options.seed + alone,
@@ -146,6 +165,7 @@ def label_pools(work: Work) -> None:
             work.label([_moving(work)], work.place / "held-out")
         found = work.label([work.place / "pool" / POOL], work.place / "labelled")
         samples = list(found.container)
+        facts["seconds per label"] = found.seconds / max(len(samples), 1)
         chosen = np.random.default_rng(work.options.seed).permutation(len(samples))
         tenth = max(len(samples) // 10, 1)
         parts = {"validation": chosen[:tenth]}
@@ -183,6 +203,15 @@ def _moving(work: Work) -> Path:
     frames = [one for one in Container(work.place / "held-out pool" / POOL) if one.group.startswith("dynamics")]
     write_container(path, frames or list(Container(work.place / "held-out pool" / POOL)))
     return path
+
+
+def _trajectories(work: Work, seconds: float, frames: int, *, alone: bool) -> dict[str, int]:
+    """Return what dynamics are affordable at each temperature: from several structures, or else from the first."""
+    teacher = work.done["teacher"]
+    starts = min(int(seconds / max(teacher["seconds per structure"], 1e-6) / (frames * SELDOM)), STARTS)
+    if starts > 1 and not alone:
+        return {"frames": frames, "every": SELDOM, "starts": starts}
+    return _dynamics(seconds / max(teacher["seconds of the first"], 1e-6), frames) | {"starts": 1}
 
 
 def _dynamics(steps: float, frames: int) -> dict[str, int]:

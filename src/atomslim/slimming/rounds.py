@@ -13,6 +13,7 @@ from ase import Atoms
 
 from atomslim.atoms.sample import Sample
 from atomslim.data.container import Container
+from atomslim.data.staging import write_container
 from atomslim.inference.calculator import Calculator
 from atomslim.labelling.dynamics import time_step
 from atomslim.labelling.label import NAME as LABELLED
@@ -118,9 +119,8 @@ def _is_enough(work: Work, name: str, last: str, number: int) -> bool:
 
 def _needed(work: Work, number: int) -> float:
     """Return the seconds below which another round makes no sense: its labels, and the dynamics that follow."""
-    frames = sum(len(Container(path)) for path in (work.place / f"round {number}, dynamics").glob("run-*.samples"))
-    labels = frames * work.done["teacher"]["seconds per structure"]
-    return labels + work.done[f"round {number}, dynamics"]["seconds"] + LEAST
+    frames = sum(len(Container(path)) for path in _to_label(work, f"round {number}"))
+    return frames * work.seconds_per_label + work.done[f"round {number}, dynamics"]["seconds"] + LEAST
 
 
 def _label(work: Work, name: str) -> None:
@@ -128,13 +128,24 @@ def _label(work: Work, name: str) -> None:
     stage = f"{name}, labels"
     if stage in work.done:
         return
-    paths = sorted((work.place / f"{name}, dynamics").glob("run-*.samples"))
+    paths = _to_label(work, name)
     with work.journal.stage(stage, f"{sum(len(Container(path)) for path in paths)} frames") as facts:
         found = work.label(paths, work.place / stage, ODD)
         student = load(work.folder / work.done[f"{name}, dynamics"]["student"])
         fresh = accuracy(student, list(found.container))
         work.tell(f"{name}: on the frames that it came to: {fresh}")
         facts |= {"structures": len(found.container), "skipped": len(found.skipped), "fresh": fresh.as_dict()}
+
+
+def _to_label(work: Work, name: str) -> list[Path]:
+    """Return the files of frames to label: of a round in which all went well, the last frame of each run is enough."""
+    paths = sorted((work.place / f"{name}, dynamics").glob("run-*.samples"))
+    if any(one["left"] or one["disagreed"] for one in work.done[f"{name}, dynamics"]["outcomes"]):
+        return paths
+    last = work.place / f"{name}, last frames.samples"
+    if not last.exists():
+        write_container(last, [list(Container(path))[-1] for path in paths])
+    return [last]
 
 
 def _train(work: Work, name: str, number: int, last: str, test: Sequence[Sample]) -> None:
@@ -193,7 +204,7 @@ def _cost(student: Calculator, atoms: Atoms) -> float:
 def _frames(work: Work, runs: int) -> int:
     """Return the frames of each run that the teacher has time for."""
     seconds = LABELLING * work.options.seconds / (work.options.rounds + 1)
-    affordable = seconds / max(work.done["teacher"]["seconds per structure"], 1e-9) / runs
+    affordable = seconds / max(work.seconds_per_label, 1e-9) / runs
     return int(min(max(affordable, FEWEST), MOST))
 
 

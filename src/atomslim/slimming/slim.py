@@ -8,7 +8,8 @@
 | labels | by the teacher |
 | weights | drawn anew, where that is asked for: a control |
 | fit | of a cut of the teacher: its readout, in closed form, to the teacher's energies and forces |
-| distil | the student learns from them |
+| features | where that is asked for: a cut of the teacher learns its features, too |
+| distil | the student learns from the labels |
 | round N | dynamics of the student, labels of where it came, training on old and new |
 | dynamics after | the same runs with the last student |
 | model, validation, report | what the run leaves |
@@ -31,7 +32,7 @@ from atomslim.labelling.folder import claimed
 from atomslim.labelling.teachers import Source, teacher_of
 from atomslim.models.metadata import versions
 from atomslim.parsing import parse_json
-from atomslim.slimming import finishing, labels_of, learning, outputs, preparing
+from atomslim.slimming import features, finishing, labels_of, learning, outputs, preparing
 from atomslim.slimming.accuracy import Accuracy
 from atomslim.slimming.journal import NAME, Journal
 from atomslim.slimming.options import SlimOptions
@@ -143,6 +144,7 @@ def _stages(work: Work) -> None:
     labels_of.take(work)
     preparing.time_teacher(work)
     preparing.choose_student(work)
+    features.require_cut(work)
     preparing.make_pools(work)
     preparing.label_pools(work)
     preparing.draw_weights(work)

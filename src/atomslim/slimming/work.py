@@ -78,6 +78,12 @@ class Work:
         """Seconds of the budget that stages before the validation may still take."""
         return max((1 - RESERVED) * self.options.seconds - self.journal.seconds, 0.0)
 
+    @property
+    def seconds_per_label(self) -> float:
+        """Seconds that a label took, all that belongs to it included; what the teacher costs, before there are some."""
+        found = self.done.get("labels", {})
+        return float(found.get("seconds per label", self.done["teacher"]["seconds per structure"]))
+
     def label(self, structures: Sequence[Path], output: Path, skip: float = 0.0) -> Labelled:
         """Label structures by the teacher; at least a share `skip` of them may have no labels."""
         options = self.options
