@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import write
@@ -18,11 +19,12 @@ from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.labelling.changes import Counts, Substitution, changes, rattled, repeated
-from atomslim.labelling.dynamics import trajectory
+from atomslim.labelling.dynamics import Asked, trajectory
 from atomslim.labelling.pool import pool
 from atomslim.labelling.select import by_distances, by_model, distinct, farthest
 from atomslim.labelling.surfaces import facets, is_bulk
 from atomslim.labelling.teachers import teacher_of
+from atomslim.labelling.unlabelled import Unlabelled
 from odd_calculators import Springs
 from small_models import CONSERVATIVE, jmp
 
@@ -198,6 +200,17 @@ def test_dynamics_that_fail_are_noted(tmp_path: Path) -> None:
     failed = json.loads((tmp_path / "pool/pool.json").read_text())["failed"]
     assert len(failed) == 4
     assert failed[0].endswith("RuntimeError: SCF did not converge")
+
+
+def test_a_teacher_without_an_answer_fails_as_calculators_of_ase_do() -> None:
+    class Silent:
+        def ask(self, _: Atoms) -> None:
+            raise Unlabelled("SCF did not converge")
+
+    atoms = bulk("Cu")
+    atoms.calc = Asked(Silent())  # type: ignore[arg-type]
+    with pytest.raises(CalculationFailed, match="SCF did not converge"):
+        atoms.get_forces()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Why a structure has no labels."""
 
+from ase.calculators.calculator import CalculationFailed
 
-class Unlabelled(Exception):  # noqa: N818 -- no error of the run: structures without labels are counted
-    """A structure that a teacher gives no labels for; the text says why."""
+
+class Unlabelled(CalculationFailed):
+    """A structure that a teacher gives no labels for; the text says why. Calculators of ASE fail so, too."""
 
 
 class Hung(Unlabelled):
