@@ -71,6 +71,8 @@ class SlimOptions(BaseModel):
     def _sensible(self) -> "SlimOptions":
         if sum(value is not None for value in (self.speedup, self.ms_per_step, self.ns_per_day)) > 1:
             raise ValueError("give one of speedup, ms_per_step and ns_per_day")
+        if self.distil_features and self.student:
+            raise ValueError("distil_features: a named student is not known as a cut of the teacher: leave it out")
         if self.budget.unit != "seconds" or self.budget.amount <= 0:
             raise ValueError(f"budget {self.budget}: give a time above 0, such as 30min")
         return self
