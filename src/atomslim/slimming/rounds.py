@@ -39,6 +39,9 @@ SHORTEST = 50
 WORSE = 1.1
 """A student whose errors of forces on held-out frames are so many times as large as before the round is not kept."""
 
+MUCH_WORSE = 2.0
+"""The same of energies, where they are beyond their bar, too."""
+
 
 def rounds(work: Work, test: Sequence[Sample]) -> None:
     """Go through rounds until the bars hold, the budget ends, or there were enough."""
@@ -164,7 +167,7 @@ def _train(work: Work, name: str, number: int, last: str, test: Sequence[Sample]
         facts.update(kept(work, tuned, work.place / f"round-{number}.safetensors", test))
         facts |= {"structures": count, "before": work.done[last]["student"]}
         old, now = errors_of(work.done[last]["held out"]), errors_of(facts["held out"])
-        if now.forces > WORSE * old.forces:
+        if now.forces > WORSE * old.forces or now.energy > max(MUCH_WORSE * old.energy, work.options.energy_bar):
             work.tell(f"{name}: made it worse on held-out frames: the student from before is kept")
             facts |= {"student": work.done[last]["student"], "held out": old.as_dict(), "kept": False}
 
