@@ -45,13 +45,13 @@ from atomslim.train.optimisation import Summed, attend
 from atomslim.train.options import (
     Duration,
     OptimiserOptions,
+    RoundOptions,
     ScheduleOptions,
     TaskOptions,
     parse_duration,
     validated,
 )
 from atomslim.train.reporting import announced, said, say_labels
-from atomslim.train.rounds import RoundOptions, in_rounds
 from atomslim.train.run_folder import RunFolder, note_task, noted
 from atomslim.train.run_state import data_identity, model_digest, origin
 from atomslim.train.start import graph_note
@@ -217,6 +217,8 @@ def _in_rounds(
     known: Mapping[str, str] | None,
 ) -> BlockModel:
     """Cut the teacher a part of the way to the student, distil, and so on (`atomslim.train.rounds`)."""
+    from atomslim.train.rounds import in_rounds  # noqa: PLC0415 - cuts models, which a single run does not
+
     goal, full = (load(one) if isinstance(one, str | os.PathLike) else one for one in (student, teacher))
     require_pair(goal, full)
     given = {task.name: opened(part, task.options) for task, part in _given(goal, data, config)}

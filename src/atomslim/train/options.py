@@ -346,6 +346,14 @@ class RunOptions(_Options):
         return tuple(counted if self.budget is None else [self.budget, *counted])
 
 
+class RoundOptions(RunOptions):
+    """Options of a run that may be one of several rounds."""
+
+    rounds: int = Field(
+        default=1, ge=1, le=20, description="cut so many times, a part of the way each, with training in between"
+    )
+
+
 Options = TypeVar("Options", bound=BaseModel)
 
 

@@ -9,26 +9,15 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from pydantic import Field
-
 from atomslim.compress.part_way import part_way, require_cut
 from atomslim.data.in_memory import Data
 from atomslim.errors import ConfigError
 from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load, save
-from atomslim.train.options import Duration, RunOptions
+from atomslim.train.options import Duration, RoundOptions
 from atomslim.train.reporting import said
 from atomslim.train.run_folder import ROUND, RunFolder
-
-
-class RoundOptions(RunOptions):
-    """Options of a run that may be one of several rounds."""
-
-    rounds: int = Field(
-        default=1, ge=1, le=20, description="cut so many times, a part of the way each, with training in between"
-    )
-
 
 Options = TypeVar("Options", bound=RoundOptions)
 
