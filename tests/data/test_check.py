@@ -78,6 +78,12 @@ def test_units_that_do_not_fit_are_told_by_the_slope(factors: dict[str, float], 
     assert hint in found.text
 
 
+@pytest.mark.parametrize(("frames", "factor", "level"), [(8, 1.4, "note"), (80, 1.4, "problem"), (8, 1.89, "problem")])
+def test_few_frames_do_not_condemn_a_slope_that_no_unit_explains(frames: int, factor: float, level: str) -> None:
+    report = check([scaled(sample, energy=factor) for sample in trajectory(frames)])
+    assert finding(report, "energy and forces").level == level
+
+
 def test_frames_far_apart_are_not_compared() -> None:
     generator = np.random.default_rng(0)
     report = check(changed(lambda s: replace(s, positions=s.positions + generator.normal(size=s.positions.shape))))

@@ -83,17 +83,22 @@ def test_takes_over_without_a_jump(
     assert "compiled from here on" in said[1]
 
 
-def test_the_next_run_takes_it_from_the_cache(pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_run_takes_it_from_the_cache(
+    pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = small_model(CONSERVATIVE)
     pretended(model, CONSERVATIVE)
     moved(Calculator(model, compiled="auto"), molecule("H2O"), 4)
     (package,) = cache_folder().iterdir()
     assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
     monkeypatch.setattr(Job, "_compile", pytest.fail)
+    capsys.readouterr()
     again = Calculator(model, compiled="auto")
     moved(again, molecule("H2O"), 4)
     assert again._compiled is not None
     assert again._compiled.run is not None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "compiled from here on" in line
     assert [package] == list(cache_folder().iterdir())
 
 

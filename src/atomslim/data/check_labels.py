@@ -258,6 +258,11 @@ def _nearest(flat: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
         yield i, int(distance.argmin())
 
 
+def is_known(value: float) -> bool:
+    """Say whether a mistaken unit or sign gives such a slope, closely."""
+    return any(abs(value / known - 1) < TOLERANCE / 2 for known in _SLOPES)
+
+
 def meaning(value: float) -> str:
     """What a slope other than 1 hints at: the nearest of the known ones, if any is near."""
     factor = min((known for known in _SLOPES if known * value > 0), key=lambda known: abs(np.log(value / known)))

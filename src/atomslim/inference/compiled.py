@@ -94,8 +94,8 @@ class Compiled:
         self.steps += 1
         self._seconds = [*self._seconds[1 - TURNS :], seconds]
         if self._job is None and self.steps == AFTER:
-            self._job = Job(self.model, self.task, fitting(self.model, batch.num_atoms, torch.get_num_threads()))
-            self.say("compiling for the steps to come, in the background: minutes")
+            threads = fitting(self.model, batch.num_atoms, torch.get_num_threads())
+            self._job = Job(self.model, self.task, threads, self.say)
         if self._job is not None and not self._decided and (made := self._job.outcome) is not None:
             self._decided = True
             self._take(made, batch, pairs, results)
@@ -135,11 +135,11 @@ class Compiled:
 class Job:
     """Finds a package in the cache or makes it, in a thread; `outcome` is its path, or what went wrong."""
 
-    def __init__(self, model: BlockModel, task: Task, threads: int) -> None:
-        """Start, without waiting; the package will use so many threads."""
+    def __init__(self, model: BlockModel, task: Task, threads: int, say: Callable[[str], None]) -> None:
+        """Start, without waiting; the package will use so many threads. ``say`` is told if it has to be compiled."""
         self.outcome: Path | str | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._threads = threads
+        self._threads, self._say = threads, say
         atexit.register(self.end)
         threading.Thread(target=self._work, args=(model, task), daemon=True).start()
 
@@ -162,6 +162,7 @@ class Job:
         package = cache_folder() / f"{key(content, model, task, self._threads)}.pt2"
         if package.is_file():
             return package
+        self._say("compiling for the steps to come, in the background: minutes")
         package.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "model.safetensors"
