@@ -74,6 +74,10 @@ def test_wrong_use_is_said(tmp_path: Path) -> None:
     full, _ = pair()
     with pytest.raises(ConfigError, match="all that its teacher has"):
         atomslim.distill(full, full, waters(24), output=tmp_path / "a", **RUN)
+    with pytest.raises(ConfigError, match=r"in some of 4, nothing would be cut: this student can be cut in 2"):
+        atomslim.distill(Cut((1,)).of(full), full, waters(24), output=tmp_path / "c", **RUN | {"rounds": 4})
+    with pytest.raises(ConfigError, match="1 steps are too few for 2 rounds"):
+        atomslim.distill(Cut((1,)).of(full), full, waters(24), output=tmp_path / "d", **RUN | {"steps": 1})
     with pytest.raises(ConfigError, match="one process"):
         atomslim.distill(Cut((1,)).of(full), full, waters(24), output=tmp_path / "b", **RUN, devices=2)
     other = jmp(DIRECT, num_blocks=1, sum_scale=1.0, num_atom=2).float()

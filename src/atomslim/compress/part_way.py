@@ -6,6 +6,7 @@ the model as it then is; blocks and all sizes end as they are in the cut.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from atomslim.compress.cuts import Cut
@@ -57,10 +58,18 @@ def goal_cut(full: BlockModel, goal: BlockModel, share: float) -> Cut:
     )
 
 
-def require_cut(full: BlockModel, goal: BlockModel) -> None:
-    """Raise ConfigError for a goal that is as large as the full model: there is nothing to cut in rounds."""
+def require_cut(full: BlockModel, goal: BlockModel, rounds: int) -> None:
+    """Raise ConfigError for a goal as large as the full model, and for rounds in which nothing would be cut."""
     if goal_cut(full, goal, 1.0) == Cut(full.block_ids):
         raise ConfigError("rounds: the student has all that its teacher has: give a cut of it, or leave rounds out")
+    most = next(number for number in range(rounds, 0, -1) if _always_cuts(full, goal, number))
+    if most < rounds:
+        raise ConfigError(f"rounds: in some of {rounds}, nothing would be cut: this student can be cut in {most}")
+
+
+def _always_cuts(full: BlockModel, goal: BlockModel, rounds: int) -> bool:
+    cuts = [goal_cut(full, goal, number / rounds) for number in range(rounds + 1)]
+    return all(one != other for one, other in pairwise(cuts))
 
 
 def _cut(model: Model, cut: Cut, realign: str, data: TaskedData, seed: int) -> Model:

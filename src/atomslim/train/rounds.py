@@ -49,14 +49,17 @@ def in_rounds(
         learn: lets a model learn with some options in a folder; goes on with a run there.
         progress: say which round it is.
 
-    Raises ConfigError for a student that is no smaller cut of its teacher, and for several processes.
+    Raises ConfigError for a student that is no smaller cut of its teacher, for more rounds than it can be cut in or
+    steps are given for, and for several processes.
 
     """
-    require_cut(full, goal)
     number = config.rounds
+    require_cut(full, goal, number)
+    if config.steps is not None and config.steps < number:
+        raise ConfigError(f"rounds: {config.steps} steps are too few for {number} rounds: give one for each at least")
     if config.devices * config.nodes > 1:
         raise ConfigError("rounds: are for one process: leave devices and nodes out, or cut and distil round by round")
-    part, model = shared(config, number), full
+    model = full
     for one in range(1, number + 1):
         run = RunFolder(folder.path / f"{ROUND}{one}")
         said([f"round {one} of {number}"], shown=progress)
@@ -64,14 +67,14 @@ def in_rounds(
             path = run.path / CUT
             if not (run.has_run and path.exists()):  # what an attempt that failed left may be of another student
                 save(part_way(model, full, goal, data, number=one, rounds=number, seed=config.seed), path)
-            model = learn(load(path), part, run)
+            model = learn(load(path), shared(config, one, number), run)
     return _taken_over(run, folder, model)
 
 
-def shared(config: Options, rounds: int) -> Options:
+def shared(config: Options, number: int, rounds: int) -> Options:
     """Return the options of one round: an equal part of the budget, steps and epochs."""
     budget = None if config.budget is None else _part(config.budget, rounds)
-    steps = None if config.steps is None else max(config.steps // rounds, 1)
+    steps = None if config.steps is None else config.steps * number // rounds - config.steps * (number - 1) // rounds
     epochs = None if config.epochs is None else config.epochs / rounds
     return config.model_copy(update={"rounds": 1, "budget": budget, "steps": steps, "epochs": epochs})
 
