@@ -137,7 +137,8 @@ def test_help_is_in_paragraphs_without_empty_defaults(capsys: pytest.CaptureFixt
     )
 
 
-def test_names_in_narrow_tables_are_not_cut_short() -> None:
+def test_names_in_narrow_tables_are_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     table = Table("a name")
     table.add_row("molecules of a long name")
     console = plain_console(width=12)

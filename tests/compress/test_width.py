@@ -206,7 +206,7 @@ def test_too_few_structures_and_other_families(model: JMP) -> None:
         DataError, match=r"2 calibration structures have \d+ rows for the \d+ inputs of .*: give at least \d"
     ):
         narrow(model, {"atom": 8}, DATA[:2])
-    with pytest.raises(ConfigError, match="score of channels 'size': give least-squares, activation, taylor"):
+    with pytest.raises(ConfigError, match="narrow: score 'size': there are least-squares, activation, taylor"):
         narrow(model, {"atom": 8}, DATA, score="size")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Toy models cannot be made narrower here: only blocks"):
         narrow(Toy(ToyConfig(), [CONSERVATIVE]), {"atom": 8}, DATA)

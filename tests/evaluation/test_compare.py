@@ -77,14 +77,14 @@ def _ratios(model: ComparedModel, first: ComparedModel) -> tuple[str, str]:
 def test_checks_of_physics_are_columns(tmp_path: Path) -> None:
     model = jmp(DIRECT, num_blocks=2)
     models: dict[str, AnyModel] = {"full": model, "cut": keep_blocks(model, 1)}
-    found = compare(models, waters(1), speed=False, checks=("symmetry", "forces"))
-    assert [row.validation["symmetry"] for row in found.models] == ["passed", "passed"]
+    found = compare(models, waters(1), speed=False, checks=("locality", "forces"))
+    assert [row.validation["locality"] for row in found.models] == ["passed", "passed"]
     assert found.models[0].validation["forces"].startswith("FAILED: error")  # forces of their own are no gradient
     found.write(tmp_path)
     (table,) = (table for table in found.tables() if table.title == "Is it still usable")
-    assert table.columns == ("model", "symmetry", "forces")
+    assert table.columns == ("model", "locality", "forces")
     assert "cut: fails 1 of 2 checks of its physics: forces." in found.words()
-    assert "check symmetry" in (tmp_path / "compare.csv").read_text().partition("\n")[0]
+    assert "check locality" in (tmp_path / "compare.csv").read_text().partition("\n")[0]
     with pytest.raises(ConfigError, match="check 'taste'"):
         compare(models, waters(1), speed=False, checks="taste")
 

@@ -44,7 +44,7 @@ def toy(folder: Path, **changes: Any) -> StudyOptions:
         "relevance": 4,
         "distill": {"start": ["sliced", "least-squares"], "steps": 1, "batch_size": 4, "validate_every": "100%"},
         "speed": {"structures": "aspirin", "repeats": 1},
-        "validate_physics": {"checks": ["symmetry"], "structures": [str(folder / "other.xyz")]},
+        "validate_physics": {"checks": ["locality"], "structures": [str(folder / "other.xyz")]},
         "downstream": [downstream(str(folder / "other.xyz"))],
     }
     return StudyOptions.model_validate(options | changes)
@@ -63,17 +63,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_every_kind_of_cell_is_done_and_reported(study: Results) -> None:
     assert {cell.name: study.board.error(cell) for cell, state in study.board.states().items() if state != "done"} == {}
     titles = [table.title for table in all_tables(study)]
-    assert titles[:2] == [
+    assert titles[:3] == [
         "Cutting and distilling, on the pre-training tasks",
+        "What the speed costs",
         "What a cut costs, and what is won back",
     ]
-    assert titles[3:] == ["Fine-tuned under equal budgets", "Where it stops being physical", "Efficiency"]
-    physics = all_tables(study)[4]
-    assert physics.columns == ("variant", "force error, × full", "symmetry")
+    assert titles[4:] == ["Fine-tuned under equal budgets", "Where it stops being physical", "Efficiency"]
+    physics = all_tables(study)[5]
+    assert physics.columns == ("variant", "force error, × full", "locality")
     assert [(row[0], row[-1]) for row in physics.rows[:2]] == [("full", "passed"), ("1 block, sliced", "passed")]
     assert len(physics.rows) == len(study.variants)
     page = (study.board.folder / "report.html").read_text()
-    assert page.count("<svg") == 5  # relevance, pre-training, learning, downstream, convergence
+    assert page.count("<svg") == 3  # of one cut each, the figures against cuts are left out
     assert '<canvas class="structure"' in page
     assert "H2O, 3 atoms: a validation structure of direct" in page
 

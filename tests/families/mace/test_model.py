@@ -15,13 +15,15 @@ pytest.importorskip("families.mace.needed", exc_type=ImportError)
 import atomslim
 from atomslim.atoms import from_ase
 from atomslim.compress.prune import keep_blocks
-from atomslim.errors import ConfigError, StructureError
+from atomslim.errors import AtomslimWarning, ConfigError, StructureError
 from atomslim.families.mace.model import MACE
 from atomslim.families.mace.package import o3
 from atomslim.models import BlockModel
 from atomslim.models.graph import neighbour_vectors
 from atomslim.testing import check_block_model, sample_structures
 from families.mace.package_models import calculator, saved
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Chebyshev")
 
 DENSITY = {
     "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
@@ -41,7 +43,6 @@ MODELS: dict[str, dict[str, Any]] = {
         **DENSITY,
         "pair_repulsion": True,
         "distance_transform": "Agnesi",
-        "radial_type": "chebyshev",
         "atomic_inter_scale": [0.2],
         "correlation": 2,
     },
@@ -58,7 +59,13 @@ MODELS: dict[str, dict[str, Any]] = {
         "distance_transform": "Soft",
         "radial_type": "gaussian",
     },
-    "no scale, tanh": {"cls": "MACE", "gate": torch.tanh, "interaction_cls": "RealAgnosticInteractionBlock"},
+    "no scale, tanh": {
+        "cls": "MACE",
+        "gate": torch.tanh,
+        "interaction_cls": "RealAgnosticInteractionBlock",
+        "radial_type": "chebyshev",
+        "distance_transform": "Agnesi",
+    },
     "one block": {"num_interactions": 1, "correlation": [2]},
     "scalars, last readout only": {
         "hidden_irreps": "6x0e",
@@ -116,6 +123,11 @@ def test_numbers_are_those_of_the_package(name: str, files: dict[str, Path]) -> 
     assert energy < 5e-6
     assert forces < 2e-4
     assert stress < 3e-6
+
+
+def test_functions_without_a_derivative_are_told(files: dict[str, Path]) -> None:
+    with pytest.warns(AtomslimWarning, match=r"Chebyshev.*forces leave that part out"):
+        atomslim.load(files["no scale, tanh"])
 
 
 def test_a_thousand_atoms_in_float32(files: dict[str, Path]) -> None:

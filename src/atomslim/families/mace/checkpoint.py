@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import pydantic
 import torch
 from torch import Tensor
 
 from atomslim.arguments import first_problem
-from atomslim.errors import CheckpointError
+from atomslim.errors import AtomslimWarning, CheckpointError
 from atomslim.families.mace.config import BlockConfig, MACEConfig
 from atomslim.families.mace.family import FAMILY
 from atomslim.families.mace.model import MACE
@@ -100,6 +101,13 @@ def read_mace(path: Path) -> MACE:
         raise CheckpointError(
             f"{where}: is no model of MACE as the package saves it: {first_problem(error)}"
         ) from error
+    if config.radial == "chebyshev":
+        warn(
+            f"{where}: torch gives no derivative of its radial functions (Chebyshev): here as in the package, forces "
+            "leave that part out, are not the slope of the energy, and dynamics will drift",
+            AtomslimWarning,
+            stacklevel=3,
+        )
     tasks = _tasks(content, tensors, config)
     model = MACE(config, tasks).to(tensors.dtype)
     _fill(model, content, tensors)
