@@ -158,6 +158,7 @@ def test_a_narrower_model_of_fewer_blocks(files: Path, tmp_path: Path, capsys: p
     assert cli.main(["info", str(small)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "widths before atom 14, edge 18, widths after atom 7, edge 12, parameters before 21933" in shown
+    assert "parameters after 11546, score least-squares" in shown
     for given, complaint in (
         (cut, "--width: channels are chosen on structures: give some with --data"),
         (["-o", str(small), "--width", "edge", *data], "--width edge: write widths and numbers"),

@@ -194,8 +194,11 @@ def _work(a: Sample, b: Sample) -> tuple[float, float] | None:
     return float(b.targets["energy"] - a.targets["energy"]) - forces, float((mean * strain).sum())
 
 
-FARTHEST = 0.3
-"""Å: between frames with an atom displaced further, forces say little about the difference in energy."""
+FARTHEST, CLOSE = 0.3, 0.15
+"""Å: between frames with an atom displaced further, forces say little about the difference in energy; and with none as
+far as this they say it all, so that such pairs count alone where there are enough."""
+
+FEWEST_PAIRS = 4
 
 _SLOPES = {
     -1.0: "the forces have the wrong sign (gradients?)",
@@ -218,13 +221,14 @@ def slope(pairs: Sequence[tuple[Sample, Sample]]) -> tuple[int, float, float]:
         How many pairs are near enough, the slope of energy against work, and their correlation.
 
     """
-    near = [(energy, work) for far, energy, work in map(_work_of_forces, pairs) if 0 < far < FARTHEST]
-    if not near:
+    near = np.array([found for found in map(_work_of_forces, pairs) if 0 < found[0] < FARTHEST])
+    if not len(near):
         return 0, 0.0, 0.0
-    energy, work = np.array(near).T
+    close = near[near[:, 0] < CLOSE]
+    _, energy, work = (close if len(close) >= FEWEST_PAIRS else near).T
     cross, squared = float(energy @ work), float(work @ work)
     norm = np.sqrt(float(energy @ energy) * squared)
-    return len(near), cross / squared if squared else 0.0, cross / norm if norm else 0.0
+    return len(energy), cross / squared if squared else 0.0, cross / norm if norm else 0.0
 
 
 def _work_of_forces(pair: tuple[Sample, Sample]) -> tuple[float, float, float]:
@@ -256,11 +260,6 @@ def _nearest(flat: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
         distance = ((flat - row) ** 2).sum(axis=1)
         distance[i] = np.inf
         yield i, int(distance.argmin())
-
-
-def is_known(value: float) -> bool:
-    """Say whether a mistaken unit or sign gives such a slope, closely."""
-    return any(abs(value / known - 1) < TOLERANCE / 2 for known in _SLOPES)
 
 
 def meaning(value: float) -> str:

@@ -14,11 +14,16 @@ model's configuration.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from atomslim.models.block_model import BlockModel
+
+Model = TypeVar("Model", bound="BlockModel")
 
 NARROWED = "narrow"
 """The operation in a model's history that left channels out."""
@@ -101,3 +106,20 @@ class ChannelLayout:
 def weighted_inputs(weight: Float[Tensor, "out in"], gradient: Float[Tensor, "out in"]) -> Float[Tensor, " in"]:
     """Return Σ_out W ∂L/∂W: what the loss would change by, to first order, if an input became zero, with sign."""
     return (weight.detach() * gradient).sum(0).double()
+
+
+def filled(new: Model, model: Model, layout: ChannelLayout, kept: Kept) -> Model:
+    """Fill a model without memory with what stays of another one's tensors; all else is as in the other."""
+    shapes = {name: tensor.shape for name, tensor in new.state_dict().items()}
+    tensors = {
+        name: layout.selected(name, tensor, kept).reshape(shapes[name]).clone()
+        if name in layout.axes
+        else tensor.detach().clone()
+        for name, tensor in model.state_dict().items()
+    }
+    new.load_state_dict(tensors, assign=True)
+    for ours, theirs in zip(new.parameters(), model.parameters(), strict=True):
+        ours.requires_grad_(theirs.requires_grad)
+    new.block_ids, new.history = model.block_ids, list(model.history)
+    new.checkpoint_blocks, new.precision = model.checkpoint_blocks, model.precision
+    return new.train(model.training)

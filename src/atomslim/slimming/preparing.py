@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from atomslim.data.container import Container
+from atomslim.data.splits import evenly
 from atomslim.data.staging import write_container
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.labelling.changes import repeated
@@ -65,7 +66,7 @@ def time_teacher(work: Work) -> None:
 def _mean_of_sizes(work: Work, session: Session, known: dict[int, float]) -> float:
     """Return the mean time of the structures that dynamics may start from, which may be of several sizes."""
     times = []
-    for place in np.linspace(0, len(work.frames) - 1, min(STARTS, len(work.frames))).astype(int).tolist():
+    for place in evenly(len(work.frames), STARTS):
         atoms = repeated(work.frames[place].atoms, work.options.width)
         if len(atoms) not in known:
             try:

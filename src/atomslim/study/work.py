@@ -140,7 +140,7 @@ class Workshop:
         rows = {
             name: {
                 **found[name].as_dict(),
-                "parameters": _weights(model),
+                "parameters": parameter_count(model),
                 "speed-up": found[name].gain(whole).as_dict(),
             }
             for name, model in models.items()
@@ -217,7 +217,10 @@ class Workshop:
         """Return the errors on every task's validation set."""
         processes = Processes(device=self.device)
         found = model_errors(model, self.tasks, "validation", RunOptions(steps=1, batch_size=16), processes)
-        return {"errors": {task: _plain(errors) for task, errors in found.items()}, "parameters": _weights(model)}
+        return {
+            "errors": {task: _plain(errors) for task, errors in found.items()},
+            "parameters": parameter_count(model),
+        }
 
     def _mean_errors(self) -> dict[str, Any]:
         """Return the errors of predicting the mean on every task's validation set."""
@@ -255,7 +258,3 @@ def _finer(cell: Cell) -> str:
 
 def _plain(errors: Mapping[str, Errors]) -> dict[str, Any]:
     return {name: asdict(value) for name, value in errors.items()}
-
-
-def _weights(model: BlockModel) -> int:
-    return parameter_count(model)

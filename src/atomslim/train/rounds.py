@@ -59,6 +59,7 @@ def in_rounds(
         raise ConfigError(f"rounds: {config.steps} steps are too few for {number} rounds: give one for each at least")
     if config.devices * config.nodes > 1:
         raise ConfigError("rounds: are for one process: leave devices and nodes out, or cut and distil round by round")
+    said(["rounds: begin with the teacher; the student says what to leave out, no more"], shown=progress)
     model = full
     for one in range(1, number + 1):
         run = RunFolder(folder.path / f"{ROUND}{one}")

@@ -24,7 +24,7 @@ from atomslim.atoms import AtomsBatch
 from atomslim.errors import ConfigError
 from atomslim.families.jmp.gemnet_oc.geometry import edge_vectors
 from atomslim.families.jmp.gemnet_oc.graphs import Topology
-from atomslim.models.channels import Axis, ChannelLayout, Kept
+from atomslim.models.channels import Axis, ChannelLayout, Kept, filled
 
 if TYPE_CHECKING:
     from atomslim.families.jmp.model import JMP
@@ -85,7 +85,7 @@ def narrowed(model: "JMP", kept: Kept) -> "JMP":
     changes["always_narrows"] = model.config.narrows and changes[SIZES["edge"]] == changes[SIZES["atom"]]
     config = FAMILY.configuration(model).model_copy(update=changes)
     new = cast("JMP", FAMILY.build(config, list(model.tasks.values())))
-    return _filled(new, model, channels, kept)
+    return filled(new, model, channels, kept)
 
 
 def basis_rows(model: "JMP", batch: AtomsBatch, topology: Topology) -> dict[str, Float[Tensor, "rows functions"]]:
@@ -108,23 +108,6 @@ def basis_rows(model: "JMP", batch: AtomsBatch, topology: Topology) -> dict[str,
         values = torch.einsum("er,rks->esk", rbf[others.get(stream, "main")], weights)
         found[stream] = values.flatten(0, 1)
     return found
-
-
-def _filled(new: "JMP", model: "JMP", channels: ChannelLayout, kept: Kept) -> "JMP":
-    """Fill a model without memory with what stays of another one's tensors."""
-    shapes = {name: tensor.shape for name, tensor in new.state_dict().items()}
-    tensors = {
-        name: channels.selected(name, tensor, kept).reshape(shapes[name]).clone()
-        if name in channels.axes
-        else tensor.detach().clone()
-        for name, tensor in model.state_dict().items()
-    }
-    new.load_state_dict(tensors, assign=True)
-    for ours, theirs in zip(new.parameters(), model.parameters(), strict=True):
-        ours.requires_grad_(theirs.requires_grad)
-    new.block_ids, new.history = model.block_ids, list(model.history)
-    new.checkpoint_blocks, new.precision = model.checkpoint_blocks, model.precision
-    return new.train(model.training)
 
 
 def _angular_stream(name: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from atomslim.errors import ConfigError
 from atomslim.families.sevennet.family import FAMILY
 from atomslim.families.sevennet.irreps import SCALAR, channels
-from atomslim.models.channels import Axis, ChannelLayout, Kept
+from atomslim.models.channels import Axis, ChannelLayout, Kept, filled
 
 if TYPE_CHECKING:
     from atomslim.families.sevennet.model import SevenNet
@@ -59,7 +59,6 @@ def layout(model: "SevenNet") -> ChannelLayout:
 
 def narrowed(model: "SevenNet", kept: Kept) -> "SevenNet":
     """Return a copy with these channels only, every number that stays as it is."""
-    there = layout(model)
     states = [Irreps(text) for text in model.config.irreps]
     irreps = [
         Irreps([(len(kept.get(_state(block, entry.ir), range(entry.mul))), entry.ir) for entry in state])
@@ -67,16 +66,7 @@ def narrowed(model: "SevenNet", kept: Kept) -> "SevenNet":
     ]
     config = model.config.model_copy(update={"irreps": tuple(map(str, irreps))})
     new = cast("SevenNet", FAMILY.build(config, list(model.tasks.values())))
-    tensors = {
-        name: there.selected(name, tensor, kept).clone() if name in there.axes else tensor.detach().clone()
-        for name, tensor in model.state_dict().items()
-    }
-    new.load_state_dict(tensors, assign=True)
-    for ours, theirs in zip(new.parameters(), model.parameters(), strict=True):
-        ours.requires_grad_(theirs.requires_grad)
-    new.block_ids, new.history = model.block_ids, list(model.history)
-    new.checkpoint_blocks, new.precision = model.checkpoint_blocks, model.precision
-    return new.train(model.training)
+    return filled(new, model, layout(model), kept)
 
 
 def taken_in(module: nn.Module, layer: str, state: Mapping[Irrep, Tensor]) -> Tensor:
