@@ -41,7 +41,11 @@ def test_a_page_is_one_file_with_its_parts_in_order() -> None:
 
 
 def test_numbers_are_set_right_and_texts_left() -> None:
-    rows = (("mini", "embedded", "2.67", "≤ 4 %"), ("cut", "", "-1,040", "unclear"), ("long", "none", "", "± 3 %"))
+    rows = (
+        ("full", "embedded", "2.67", "≤ 4 %"),
+        ("4 blocks", "", "-1,040", "unclear"),
+        ("3 blocks", "none", "", "± 3 %"),
+    )
     table = TextTable("", "", ("model", "kind", "error", "bar"), rows)
     assert '<th class="left">kind</th><th>error</th><th>bar</th>' in table.body()
     assert '<td class="left">embedded</td><td>2.67</td><td>≤ 4 %</td>' in table.body()

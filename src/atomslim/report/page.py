@@ -79,9 +79,9 @@ class TextTable:
         return f'<div class="wide" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
     def _numeric(self) -> list[bool]:
-        """Say for each column whether most of what is in it are numbers."""
-        columns = ([row[index] for row in self.rows if row[index]] for index in range(len(self.columns)))
-        return [sum(map(bool, map(_NUMBER.match, cells))) * 2 > len(cells) for cells in columns]
+        """Say for each column whether most of what is in it are numbers; the first one has names, such as 4 blocks."""
+        columns = ([row[index] for row in self.rows if row[index]] for index in range(1, len(self.columns)))
+        return [False, *(sum(map(bool, map(_NUMBER.match, cells))) * 2 > len(cells) for cells in columns)]
 
 
 def _row(tag: str, texts: Sequence[str], numeric: Sequence[bool]) -> str:
