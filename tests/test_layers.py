@@ -25,7 +25,9 @@ def picture() -> list[set[str]]:
 LINES = picture()
 LINE = {room: depth for depth, rooms in enumerate(LINES) for room in rooms}
 
-NARROWER = {"data": {"arguments", "atoms", "errors", "files", "memory", "parsing", "progress", "terminal", "unpickle"}}
+NARROWER = {
+    "data": {"arguments", "atoms", "errors", "files", "memory", "parsing", "progress", "terminal", "unpickle", "words"}
+}
 """Rooms that may use less than everything below them."""
 
 PACKAGE = Path(atomslim.__file__).parent

@@ -88,7 +88,7 @@ def test_check_exits_with_1_when_there_is_a_problem(
     assert "impossible values" in capsys.readouterr().out
     assert run("check", water, "--against", water) == 1
     output = capsys.readouterr()
-    assert "6 structures are in both" in output.out
+    assert "6 structures in both" in output.out
     assert output.err.count("\n") == 1
     splits.random(6, 4, 1).save(tmp_path / "split.json")
     assert run("check", water, "--split", tmp_path / "split.json") == 0

@@ -189,7 +189,7 @@ def test_a_broken_file_is_a_problem_with_its_place() -> None:
 def test_duplicates_and_overlaps_are_found() -> None:
     samples = [*trajectory(6), trajectory(6)[2]]
     shifted = replace(samples[2], positions=samples[2].positions + 1e-7)
-    assert "1 structures occur before, first: 6 is 2" in finding(check(samples), "duplicates").text
+    assert "1 structure seen before, first: 6 is 2" in finding(check(samples), "duplicates").text
     assert finding(check(samples, against=[shifted]), "the other dataset").level == "problem"
     assert finding(check(samples, against=[made()]), "the other dataset").level == "ok"
 
@@ -200,7 +200,7 @@ def test_a_split_that_shares_structures_is_found() -> None:
     texts = [found.text for found in check(samples, split=split).findings if found.what == "split"]
     assert texts == [
         "training and validation sets share no structure",
-        "1 structures of the test set are in the training set as well, first 6",
+        "1 structure of the test set also in training, first 6",
     ]
     assert finding(check(samples[:4], split=split), "split").level == "problem"
 
@@ -226,7 +226,7 @@ def test_the_two_3bpa_files_share_structures(data_folder: Path) -> None:
     first = open_dataset(f"xyz:{data_folder / '3bpa' / 'train_300K.xyz'}")
     second = open_dataset(f"xyz:{data_folder / '3bpa' / 'train_mixedT.xyz'}")
     report = check(first, against=second)
-    assert "31 structures are in both" in finding(report, "the other dataset").text
+    assert "31 structures in both" in finding(report, "the other dataset").text
 
 
 class Made:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atomslim.arguments import checked
 from atomslim.errors import StructureError
+from atomslim.words import number_of
 
 LAST_ELEMENT = 118
 """Oganesson: the heaviest element with a name."""
@@ -58,7 +59,8 @@ class AtomsBatch:
 
     def __repr__(self) -> str:
         dtype = str(self.positions.dtype).removeprefix("torch.")
-        return f"AtomsBatch: {self.num_structures} structures, {self.num_atoms} atoms, {dtype} on {self.device}"
+        size = f"{number_of(self.num_structures, 'structure')}, {number_of(self.num_atoms, 'atom')}"
+        return f"AtomsBatch: {size}, {dtype} on {self.device}"
 
     @property
     def num_structures(self) -> int:

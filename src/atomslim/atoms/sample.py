@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from atomslim.atoms.batch import DEFAULT_TAG, AtomsBatch, from_ase
 from atomslim.errors import StructureError
+from atomslim.words import number_of
 
 ASE_RESULTS = ("energy", "forces", "stress")
 """Targets that ASE keeps in a calculator; the others go to `atoms.info` under their own names."""
@@ -55,7 +56,7 @@ class Sample:
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""
         labels = f" with {', '.join(self.targets)}" if self.targets else " without labels"
-        return f"Sample{name}: {len(self)} atoms{labels}"
+        return f"Sample{name}: {number_of(len(self), 'atom')}{labels}"
 
     def __len__(self) -> int:
         """Count the atoms n."""

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.cli.numbers import COUNT, SEED
 from atomslim.terminal import say
+from atomslim.words import number_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -163,10 +164,10 @@ def _in(root: Path | None) -> list[str | Path]:
 
 
 def _say_prepared(done: "Prepared", labels: str) -> None:
-    container = done.container
     print(labels)
     speed = f"; {done.fresh} of them now, {done.fresh / done.seconds:.0f}/s" if done.fresh else "; it was there"
-    say(f"{container.path}: {len(container)} structures, {int(container.natoms.sum())} atoms{speed}")
+    atoms = number_of(int(done.container.natoms.sum()), "atom")
+    say(f"{done.container.path}: {number_of(len(done.container), 'structure')}, {atoms}{speed}")
 
 
 @data.command

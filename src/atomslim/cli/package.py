@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from atomslim.cli.devices import Device
 from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.terminal import say
+from atomslim.words import number_of
 
 if TYPE_CHECKING:
     from atomslim.inference.package import Deviations
@@ -61,4 +62,4 @@ def package(
 
 def _say(output: Path, found: "Deviations") -> None:
     close = f"within {found.energy:.1e} eV and {found.forces:.1e} eV/Å of the model"
-    say(f"{output}: {close}, for {found.structures} structures")
+    say(f"{output}: {close}, for {number_of(found.structures, 'structure')}")

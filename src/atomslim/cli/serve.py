@@ -8,6 +8,7 @@ from cyclopts.validators import Number
 
 from atomslim.cli.devices import Device
 from atomslim.terminal import say
+from atomslim.words import number_of
 
 
 def serve(
@@ -58,4 +59,4 @@ def serve(
     atoms = first_structure(structure)
     calculator = calculator_of(model, task=task, device=device_of(device), strict=strict, compiled=compiled)
     steps = run(calculator, atoms, socket, wait=wait, said=lambda line: print(printable(line), file=sys.stderr))
-    say(f"{socket}: the engine has ended after {steps} structures")
+    say(f"{socket}: the engine has ended after {number_of(steps, 'structure')}")

@@ -27,6 +27,7 @@ from atomslim.data.splits import Split
 from atomslim.data.survey import HOW, Survey, described
 from atomslim.errors import AtomslimError, DataError, StructureError
 from atomslim.progress import tracked
+from atomslim.words import number_of
 
 _FRAMES = 300
 """Frames of one molecule among which neighbouring ones are looked for when consecutive ones are too far apart."""
@@ -304,7 +305,7 @@ def _report_duplicates(report: Report, seen: _Seen) -> None:
     first: dict[int, int] = {}
     copies = [(number, first[key]) for number, key in enumerate(seen.keys) if first.setdefault(key, number) != number]
     if copies:
-        text = f"{len(copies)} structures occur before, first: {copies[0][0]} is {copies[0][1]} (counting from 0)"
+        text = f"{number_of(len(copies), 'structure')} seen before, first: {copies[0][0]} is {copies[0][1]} (from 0)"
         report.add("note", "duplicates", text)
     else:
         report.add("ok", "duplicates", "none")
@@ -312,13 +313,13 @@ def _report_duplicates(report: Report, seen: _Seen) -> None:
 
 def _report_split(report: Report, seen: _Seen, split: Split) -> None:
     if split.count != seen.count:
-        report.add("problem", "split", f"is made for {split.count} structures, there are {seen.count}")
+        report.add("problem", "split", f"is made for {number_of(split.count, 'structure')}, there are {seen.count}")
         return
     train = {seen.keys[number] for number in split.train}
     for name, numbers in (("validation", split.validation), ("test", split.test)):
         shared = [number for number in numbers if seen.keys[number] in train]
         if shared:
-            text = f"{len(shared)} structures of the {name} set are in the training set as well, first {shared[0]}"
+            text = f"{number_of(len(shared), 'structure')} of the {name} set also in training, first {shared[0]}"
             report.add("problem", "split", text)
         else:
             report.add("ok", "split", f"training and {name} sets share no structure")
@@ -328,7 +329,7 @@ def _report_overlap(report: Report, seen: _Seen, against: Iterable[Sample]) -> N
     keys = {key: number for number, key in reversed(list(enumerate(seen.keys)))}
     shared = [(keys[key], sample.name) for sample in against if (key := same_structure_key(sample)) in keys]
     if shared:
-        text = f"{len(shared)} structures are in both, first: {shared[0][0]} is {shared[0][1]}"
+        text = f"{number_of(len(shared), 'structure')} in both, first: {shared[0][0]} is {shared[0][1]}"
         report.add("problem", "the other dataset", text)
     else:
         report.add("ok", "the other dataset", "shares no structure")

@@ -20,6 +20,7 @@ from atomslim.data.known import names
 from atomslim.data.registry import Source, file_info, info, require_files, resolve, written_options
 from atomslim.data.remarks import Remarks
 from atomslim.errors import ConfigError, DataError
+from atomslim.words import number_of
 
 MEMORY_LIMIT = 4e9
 """Bytes that a dataset read from raw files may take in memory; larger ones must be prepared."""
@@ -62,7 +63,7 @@ class PreparedDataset:
         self.name, self.info, self.container = name, info, container
 
     def __repr__(self) -> str:
-        return f"Dataset {self.name}: {len(self)} structures, prepared in {self.container.path}"
+        return f"Dataset {self.name}: {number_of(len(self), 'structure')}, prepared in {self.container.path}"
 
     def __len__(self) -> int:
         """Number of structures."""
@@ -104,7 +105,7 @@ class RawDataset:
         """What was noticed at the last reading, beside the labels."""
 
     def __repr__(self) -> str:
-        count = "structures" if self._count is None else f"{self._count} structures"  # counting may read all of them
+        count = "structures" if self._count is None else number_of(self._count, "structure")  # counting may read all
         return f"Dataset {self.name}: {count} as they are in {self.source.path}"
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from atomslim.atoms import Sample
 from atomslim.data.dataset import Dataset, open_dataset
 from atomslim.data.registry import info as dataset_info
 from atomslim.errors import ConfigError
+from atomslim.words import number_of
 
 Data: TypeAlias = str | Dataset | Sequence[Sample]
 """Name of a dataset, an open one, or labelled structures."""
@@ -39,7 +40,7 @@ class Samples:
         self.info = dataset_info("ase_files")
 
     def __repr__(self) -> str:
-        return f"Dataset {self.name}: {len(self)} structures in memory"
+        return f"Dataset {self.name}: {number_of(len(self), 'structure')} in memory"
 
     def __len__(self) -> int:
         """Number of structures."""

@@ -20,6 +20,7 @@ from atomslim.data.survey import Survey, described
 from atomslim.errors import ConfigError, DataError
 from atomslim.files import atomic_write
 from atomslim.progress import tracked
+from atomslim.words import number_of
 
 FORCE_EDGES = np.logspace(-6, 4, 101)
 """eV/Å: bins of the lengths of forces; fixed, so that one pass is enough. The outermost take what lies beyond."""
@@ -177,7 +178,7 @@ def figure(result: Statistics) -> Figure:
         _forces(next(axes), result)
     for unused in axes:
         unused.set_visible(False)
-    drawing.suptitle(f"{result.name}: {len(result.natoms)} structures")
+    drawing.suptitle(f"{result.name}: {number_of(len(result.natoms), 'structure')}")
     return drawing
 
 

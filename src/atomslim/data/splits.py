@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atomslim.errors import ConfigError, DataError
 from atomslim.files import atomic_write
+from atomslim.words import number_of
 
 SEED = 42
 """Seed of the original's splits."""
@@ -82,7 +83,8 @@ class Split(BaseModel):
 
     def __repr__(self) -> str:
         train, validation, test = self.sizes
-        return f"Split of {self.count} structures: {train} train, {validation} validation, {test} test; {self.recipe}"
+        parts = f"{train} train, {validation} validation, {test} test"
+        return f"Split of {number_of(self.count, 'structure')}: {parts}; {self.recipe}"
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ from atomslim.models.modes import evaluating
 from atomslim.models.scope import Watch
 from atomslim.progress import tracked
 from atomslim.report.shown import Shown
+from atomslim.words import number_of
 
 Part = Literal["all", "train", "validation", "test"]
 
@@ -57,7 +58,7 @@ class Evaluation(Shown):
 
     def words(self) -> Iterator[str]:
         """Say in lines what the errors are."""
-        yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
+        yield f"{self.data} ({self.part}): {number_of(self.structures, 'structure')} with task {self.task}"
         for name, value in self.errors.items():
             yield f"{marked(name, self.gap)}: {value}"
         if self.gap is not None:
@@ -66,7 +67,7 @@ class Evaluation(Shown):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show it as tables: numbers, and labels of 0 and 1."""
         del console, options
-        yield f"{self.data} ({self.part}): {self.structures} structures with task {self.task}"
+        yield f"{self.data} ({self.part}): {number_of(self.structures, 'structure')} with task {self.task}"
         if len(class_errors(self.errors)) < len(self.errors):
             yield self._numbers()
         if (labels := class_table({"model": self.errors, BASE_RATE: self.mean})) is not None:

@@ -27,6 +27,7 @@ from atomslim.models.precision import Policy
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
 from atomslim.progress import counted
+from atomslim.words import number_of
 
 Device = Literal["cpu", "cuda"]
 
@@ -51,7 +52,8 @@ class PredictionSummary:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        text = f"{self.structures} structures, {self.atoms} atoms in {self.seconds:.1f} s on {self.device}"
+        size = f"{number_of(self.structures, 'structure')}, {number_of(self.atoms, 'atom')}"
+        text = f"{size} in {self.seconds:.1f} s on {self.device}"
         if self.trimmed:
             text += (
                 f"; the cap on neighbours left out atoms within the cutoff in {self.trimmed} (--strict refuses these)"

@@ -38,6 +38,7 @@ from atomslim.labelling.teachers import Session, Source, Teacher, teacher_of
 from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.progress import counted
 from atomslim.report.shown import Shown
+from atomslim.words import number_of
 
 NAME, EXTXYZ, NOTE = FOLDERS[0], "labelled.extxyz", "label.json"
 
@@ -67,7 +68,8 @@ class Labelled(Shown):
     def __str__(self) -> str:
         """Say in a line what there is."""
         container = self.container
-        text = f"{len(container)} structures, {int(container.natoms.sum())} atoms, with {', '.join(container.targets)}"
+        size = f"{number_of(len(container), 'structure')}, {number_of(int(container.natoms.sum()), 'atom')}"
+        text = f"{size}, with {', '.join(container.targets)}"
         if self.skipped:
             text += f"; {len(self.skipped)} skipped, the first {self.skipped[0].name}: {self.skipped[0].reason}"
         return f"{text} ({self.seconds:.1f} s)"

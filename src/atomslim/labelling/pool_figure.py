@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from atomslim.data.container import Container
 from atomslim.labelling.pool_parts import Made, in_order
 from atomslim.labelling.select import nearest_distance
+from atomslim.words import number_of
 
 
 def figure(container: Container, kinds: Mapping[str, Mapping[str, int]], made: Made) -> Figure:
@@ -25,7 +26,7 @@ def figure(container: Container, kinds: Mapping[str, Mapping[str, int]], made: M
     axes[3].set_ylabel("distance of the next one in features")
     _by_kind(axes[4], made.energies, "energy over the first frame's (eV an atom)")
     _by_kind(axes[5], made.forces, "rms force (eV/Å)")
-    drawing.suptitle(f"{len(container)} structures")
+    drawing.suptitle(number_of(len(container), "structure"))
     return drawing
 
 

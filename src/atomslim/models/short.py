@@ -3,6 +3,8 @@
 import html
 from typing import TYPE_CHECKING
 
+from atomslim.words import number_of
+
 if TYPE_CHECKING:
     from atomslim.models.block_model import BlockModel
     from atomslim.models.tasks import Task
@@ -37,7 +39,7 @@ def facts(model: "BlockModel") -> dict[str, str]:
     where = f", {weights[0].dtype} on {weights[0].device}".replace("torch.", "") if weights else ""
     blocks = ", ".join(map(str, model.block_ids))
     found = {"size": f"{sum(one.numel() for one in weights):,} parameters{where}"}
-    found |= {"blocks": f"{model.num_blocks} blocks" + (f" ({blocks} of the original)" if blocks else "")}
+    found |= {"blocks": number_of(model.num_blocks, "block") + (f" ({blocks} of the original)" if blocks else "")}
     tasks = list(model.tasks.values())
     found |= {f"task {task.name}": _task(task) for task in tasks[:MOST_TASKS]}
     if len(tasks) > MOST_TASKS:

@@ -10,6 +10,8 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 
+from atomslim.words import number_of
+
 _BOND = 1.2
 """Atoms nearer than so many sums of their covalent radii are joined by a stick."""
 
@@ -20,7 +22,7 @@ _BALL = 0.45
 def structure_view(atoms: Atoms, caption: str) -> str:
     """Write a structure as balls and sticks in the colours of its elements, with its cell, as a part of a page."""
     content = html.escape(json.dumps(_content(atoms), separators=(",", ":")))
-    label = html.escape(f"{atoms.get_chemical_formula()}, {len(atoms)} atoms")
+    label = html.escape(f"{atoms.get_chemical_formula()}, {number_of(len(atoms), 'atom')}")
     return (
         f'<figure><canvas class="structure" tabindex="0" role="img" aria-label="{label}" '
         f'data-structure="{content}"></canvas><figcaption>{html.escape(caption)}</figcaption></figure>'

@@ -10,6 +10,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.evaluation.batches import batches
 from atomslim.models.block_model import BlockModel
 from atomslim.report.page import number
+from atomslim.words import number_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Accuracy:
     def __str__(self) -> str:
         """Say both in a line."""
         forces = f"forces {number(self.forces)} meV/Å ({number(self.share, 2)} % of their rms)"
-        return f"{forces}, energy {number(self.energy)} meV/atom on {self.structures} structures"
+        return f"{forces}, energy {number(self.energy)} meV/atom on {number_of(self.structures, 'structure')}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""

@@ -26,6 +26,7 @@ from atomslim.slimming.work import Work
 from atomslim.threads import one_thread
 from atomslim.validation.report import table_of
 from atomslim.validation.run import validate
+from atomslim.words import number_of
 
 MODEL, VALIDATION, PACKAGE = "model.safetensors", "validation.json", "model.pt2"
 
@@ -54,7 +55,7 @@ def check(work: Work) -> None:
         return
     with work.journal.stage("validation", f"{', '.join(work.options.checks)} against {work.teacher.name}") as facts:
         some = of_different_sizes(work.structures, STRUCTURES)
-        frames = {f"{atoms.get_chemical_formula()} ({len(atoms)} atoms)": atoms for atoms in some}
+        frames = {f"{atoms.get_chemical_formula()} ({number_of(len(atoms), 'atom')})": atoms for atoms in some}
         with work.asking() as session:
             found = validate(
                 str(work.folder / MODEL),
@@ -94,7 +95,7 @@ def bars(work: Work) -> dict[str, tuple[str, str, bool]]:
     moved = stages_of_dynamics(work)
     if moved:
         last = work.done[moved[-1]]
-        said = f"{last['unstable']} of {last['runs']}, {last['steps']} steps each"
+        said = f"{last['unstable']} of {last['runs']}, {number_of(last['steps'], 'step')} each"
         rows["unstable runs"] = ("0", said, not last["unstable"])
     if not options.student:
         rows["speed"] = (str(options.target), _said(speed), _reached(work, speed))

@@ -23,6 +23,7 @@ from atomslim.slimming.explore import Exploring, Outcome, outcome_of, starts_of
 from atomslim.slimming.known import Known
 from atomslim.slimming.learning import LEAST, errors_of, joined, kept, lasting, learn, promised
 from atomslim.slimming.work import Work
+from atomslim.words import number_of
 
 MOVING, LABELLING = 0.25, 0.15
 """Shares of a round's time for dynamics and for labels; training gets the rest."""
@@ -87,7 +88,7 @@ def move(work: Work, stage: str, last: str, before: str | None) -> None:
     starts = starts_of(samples, options.temperatures, options.runs)
     student = Calculator(load(work.folder / work.done[last]["student"]))
     steps = _steps(work, student, [start.atoms for start in starts])
-    said = f"{len(starts)} runs of {steps} steps"
+    said = f"{number_of(len(starts), 'run')} of {number_of(steps, 'step')}"
     with work.journal.stage(stage, said) as facts:
         known = Known.of(_seen(work))
         other = None if before is None else Calculator(load(work.folder / before))
@@ -132,7 +133,7 @@ def _label(work: Work, name: str) -> None:
     if stage in work.done:
         return
     paths = _to_label(work, name)
-    with work.journal.stage(stage, f"{sum(len(Container(path)) for path in paths)} frames") as facts:
+    with work.journal.stage(stage, number_of(sum(len(Container(path)) for path in paths), "frame")) as facts:
         found = work.label(paths, work.place / stage, ODD)
         student = load(work.folder / work.done[f"{name}, dynamics"]["student"])
         fresh = accuracy(student, list(found.container))

@@ -31,6 +31,7 @@ from atomslim.slimming.candidates import Kind, Wanted, wanted
 from atomslim.slimming.recipe import NAME, Forces, Recipe, as_trained
 from atomslim.slimming.target import Target, common_time_step, nanoseconds
 from atomslim.threads import one_thread
+from atomslim.words import number_of
 
 SIZES = 2
 """Structures of different sizes that steps are timed on at most."""
@@ -173,7 +174,7 @@ def candidates(
         raise ConfigError(f"{who.name}: no step of dynamics to compare with: {reason}") from reason
     finally:
         session.close()
-    names = tuple(f"{atoms.get_chemical_formula(empirical=True)} ({len(atoms)} atoms)" for atoms in timed)
+    names = tuple(f"{atoms.get_chemical_formula(empirical=True)} ({number_of(len(atoms), 'atom')})" for atoms in timed)
     shortest = 1e3 * min(timing.reference)
     compared = tuple(_of_all_rounds(one, shortest) for one in found)
     return Candidates(who.name, shortest, names, common_time_step(structures), compared)

@@ -23,6 +23,7 @@ from atomslim.errors import AtomslimError
 from atomslim.files import atomic_write, locked, tidy
 from atomslim.parsing import parse_json
 from atomslim.study.cells import Cell
+from atomslim.words import number_of
 
 State = Literal["done", "failed", "running", "waiting", "blocked"]
 
@@ -112,7 +113,7 @@ def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -
         else:
             result["seconds"] = round(time.perf_counter() - start, 2)
             _write(place / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-            steps = f", {result['steps']} steps" if "steps" in result else ""
+            steps = f", {number_of(result['steps'], 'step')}" if "steps" in result else ""
             say(f"{cell.name}: done in {result['seconds']:.0f} s{steps}")
     return True
 
