@@ -132,3 +132,10 @@ def test_a_saved_normalisation_comes_back(tmp_path: Path) -> None:
 def test_moments_of_what_is_there() -> None:
     moments = normalise.values_by_name([molecule(), slab()], ("energy", "band_gap"))
     assert (moments["energy"].count, moments["band_gap"].count) == (2, 1)
+
+
+def test_a_few_references_are_listed_and_many_are_counted() -> None:
+    few = normalise.TargetScale(count=3, references={1: -1.0})
+    assert normalise.explain("energy", few).endswith("after references for 1 element (fitted): H -1")
+    many = normalise.TargetScale(count=3, references=dict.fromkeys(range(1, 90), -1.0))
+    assert normalise.explain("energy", many).endswith("after references for 89 elements (fitted)")

@@ -31,6 +31,7 @@ from atomslim.atoms.sample import Sample
 from atomslim.data.references import ASSUMED_NOISE, fit_references, per_atom
 from atomslim.errors import DataError
 from atomslim.files import atomic_write
+from atomslim.words import number_of
 
 SMALLEST_STD = 1e-12
 """Relative to the magnitude of the values: a smaller spread is rounding."""
@@ -40,6 +41,9 @@ BINDING = 5.0
 
 ROUNDING = 1e-9
 """The same for what a fit leaves over."""
+
+LISTED = 10
+"""References that are listed in a line at most; all are in the run's file."""
 
 
 class _Frozen(BaseModel):
@@ -289,8 +293,9 @@ def explain(name: str, scale: TargetScale) -> str:
     """Say in one line what a scale is, including what is wrong with its references."""
     text = f"{name}: mean {scale.mean:.6g}, std {scale.std:.6g} from {scale.count} values"
     if scale.references:
-        values = ", ".join(f"{chemical_symbols[number]} {value:.6g}" for number, value in scale.references.items())
-        text += f", after references for {len(scale.references)} elements ({scale.source or 'fitted'}): {values}"
+        text += f", after references for {number_of(len(scale.references), 'element')} ({scale.source or 'fitted'})"
+        if len(scale.references) <= LISTED:
+            text += ": " + ", ".join(f"{chemical_symbols[one]} {value:.6g}" for one, value in scale.references.items())
     if scale.undetermined:
         text += (
             f"; {scale.undetermined} of these numbers cannot be told from the training set's compositions: right for "
