@@ -143,6 +143,34 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(path: Path, change: Any, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("by_atom", "fitted", "network", "message"),
+    [
+        (True, True, True, None),
+        (False, True, False, None),
+        (False, True, True, "composition model gives energies of structures, its network by atom"),
+        (True, True, False, "composition model gives energies by atom, its network of structures"),
+        (True, False, True, "composition model was not fitted"),
+    ],
+)
+def test_a_composition_model_that_was_given_as_an_object_is_read_with_what_it_says_of_itself(
+    by_atom: bool, fitted: bool, network: bool, message: str | None, tmp_path: Path, crystal: Atoms
+) -> None:
+    from chgnet.model.composition_model import AtomRef
+
+    own = AtomRef(is_intensive=by_atom)
+    own.fc.weight.data = -torch.rand(1, 94)
+    own.fitted = fitted
+    path = saved(package_model(composition_model=own, is_intensive=network), tmp_path / "own.pth.tar")
+    if message is None:
+        require_same_numbers(atomslim.load(path), path, crystal)
+        return
+    with pytest.raises(CheckpointError, match=message) as error:
+        atomslim.load(path)
+    assert 'composition="leave out"' in str(error.value)
+    assert not atomslim.load(path, composition="leave out").task().targets[0].references
+
+
 def test_norms_are_taken_by_the_names_that_the_package_takes(tmp_path: Path, crystal: Atoms) -> None:
     path = saved(package_model(gMLP_norm="Layer", readout_norm="another"), tmp_path / "named.pth.tar")
     model = atomslim.load(path)

@@ -20,6 +20,7 @@ from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.metadata import checksum, versions
 from atomslim.models.tasks import Target, Task
 from atomslim.models.tensors import is_finite, listed, require_fit
+from atomslim.unpickle.program import Inert
 from atomslim.unpickle.torch_file import StoredTensor, read_pt
 
 TASK = "chgnet"
@@ -39,7 +40,28 @@ EMBEDDING = (
     "angle_basis_expansion.",
     "angle_embedding.",
 )
+
+
+class AtomRef(Inert):
+    """Stands in for a composition model that a trainer was given as an object: what it holds beside its tensors."""
+
+    __slots__ = ("by_atom", "fitted")
+
+    def __init__(self) -> None:
+        self.by_atom, self.fitted = True, True
+
+    def __setstate__(self, *state: object) -> None:
+        match state:
+            case (dict(found),):
+                self.by_atom, self.fitted = bool(found.get("is_intensive", True)), bool(found.get("fitted", True))
+
+
+NAMES = {("chgnet.model.composition_model", "AtomRef"): AtomRef}
+"""What is kept of the objects in a file."""
+
 UPDATES = {"atom_conv_layers": "atoms", "bond_conv_layers": "bonds", "angle_layers": "angles"}
+_REMEDY = 'atomslim.load(FILE, composition="leave out") reads the network alone'
+
 READOUT = {"readout_norm.": "readout.norm.", "site_wise.": "moments."}
 
 
@@ -56,14 +78,15 @@ def read_chgnet(path: str | os.PathLike[str], *, composition: Composition = "add
     says it by atom or not) and conservative forces; its energy's references are the composition model, unless
     ``composition`` is ``leave out``.
 
-    Raises CheckpointError for an unreadable file, for missing, unknown, misshapen or non-finite tensors, for a
-    composition model that is not linear, and for energies that add up numbers of atoms and of structures; ConfigError
-    for an unknown ``composition``, or where the package is missing.
+    Raises CheckpointError for an unreadable file, for missing, unknown, misshapen or non-finite tensors, and, unless it
+    is left out, for a composition model that is not linear, was not fitted, or gives energies by atom where the network
+    gives those of structures, or the other way round; ConfigError for an unknown ``composition``, or where the package
+    is missing.
     """
     if composition not in get_args(Composition):
         raise ConfigError(f"composition {composition!r}: give one of {', '.join(get_args(Composition))}")
     FAMILY.require_package()
-    where, entry = str(path), _entry(read_pt(path))
+    where, entry = str(path), _entry(read_pt(path, NAMES))
     if entry is None:
         raise CheckpointError(f"{where}: no CHGNet model: it holds no state_dict with model_args")
     state, arguments = dict(entry["state_dict"]), dict(entry["model_args"])
@@ -71,9 +94,10 @@ def read_chgnet(path: str | os.PathLike[str], *, composition: Composition = "add
     if others:
         raise CheckpointError(f"{where}: {listed('no tensors', others)}; expected the state_dict of a CHGNet model")
     config = _config(arguments, state, where)
-    references = _references(state, arguments, where)
-    model = _filled(config, state, {} if composition == "leave out" else references, where)
-    model.history = [_history_entry(path, composition, has_composition=bool(references))]
+    own = {name: state.pop(name) for name in list(state) if name.startswith("composition_model.")}
+    references = _references(own, arguments, where) if own and composition == "add" else {}
+    model = _filled(config, state, references, where)
+    model.history = [_history_entry(path, composition, has_composition=bool(own))]
     return model.eval()
 
 
@@ -110,25 +134,29 @@ def _config(arguments: dict[str, Any], state: Mapping[str, Any], where: str) -> 
         raise CheckpointError(f"{where}: a CHGNet model that cannot be read: {first_problem(error)}") from error
 
 
-def _references(state: dict[str, Any], arguments: Mapping[str, Any], where: str) -> dict[int, float]:
-    """Take the composition model out of the tensors: an energy of each element in eV."""
-    own = {name: state.pop(name) for name in list(state) if name.startswith("composition_model.")}
-    if not own:
-        return {}
+def _references(own: Mapping[str, StoredTensor], arguments: Mapping[str, Any], where: str) -> dict[int, float]:
+    """Return an energy of each element in eV, from the tensors of the composition model."""
     weight = own.get(COMPOSITION)
     if len(own) > 1 or weight is None or len(weight.shape) != 2 or weight.shape[0] != 1:
         raise CheckpointError(
             f"{where}: its composition model is not linear in the elements ({listed('it has', own)}): "
-            "only a linear one can be read"
+            f"only a linear one can be read; {_REMEDY}"
         )
     kind, by_atom = arguments.get("composition_model", "MPtrj"), bool(arguments.get("is_intensive", True))
-    if isinstance(kind, str) and (kind != "MPF") != by_atom:
+    if isinstance(kind, AtomRef) and not kind.fitted:
+        raise CheckpointError(f"{where}: its composition model was not fitted: the package gives no energy; {_REMEDY}")
+    if isinstance(kind, str | AtomRef) and _is_by_atom(kind) != by_atom:
         kinds = ("of structures", "by atom") if by_atom else ("by atom", "of structures")
         raise CheckpointError(
             f"{where}: its composition model gives energies {kinds[0]}, its network {kinds[1]}: "
-            "the package adds them up as they are, which is no energy"
+            f"the package adds them up as they are, which is no energy; {_REMEDY}"
         )
     return {number: float(value) for number, value in enumerate(weight.read()[0].double(), start=1)}
+
+
+def _is_by_atom(kind: str | AtomRef) -> bool:
+    """Say whether a composition model gives energies by atom; of those that the package ships, only MPF does not."""
+    return kind.by_atom if isinstance(kind, AtomRef) else kind != "MPF"
 
 
 def _filled(config: CHGNetConfig, state: Mapping[str, Any], references: dict[int, float], where: str) -> CHGNet:
