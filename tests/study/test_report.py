@@ -364,5 +364,5 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
     assert units is not None
     assert units.rows == (("angles 1", "0.050", "0.300"), ("cutoff 4.5 Å", "", "0.100"))
     page = (tmp_path / "report.html").read_text()
-    assert "Force error of cuts finer than blocks" in page
-    assert "Test error of cuts finer than blocks" in page
+    assert "Force error of cuts by what they leave out" in page
+    assert "Test error of cuts by what they leave out" in page

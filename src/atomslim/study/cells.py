@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
+from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions, is_for
 
 Kind = Literal["relevance", "reduce", "distill", "tune", "speed", "validate"]
 
@@ -25,7 +25,7 @@ class Cell:
     seed: int = 0
     downstream: str = ""
     without: str = ""
-    """A finer cut with all blocks, its units with commas between them."""
+    """A cut by what it leaves out, finer units or blocks by their numbers, with commas between them."""
     cutoff: float | None = None
     """A shorter cutoff (Å) with all blocks."""
     structures: int | None = None
@@ -63,12 +63,15 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
         yield from _reduced(options)
     if options.distill is not None:
         for seed, student in product(options.seeds, options.distill.strategies):
-            yield from (Cell("distill", student, blocks, seed) for blocks in options.blocks)
-            yield from (Cell("distill", student, seed=seed, without=cut) for cut in options.without)
+            yield from (Cell("distill", student, blocks, seed) for blocks in options.blocks if is_for(student, ""))
+            yield from (
+                Cell("distill", student, seed=seed, without=cut) for cut in options.without if is_for(student, cut)
+            )
         for seed, cutoff in product(options.seeds, options.cutoffs):
             yield Cell("distill", "distilled", seed=seed, cutoff=cutoff)
         for seed, count in product(options.seeds, options.distill.structures):
-            yield Cell("distill", options.distill.strategies[0], options.blocks[0], seed, structures=count)
+            first, blocks, cut = options.learning_curve
+            yield Cell("distill", first, blocks, seed, without=cut, structures=count)
     if options.speed is not None:
         yield Cell("speed")
     for downstream in options.downstream:
@@ -81,10 +84,12 @@ def _validated(options: StudyOptions) -> Iterator[Cell]:
     """Give the full model and every cut, as the first seed has it."""
     yield Cell("validate")
     distilled = () if options.distill is None else options.distill.strategies
-    for blocks, strategy in product(options.blocks, (*options.realign, *distilled)):
+    strategies = (*options.realign, *distilled)
+    for blocks, strategy in product(options.blocks, [one for one in strategies if is_for(one, "")]):
         yield Cell("validate", strategy, blocks, options.seeds[0])
-    for cut, strategy in product(options.without, (*options.realign, *distilled)):
-        yield Cell("validate", strategy, seed=options.seeds[0], without=cut)
+    for cut, strategy in product(options.without, strategies):
+        if is_for(strategy, cut):
+            yield Cell("validate", strategy, seed=options.seeds[0], without=cut)
     for cutoff, strategy in product(options.cutoffs, options.of_cutoffs):
         yield Cell("validate", strategy, seed=options.seeds[0], cutoff=cutoff)
 
@@ -93,10 +98,11 @@ def _reduced(options: StudyOptions) -> Iterator[Cell]:
     """Give the full model and every cut, re-aligned in every way."""
     yield Cell("reduce")
     for blocks in options.blocks:
-        for strategy in options.realign:
+        for strategy in [one for one in options.realign if is_for(one, "")]:
             yield from (Cell("reduce", strategy, blocks, seed) for seed in _seeds(strategy, options))
     for cut, strategy in product(options.without, options.realign):
-        yield from (Cell("reduce", strategy, seed=seed, without=cut) for seed in _seeds(strategy, options))
+        if is_for(strategy, cut):
+            yield from (Cell("reduce", strategy, seed=seed, without=cut) for seed in _seeds(strategy, options))
     yield from (Cell("reduce", "sliced", cutoff=cutoff) for cutoff in options.cutoffs)
 
 
@@ -107,9 +113,9 @@ def _seeds(strategy: Strategy, options: StudyOptions) -> tuple[int, ...]:
 def _tuned(downstream: DownstreamOptions, options: StudyOptions) -> Iterator[Cell]:
     for seed in options.seeds:
         for strategy in downstream.strategies:
-            for blocks in (None,) if strategy == "full" else options.blocks:
+            for blocks in (None,) if strategy == "full" else options.blocks if is_for(strategy, "") else ():
                 yield Cell("tune", strategy, blocks, seed, downstream.name)
-            for cut in () if strategy == "full" else options.without:
+            for cut in [] if strategy == "full" else [one for one in options.without if is_for(strategy, one)]:
                 yield Cell("tune", strategy, None, seed, downstream.name, without=cut)
             for cutoff in options.cutoffs if strategy in options.of_cutoffs else ():
                 yield Cell("tune", strategy, None, seed, downstream.name, cutoff=cutoff)

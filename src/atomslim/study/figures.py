@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from atomslim.study.names import COLOURS, STRATEGIES, blocks, label
 from atomslim.study.names import finer as finer_name
-from atomslim.study.options import DISTILLED, Strategy
+from atomslim.study.options import DISTILLED, FITS, Strategy
 from atomslim.study.results import FULL_MODEL, Curve, Results, Spread, Variant
 
 PANEL = (3.7, 3.1)
@@ -77,7 +77,7 @@ def learning(results: Results) -> list[Figure]:
         by_structures = results.by_structures(task)
         if len(by_structures) > 1:
             figure, axes = _panel(task, "training structures", "validation force MAE (meV/Å)")
-            _line(axes, DISTILLED[results.options.distill.start[0]], list(by_structures.items()))  # type: ignore[union-attr]
+            _line(axes, results.options.learning_curve[0], list(by_structures.items()))
             axes.set_xscale("log")
             found.append(_with_no_forces(results, task, figure))
     return found
@@ -164,8 +164,7 @@ def convergence(results: Results) -> list[Figure]:
 
 def shown_curves(curves: Sequence[Curve]) -> list[Curve]:
     """Choose one curve for each cut: distilled if there is one, or else sliced, or what there is."""
-    order: list[Strategy] = ["full", "distilled", "least-squares-distilled", "least-squares-forces-distilled"]
-    order += ["sliced", "least-squares", "least-squares-forces", "random"]
+    order: list[Strategy] = ["full", *DISTILLED.values(), "sliced", *FITS, "random"]
     ranked = sorted(curves, key=lambda curve: order.index(curve.variant.strategy), reverse=True)
     best = {curve.variant.cut: curve for curve in ranked}
     in_order = sorted(best.values(), key=lambda curve: -(curve.variant.blocks or 0))

@@ -9,9 +9,13 @@ STRATEGIES: dict[Strategy, str] = {
     "random": "random",
     "least-squares": "least squares",
     "least-squares-forces": "least squares with forces",
+    "hand-over": "hand-over",
+    "hand-over-forces": "hand-over, least squares with forces",
     "distilled": "distilled",
     "least-squares-distilled": "distilled from least squares",
     "least-squares-forces-distilled": "distilled from least squares with forces",
+    "hand-over-distilled": "distilled from hand-over",
+    "hand-over-forces-distilled": "distilled from hand-over, least squares with forces",
 }
 
 PAPER = "In the paper: sliced is BR, random is BR/RandomMLP, distilled is BR+KD."
@@ -25,6 +29,10 @@ COLOURS: dict[Strategy, str] = {
     "least-squares-distilled": "#d55e00",
     "least-squares-forces": "#56b4e9",
     "least-squares-forces-distilled": "#8a6d00",
+    "hand-over": "#7a6fd0",
+    "hand-over-forces": "#009ea8",
+    "hand-over-distilled": "#c0504d",
+    "hand-over-forces-distilled": "#8c8c00",
 }
 """Told apart with any colour vision (after Okabe and Ito), on white and on black."""
 

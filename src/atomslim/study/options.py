@@ -1,6 +1,7 @@
 """Options of a study: which model, which cuts, what is distilled and fine-tuned, with which seeds."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,25 +16,43 @@ from atomslim.train.finetune import FinetuneOptions
 from atomslim.train.options import RunOptions, TaskOptions, validated
 from atomslim.validation.checks import chosen_checks
 
-Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
-Start = Literal["sliced", "least-squares", "least-squares-forces"]
+Realign = Literal["sliced", "random", "least-squares", "least-squares-forces", "hand-over", "hand-over-forces"]
+Start = Literal["sliced", "least-squares", "least-squares-forces", "hand-over", "hand-over-forces"]
 Strategy = Literal[
     "full",
     "sliced",
     "random",
     "least-squares",
     "least-squares-forces",
+    "hand-over",
+    "hand-over-forces",
     "distilled",
     "least-squares-distilled",
     "least-squares-forces-distilled",
+    "hand-over-distilled",
+    "hand-over-forces-distilled",
 ]
 
 DISTILLED: dict[Start, Strategy] = {
     "sliced": "distilled",
     "least-squares": "least-squares-distilled",
     "least-squares-forces": "least-squares-forces-distilled",
+    "hand-over": "hand-over-distilled",
+    "hand-over-forces": "hand-over-forces-distilled",
 }
 """What a student starts from → its strategy."""
+
+STARTS: dict[Strategy, Start] = {strategy: start for start, strategy in DISTILLED.items()}
+
+FITS: dict[Strategy, tuple[Literal["sliced", "least-squares", "least-squares-forces"], bool]] = {
+    "least-squares": ("least-squares", False),
+    "least-squares-forces": ("least-squares-forces", False),
+    "hand-over": ("sliced", True),
+    "hand-over-forces": ("least-squares-forces", True),
+}
+"""Strategies that look at calibration structures → how they re-align the readout, and whether they hand over."""
+
+_BLOCK = re.compile(r"block (\d+)")
 
 
 class _Options(BaseModel):
@@ -51,8 +70,8 @@ class DistillationOptions(BaseModel):
 
     structures: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(),
-        description="numbers of training structures of each task for a learning curve: of the first cut of ``blocks`` "
-        "and the first start, beside that on all structures",
+        description="numbers of training structures of each task for a learning curve: of the first start and the "
+        "first cut that it is for, beside that on all structures",
     )
 
     @field_validator("start", mode="before")
@@ -117,7 +136,9 @@ class StudyOptions(_Options):
         default=(5, 4, 3, 2), min_length=1, description="blocks that are kept, from the first"
     )
     without: tuple[str, ...] = Field(
-        default=(), description="finer cuts with all blocks, as in angles 2; several units of one cut: bonds 1,angles 1"
+        default=(),
+        description="cuts by what they leave out: finer units with all blocks, as in angles 2, or blocks by their "
+        "numbers, as in block 3; several of one cut: block 3,angles 1",
     )
     cutoffs: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(), description="shorter cutoffs in Å with all blocks, not re-aligned; distilled as they are"
@@ -143,17 +164,20 @@ class StudyOptions(_Options):
         for cut in self.without:
             if not all(units_of(cut)):
                 raise ValueError(f"without {cut!r}: name units, with commas between those of one cut")
+        self._require_gaps()
         names = [part.name for part in self.downstream]
         if len(set(names)) < len(names):
             raise ValueError(f"two downstream datasets have one name: {', '.join(names)}")
         return self
 
+    def _require_gaps(self) -> None:
+        distilled = () if self.distill is None else self.distill.start
+        for strategy in (*self.realign, *distilled):
+            if not any(is_for(strategy, cut) for cut in ("", *self.without)):
+                raise ValueError(f"{strategy}: is for cuts without a block of the middle, as in without: [block 3]")
+
     def _require_mix(self) -> None:
-        fitted = any(
-            strategy in {"least-squares", "least-squares-forces"}
-            for part in self.downstream
-            for strategy in part.strategies
-        )
+        fitted = any(strategy in FITS for part in self.downstream for strategy in part.strategies)
         if (self.distill is not None or self.relevance or fitted) and not self.mix:
             raise ValueError(
                 "relevance, distillation and least squares need data: name the model's tasks and datasets under mix"
@@ -171,14 +195,37 @@ class StudyOptions(_Options):
         return ("sliced",) if self.distill is None else ("sliced", "distilled")
 
     @property
+    def learning_curve(self) -> tuple[Strategy, int | None, str]:
+        """The student of the learning curve: its strategy, and the first cut that it is for."""
+        student: Strategy = "distilled" if self.distill is None else self.distill.strategies[0]
+        if is_for(student, ""):
+            return student, self.blocks[0], ""
+        return student, None, next(cut for cut in self.without if is_for(student, cut))
+
+    @property
     def model_path(self) -> Path:
         """Where the full model is."""
         return located(Path(os.path.expandvars(self.model)).expanduser())[0]
 
 
 def units_of(cut: str) -> list[str]:
-    """Return the units of a finer cut."""
+    """Return the units that a cut leaves out, blocks among them."""
     return [name.strip() for name in cut.split(",")]
+
+
+def blocks_of(cut: str) -> list[int]:
+    """Return the numbers of the blocks that a cut leaves out."""
+    return [int(found[1]) for name in units_of(cut) if (found := _BLOCK.fullmatch(name))]
+
+
+def finer_units_of(cut: str) -> list[str]:
+    """Return the units finer than blocks that a cut leaves out."""
+    return [name for name in units_of(cut) if name and not _BLOCK.fullmatch(name)]
+
+
+def is_for(strategy: Strategy, cut: str) -> bool:
+    """Say whether a strategy fits a cut: a hand-over is for those that leave out blocks by their numbers."""
+    return not FITS.get(STARTS.get(strategy, strategy), ("sliced", False))[1] or bool(blocks_of(cut))
 
 
 def _require_options(where: str, kind: type[RunOptions], values: dict[str, Any]) -> None:

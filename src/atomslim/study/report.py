@@ -136,7 +136,7 @@ def _mix(results: Results, drawn: Drawn) -> Iterator[str]:
         if drawn["pretraining"]:
             yield page.pictures(drawn["pretraining"], f"Force error against the blocks kept. {BARS}")
         if drawn["finer"]:
-            yield page.pictures(drawn["finer"], f"Force error of cuts finer than blocks, with all blocks. {BARS}")
+            yield page.pictures(drawn["finer"], f"Force error of cuts by what they leave out. {BARS}")
         if drawn["learning"]:
             yield page.pictures(
                 drawn["learning"],
@@ -158,9 +158,7 @@ def _downstream(results: Results, drawn: Drawn) -> Iterator[str]:
         if drawn["downstream"]:
             yield page.pictures(drawn["downstream"], f"Test error against the blocks kept (Fig. 3). {BARS}")
         if drawn["finer-downstream"]:
-            yield page.pictures(
-                drawn["finer-downstream"], f"Test error of cuts finer than blocks, with all blocks. {BARS}"
-            )
+            yield page.pictures(drawn["finer-downstream"], f"Test error of cuts by what they leave out. {BARS}")
         yield tuned.body()
     if drawn.get("convergence"):
         yield page.heading("Convergence")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from atomslim.benchmarking.turns import Gain
 from atomslim.report.page import number
 from atomslim.study.cells import Cell, Kind
-from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions
+from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, StudyOptions, is_for
 from atomslim.study.runner import Board
 
 MILLI = 1000.0
@@ -103,17 +103,19 @@ class Results:
     @property
     def variants(self) -> list[Variant]:
         """The full model and every cut of it, as the pre-training table has them."""
-        cuts = [Variant(strategy, blocks) for blocks in self.options.blocks for strategy in self._strategies]
-        return [FULL_MODEL, *cuts, *self.finer]
+        return [FULL_MODEL, *self._of_blocks(self._strategies), *self.finer]
 
     @property
     def finer(self) -> list[Variant]:
-        """Cuts finer than blocks, with every re-alignment and distillation; shorter cutoffs have no re-alignment."""
+        """Cuts by what they leave out, with what is for them of all strategies; shorter cutoffs are not re-aligned."""
         return self._finer_by(self._strategies, self.options.of_cutoffs)
 
     def _finer_by(self, strategies: Sequence[Strategy], of_cutoffs: Sequence[Strategy]) -> list[Variant]:
-        cuts = [Variant(one, None, cut) for cut in self.options.without for one in strategies]
+        cuts = [Variant(one, None, cut) for cut in self.options.without for one in strategies if is_for(one, cut)]
         return cuts + [Variant(one, None, cutoff=cutoff) for cutoff in self.options.cutoffs for one in of_cutoffs]
+
+    def _of_blocks(self, strategies: Sequence[Strategy]) -> list[Variant]:
+        return [Variant(one, blocks) for blocks in self.options.blocks for one in strategies if is_for(one, "")]
 
     @property
     def _strategies(self) -> list[Strategy]:
@@ -133,12 +135,11 @@ class Results:
 
     def by_structures(self, task: str) -> dict[int, Spread]:
         """Return the best validation error of forces in distillation by number of training structures, over seeds."""
-        distill = self.options.distill
-        counts = () if distill is None else distill.structures
+        counts = () if self.options.distill is None else self.options.distill.structures
+        strategy, blocks, cut = self.options.learning_curve
         found: dict[int, Spread] = {}
         for count in counts:
-            strategy, blocks = DISTILLED[distill.start[0]] if distill else "distilled", self.options.blocks[0]
-            cells = [Cell("distill", strategy, blocks, seed, structures=count) for seed in self.options.seeds]
+            cells = [Cell("distill", strategy, blocks, seed, "", cut, None, count) for seed in self.options.seeds]
             rows = [[row[task] for row in result["curve"] if row.get(task)] for result in self._found(cells)]
             spread = Spread.of(MILLI * min(errors) for errors in rows if errors)
             found |= {} if spread is None else {count: spread}
@@ -181,7 +182,7 @@ class Results:
         full = [FULL_MODEL] if FULL in downstream.strategies else []
         cut = [strategy for strategy in downstream.strategies if strategy != FULL]
         finer = self._finer_by(cut, [strategy for strategy in cut if strategy in self.options.of_cutoffs])
-        return [*full, *(Variant(strategy, blocks) for blocks in self.options.blocks for strategy in cut), *finer]
+        return [*full, *self._of_blocks(cut), *finer]
 
     def tuned(self, downstream: DownstreamOptions, variant: Variant) -> Spread | None:
         """Return the best model's test error (validation error without a test set) after fine-tuning, over seeds."""

@@ -25,7 +25,7 @@ from atomslim.models.metadata import checksum
 from atomslim.models.model_file import load
 from atomslim.models.modes import parameter_count
 from atomslim.study.cells import Cell
-from atomslim.study.options import DISTILLED, DownstreamOptions, Start, StudyOptions, units_of
+from atomslim.study.options import FITS, STARTS, DownstreamOptions, StudyOptions, blocks_of, finer_units_of
 from atomslim.study.origin import require_same_model
 from atomslim.study.outcome import learning, outcome
 from atomslim.study.references import with_references
@@ -37,8 +37,6 @@ from atomslim.train.tasks import LearningTask, on_reference_of_model, prepare_ta
 from atomslim.train.validation import Processes, mean_errors, model_errors
 from atomslim.validation.columns import outcomes
 from atomslim.validation.run import validate
-
-_STARTS: dict[str, Start] = {strategy: start for start, strategy in DISTILLED.items()}
 
 
 class Workshop:
@@ -94,7 +92,7 @@ class Workshop:
         options = self.options.distill
         if options is None:
             raise ConfigError("the study has no options distill")
-        cut = Cell("reduce", _STARTS[cell.strategy], cell.blocks, without=cell.without, cutoff=cell.cutoff)
+        cut = Cell("reduce", STARTS[cell.strategy], cell.blocks, without=cell.without, cutoff=cell.cutoff)
         student = distill(
             self._cut(cut),
             self.full,
@@ -201,17 +199,24 @@ class Workshop:
             return with_cutoff(self.full, cell.cutoff)
         if cell.blocks is None and not cell.without:
             return self.full
-        blocks = self.full.num_blocks if cell.blocks is None else cell.blocks
-        without = units_of(cell.without) if cell.without else ()
-        if cell.strategy == "least-squares" or cell.strategy == "least-squares-forces":  # noqa: PLR1714 - for mypy
+        kept = self._kept(cell.without) if cell.blocks is None else cell.blocks
+        how: dict[str, Any] = {"without": finer_units_of(cell.without)}
+        if cell.strategy in FITS:
             limit = self.options.calibration
-            calibration = self.samples("train", limit)
-            return keep_blocks(
-                self.full, blocks, realign=cell.strategy, calibration=calibration, limit=limit, without=without
-            )
+            realign, hand_over = FITS[cell.strategy]
+            how |= {"realign": realign, "hand_over": hand_over, "limit": limit}
+            return keep_blocks(self.full, kept, calibration=self.samples("train", limit), **how)
         if cell.strategy == "random":
-            return keep_blocks(self.full, blocks, realign="random", seed=cell.seed, without=without)
-        return keep_blocks(self.full, blocks, without=without)
+            how |= {"realign": "random", "seed": cell.seed}
+        return keep_blocks(self.full, kept, **how)
+
+    def _kept(self, without: str) -> list[int]:
+        """Return the numbers of the blocks that stay; raises ConfigError for leaving out one that is not there."""
+        gone, there = blocks_of(without), self.full.block_ids
+        missing = [number for number in gone if number not in there]
+        if missing:
+            raise ConfigError(f"without {without!r}: no block {missing[0]}; the model has {list(there)}")
+        return [number for number in there if number not in gone]
 
     def _errors(self, model: BlockModel) -> dict[str, Any]:
         """Return the errors on every task's validation set."""
