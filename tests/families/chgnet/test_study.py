@@ -58,8 +58,8 @@ def test_finer_cuts_are_cells_beside_blocks(tmp_path: Path) -> None:
     start = atomslim.load(
         tmp_path / "study/cells/distill-hand-over-distilled-without-block-2-seed0/run/best.safetensors"
     )
-    (cut,) = [entry for entry in start.history if "hand-over" in entry]
-    assert [one["block"] for one in cut["hand-over"]] == [3]
+    (entry,) = [one for one in start.history if "hand-over" in one]
+    assert [one["block"] for one in entry["hand-over"]] == [3]
 
 
 def test_a_hand_over_needs_a_cut_with_a_gap_and_blocks_need_to_be_there(tmp_path: Path) -> None:
