@@ -164,6 +164,13 @@ def test_a_narrower_model_of_fewer_blocks(files: Path, tmp_path: Path, capsys: p
         (["-o", str(small), "--width", "edge", *data], "--width edge: write widths and numbers"),
         (["-o", str(small), "--width", "edge=3,edge=4", *data], "names a width twice"),
         (["-o", str(small), "--width", "edge=99", *data], "width edge 99: give a whole number from 1 to 18"),
+        (["-o", str(small), "--width", "edge=1.0", *data], "width edge 1.0: write 18 for all channels, or 1 for one"),
+        (["-o", str(small), "--width", "EDGE=3", *data], "spherical 3; did you mean edge?"),
+        (["-o", str(small), "--blocks", "1", "--channel-score", "taylor"], "--channel-score taylor: ranks channels"),
+        (["-o", str(small), "--max-ms", "9", "--measure-on", "none.xyz", *data], "none.xyz"),
+        (["-o", str(small), "--max-ms", "9", "--axes", "", *data], "no axis ''"),
+        (["-o", str(small), "--max-ms", "9", "--axes", "units", *data], "JMP models have no finer units than blocks"),
+        (["-o", str(small), "--front", "f", "--blocks", "1", *data], "--blocks: --finer"),
     ):
         assert prune(files, *given) != 0
         assert complaint in capsys.readouterr().err

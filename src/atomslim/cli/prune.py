@@ -32,6 +32,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     finer: Annotated[bool, Parameter(negative=())] = False,
     axes: str | None = None,
     front: Path | None = None,
+    measure_on: Path | None = None,
     cutoffs: str | None = None,
     relevance: Path | None = None,
     score: Literal["gradcam", "taylor", "influence", "leave-out"] = "gradcam",
@@ -46,7 +47,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     batch_size: Annotated[int, COUNT] = 8,
     seed: Annotated[int, SEED] = 0,
     width: str | None = None,
-    channel_score: Literal["least-squares", "activation", "taylor"] = "least-squares",
+    channel_score: Literal["least-squares", "activation", "taylor"] | None = None,
     neighbours: Annotated[float | None, FINITE] = None,
     scan_neighbours: str | None = None,
     cutoff: Annotated[float | None, FINITE] = None,
@@ -82,18 +83,21 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Remove blocks and finer units, those that matter least on --data first, while the difference from the full
         model before re-alignment stays below this: relative RMS of forces (0.1 is 10 %), else of targets.
     max_ms
-        Like --finer, for at most this CPU time in ms for the first structure of --data, graphs included.
+        Like --finer, for at most this CPU time in ms for --measure-on, graphs included.
     max_memory
-        Like --finer, for at most this memory for weights and a prediction of the first structure (500MB, 2GB).
+        Like --finer, for at most this memory for weights and a prediction of --measure-on (500MB, 2GB).
     finer
         Let --max-params and --speedup choose among all --axes by error added on --data per cost saved. Speed is
-        measured on the first structure if widths or neighbours can be reduced, else counted in FLOPs.
+        measured on --measure-on if widths or neighbours can be reduced, else counted in FLOPs.
     axes
         What --finer and the other targets may reduce: some of blocks,units,widths,neighbours; by default all that
         the family supports (widths and neighbours: JMP).
     front
         A folder for the measurements: measured.json, which the next target with this folder reuses, and the Pareto
         front of cost and error (front.md, front.png).
+    measure_on
+        A file of structures whose predictions' cost counts (the sum of times, the largest memory); by default the
+        first structure of --data.
     cutoffs
         With --max-error or --finer: also try these shorter cutoffs in Å, as in 5.5,5,4.5 (SevenNet, CHGNet).
     relevance
@@ -126,7 +130,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         Make the model narrower, after any blocks are removed: channels to keep, or a fraction of them, as in
         edge=512,atom=0.75 (JMP) or l0=64,lmax=1 (SevenNet); --data chooses them and fits the layers that read them.
     channel_score
-        How --width ranks channels: by least-squares error without them, activation, or Taylor expansion.
+        How --width ranks channels: by least-squares error without them (the default), activation, or Taylor expansion.
     neighbours
         Set the neighbour cap of the main graph: a number (20), or a fraction of the present one (0.5).
     scan_neighbours
@@ -165,7 +169,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
             "--neighbours, --without, --cutoff or --scan-neighbours"
         )
     structures: Any = partial(opened_data, data, option) if data else None
-    widths = None if width is None else _widths(width, structures)
+    widths = _widths(width, channel_score, structures)
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
     require_front(front, [model, *([relevance] if relevance else [])], data, force=force)
@@ -178,19 +182,19 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     whole = on_device(model, device)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     fitting |= {**options, "seed": seed}
-    if finer or any(one is not None for one in (max_error, max_ms, max_memory, cutoffs, axes, front)):
+    if finer or any(one is not None for one in (max_error, max_ms, max_memory, cutoffs, axes, front, measure_on)):
         others = {"--relevance": relevance, "--without": without, "--cutoff": cutoff, "--width": width}
         targets = {"size": max_params, "speed": speedup, "error": max_error, "ms": max_ms, "memory": max_memory}
         _require_chosen(ways, others, structures)
         of = {"model": checksum(located(model)[0]), "data": list(data), "limit": limit}
-        choices = Choices(targets, parse_axes(axes), cutoffs, front, of)
+        choices = Choices(targets, None if axes is None else parse_axes(axes), cutoffs, front, measure_on, of)
         small = chosen(whole, choices, realign, structures, fitting, said=not json)
     else:
         units = [] if without is None else [name.strip() for name in without.split(",")]
         given = {**fitting, "without": units, "narrower": widths is not None}
         small = _cut(whole, ways, relevance, score, realign, structures, given)
         if widths is not None:
-            small = _narrowed(small, widths, structures, {"score": channel_score, "seed": seed, **options})
+            small = _narrowed(small, widths, channel_score, structures, {"seed": seed, **options})
     small = _with_less(small, neighbours, cutoff)
     entry = small.history[len(whole.history)]
     entry["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
@@ -301,26 +305,37 @@ def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structur
         f"--{name.replace('drop', 'drop-lowest')}" for name in ("blocks", "keep", "drop") if ways[name] is not None
     ]
     if given:
-        raise ConfigError(f"{given[0]}: --finer and --max-error choose by what --data says: leave one of them out")
+        raise ConfigError(
+            f"{given[0]}: --finer, --max-error, --max-ms, --max-memory and what goes with them (--axes, --cutoffs, "
+            "--front, --measure-on) choose by what --data says: leave one of them out"
+        )
     if structures is None:
-        raise ConfigError("--finer and --max-error measure what leaving out each costs: give structures with --data")
+        raise ConfigError(
+            "--finer, --max-error, --max-ms, --max-memory, --axes, --cutoffs, --front and --measure-on measure what "
+            "leaving out each costs: give structures with --data"
+        )
 
 
-def _widths(text: str, structures: Any) -> dict[str, float]:
+def _widths(text: str | None, score: str | None, structures: Any) -> dict[str, float] | None:
+    """Understand --width; raises ConfigError for one without structures, and for a score of channels without one."""
     from atomslim.cli.settings import widths_of
     from atomslim.errors import ConfigError
 
+    if text is None and score is not None:
+        raise ConfigError(f"--channel-score {score}: ranks channels for --width: give widths, or leave it out")
+    if text is None:
+        return None
     if structures is None:
         raise ConfigError("--width: channels are chosen on structures: give some with --data")
     return widths_of("--width", text)
 
 
 def _narrowed(
-    small: "BlockModel", widths: Mapping[str, float], structures: Any, options: dict[str, Any]
+    small: "BlockModel", widths: Mapping[str, float], score: Any, structures: Any, options: dict[str, Any]
 ) -> "BlockModel":
     from atomslim.compress.width import narrow
 
-    return narrow(small, widths, structures(labelled=False), **options)
+    return narrow(small, widths, structures(labelled=False), score=score or "least-squares", **options)
 
 
 def _with_less(small: "BlockModel", neighbours: float | None, cutoff: float | None) -> "BlockModel":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from atomslim.terminal import say
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from atomslim.models.block_model import BlockModel
 
 MEASURED = "measured.json"
@@ -19,9 +21,11 @@ class Choices:
     """For what is chosen, among what, and where it is kept what was measured of which model and data."""
 
     targets: Mapping[str, Any]
-    axes: tuple[Any, ...]
+    axes: tuple[Any, ...] | None
+    """None: whatever the family's models have."""
     cutoffs: str | None
     front: Path | None
+    measured_on: Path | None
     of: dict[str, Any]
 
 
@@ -31,23 +35,29 @@ def chosen(
     """Return the model without what costs least for a target."""
     from atomslim.benchmarking.machine import machine
     from atomslim.cli.settings import byte_count, numbers
-    from atomslim.compress.cheapest import cheapest
+    from atomslim.compress.cheapest import Axis, cheapest
     from atomslim.compress.choose import parse_count
     from atomslim.compress.cuts import Measured
     from atomslim.compress.front import write_front
     from atomslim.compress.prune import FITTED
+    from atomslim.compress.targets import require_axes
 
+    if choices.axes is not None:
+        require_axes(whole, choices.axes)
     targets = dict(choices.targets)
     targets |= {"size": None if targets["size"] is None else parse_count(targets["size"])}
     targets |= {"memory": None if targets["memory"] is None else byte_count("--max-memory", targets["memory"]) / 1e6}
     cutoffs = [] if choices.cutoffs is None else numbers("--cutoffs", choices.cutoffs, "5.5,5,4.5")
     limits = {name: options[name] for name in ("limit", "batch_size")}
-    of = {**choices.of, "machine": machine(next(whole.parameters()).device)}
+    on, of_these = _measured_on(choices.measured_on)
+    of = {**choices.of, "measured on": of_these, "machine": machine(next(whole.parameters()).device)}
     kept = None if choices.front is None else choices.front / MEASURED
     known = Measured(of) if kept is None else Measured.read(kept, of)
     data = structures(labelled=False)
     try:
-        choice = cheapest(whole, data, **targets, axes=choices.axes, cutoffs=cutoffs, known=known, **limits)
+        axes = choices.axes or get_args(Axis)
+        ways: dict[str, Any] = {"axes": axes, "cutoffs": cutoffs, "measured_on": on, "known": known}
+        choice = cheapest(whole, data, **targets, **ways, **limits)
     finally:
         if kept is not None and known.cuts:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +72,27 @@ def chosen(
     return choice.apply(whole, data, realign=realign, calibration=data if looks else None, **options)
 
 
-def parse_axes(text: str | None) -> tuple[str, ...]:
-    """Understand --axes; all of them by default."""
+def _measured_on(path: Path | None) -> tuple[list["Atoms"], str]:
+    """Return all structures of a file, and which they are in words; none without a file."""
+    from atomslim.errors import StructureError
+    from atomslim.inference.inputs import open_inputs, read_inputs
+    from atomslim.models.model_file import checksum
+
+    if path is None:
+        return [], "the first structure of the data"
+    found = [frame.atoms for frame in read_inputs(open_inputs([path]))]
+    if not found:
+        raise StructureError(f"{path}: holds no structure: name another file")
+    return found, f"{path.name} {checksum(path)}"
+
+
+def parse_axes(text: str) -> tuple[str, ...]:
+    """Understand --axes, each once."""
     from atomslim.compress.cheapest import Axis
     from atomslim.errors import ConfigError
 
     known = get_args(Axis)
-    names = known if text is None else tuple(part.strip() for part in text.split(","))
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     wrong = [name for name in names if name not in known]
     if wrong:
         raise ConfigError(f"--axes {text}: no axis {wrong[0]!r}: name some of {','.join(known)}")

@@ -178,12 +178,17 @@ def widths_of(option: str, text: str) -> dict[str, float]:
     """Understand widths with numbers of channels or shares; raises ConfigError for anything else."""
     try:
         pairs = [part.split("=") for part in text.split(",")]
-        found = {name.strip(): float(value) for name, value in pairs}
+        found = {name.strip(): _size(value) for name, value in pairs}
     except ValueError as error:
         raise ConfigError(f"{option} {text}: write widths and numbers, as in edge=512,atom=0.75") from error
     if len(found) < len(pairs):
         raise ConfigError(f"{option} {text}: names a width twice")
     return found
+
+
+def _size(text: str) -> float:
+    """Understand a number, a whole one as such: 1 is one channel, and 1.0 may be meant as all of them."""
+    return int(text) if text.strip().removeprefix("-").isdecimal() else float(text)
 
 
 def byte_count(option: str, text: str) -> int:

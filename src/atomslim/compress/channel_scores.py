@@ -147,8 +147,8 @@ class ChannelScores:
             layer, worst = max(lacking.items(), key=lambda item: len(item[1].gram) / item[1].rows)
             needed = -(-self.structures * len(worst.gram) // worst.rows)
             raise DataError(
-                f"widths: {self.structures} calibration structures have {worst.rows} rows for the {len(worst.gram)} "
-                f"inputs of {layer}: give at least {needed}"
+                f"widths: {self.structures} calibration structure{'s have' if self.structures > 1 else ' has'} "
+                f"{worst.rows} rows for the {len(worst.gram)} inputs of {layer}: give at least {needed}"
             )
 
 

@@ -38,6 +38,7 @@ from atomslim.compress.choice import Choice, Removal
 from atomslim.compress.costs import Counted, cost, words
 from atomslim.compress.cutoff import require_cutoffs
 from atomslim.compress.cuts import Cut, Measured
+from atomslim.compress.targets import beyond_flops, require_target
 from atomslim.data.loader import Batch
 from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.evaluation.batches import TaskedData, batches, datasets, spread_out
@@ -70,6 +71,7 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
     cutoffs: Sequence[float] = (),
     limit: int = 64,
     batch_size: int = 8,
+    measured_on: Sequence[Atoms] = (),
     known: Measured | None = None,
 ) -> Choice:
     """Choose what to leave out for one target.
@@ -78,15 +80,17 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
         model: the full model.
         data: structures, by task where the model has several; labels are not looked at.
         size: at most so many parameters.
-        speed: so many times as fast on the first structure: by FLOPs, or, with widths or neighbours, which FLOPs do not
-            tell the worth of, as measured.
+        speed: so many times as fast: by FLOPs, or, with widths or neighbours, which FLOPs do not tell the worth of, as
+            measured.
         error: as fast as can be with at most this difference from the full model before re-alignment; 0.1 is 10 %.
-        ms: at most so many milliseconds for the first structure, as measured.
-        memory: at most so many megabytes for weights and a prediction of the first structure, as measured.
+        ms: at most so many milliseconds, as measured.
+        memory: at most so many megabytes for weights and a prediction, as measured.
         axes: what may be left out; a family's models may not have all of it.
         cutoffs: shorter cutoffs (Å) to choose among, too.
         limit: at most so many structures of each task, evenly over its data.
         batch_size: structures at once.
+        measured_on: structures whose predictions' FLOPs, times and memory count: the sum of times, the largest memory;
+            none: the first of the data.
         known: what was measured before of this model on these data; what is measured now is added.
 
     Raises:
@@ -95,11 +99,11 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
         DataError: data that are not there or cannot be read.
 
     """
-    _require_target(size=size, speed=speed, error=error, ms=ms, memory=memory)
+    require_target(size=size, speed=speed, error=error, ms=ms, memory=memory)
     require_cutoffs(model, cutoffs)
-    timed = ms is not None or (size is None and memory is None and _beyond_flops(model, axes))
+    timed = ms is not None or (size is None and memory is None and beyond_flops(model, axes))
     counted: Counted = "parameters" if size is not None else "MB" if memory is not None else "ms" if timed else "FLOPs"
-    answers = _Answers.of(model, data, limit, batch_size)
+    answers = _Answers.of(model, data, limit, batch_size, measured_on)
     search = _Search(model, answers, counted, tuple(cutoffs), axes, known)
     if error is not None:
         return search.within(error)
@@ -109,46 +113,25 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
     return search.down_to(most, f"{most:,.0f} {counted}" if counted == "parameters" else f"{most:g} {counted}")
 
 
-def _beyond_flops(model: BlockModel, axes: Collection[Axis]) -> bool:
-    """Whether something can go that counted FLOPs do not tell the worth of."""
-    of = family_of(model)
-    narrower = "widths" in axes and bool(of.feature_widths(model))
-    return narrower or ("neighbours" in axes and "neighbour caps" in of.capabilities)
-
-
-def _require_target(**targets: float | None) -> None:
-    if sum(value is not None for value in targets.values()) != 1:
-        raise ConfigError(
-            "give one target: a number of parameters, a speed-up, a time, a memory or a largest difference"
-        )
-    speed, error = targets["speed"], targets["error"]
-    for name, unit in (("ms", "ms"), ("memory", "MB")):
-        value = targets[name]
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"at most {value:g} {unit}: give more than 0")
-    if speed is not None and not 1 <= speed < float("inf"):
-        raise ConfigError(f"speed-up {speed:g}: give 1 or more")
-    if error is not None and not 0 <= error < float("inf"):
-        raise ConfigError(f"largest difference {error:g}: give 0 or more; 0.1 is 10 %")
-
-
 @dataclass(frozen=True)
 class _Answers:
     """What the full model says of the data, by task and batch."""
 
     full: BlockModel
     given: list[tuple[str, Batch, dict[str, Tensor]]]
-    first: Atoms
+    measured_on: Sequence[Atoms]
 
     @classmethod
-    def of(cls, full: BlockModel, data: TaskedData, limit: int, batch_size: int) -> "_Answers":
+    def of(
+        cls, full: BlockModel, data: TaskedData, limit: int, batch_size: int, measured_on: Sequence[Atoms] = ()
+    ) -> "_Answers":
         samples = {task: spread_out(dataset, limit) for task, dataset in datasets(full, data, labelled=False).items()}
         given = [
             (task, batch, full.predict(batch.atoms, task, batch.topology))
             for task, some in samples.items()
             for batch in batches(full, task, some, batch_size)
         ]
-        return cls(full, given, next(iter(samples.values()))[0].to_ase())
+        return cls(full, given, measured_on or [next(iter(samples.values()))[0].to_ase()])
 
     def structures(self) -> list[tuple[AtomsBatch, Any, str]]:
         """Return the batches as channels are scored on them."""
@@ -235,8 +218,10 @@ class _Search:
 
     @cached_property
     def scores(self) -> ChannelScores:
-        """Scores of the full model's channels."""
-        return scored(self.model, self.answers.structures())
+        """Scores of the full model's channels; raises DataError where structures are too few for any of its widths."""
+        found = scored(self.model, self.answers.structures())
+        found.kept(dict.fromkeys(family_of(self.model).feature_widths(self.model), 1))
+        return found
 
     def cut(self, cut: Cut) -> BlockModel:
         """Return a cut of the model, its channels fitted on the full model's inputs, its readout sliced."""
@@ -247,7 +232,7 @@ class _Search:
 
     def count(self, cut: Cut) -> float:
         """Return the parameters, FLOPs, ms or MB of a cut."""
-        return self.known.value(cut, self.counted, lambda: cost(self.cut(cut), self.counted, self.answers.first))
+        return self.known.value(cut, self.counted, lambda: cost(self.cut(cut), self.counted, self.answers.measured_on))
 
     def down_to(self, most: float, target: str) -> Choice:
         """Remove until no more than this is left, in the way that differs least."""

@@ -1,7 +1,7 @@
 """What one prediction of a model costs, in the unit of a target: weights, FLOPs, measured time or measured memory."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -20,13 +20,13 @@ REPEATS = 5
 """Predictions of which the quickest counts, after one that warms up."""
 
 
-def cost(model: BlockModel, counted: Counted, atoms: Atoms) -> float:
-    """Return parameters, or what a prediction for a structure costs: FLOPs, ms with its graphs, or MB at its peak."""
+def cost(model: BlockModel, counted: Counted, structures: Sequence[Atoms]) -> float:
+    """Return parameters, or what predictions cost: FLOPs or ms, graphs included, of all, or MB at the largest peak."""
     if counted == "parameters":
         return parameter_count(model)
-    if counted == "FLOPs":
-        return flops(model, atoms)
-    return milliseconds(model, atoms) if counted == "ms" else megabytes(model, atoms)
+    if counted == "MB":
+        return max(megabytes(model, atoms) for atoms in structures)
+    return sum((flops if counted == "FLOPs" else milliseconds)(model, atoms) for atoms in structures)
 
 
 def milliseconds(model: BlockModel, atoms: Atoms) -> float:

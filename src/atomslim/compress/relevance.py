@@ -112,11 +112,13 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
         name: list(Watch.over(model, name, strict=strict).samples(spread_out(dataset, limit)))
         for name, dataset in named.items()
     }
-    narrower = [with_cutoff(model, cutoff) for cutoff in cutoffs]
-    narrower += [narrow(model, {name: size}, samples, batch_size=batch_size) for name, size in sizes.items()]
-    left = narrower if leave_out else None
+    smaller = chain(
+        (with_cutoff(model, cutoff) for cutoff in cutoffs),
+        (narrow(model, {name: size}, samples, batch_size=batch_size) for name, size in sizes.items()),
+    )
+    left = _errors_by_task(smaller, model, samples, batch_size) if leave_out else dict.fromkeys(samples)
     tasks = {
-        name: replace(_task_relevance(model, name, given, batch_size, force_weight, left), data=named[name].name)
+        name: replace(_task_relevance(model, name, given, batch_size, force_weight, left[name]), data=named[name].name)
         for name, given in samples.items()
     }
     for name, found in tasks.items():
@@ -178,9 +180,9 @@ def _task_relevance(
     samples: list[Sample],
     batch_size: int,
     force_weight: float,
-    narrower: Sequence[BlockModel] | None,
+    smaller: Sequence[dict[str, Errors]] | None,
 ) -> TaskRelevance:
-    """Score the blocks on a task; narrower models, by cutoff or width, are None where nothing is left out."""
+    """Score the blocks on a task; errors of smaller cutoffs and widths are None where nothing is left out."""
     samples = on_reference_of(model, task, samples)
     terms = task_terms(model.task(task), force_weight=force_weight)
     rows = _Rows({})
@@ -194,19 +196,19 @@ def _task_relevance(
             share = len(batch) / mean_size if score in _BY_GRADIENT else 1.0
             for branch, value in by_branch.items():
                 rows.add(score, branch, share * value)
-    left, others = narrower is not None, narrower or ()
+    left, others = smaller is not None, smaller or ()
     errors = _errors([model], task, samples, batch_size)[0] if left else {}
     without = _errors(_without_each(model), task, samples, batch_size, model.num_blocks) if left else []
-    finer_ones, count = chain(_without_each_unit(model), others), len(model.fine_units) + len(others)
-    finer = _errors(finer_ones, task, samples, batch_size, count) if left else []
+    units = _without_each_unit(model)
+    finer = [*_errors(units, task, samples, batch_size, len(model.fine_units)), *others] if left else []
     found = {name: rows.score(name) for name in ("gradcam", "taylor", "influence")}
-    units = {name: by_branch.pop("unit") for name, by_branch in found.items() if "unit" in by_branch}
+    by_unit = {name: by_branch.pop("unit") for name, by_branch in found.items() if "unit" in by_branch}
     return TaskRelevance(
         structures=len(samples),
         gradcam=found["gradcam"],
         taylor=found["taylor"],
         influence=found["influence"],
-        units={name: score.followed_by(len(others)) for name, score in units.items()},
+        units={name: score.followed_by(len(others)) for name, score in by_unit.items()},
         errors=errors,
         left_out={name: _changes(name, error, without) for name, error in errors.items()},
         units_left_out={name: _changes(name, error, finer)[1:] for name, error in errors.items()},
@@ -228,6 +230,15 @@ def _without_each_unit(model: BlockModel) -> Iterator[BlockModel]:
     """Give the model without each of what can be left out that is finer than blocks."""
     for unit in model.fine_units:
         yield keep_blocks(model, model.block_ids, without=[unit])
+
+
+def _errors_by_task(
+    models: Iterable[BlockModel], model: BlockModel, samples: Mapping[str, list[Sample]], batch_size: int
+) -> dict[str, list[dict[str, Errors]]]:
+    """Return the errors of models on all tasks; each model is there only as long as it is looked at."""
+    given = {task: on_reference_of(model, task, some) for task, some in samples.items()}
+    found = [{task: _errors([one], task, some, batch_size)[0] for task, some in given.items()} for one in models]
+    return {task: [errors[task] for errors in found] for task in samples}
 
 
 def _errors(

@@ -17,7 +17,7 @@ from atomslim.arguments import checked
 from atomslim.compress.calibration import calibration_structures
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
 from atomslim.compress.refit import refit
-from atomslim.errors import ConfigError
+from atomslim.errors import ConfigError, meant
 from atomslim.evaluation.batches import TaskedData, datasets
 from atomslim.models.block_model import BlockModel
 from atomslim.models.channels import NARROWED
@@ -98,7 +98,9 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
         raise ConfigError(f"no width to cut: name some of {', '.join(there)}")
     for name, value in widths.items():
         if name not in there:
-            raise ConfigError(f"no width {name!r}: the model has {', '.join(f'{one} {n}' for one, n in there.items())}")
+            raise ConfigError(f"no width {name!r}: {_there(there, name)}")
+        if value == 1 and not isinstance(value, int):
+            raise ConfigError(f"width {name} 1.0: write {there[name]} for all channels, or 1 for one")
         size = round(value * there[name]) if 0 < value < 1 else value
         if not 1 <= size <= there[name] or size % 1:
             raise ConfigError(
@@ -108,6 +110,13 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
         sizes[name] = int(size)
     of.check_widths(model, sizes)
     return sizes
+
+
+def _there(there: Mapping[str, int], name: str) -> str:
+    """Say which widths there are, and which one may be meant."""
+    near = meant(name, there)
+    listed = ", ".join(f"{one} {size}" for one, size in there.items())
+    return f"the model has {listed}" + (f"; {near}" if near.endswith("?") else "")
 
 
 def _entry(model: BlockModel, small: BlockModel, score: str, kept: Mapping[str, Tensor]) -> dict[str, Any]:
