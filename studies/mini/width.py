@@ -68,19 +68,38 @@ class Study:
             return
         start = self.kept(f"{name}.json", lambda: self.cut(target, axis, self.folder / f"{name}.safetensors"))
         run = self.folder / path.stem
+        self.share_answers(run)
         student = atomslim.distill(
             self.folder / f"{name}.safetensors",
             "mini",
             output=run,
             resume=(run / "config.yaml").exists(),
             progress=False,
-            tasks=[{"name": task, "data": data, **READING} for task, data in self.data.items()],
+            tasks=[{"name": task, "data": data, **self.reading()} for task, data in self.data.items()],
+            teacher_cache=True if self.given.structures else "auto",
             seed=seed,
             **({"steps": self.given.steps} if self.given.steps else {"budget": self.given.budget}),
             **LEARNING,
         )
+        self.keep_answers(run)
         steps = json.loads((run / "summary.json").read_text(encoding="utf-8"))["steps"]
         self.kept(path.name, lambda: {**start, "seed": seed, "after": self.errors(student), "steps": steps})
+
+    def reading(self) -> dict[str, Any]:
+        """Return how training data are read."""
+        return {**READING, "train_limit": self.given.structures}
+
+    def share_answers(self, run: Path) -> None:
+        """Let a run read the teacher's answers that another one kept, since all learn from the same structures."""
+        kept = self.folder / ANSWERS
+        if kept.exists() and not (run / ANSWERS).exists():
+            run.mkdir(exist_ok=True)
+            (run / ANSWERS).hardlink_to(kept)
+
+    def keep_answers(self, run: Path) -> None:
+        """Keep the first run's answers for the others."""
+        if (run / ANSWERS).exists() and not (self.folder / ANSWERS).exists():
+            (self.folder / ANSWERS).hardlink_to(run / ANSWERS)
 
     def cut(self, target: float, axis: str, path: Path) -> dict[str, Any]:
         """Cut the model for a target along one axis, save it, and measure it."""
@@ -153,9 +172,10 @@ class Study:
         return text + "".join(line(row) for row in sorted(rows, key=lambda row: (row["target"], row["axis"])))
 
 
+ANSWERS = "teacher.answers"
+
 LEARNING: dict[str, Any] = {
-    "batch_size": 1000,
-    "batch_cost": 2400,
+    "batch_size": 16,
     "temperature": 4.0,
     "optimiser": {"learning_rate": 1e-3, "weight_decay": 0.01},
     "schedule": {"warmup": "2%", "cosine": "100%"},
@@ -241,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--budget", default="3min", help="of each distillation, in wall clock")
     parser.add_argument("--steps", type=int, help="in place of it, where other jobs run beside")
+    parser.add_argument("--structures", type=int, help="learn from so many of each task, the teacher asked once")
     given = parser.parse_args()
     torch.set_num_threads(1)
     study = Study(given)
