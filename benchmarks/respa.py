@@ -5,11 +5,14 @@
     python benchmarks/respa.py --full sevennet:7net-0 --small student.safetensors --structure MgO.xyz
     python benchmarks/respa.py --full "ase:sevenn.calculator:SevenNetCalculator?model=7net-0" --small student.pt2
     python benchmarks/respa.py --steps 200 -o respa.md                     # checks that the script runs
+    python benchmarks/respa.py --steps 6000 --keep respa                   # goes on from what was ended, and is kept
 
 A structure at constant energy, with conservative forces of both models: models and packages of ours, or any ASE
 calculators. Each way runs the same physical time; all start from the same positions and velocities. Drift is the slope
 of the total energy (of the full model), its spread the standard deviation about the slope. Times are processor time of
-one thread, shortest of the pieces that each way is run in; ns/day is of that. Without a small model, the first block of
+one thread, shortest of the pieces that each way is run in; ns/day is of that. A full model may be a package, too: then
+the ratios are those of a compiled one. With `--keep`, positions, velocities and energies are written after each piece,
+and the same command goes on from there. Without a small model, the first block of
 the full one is kept and its readout fitted to the full model's energies and forces by least squares, in closed form, on
 the sample that comes with it.
 """
@@ -87,20 +90,36 @@ def start(name: str, kelvin: float) -> Atoms:
     return atoms
 
 
-def run(dynamics: Any, atoms: Atoms, outer: int, each: float) -> dict[str, float]:
+def run(make: Callable[[Atoms], Any], atoms: Atoms, outer: int, each: float, kept: Path | None) -> dict[str, float]:
     """Run so many outer steps of `each` fs; return drift and spread in meV/atom(/ps), and ms of CPU for each fs."""
-    energies, piece, shortest = [], max(outer // PIECES, 1), np.inf
+    energies, times = restored(atoms, kept)
+    dynamics, piece = make(atoms), max(outer // PIECES, 1)
     dynamics.run(0)
-    for _ in range(PIECES):
+    while len(times) < PIECES:
         begun = time.process_time()
         for _ in range(piece):
             dynamics.run(1)
             energies.append(atoms.get_total_energy())
-        shortest = min(shortest, (time.process_time() - begun) / (piece * each))
+        times.append((time.process_time() - begun) / (piece * each))
+        if kept is not None:
+            with atomic_write(kept) as temporary, temporary.open("wb") as file:
+                moving = {"positions": atoms.positions, "momenta": atoms.get_momenta()}
+                np.savez(file, energies=energies, times=times, **moving)
+    shortest = min(times)
     at = each * (1 + np.arange(len(energies))) / 1000
     per_atom = 1000 * np.array(energies) / len(atoms)
     slope, offset = np.polyfit(at, per_atom, 1)
     return {"drift": slope, "spread": float(np.std(per_atom - slope * at - offset)), "ms per fs": 1e3 * shortest}
+
+
+def restored(atoms: Atoms, kept: Path | None) -> tuple[list[float], list[float]]:
+    """Put atoms where a run was left, and return its energies (eV) so far and the seconds per fs of its pieces."""
+    if kept is None or not kept.is_file():
+        return [], []
+    with np.load(kept) as found:
+        atoms.positions = found["positions"]
+        atoms.set_momenta(found["momenta"])
+        return list(found["energies"]), list(found["times"])
 
 
 def main(  # noqa: PLR0913 - what is compared, and how
@@ -115,10 +134,13 @@ def main(  # noqa: PLR0913 - what is compared, and how
     timestep: float = 0.5,
     steps: int = 2000,
     inner: str = "2,4,8",
+    keep: Path | None = None,
     output: Annotated[Path, cyclopts.Parameter(name=["--output", "-o"])] = RESULT,
 ) -> None:
     """Compare, print and write a table; `steps` are those of the full model alone."""
     torch.set_num_threads(1)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     whole = calculator(full, task)
     inside, within = (calculator(small, task), small) if small else first_blocks(full, task, data, blocks)
@@ -134,7 +156,8 @@ def main(  # noqa: PLR0913 - what is compared, and how
         atoms = start(structure, kelvin)
         atoms.calc = inside if way.startswith("small") else whole
         count = int(way[4:]) if way.startswith("n") else 1
-        found = run(make(atoms), atoms, steps // count, count * timestep)
+        kept = None if keep is None else keep / f"{way}.npz"
+        found = run(make, atoms, steps // count, count * timestep, kept)
         before = before or found["ms per fs"]
         numbers = [f"{count * timestep:g}", f"{found['drift']:+.3f}", f"{found['spread']:.3f}"]
         speed = [

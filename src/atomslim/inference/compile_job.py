@@ -4,9 +4,12 @@ import fcntl
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from atomslim.errors import AtomslimError, one_line
+from atomslim.inference.compiled import damaged
 from atomslim.inference.package import package
 
 POLITE = 10
@@ -17,18 +20,25 @@ def main() -> None:
     """Compile ``MODEL OUTPUT TASK DEVICE``, politely; ends with one line on stderr where that fails."""
     os.nice(POLITE)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run has ended"))  # and what is half-written goes
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     compile_once(*sys.argv[1:])
 
 
 def compile_once(model: str, output: str, task: str, device: str) -> None:
     """Compile a model's task, unless another process has done so meanwhile; raises SystemExit with one line."""
-    with Path(output).with_suffix(".lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if Path(output).is_file():
-            return
-        try:
-            package(model, output, task=task, device=device)
-        except (AtomslimError, OSError) as error:
-            sys.exit(str(error))
-        except Exception as error:  # noqa: BLE001 - compilers raise anything; the last line is what the run says
-            sys.exit(one_line(error))
+    try:
+        with Path(output).with_suffix(".lock").open("w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not Path(output).is_file() or damaged(Path(output)):
+                package(model, output, task=task, device=device)
+    except (AtomslimError, OSError) as error:
+        sys.exit(str(error))
+    except Exception as error:  # noqa: BLE001 - compilers raise anything; the last line is what the run says
+        sys.exit(one_line(error))
+
+
+def _end_with(parent: int) -> None:
+    """End this process, and the compiler that it waits for, once the run is gone without a word."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)

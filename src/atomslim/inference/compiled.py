@@ -4,7 +4,8 @@ After some steps the calculator's task is compiled by `atomslim.inference.packag
 user's cache: ``$ATOMSLIM_CACHE``, else ``$XDG_CACHE_HOME/atomslim``, else ``~/.cache/atomslim``. A package is named
 after all that decides what is in it: weights, task, dtype, device, threads, the processor's instructions, versions. It
 takes over at a step at which the model was asked, too, and gives the same. Whatever goes wrong costs a line, and the
-model goes on.
+model goes on: a compiler that is missing, fails or hangs, a folder that cannot be written, a damaged package, a model
+whose weights change in the run.
 """
 
 import atexit
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +33,8 @@ from atomslim import __version__
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.atoms.neighbours import update_distances, within
 from atomslim.errors import AtomslimError, ConfigError, one_line
+from atomslim.files import DAMAGED_ZIP
+from atomslim.inference.compiler import require_compiler
 from atomslim.inference.program import inputs_of
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
@@ -53,6 +57,9 @@ FASTER = 1.1
 TURNS = 3
 """Passes that are timed."""
 
+LONGEST = 2 * 3600
+"""Seconds after which a compiler is taken to hang."""
+
 Results = dict[str, float | NDArray[np.float64]]
 
 Run = Callable[..., Sequence[Tensor]]
@@ -66,6 +73,8 @@ class Compiled:
         self.model, self.task, self.say = model, task, say
         self.steps = 0
         self.run: Run | None = None
+        self._weights = [*model.parameters(), *model.buffers()]
+        self._versions = versions(self._weights)
         self._job: Job | None = None
         self._decided = False
         self._seconds: list[float] = []
@@ -76,7 +85,7 @@ class Compiled:
         That is: no package yet, no two atoms within the cutoff, or numbers that are not finite, of which the model says
         more.
         """
-        if self.run is None:
+        if self.run is None or self._changed():
             return None
         close = self._close(batch, pairs)
         if not len(close):  # a package needs a pair
@@ -91,6 +100,8 @@ class Compiled:
 
     def look(self, batch: AtomsBatch, pairs: Pairs, results: Results, seconds: float) -> None:
         """Learn what the model said of a structure, and how long it took; start compiling, or take up a package."""
+        if self._changed():
+            return
         self.steps += 1
         self._seconds = [*self._seconds[1 - TURNS :], seconds]
         if self._job is None and self.steps == AFTER:
@@ -114,15 +125,22 @@ class Compiled:
                 start = time.perf_counter()
                 run(*inputs)
                 times.append(time.perf_counter() - start)
-        except RuntimeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
             self.say(f"not compiled, the model itself goes on: {one_line(error)}")
             return
         gain = min(self._seconds) / min(times)
-        if (problem := difference(outputs, results)) or gain < FASTER:
+        if (problem := difference(outputs, results, batch)) or gain < FASTER:
             self.say(f"not compiled, the model itself goes on: {problem or f'{gain:.1f} × as fast for this structure'}")
             return
         self.run = run
         self.say(f"compiled from here on, {gain:.1f} × as fast, and the same to rounding ({made})")
+
+    def _changed(self) -> bool:
+        """Say whether the model has other weights than at the start, which no package knows of; then there is none."""
+        if self._weights and self._versions != versions(self._weights):
+            self._weights, self.run = [], None
+            self.say("not compiled, the model itself goes on: its weights were changed; a new calculator compiles anew")
+        return not self._weights
 
     def _close(self, batch: AtomsBatch, pairs: Pairs) -> Pairs:
         return within(update_distances(pairs, batch), batch, self.task.graph.cutoff)
@@ -160,10 +178,11 @@ class Job:
         family_of(model).require("packages")
         content = encoded(model)
         package = cache_folder() / f"{key(content, model, task, self._threads)}.pt2"
-        if package.is_file():
+        if package.is_file() and not damaged(package):
             return package
-        self._say("compiling for the steps to come, in the background: minutes")
+        require_compiler()
         package.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._say("compiling for the steps to come, in the background: minutes")
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "model.safetensors"
             weights.write_bytes(content)
@@ -182,7 +201,11 @@ class Job:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        _, errors = self._process.communicate()
+        try:
+            _, errors = self._process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired as error:
+            self._process.terminate()
+            raise ConfigError(f"the compiler took more than {LONGEST / 3600:g} h, and was ended") from error
         if self._process.returncode:
             lines = errors.decode(errors="replace").strip().splitlines()
             raise ConfigError(lines[-1][:300] if lines else f"the compiler ended with {self._process.returncode}")
@@ -197,7 +220,21 @@ def results_of(outputs: Sequence[Tensor], atoms: Atoms) -> Results:
     return results if all(np.isfinite(value).all() for value in results.values()) else {}
 
 
-def difference(outputs: Sequence[Tensor], results: Results) -> str:
+def damaged(package: Path) -> bool:
+    """Say whether a package is no whole archive, as a full disk or a crash of the machine leave it."""
+    try:
+        with zipfile.ZipFile(package) as archive:
+            return archive.testzip() is not None
+    except DAMAGED_ZIP:
+        return True
+
+
+def versions(weights: Sequence[Tensor]) -> list[int]:
+    """Return what changes when somebody writes to weights; those of inference mode are not watched."""
+    return [0 if weight.is_inference() else weight._version for weight in weights]  # noqa: SLF001 - there is no other
+
+
+def difference(outputs: Sequence[Tensor], results: Results, batch: AtomsBatch) -> str:
     """Say where a package gives other numbers than the model for the same structure; an empty text where nowhere."""
     energy, forces = float(outputs[0]), outputs[1].cpu().numpy()
     expected = np.asarray(results["forces"])
@@ -207,6 +244,11 @@ def difference(outputs: Sequence[Tensor], results: Results) -> str:
     off = float(np.abs(forces - expected).max())
     if not off <= FORCE_TOLERANCE * max(1.0, float(np.abs(expected).max())):
         return f"it gives other forces, by {off:.1e} eV/Å"
+    if "stress" in results and len(outputs) > 2:
+        virial = float(torch.linalg.det(batch.cell[0]).abs()) * np.asarray(results["stress"])
+        off = float(np.abs(full_3x3_to_voigt_6_stress(outputs[2].cpu().numpy()) - virial).max())
+        if not off <= FORCE_TOLERANCE * max(float(len(forces)), float(np.abs(virial).max())):
+            return f"it gives another stress, by {off:.1e} eV over the cell"
     return ""
 
 

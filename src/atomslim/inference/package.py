@@ -27,6 +27,7 @@ from atomslim.atoms import find_pairs, from_ase
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.files import atomic_write
 from atomslim.inference.calculator import energy_target, ready
+from atomslim.inference.compiler import compiler_failure, require_compiler
 from atomslim.inference.program import INPUTS, OUTPUTS, Program, inputs_of, traced
 from atomslim.models.block_model import BlockModel
 from atomslim.models.family import family_of
@@ -83,9 +84,9 @@ def package(
 
     Raises:
         ConfigError: an unknown task or one without energies in eV or forces, a model of a family that cannot be
-            packaged, a name that does not end in ``.pt2``, a device that is not there, no C++ compiler.
+            packaged, a name that does not end in ``.pt2``, a device that is not there, no C++ compiler that works.
         CheckpointError: a model file that cannot be read.
-        AtomslimError: a package that disagrees with the model; no file is written.
+        AtomslimError: a compiler that fails, or a package that disagrees with the model; no file is written.
 
     """
     if Path(output).suffix != ".pt2":
@@ -101,7 +102,7 @@ def package(
 
 
 def compiled(program: Program, path: Path) -> Path:
-    """Compile a program into a package at ``path``, unchecked."""
+    """Compile a program into a package at ``path``, unchecked; raises AtomslimError where the compiler fails."""
     on_cpu = next(program.model.parameters()).device.type == "cpu"
     options = {"aot_inductor.metadata": {ENTRY: json.dumps(description(program))}}
     with warnings.catch_warnings():
@@ -109,9 +110,12 @@ def compiled(program: Program, path: Path) -> Path:
         with without_parameter_gradients(program.model):
             exported = traced(program)
         with _plain_scatters() if on_cpu else nullcontext():
-            torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
-                exported, package_path=str(path), inductor_configs=options
-            )
+            try:
+                torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
+                    exported, package_path=str(path), inductor_configs=options
+                )
+            except RuntimeError as error:
+                raise AtomslimError(f"{compiler_failure(error)}: nothing is written") from error
     return path
 
 
@@ -213,10 +217,3 @@ def _program(model: BlockModel, task: str | None) -> Program:
     if not (program.task.direct or program.task.conservative):
         raise ConfigError(f"task {program.task.name} has no forces: package another task")
     return program
-
-
-def require_compiler() -> None:
-    """Raise ConfigError where AOTInductor would find no C++ compiler."""
-    wanted = os.environ.get("CXX", "g++")
-    if shutil.which(wanted) is None:
-        raise ConfigError(f"no C++ compiler {wanted}: install g++, or name one by the environment variable CXX")
