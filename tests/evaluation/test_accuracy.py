@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from atomslim.atoms import Sample, from_ase
+from atomslim.data.splits import Split
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.accuracy import Accuracy
 from atomslim.evaluation.errors import Errors, own_unit
@@ -90,3 +91,7 @@ def test_evaluate_is_what_predict_gives() -> None:
     assert found.errors["forces"].count == 5 * 27
     with pytest.raises(ConfigError, match="of which split"):
         evaluate(model, samples, part="test")
+    split = Split(recipe="by hand", count=5, train=(0, 2), test=(1, 3, 4))
+    assert evaluate(model, samples, split=split).structures == 3  # the test set, and not what was learned from
+    with pytest.raises(ConfigError, match="part all: a split has no use"):
+        evaluate(model, samples, part="all", split=split)

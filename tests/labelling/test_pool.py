@@ -160,8 +160,9 @@ def test_volumes_are_scanned_and_cells_repeated() -> None:
     assert len(atoms) == 27
     found = [make(np.random.default_rng(0)).get_volume() for make in changes(atoms, Counts())["volumes"]]
     np.testing.assert_allclose(np.array(found) / atoms.get_volume(), np.linspace(0.8, 1.25, 7))
-    with pytest.raises(ConfigError, match="give less"):
-        repeated(bulk("Cu"), 500.0)
+    for width in (500.0, 1e20):
+        with pytest.raises(ConfigError, match="give less"):
+            repeated(bulk("Cu"), width)
     with pytest.raises(ConfigError, match="as in Mg=Ca"):
         Substitution.parse("Mg->Ca")
 

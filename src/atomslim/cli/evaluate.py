@@ -18,7 +18,7 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
     /,
     *,
     task: str | None = None,
-    part: Literal["all", "train", "validation", "test"] = "all",
+    part: Literal["all", "train", "validation", "test"] | None = None,
     split: Path | None = None,
     batch_size: Annotated[int, COUNT] = 16,
     device: Device = "auto",
@@ -41,7 +41,7 @@ def evaluate(  # noqa: PLR0913 - what is compared with what
     task
         The task to use, by name; needed if the model has several.
     part
-        All structures, or one set of the split.
+        All structures, or one set of the split; by default the test set of a split, and all without one.
     split
         A saved split, such as split.TASK.json in a run's folder.
     batch_size

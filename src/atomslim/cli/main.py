@@ -185,7 +185,8 @@ def _unexpected_line(error: Exception) -> str:
 
 def _usage_line(error: CycloptsError) -> str:
     command = " ".join(["atomslim", *(error.command_chain or ())])
-    return f"{error} See {command} --help."
+    text = str(error)
+    return f"{text}{'' if text.endswith(('.', '?', '!')) else '.'} See {command} --help."
 
 
 def _system_line(error: OSError) -> str:

@@ -151,7 +151,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     """
     from atomslim.cli.prune_report import report
     from atomslim.cli.prune_target import Choices, chosen, parse_axes, require_front
-    from atomslim.cli.settings import on_device, opened_data
+    from atomslim.cli.settings import on_device
     from atomslim.compress.force_rows import Weights
     from atomslim.errors import ConfigError
     from atomslim.models.card import write_card
@@ -168,7 +168,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
             "--max-memory, --max-error (with or without --width, --neighbours, --without or --cutoff), --width, "
             "--neighbours, --without, --cutoff or --scan-neighbours"
         )
-    structures: Any = partial(opened_data, data, option) if data else None
+    structures = _structures(data, option)
     widths = _widths(width, channel_score, structures)
     options = {"limit": limit, "batch_size": batch_size}
     _require_outputs(output, export, [model, *([relevance] if relevance else [])], data, force, scan_neighbours)
@@ -206,6 +206,16 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         report(output, whole, small, speed="chosen" not in entry and speedup is not None)
     learn = with_data(data, model.name, list(small.tasks), relevance)
     next_step("distill", output, model, *learn, "-o", f"runs/{output.stem}", "--budget", "30min")
+
+
+def _structures(data: tuple[str, ...], option: tuple[str, ...]) -> Any:
+    """Return what opens the structures when they are asked for, or None; refuses options that nothing reads."""
+    from atomslim.cli.settings import opened_data
+    from atomslim.errors import ConfigError
+
+    if option and not data:
+        raise ConfigError(f"--option {option[0]}: is for the reader of --data, of which there is none: leave it out")
+    return partial(opened_data, data, option) if data else None
 
 
 def _as_dict(output: Path, whole: "BlockModel", small: "BlockModel") -> dict[str, Any]:

@@ -96,7 +96,7 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     data: Data,
     *,
     task: str | None = None,
-    part: Part = "all",
+    part: Part | None = None,
     split: Split | str | os.PathLike[str] | None = None,
     batch_size: int = 16,
     free_atoms_only: bool = True,
@@ -109,7 +109,7 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
         model: the model, or its file.
         data: name of a dataset, an open one, or labelled structures.
         task: the model's task; default: its only one.
-        part: all structures, or one set of ``split``.
+        part: all structures, or one set of ``split``; default: the test set of a split, all without one.
         split: a split, or the file of one (`split.TASK.json` in a run's folder).
         batch_size: structures per batch.
         free_atoms_only: leave out the forces on fixed atoms.
@@ -117,7 +117,7 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
         strict: refuse structures outside of what the task was trained on, or with a charge or spin.
 
     Raises:
-        ConfigError: an unknown task, or a part without a split.
+        ConfigError: an unknown task, a part without a split, or all structures with one.
         DataError: a dataset that is missing or broken, or has no label that the task predicts.
         StructureError: a structure that no model can take.
 
@@ -130,6 +130,7 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
     baseline = Baseline(units, free_atoms_only=free_atoms_only, classes=classes)
     energies = EnergyDifferences()
     structures = 0
+    part = part or ("all" if split is None else "test")
     chosen = Watch.over(loaded, name, strict=strict).samples(_chosen(dataset, part, split))
     total = len(dataset) if part == "all" else None
     with evaluating(loaded):
@@ -149,6 +150,8 @@ def evaluate(  # noqa: PLR0913 - what is compared, and how
 
 
 def _chosen(dataset: Dataset, part: Part, split: Split | str | os.PathLike[str] | None) -> Iterator[Sample]:
+    if part == "all" and split is not None:
+        raise ConfigError("part all: a split has no use where all structures are taken: leave one of them out")
     if part == "all":
         return iter(dataset)
     if split is None:

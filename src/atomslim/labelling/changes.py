@@ -135,10 +135,10 @@ def repeated(atoms: Atoms, width: float) -> Atoms:
     if width <= 0 or not atoms.pbc.any() or atoms.cell.rank < 3:
         return atoms
     heights = 1 / np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
-    times = np.where(atoms.pbc, np.ceil(width / heights - 1e-9), 1).astype(int)
-    if len(atoms) * int(times.prod()) > _LARGEST:
-        raise ConfigError(f"width {width:g} Å: a cell would have {len(atoms) * int(times.prod())} atoms: give less")
-    return atoms if (times == 1).all() else make_supercell(atoms, np.diag(times))
+    times = np.where(atoms.pbc, np.ceil(width / heights - 1e-9), 1.0)
+    if len(atoms) * times.prod() > _LARGEST:
+        raise ConfigError(f"width {width:g} Å: a cell would have {len(atoms) * times.prod():.6g} atoms: give less")
+    return atoms if (times == 1).all() else make_supercell(atoms, np.diag(times.astype(int)))
 
 
 def _facets(atoms: Atoms, count: int) -> Iterator[Facet]:

@@ -88,6 +88,8 @@ class Teacher:
 
         ``one_thread`` has a process of its own compute with one, even where the environment says otherwise.
         """
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:  # centuries
+            timeout = None
         if self.recipe is not None:
             return _Apart(Outside(self.name, self.recipe, self.python, timeout, one_thread))
         return _Here(self, timeout)
