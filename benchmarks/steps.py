@@ -3,10 +3,14 @@
     git worktree add ../before v0.1.0
     python benchmarks/steps.py --other ../before/src
     python benchmarks/steps.py                          # this source alone
+    python benchmarks/steps.py --models mini --conservative --other ../before/src
+    python benchmarks/compiling.py mini mini-smooth -o packages
+    python benchmarks/steps.py --other ../before/src --packages packages
 
-Each source runs in a process of its own with one thread; the two take turns at every step, with the same positions,
-which move by a hundredth of an Å. Times are CPU times of the fastest step, so that other jobs matter little. The last
-column is the largest difference between the forces of the two.
+Each source runs in a process of its own with one thread, and so does a package of the same model; they take turns at
+every step, with the same positions, which move by a hundredth of an Å. Times are CPU times of the fastest step, so that
+other jobs matter little. The last column is the largest difference between the forces of the two sources; packages are
+compared with their models when they are made.
 """
 
 import json
@@ -15,17 +19,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import cyclopts
+import numpy as np
 
 from atomslim.benchmarking.machine import machine
 
-SAVER = "import sys, atomslim; atomslim.save(atomslim.load(sys.argv[1]), sys.argv[2])"
+TASK = "molecules"
+"""Of all structures, so that one package serves them; the tasks of these models have the same graphs."""
+
+SAVER = """
+import sys
+import atomslim
+from atomslim.models import Target
+
+name, output, task, conservative = sys.argv[1:]
+model = atomslim.load(name)
+if conservative == "True":
+    energies = tuple(target for target in model.task(task).targets if target.kind == "energy")
+    forces = Target(name="forces", kind="conservative_forces")
+    model.tasks[task] = model.task(task).model_copy(update={"targets": (*energies, forces)})
+atomslim.save(model, output)
+"""
 
 WORKER = """
-import inspect, json, sys, time, warnings
+import json, sys, time, warnings
 import numpy as np
 import torch
 import atomslim
@@ -34,16 +54,17 @@ from atomslim.benchmarking.structures import structure
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-name, wanted = json.loads(sys.stdin.readline())
-model = atomslim.load(name)
-options = {"compiled": "off"} if "compiled" in inspect.signature(atomslim.Calculator).parameters else {}
+name, wanted, task = json.loads(sys.stdin.readline())
 if wanted.startswith("MgO"):
-    size, task = round((int(wanted[3:]) / 8) ** (1 / 3)), "oxides"
+    size = round((int(wanted[3:]) / 8) ** (1 / 3))
     atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True).repeat(size)
     atoms.rattle(0.05, seed=1)
 else:
-    atoms, task = structure(wanted), "molecules"
-calculator = atomslim.Calculator(model, task=task, **options)
+    atoms = structure(wanted)
+if name.endswith(".pt2"):
+    calculator = atomslim.PackagedCalculator(name)
+else:
+    calculator = atomslim.Calculator(atomslim.load(name), task=task)
 for line in sys.stdin:
     moved = atoms.copy()
     moved.positions += np.random.default_rng(int(line)).uniform(-0.01, 0.01, moved.positions.shape)
@@ -57,24 +78,32 @@ for line in sys.stdin:
 def main(
     *,
     other: Path | None = None,
+    packages: Path | None = None,
     models: Sequence[str] = ("mini", "mini-smooth"),
+    conservative: bool = False,
     structures: Sequence[str] = ("aspirin", "MgO64", "MgO216"),
     repeats: int = 12,
 ) -> None:
     """Print a table in Markdown."""
     here = Path(__file__).parent.parent / "src"
-    print(f"{machine()}; one thread\n")
-    print("| model | structure | atoms | before, CPU ms | now, CPU ms | before / now | forces differ by eV/Å |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    given = {"before": other, "here": here, "compiled": here if packages else None}
+    ways = {way: source for way, source in given.items() if source is not None}
+    print(f"{machine()}; one thread{', forces as the gradient of the energy' if conservative else ''}\n")
+    ratios = [f"{before} / {after}" for before, after in combinations(ways, 2)]
+    head = ["model", "structure", "atoms", *(f"{way}, CPU ms" for way in ways), *ratios, "forces differ by eV/Å"]
+    print(f"| {' | '.join(head)} |\n| {' | '.join(['---'] * len(head))} |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for model, structure in product(models, structures):
-            file = Path(folder) / f"{model}.safetensors"  # the same weights for both
-            sources = [here] if other is None else [other, here]
-            subprocess.run([sys.executable, "-c", SAVER, model, file], env=_environment(sources[0]), check=True)
-            workers = [_worker(source, file, structure) for source in sources]
-            turns = [[_step(worker, turn) for worker in workers] for turn in range(repeats)]
+            file = Path(folder) / f"{model}.safetensors"  # the same weights for both, in the earlier one's format
+            wanted = [model, str(file), TASK, str(conservative)]
+            subprocess.run([sys.executable, "-c", SAVER, *wanted], env=_environment(other or here), check=True)
+            package = (packages or Path()) / f"{model}{'-conservative' if conservative else ''}.pt2"
+            workers = {
+                way: _worker(source, package if way == "compiled" else file, structure) for way, source in ways.items()
+            }
+            turns = [{way: _step(worker, turn) for way, worker in workers.items()} for turn in range(repeats)]
             print(_row(model, structure, turns), flush=True)
-            for worker in workers:
+            for worker in workers.values():
                 worker.communicate()
 
 
@@ -83,7 +112,7 @@ def _worker(source: Path, model: Path, structure: str) -> "subprocess.Popen[str]
     worker = subprocess.Popen(
         command, env=_environment(source), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    _say(worker, json.dumps([str(model), structure]))
+    _say(worker, json.dumps([str(model), structure, TASK]))
     return worker
 
 
@@ -105,15 +134,13 @@ def _say(worker: "subprocess.Popen[str]", line: str) -> None:
         worker.stdin.flush()
 
 
-def _row(model: str, structure: str, turns: list[list[tuple[float, int, list[list[float]]]]]) -> str:
-    times = [min(turn[place][0] for turn in turns) * 1000 for place in range(len(turns[0]))]
-    atoms = turns[0][0][1]
-    before, ratio, difference = "", "", ""
-    if len(times) == 2:
-        pairs = [zip(turn[0][2], turn[1][2], strict=True) for turn in turns]
-        largest = max(abs(a - b) for turn in pairs for one, two in turn for a, b in zip(one, two, strict=True))
-        before, ratio, difference = f"{times[0]:.1f}", f"{times[0] / times[1]:.2f}", f"{largest:.0e}"
-    return f"| {model} | {structure} | {atoms} | {before} | {times[-1]:.1f} | {ratio} | {difference} |"
+def _row(model: str, structure: str, turns: list[dict[str, tuple[float, int, list[list[float]]]]]) -> str:
+    times = {way: min(turn[way][0] for turn in turns) * 1000 for way in turns[0]}
+    pairs = [(turn["here"][2], turn["before"][2]) for turn in turns if "before" in turn]
+    largest = max((float(np.abs(np.array(one) - np.array(other)).max()) for one, other in pairs), default=0.0)
+    ratios = [f"{times[before] / times[after]:.2f}" for before, after in combinations(times, 2)]
+    shown = [f"{each:.1f}" for each in times.values()]
+    return f"| {' | '.join([model, structure, str(turns[0]['here'][1]), *shown, *ratios, f'{largest:.0e}'])} |"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ POLITE = 10
 def main() -> None:
     """Compile ``MODEL OUTPUT TASK DEVICE``, politely; ends with one line on stderr where that fails."""
     os.nice(POLITE)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run has ended"))  # and what is half-written goes
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     compile_once(*sys.argv[1:])
 
@@ -37,8 +38,15 @@ def compile_once(model: str, output: str, task: str, device: str) -> None:
         sys.exit(one_line(error))
 
 
+def _end(*_: object) -> None:
+    """End the compiler and what it started; what is half-written goes with this process's exit."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    sys.exit("the run has ended")
+
+
 def _end_with(parent: int) -> None:
-    """End this process, and the compiler that it waits for, once the run is gone without a word."""
+    """End this process once the run is gone without a word."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
