@@ -145,7 +145,7 @@ def peak(name: str, structures: int, kind: str) -> int:
 
     def measure() -> None:
         step = case(name, structures).steps()[kind]
-        step()  # what is made once, such as the optimiser's averages, is no part of a step
+        step()  # what is made once, such as the optimiser's averages, is not a part of a step
         gc.collect()
         sender.send(peak_memory(step, torch.device("cpu")) or 0)
 

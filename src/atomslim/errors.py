@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-"""What moves the cursor, colours, hides or turns round text on a terminal, or is no text at all."""
+"""What moves the cursor, colours, hides or turns round text on a terminal, or is not text at all."""
 
 
 class AtomslimError(Exception):

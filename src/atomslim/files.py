@@ -34,7 +34,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
-        FileExistsError: `path` is there and is no regular file (a folder, a device).
+        FileExistsError: `path` is there and is not a regular file (a folder, a device).
 
     """
     target = Path(path).resolve()

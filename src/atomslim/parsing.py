@@ -34,4 +34,4 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of its letters, too
-        raise ConfigError(f"{path}: is no YAML: {one_line(error)}") from error
+        raise ConfigError(f"{path}: is not YAML: {one_line(error)}") from error

@@ -137,7 +137,7 @@ def test_cells_must_be_finite() -> None:
 def test_elements_must_exist(number: int) -> None:
     atoms = cubic()
     atoms.numbers[1] = number
-    refused(atoms, "atom 1", str(number), "no element")
+    refused(atoms, "atom 1", str(number), "not an element")
 
 
 def test_heaviest_element_is_accepted() -> None:

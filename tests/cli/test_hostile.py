@@ -246,7 +246,7 @@ def structures(tmp_path: Path) -> str:
         ("targets={a.b: {kind: energy}}", "give one without a dot"),
         ("split.train=.nan", "finite number"),
         ("split={train: -3, validation: 1}", "not negative"),
-        (f"learn={'[' * 5000}", "is no list or table"),
+        (f"learn={'[' * 5000}", "is not a list or table"),
         ("learning_rate=1", "did you mean optimiser.learning_rate?"),
         ("optimiser.learning_rte=1", "did you mean optimiser.learning_rate"),
         ("split.trian=1", "did you mean split.train"),

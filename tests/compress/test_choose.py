@@ -103,7 +103,7 @@ def test_the_file_of_relevance_orders_blocks(tmp_path: Path) -> None:
         ({"keep": ""}, "write their numbers"),
         ({"keep": "4"}, "no block 4"),
         ({"drop": 1}, "needs relevance"),
-        ({"parameters": "10 apples"}, "no number of parameters"),
+        ({"parameters": "10 apples"}, "not a number of parameters"),
         ({"parameters": "1"}, "even without any block"),
         ({"speed": 1e6}, "not that fast"),
         ({"speed": 0.9}, "give 1 or more"),

@@ -223,7 +223,7 @@ def test_wrong_use_is_said() -> None:
         keep_blocks(model, 2, realign="least-squares", calibration=list[Sample]())
     with pytest.raises(ConfigError, match="unknown task 'oc20'"):
         keep_blocks(model, 2, realign="least-squares", calibration={"oc20": waters(2)})
-    with pytest.raises(ConfigError, match="no cut of the other"):
+    with pytest.raises(ConfigError, match="not a cut of the other"):
         realign(keep_blocks(model, 2), jmp(DIRECT, num_blocks=3, emb_size_atom=15), structures(model))
     with pytest.raises(DataError, match="no calibration structures"):
         realign(keep_blocks(model, 2), model, [])

@@ -127,7 +127,7 @@ def test_a_broken_group_is_named(tmp_path: Path, changes: dict[str, Any], messag
 def test_broken_groups_of_comp6_are_named(tmp_path: Path) -> None:
     species = np.array([b"C", b"H", b"H", b"H", b"Q"])
     path = write_hdf5(tmp_path / "a.h5", {"s66x8/mol00": dimers(species=species)})
-    with pytest.raises(DataError, match=r"a.h5, s66x8/mol00: 'Q' is no element"):
+    with pytest.raises(DataError, match=r"a.h5, s66x8/mol00: 'Q' is not an element"):
         list(comp6.read(path))
     path = write_hdf5(tmp_path / "a.h5", {"s66x8/mol00": {"energies": np.zeros(2)}})
     with pytest.raises(DataError, match=r"a.h5, s66x8/mol00: has no species, coordinates, forces"):

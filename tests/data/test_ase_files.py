@@ -78,7 +78,7 @@ def test_labels_may_be_named(tmp_path: Path) -> None:
     complaint(
         ase_files.read(path, energy_key="E1"), f"{path}: no structure has E1 (there is: E0, energy, family, gap, push)"
     )
-    complaint(ase_files.read(path, properties="family"), f"{path}, record 0: family is no number")
+    complaint(ase_files.read(path, properties="family"), f"{path}, record 0: family is not a number")
 
 
 def test_contradicting_labels_are_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def ndarray(shape: list[int], kind: str, numbers: list[Any]) -> dict[str, Any]:
         ),
         (ROW | {"numbers": ndarray([3], "int64", [1, 2, 3])}, "record 1: cannot be read"),
         (ROW | {"stress": ndarray([5], "float64", [1, 2, 3, 4, 5])}, "record 1: the stress has 5 numbers"),
-        (ROW | {"energy": "low"}, "record 1: the energy is no number"),
+        (ROW | {"energy": "low"}, "record 1: the energy is not a number"),
     ],
 )
 def test_wrong_rows_of_an_aselmdb_are_named(row: Any, what: str, tmp_path: Path) -> None:

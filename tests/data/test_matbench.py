@@ -87,15 +87,15 @@ def site(**species: Any) -> dict[str, Any]:
     [
         ([structure(), float("nan")], "record 0: mp_gap not finite"),
         ([structure(), None], "record 0: mp_gap not finite"),
-        ([structure(), "wide"], "record 0: gap pbe is no number"),
+        ([structure(), "wide"], "record 0: gap pbe is not a number"),
         ([structure(), [1, 2]], "record 0: gap pbe has 2 values"),
         ([structure()], "record 0: the row does not have 2 columns"),
         ([structure(sites=[]), 1.0], "record 0: has no atoms"),
-        ([structure(lattice={}), 1.0], "record 0: is no pymatgen structure (KeyError: 'matrix')"),
-        (["Fe2O3", 1.0], "record 0: is no pymatgen structure"),
+        ([structure(lattice={}), 1.0], "record 0: is not a pymatgen structure (KeyError: 'matrix')"),
+        (["Fe2O3", 1.0], "record 0: is not a pymatgen structure"),
         ([site(occu=0.5), 1.0], "record 0: a site is partly occupied"),
-        ([site(element="Qq"), 1.0], "record 0: 'Qq' is no element"),
-        ([site(element="X0+"), 1.0], "record 0: 'X0+' is no element"),
+        ([site(element="Qq"), 1.0], "record 0: 'Qq' is not an element"),
+        ([site(element="X0+"), 1.0], "record 0: 'X0+' is not an element"),
     ],
 )
 def test_wrong_rows_are_named(row: list[Any], what: str, tmp_path: Path) -> None:

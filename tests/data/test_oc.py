@@ -235,7 +235,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "infinite energy": ({"y": float("inf")}, r"energy not finite"),
     "NaN position": ({"pos": torch.full((2, 3), torch.nan)}, r"positions \(row 0\) not finite"),
     "several energies": ({"y": torch.zeros(2)}, r"y has 2 values where one is expected"),
-    "a text": ({"y": "low"}, r"y is no number"),
+    "a text": ({"y": "low"}, r"y is not a number"),
     "other number of forces": ({"force": torch.zeros(3, 3)}, r"forces has the shape \(3, 3\) where \(2, 3\)"),
     "other number of positions": ({"pos": torch.zeros(3, 3)}, r"positions has the shape"),
     "other number of tags": ({"tags": torch.zeros(3)}, r"tags has the shape"),
@@ -275,8 +275,8 @@ def test_a_broken_record_is_named(tmp_path: Path, reader: Any, changes: dict[str
         (lambda path: write_lmdb(path, [new_layout(**slab()), new_layout(**slab())[:300]]), r"record 1: cut off or"),
         (lambda path: write_lmdb(path, [pickle.dumps([1])]), r"record 0: holds a list where a graph"),
         (lambda path: write_lmdb(path, []), r"data.lmdb: is empty"),
-        (lambda path: path.write_bytes(b""), r"data.lmdb: is no LMDB file, or cut off"),
-        (lambda path: path.write_bytes(b"text" * 5000), r"data.lmdb: is no LMDB file, or cut off"),
+        (lambda path: path.write_bytes(b""), r"data.lmdb: is not an LMDB file, or cut off"),
+        (lambda path: path.write_bytes(b"text" * 5000), r"data.lmdb: is not an LMDB file, or cut off"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, write: Callable[[Path], object], message: str) -> None:
@@ -295,7 +295,7 @@ def test_a_file_that_is_cut_off_is_said_to_be_and_does_not_end_the_process(tmp_p
     announced = LmdbFile(path)
     assert announced.get(b"0")
     os.truncate(path, path.stat().st_size + size if size < 0 else size)
-    with pytest.raises(DataError, match=r"data\.lmdb: (cut off at|is no LMDB file, or cut off)"):
+    with pytest.raises(DataError, match=r"data\.lmdb: (cut off at|is not an LMDB file, or cut off)"):
         oc20.count(path)
 
 
@@ -341,11 +341,11 @@ def test_a_closed_file_is_opened_again(tmp_path: Path) -> None:
         (FRAME, "random17,frame0,0.0\nrandom17,frame1,0.0\n", r"0.extxyz.xz, record 1: only in one of"),
         (FRAME * 2, "random17,frame0,0.0\n", r"0.extxyz.xz, record 1: only in one of"),
         (FRAME, "random17,frame0\n", r"0.txt.xz, line 0: is not 'system,frame,reference'"),
-        (FRAME, "random17,frame0,low\n", r"0.txt.xz, line 0: the reference energy is no number"),
-        (FRAME[:-30], "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: (cut off|is no extended XYZ)"),
+        (FRAME, "random17,frame0,low\n", r"0.txt.xz, line 0: the reference energy is not a number"),
+        (FRAME[:-30], "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: (cut off|is not extended XYZ)"),
         (FRAME[:60], "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: cut off"),
-        (FRAME.replace("\n", "\nX", 2), "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: is no extended XYZ"),
-        ("text\n" + FRAME, "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: 'text' is no number of atoms"),
+        (FRAME.replace("\n", "\nX", 2), "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: is not extended XYZ"),
+        ("text\n" + FRAME, "random17,frame0,0.0\n", r"0.extxyz.xz, record 0: 'text' is not a number of atoms"),
         (FRAME.replace(" energy=-7.5", ""), "random17,frame0,0.0\n", r"record 0: has no energy or no forces"),
         (FRAME.replace("-0.25", "nan"), "random17,frame0,0.0\n", r"record 0: forces \(row 0\) not finite"),
     ],

@@ -212,13 +212,13 @@ def test_uncharacterised_molecules_are_left_out(folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda text: text[:0], "is no original QM9 file"),
-        (lambda text: text.replace("gdb", "gdx"), "is no original QM9 file"),
-        (lambda text: text.replace("\t6.469", ""), "is no original QM9 file"),
-        (lambda text: text.replace("-40.47893", "-40.4x"), "U0 is '-40.4x', which is no number"),
+        (lambda text: text[:0], "is not an original QM9 file"),
+        (lambda text: text.replace("gdb", "gdx"), "is not an original QM9 file"),
+        (lambda text: text.replace("\t6.469", ""), "is not an original QM9 file"),
+        (lambda text: text.replace("-40.47893", "-40.4x"), "U0 is '-40.4x', which is not a number"),
         (lambda text: text.replace("-40.47893", "nan"), "U0 not finite"),
-        (lambda text: text.replace("H\t0.63", "Q\t0.63"), "atom 1 is no element with a position"),
-        (lambda text: text.replace("\t0.63\t0.63\t0.63", "\t0.63"), "atom 1 is no element with a position"),
+        (lambda text: text.replace("H\t0.63", "Q\t0.63"), "atom 1 is not an element with a position"),
+        (lambda text: text.replace("\t0.63\t0.63\t0.63", "\t0.63"), "atom 1 is not an element with a position"),
         (lambda text: text.replace("\t0.63\t0.63\t0.63", "\t0.63\tx\t0"), "position of atom 1 is 'x'"),
         (lambda text: text.replace("\t0.63\t0.63\t0.63", "\t0.63\tnan\t0"), "positions (row 1) not finite"),
         (lambda text: "\n".join(text.splitlines()[:6]), "ends after 6 of 10 lines"),
@@ -249,7 +249,7 @@ def test_a_cut_off_archive_is_named(folder: Path, tmp_path: Path) -> None:
 def test_an_archive_without_molecules_is_named(tmp_path: Path) -> None:
     complaint(qm9.read(archive(tmp_path / "a.tar", {"readme.txt": "hello"})), "a.tar: has no .xyz file in it")
     complaint(
-        qm9.read(archive(tmp_path / "b.tar", {"x.xyz": "1\n\nH 0 0 0\n"})), "b.tar, x.xyz: is no original QM9 file"
+        qm9.read(archive(tmp_path / "b.tar", {"x.xyz": "1\n\nH 0 0 0\n"})), "b.tar, x.xyz: is not an original QM9 file"
     )
 
 
@@ -259,10 +259,10 @@ def test_an_archive_without_molecules_is_named(tmp_path: Path) -> None:
         ("gdb9.sdf", lambda text: text.replace("gdb_21", "gdb_20"), "record 1: is gdb_20, and its row"),
         ("gdb9.sdf", lambda text: text[: text.rindex("M  END")], "the last molecule has no end ($$$$)"),
         ("gdb9.sdf", lambda text: text[: text.rindex("gdb_22")], "has 2 molecules, and gdb9.sdf.csv more rows"),
-        ("gdb9.sdf", lambda text: text.replace("V2000", "V3000"), "record 0: is no molecule in the V2000 format"),
+        ("gdb9.sdf", lambda text: text.replace("V2000", "V3000"), "record 0: is not a molecule in the V2000 format"),
         ("gdb9.sdf", lambda text: text.replace("  5  4", " 50  4"), "record 0: ends before 50 atoms"),
         ("gdb9.sdf.csv", lambda text: text[: text.rindex("gdb_22")], "has 2 rows, and gdb9.sdf has more molecules"),
-        ("gdb9.sdf.csv", lambda text: text.replace("-40.47893", ""), "record 0: U0 is '', which is no number"),
+        ("gdb9.sdf.csv", lambda text: text.replace("-40.47893", ""), "record 0: U0 is '', which is not a number"),
         ("gdb9.sdf.csv", lambda text: text[:0] + "x,y,z\n1,2,3\n", "no column of a QM9 property"),
         ("gdb9.sdf.csv", lambda text: text.replace("-40.47893", "-1101.487"), 'energy_unit="eV"'),
     ],

@@ -108,7 +108,7 @@ def test_a_functional_without_gaps_is_refused(tmp_path: Path) -> None:
     [
         ("qmof.json", lambda text: text.replace("qmof-3", "qmof-4"), "record 0: qmof-3 is not in qmof.json"),
         ("qmof.json", lambda text: text.replace("outputs", "output"), "record 0: has no outputs"),
-        ("qmof.json", lambda text: text.replace("1.5", '"wide"'), "record 0: the band gap is no number"),
+        ("qmof.json", lambda text: text.replace("1.5", '"wide"'), "record 0: the band gap is not a number"),
         ("qmof.json", lambda text: text.replace("qmof_id", "id"), "record 0: has no qmof_id"),
         ("qmof.json", lambda text: "[1]" + text[:0], "record 0: has no qmof_id (there is: int)"),
         ("qmof.json", lambda text: text[:200], "cut off or no proper JSON"),
@@ -117,7 +117,7 @@ def test_a_functional_without_gaps_is_refused(tmp_path: Path) -> None:
         (
             "qmof_structure_data.json",
             lambda text: text.replace('"lattice"', '"l"'),
-            "record 0: is no pymatgen structure",
+            "record 0: is not a pymatgen structure",
         ),
         ("qmof_structure_data.json", lambda text: "{}" + text[:0], "an array is expected"),
     ],
@@ -202,7 +202,7 @@ def test_broken_cifs_are_named(change: Callable[[str], str], what: str, tmp_path
     [
         ("", "has the columns none"),
         ("refcode,gap\nA,1\n", "has the columns refcode, gap, and one of refcode, qmof_id, name and one of BG_PBE"),
-        ("refcode,BG_PBE\nA,wide\n", "record 0: the band gap is no number"),
+        ("refcode,BG_PBE\nA,wide\n", "record 0: the band gap is not a number"),
         ("refcode,BG_PBE\n", "no structure has a pbe band gap"),
     ],
 )

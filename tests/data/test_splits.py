@@ -142,7 +142,7 @@ def test_a_saved_split_comes_back(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_split_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(text)
-    with pytest.raises(DataError, match=r"split\.json: is no saved split") as error:
+    with pytest.raises(DataError, match=r"split\.json: is not a saved split") as error:
         Split.load(tmp_path / "split.json")
     assert "\n" not in str(error.value)
 

@@ -79,7 +79,7 @@ def test_checks_of_physics_are_columns(tmp_path: Path) -> None:
     models: dict[str, AnyModel] = {"full": model, "cut": keep_blocks(model, 1)}
     found = compare(models, waters(1), speed=False, checks=("locality", "forces"))
     assert [row.validation["locality"] for row in found.models] == ["passed", "passed"]
-    assert found.models[0].validation["forces"].startswith("FAILED: error")  # forces of their own are no gradient
+    assert found.models[0].validation["forces"].startswith("FAILED: error")  # direct forces are not the gradient
     found.write(tmp_path)
     (table,) = (table for table in found.tables() if table.title == "Is it still usable")
     assert table.columns == ("model", "locality", "forces")

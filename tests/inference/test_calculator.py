@@ -314,7 +314,7 @@ def test_structures_are_checked_when_they_change() -> None:
     atoms.get_forces()
     cell, positions = atoms.cell.array, atoms.positions
     for changed, what in [
-        (Atoms([31, 0], positions, cell=cell, pbc=True), "no element"),
+        (Atoms([31, 0], positions, cell=cell, pbc=True), "not an element"),
         (Atoms("GaAs", positions, cell=cell * [1, 1, 0], pbc=True), "no volume"),
         (Atoms("GaAs", positions, cell=cell * np.nan, pbc=True), "cell is not finite"),
         (Atoms("GaAs", positions[[0, 0]], cell=cell, pbc=True), "atoms 0 and 1"),

@@ -121,7 +121,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     engine = started(atoms, tmp_path)
     with pytest.raises(ConfigError, match="1 elements for 2 atom types"):
         attach(engine, Calculator(small_model()), ["H"])
-    with pytest.raises(ConfigError, match="Q is no element"):
+    with pytest.raises(ConfigError, match="Q is not an element"):
         attach(engine, Calculator(small_model()), ["H", "Q"])
     assert not engine.has_id("fix", FIX)
     engine = started(atoms, tmp_path, "si")

@@ -100,7 +100,7 @@ def test_atoms_of_a_topology() -> None:
     assert (str(found.symbols), found.pbc.all(), *found.cell.lengths()) == ("OH2", True, 20.0, 25.0, 30.0)
     np.testing.assert_allclose(found.positions, 10 * places)
     topology.addAtom("M", None, residue)
-    with pytest.raises(ConfigError, match="particle 3 is no element"):
+    with pytest.raises(ConfigError, match="particle 3 is not an element"):
         atoms_of(topology, np.zeros((4, 3)))
 
 

@@ -142,7 +142,7 @@ def test_a_bad_structure_is_named_and_nothing_is_written(tmp_path: Path) -> None
         (nowhere, "atom 1: position"),
         (overlapping, "atoms 0 and 1"),
         (flat, "no volume"),
-        (ghost, "no element"),
+        (ghost, "not an element"),
         (Atoms(), "no atoms"),
     ]:
         with pytest.raises(StructureError) as caught:

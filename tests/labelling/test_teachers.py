@@ -81,7 +81,7 @@ def test_the_program_of_a_calculator_needs_ase_and_numpy_only() -> None:
         ("ase:ase.calculators.emt", "give module and class"),
         ("ase:no_such_package:X", "is the package installed here"),
         ("ase:odd_calculators:Springs?fault=nan&colour=red", "does not take these arguments"),
-        ("ase:odd_calculators:Springs?fault=[", "is no number, text or boolean"),
+        ("ase:odd_calculators:Springs?fault=[", "is not a number, text or boolean"),
         ("ase:math:gcd", "makes a int"),
     ],
 )
@@ -103,7 +103,7 @@ def test_objects_and_tasks_have_their_place() -> None:
         teacher_of(EMT(), python=sys.executable)
     with pytest.raises(ConfigError, match="no tasks"):
         teacher_of(EMT_NAME, task="oxides")
-    with pytest.raises(ConfigError, match="int is no model"):
+    with pytest.raises(ConfigError, match="int is not a model"):
         teacher_of(4)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="makes a int"):
         teacher_of(lambda: 4).begin()  # type: ignore[arg-type, return-value]
@@ -114,8 +114,8 @@ def test_objects_and_tasks_have_their_place() -> None:
     [
         ("nan", "forces is not finite"),
         ("shape", r"forces has the shape \(1, 3\) where \(2, 3\) is expected"),
-        ("text", "energy is no array of numbers"),
-        ("none", "energy is not finite|energy is no array"),
+        ("text", "energy is not an array of numbers"),
+        ("none", "energy is not finite|energy is not an array"),
         ("raises", "RuntimeError: SCF did not converge"),
     ],
 )

@@ -177,8 +177,8 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     ("bytes_", "line"),
     [
         (b"", "is empty; copy or download it again"),
-        (b"step,loss\n1,0.5\n", "is no model file: neither a .safetensors file nor a checkpoint of torch.save"),
-        (b"{}", "is no model file: neither a .safetensors file nor a checkpoint of torch.save"),
+        (b"step,loss\n1,0.5\n", "is not a model file: neither a .safetensors file nor a checkpoint of torch.save"),
+        (b"{}", "is not a model file: neither a .safetensors file nor a checkpoint of torch.save"),
     ],
 )
 def test_something_else_is_refused(bytes_: bytes, line: str, tmp_path: Path) -> None:

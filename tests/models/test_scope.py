@@ -156,7 +156,7 @@ def test_every_use_of_a_model_says_it_once_and_refuses_if_strict(
         warnings.simplefilter("always")
         use(atoms.copy(), False, tmp_path)
     ours = [str(one.message) for one in said if issubclass(one.category, AtomslimWarning)]
-    ours = [text for text in ours if "reference energies" not in text]  # the model is no trained one
+    ours = [text for text in ours if "reference energies" not in text]  # the model is not a trained one
     assert [message in text for text in ours] == [True]
     with pytest.raises(StructureError, match=message):
         use(atoms.copy(), True, tmp_path)

@@ -106,7 +106,13 @@ def test_tables_and_files_of_references(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("e0s", "words"),
-    [("nosuch", "no rule"), ("Xx=1", "no element"), ("H=nan", "no energy"), ("H=a", "no energy"), ({}, "is empty")],
+    [
+        ("nosuch", "neither a rule"),
+        ("Xx=1", "not an element"),
+        ("H=nan", "not an energy"),
+        ("H=a", "not an energy"),
+        ({}, "is empty"),
+    ],
 )
 def test_wrong_references_are_named(e0s: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -31,7 +31,7 @@ FARTHEST = 1e9
 """Å: farther from the origin, positions are no longer told apart to 1e-6 Å, and sums and gaps of them overflow."""
 
 LONGEST_VECTOR = 1e5
-"""Å: a longer lattice vector is no cell but a mistake, and searching it for neighbours would take minutes."""
+"""Å: a longer lattice vector is not a cell but a mistake, and searching it for neighbours would take minutes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,7 +211,7 @@ def _require_elements(batch: AtomsBatch) -> None:
     if bool(unknown.any()):
         atom = _first(unknown)
         raise StructureError(
-            f"{_place(batch, atom)}: atomic number {int(batch.numbers[atom])} is no element "
+            f"{_place(batch, atom)}: atomic number {int(batch.numbers[atom])} is not an element "
             f"(1 to {LAST_ELEMENT}): correct it or remove the structure"
         )
 

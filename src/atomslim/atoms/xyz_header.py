@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 ASYMMETRY = 1e-3
-"""Relative to the largest component: a stress less symmetric than this is no rounding."""
+"""Relative to the largest component: a stress less symmetric than this is not rounding."""
 
 _STRUCTURE = {"lattice": "Lattice", "pbc": "pbc", "properties": "Properties"}
 _MATRICES = {"stress", "virial"}

@@ -20,7 +20,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 def say_json(content: Any) -> None:
-    """Print a result as JSON: paths are texts, and what is no finite number is null."""
+    """Print a result as JSON: paths are texts, and what is not a finite number is null."""
     say(json.dumps(_plain(content), indent=2, ensure_ascii=False))
 
 

@@ -22,7 +22,7 @@ def require_output(
 
     Raises:
         ConfigError: it is, by whatever name, one of the `inputs`, lies in a folder that is, or is another file.
-        OSError: its folder is not there, or it is no regular file.
+        OSError: its folder is not there, or it is not a regular file.
 
     """
     require_replaceable(output.resolve())

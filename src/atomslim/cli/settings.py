@@ -67,12 +67,12 @@ def _value(text: str) -> Any:
         return parse_yaml(text)
     except ValueError as error:
         if text.lstrip().startswith(("[", "{")):
-            raise ConfigError(f"--set …={text[:40]}…: is no list or table: {one_line(error)}") from error
+            raise ConfigError(f"--set …={text[:40]}…: is not a list or table: {one_line(error)}") from error
         return text
 
 
 def require_options(kind: "type[BaseModel]", options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for names that are no options of an operation, or files and datasets that are no texts."""
+    """Raise ConfigError for names that are not options of an operation, or files and datasets that are not texts."""
     from atomslim.arguments import unknown
 
     for name, value in options.items():

@@ -162,7 +162,7 @@ def parse_count(text: str) -> int:
     """Understand 110M, 1.2B, 500k or 1000000; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", text.strip().lower())
     if match is None:
-        raise ConfigError(f"{text[:40]!r} is no number of parameters: write 110M, 1.2B or 500k")
+        raise ConfigError(f"{text[:40]!r} is not a number of parameters: write 110M, 1.2B or 500k")
     return round(min(float(match[1]) * _UNITS[match[2]], 2.0**63))
 
 

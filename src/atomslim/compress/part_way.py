@@ -31,7 +31,7 @@ def part_way(
     have several; labels are not looked at.
 
     Raises:
-        ConfigError: a goal that is no cut of the full model, or that no cut leads to.
+        ConfigError: a goal that is not a cut of the full model, or that no cut leads to.
         DataError: too few structures to fit narrower layers on.
 
     """
@@ -92,7 +92,7 @@ def _cut(model: Model, cut: Cut, realign: str, data: TaskedData, seed: int) -> M
 
 
 def _realign(full: BlockModel, goal: BlockModel) -> str:
-    """Return what became of the goal's readout; a random one is no start for rounds."""
+    """Return what became of the goal's readout; a random one is not a start for rounds."""
     ways = [entry["realign"] for entry in goal.history[len(full.history) :] if "realign" in entry]
     return ways[-1] if ways and ways[-1] in FITTED else "sliced"
 

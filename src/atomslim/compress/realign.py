@@ -221,7 +221,7 @@ def fit(small: BlockModel, sums: Sums, *, ridge: float | None = None) -> dict[st
 def _maps(small: BlockModel, full: BlockModel) -> tuple[dict[str, ReadoutMap], dict[str, ReadoutMap]]:
     maps, wholes = small.readout_maps(), full.readout_maps()
     if maps.keys() != wholes.keys() or any(maps[name].out_features != wholes[name].out_features for name in maps):
-        raise ConfigError("least-squares: one model is no cut of the other: give the model it was cut from")
+        raise ConfigError("least-squares: one model is not a cut of the other: give the model it was cut from")
     return maps, wholes
 
 

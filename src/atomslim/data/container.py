@@ -80,7 +80,7 @@ class Container:
     """The samples of one container file, by number; may be pickled and used after a fork.
 
     Raises:
-        DataError: a file that is no container, is truncated, or whose head or index is broken; when a record is read:
+        DataError: a file that is not a container, is truncated, or whose head or index is broken; when a record is read:
             that record is broken. Names the file and the record.
 
     """
@@ -108,7 +108,7 @@ class Container:
         """Raise ValueError for an index that is whole, and yet not that of these records."""
         end, group, names = self.index.end, self.index.group, self.metadata["groups"]
         if not all(isinstance(name, str) for name in [*names, *self.metadata["targets"], *self.index.extra]):
-            raise ValueError("names are no texts")
+            raise ValueError("names are not texts")
         if len(end) and (np.diff(end, prepend=0).min() < 0 or start + int(end[-1]) > len(self._map)):
             raise ValueError("records lie outside the file")
         if len(group) and not 0 <= group.min() <= group.max() < len(names):
@@ -210,7 +210,7 @@ def _read_front(path: Path, file: BinaryIO) -> tuple[int, bytes, bytes, int]:
     """Read and check everything before the records: count, JSON, index, place of the first record."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size or not head.startswith(_MAGIC):
-        raise DataError(f"{path}: is no container of samples, or is cut off: {_REMEDY}")
+        raise DataError(f"{path}: is not a container of samples, or is cut off: {_REMEDY}")
     _, version, _, count, text_length, total, checksum = _HEAD.unpack(head)
     if version > VERSION:
         raise ConfigError(

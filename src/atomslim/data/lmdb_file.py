@@ -105,7 +105,7 @@ def _open(path: Path) -> Any:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise DataError(
-            f"{path}: is no LMDB file, or cut off ({_reason(error)}): copy or download the file again"
+            f"{path}: is not an LMDB file, or cut off ({_reason(error)}): copy or download the file again"
         ) from error
     # Reading beyond the end of a mapped file would end the process, so whether it is complete is asked first.
     announced = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]

@@ -56,7 +56,7 @@ class Statistics:
         """Take in one structure; raises DataError for an element that does not exist."""
         counts = np.bincount(sample.numbers, minlength=LAST_ELEMENT + 1)
         if len(counts) > LAST_ELEMENT + 1:
-            raise DataError(f"{sample.name}: atomic number {len(counts) - 1} is no element: check the file")
+            raise DataError(f"{sample.name}: atomic number {len(counts) - 1} is not an element: check the file")
         self.labels.add(sample)
         self.natoms.append(len(sample))
         self.elements += counts

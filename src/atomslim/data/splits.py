@@ -119,7 +119,7 @@ class Split(BaseModel):
         try:
             return cls.model_validate_json(file.read_text(encoding="utf-8"))
         except (ValidationError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: is no saved split: {_reason(error)}; make it again") from error
+            raise DataError(f"{path}: is not a saved split: {_reason(error)}; make it again") from error
 
 
 def _only_split(folder: Path) -> Path:

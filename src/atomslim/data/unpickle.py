@@ -26,7 +26,7 @@ from atomslim.unpickle.program import Function, Inert, Ordered, RefusedError, un
 from atomslim.unpickle.torch_file import Storage, parse_pt
 
 MOST_EXPANDED = 2**20
-"""Numbers that a tensor may show beyond those it stores (an expanded one): more is no structure but an attack."""
+"""Numbers that a tensor may show beyond those it stores (an expanded one): more is not a structure but an attack."""
 
 PLAIN_STORAGE = re.compile(
     rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\.\x80\x02}q\x00\("
@@ -58,7 +58,7 @@ class _Stateful:
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a graph object whose state is no dictionary")
+            raise pickle.UnpicklingError("a graph object whose state is not a dictionary")
         self.state = state
 
 
@@ -98,7 +98,7 @@ class _Unused(Inert):
 def _load_storage(content: object) -> NDArray[Any]:
     """Read the stream of a tensor's storage."""
     if not isinstance(content, bytes):
-        raise pickle.UnpicklingError("a storage that is no bytes")
+        raise pickle.UnpicklingError("a storage that is not bytes")
     numbers = _plain_storage(content)
     if numbers is not None:
         return numbers

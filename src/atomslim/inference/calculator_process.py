@@ -46,7 +46,7 @@ def build(module: str, attribute: str, arguments: Mapping[str, Any]) -> Calculat
 
     Raises:
         ValueError: the package is not there, there is no such thing in it, it takes no such arguments, or what it
-            makes is no ASE calculator.
+            makes is not an ASE calculator.
 
     """
     try:
@@ -135,7 +135,7 @@ def pack(head: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
     plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     for name, value in plain.items():
         if value.dtype.kind not in "biuf":
-            raise TypeError(f"{name} is no array of numbers")
+            raise TypeError(f"{name} is not an array of numbers")
     listed = {name: [value.dtype.str, np.shape(arrays[name])] for name, value in plain.items()}
     text = json.dumps({**head, "arrays": listed}).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *(value.tobytes() for value in plain.values())])
@@ -179,7 +179,7 @@ def main() -> None:
     """Answer until there is nothing more to answer, or the process that asks is gone."""
     _forget_own_folder()
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a calculator prints is no message
+    os.dup2(2, 1)  # what a calculator prints is not a message
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     first = unpack(source)
     if first is None:

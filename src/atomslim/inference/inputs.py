@@ -56,7 +56,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Found:
-    """A structure as it was read; labels are left behind where they are no part of it."""
+    """A structure as it was read; labels are left behind where they are not part of it."""
 
     name: str
     atoms: Atoms

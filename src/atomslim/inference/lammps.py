@@ -76,7 +76,7 @@ class External:
     """What LAMMPS calls at every step."""
 
     def __init__(self, lammps: Any, calculator: AseCalculator, elements: Sequence[str]) -> None:
-        """Make atoms, in the order of their IDs, of what a LAMMPS holds; raises ConfigError for what is no element."""
+        """Make atoms, in the order of their IDs, of what a LAMMPS holds; raises ConfigError for what is not an element."""
         self.lammps, self.calculator = lammps, calculator
         self.unit = UNITS[lammps.extract_global("units")]
         self.numbers = np.array([0, *(_number(element) for element in elements)])
@@ -145,7 +145,7 @@ class External:
 
 def _number(element: str) -> int:
     if element not in atomic_numbers or element == "X":
-        raise ConfigError(f"{element} is no element: give one for each atom type, such as C H O")
+        raise ConfigError(f"{element} is not an element: give one for each atom type, such as C H O")
     return atomic_numbers[element]
 
 

@@ -71,4 +71,4 @@ def _arguments(query: str, name: str) -> dict[str, Any]:
     try:
         return {key: yaml.safe_load(value) for key, value in pairs}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: an argument is no number, text or boolean of YAML: {one_line(error)}") from error
+        raise ConfigError(f"{name}: an argument is not a number, text or boolean of YAML: {one_line(error)}") from error

@@ -95,11 +95,13 @@ def system(model: Named, atoms: Atoms, **options: Any) -> openmm.System:
 def atoms_of(topology: Any, positions: Any) -> Atoms:
     """Return the atoms of a Topology of OpenMM at these positions (n, 3; nm where they have no unit), with its cell.
 
-    Raises ConfigError for particles that are no elements, such as virtual sites.
+    Raises ConfigError for particles that are not elements, such as virtual sites.
     """
     elements = [atom.element for atom in topology.atoms()]
     if None in elements:
-        raise ConfigError(f"particle {elements.index(None)} is no element: give the force its own particles and atoms")
+        raise ConfigError(
+            f"particle {elements.index(None)} is not an element: give the force its own particles and atoms"
+        )
     vectors = topology.getPeriodicBoxVectors()
     places = unit.Quantity(positions, None if unit.is_quantity(positions) else unit.nanometer)
     cell = None if vectors is None else np.array(vectors.value_in_unit(unit.angstrom))

@@ -54,7 +54,7 @@ class PackagedCalculator(Calculator):
             strict: refuse structures, as for `Calculator`.
 
         Raises:
-            CheckpointError: a file that is not there, or is no package of this program.
+            CheckpointError: a file that is not there, or is not a package of this program.
             ConfigError: a negative skin.
 
         """
@@ -111,7 +111,7 @@ class PackagedCalculator(Calculator):
 def load_package(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """Return what runs a package, to be called with its inputs, and its description.
 
-    Runs code of the file. Raises CheckpointError for a file that is not there, is no package of atomslim, or was made
+    Runs code of the file. Raises CheckpointError for a file that is not there, is not a package of atomslim, or was made
     for another machine or version.
     """
     found = describe_package(path)
@@ -136,7 +136,7 @@ def describe_package(path: str | os.PathLike[str]) -> dict[str, Any]:
             found = dict(parse_json(parse_json(archive.read(name))[ENTRY]))
     # zip archives of others, and damaged ones, can raise anything
     except (*DAMAGED_ZIP, KeyError, ValueError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path}: is no package of atomslim: {ANEW}") from error
+        raise CheckpointError(f"{path}: is not a package of atomslim: {ANEW}") from error
     return found
 
 

@@ -167,7 +167,7 @@ def _connector(address: str) -> Callable[[], socket.socket]:
     host, separator, port = address.rpartition(":")
     if separator and "/" not in address:
         if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 2**16:
-            raise ConfigError(f"{address}: is no address: write HOST:PORT, as in localhost:31415, or a name")
+            raise ConfigError(f"{address}: is not an address: write HOST:PORT, as in localhost:31415, or a name")
         return lambda: socket.create_connection((host.strip("[]"), int(port)))
     if not address.strip("/"):
         raise ConfigError(f"socket {address!r}: write HOST:PORT, or the name that the engine's input has")

@@ -31,7 +31,7 @@ RATTLED = 0.05
 DIRECTIONS = 2
 
 WRONG = 0.02
-"""Share of the forces, or of the stress, from which on they are no derivatives of the energy."""
+"""Share of the forces, or of the stress, from which on they are not derivatives of the energy."""
 
 _DIGITS = 2e-7
 """Relative error of energies in single precision; what they hide is not found fault with."""

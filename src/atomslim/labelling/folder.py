@@ -48,7 +48,7 @@ def _read(folder: Path, name: str) -> Mapping[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: is no note of this command: name a new folder")
+        raise ConfigError(f"{path}: is not a note of this command: name a new folder")
     return found
 
 

@@ -25,7 +25,7 @@ _LARGEST = 200
 """Atoms of a slab at most."""
 
 _GAP = 5.0
-"""Å: a cell with an empty layer as thick is no bulk."""
+"""Å: a cell with an empty layer as thick is not bulk."""
 
 
 def is_bulk(atoms: Atoms) -> bool:

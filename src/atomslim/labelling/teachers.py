@@ -118,7 +118,7 @@ def teacher_of(source: Source, *, task: str | None = None, python: str | os.Path
         return Teacher(_kind(source), make=lambda: source, again=False)
     if callable(source):
         return Teacher(getattr(source, "__qualname__", type(source).__name__), make=source)
-    raise ConfigError(f"teacher: a {type(source).__name__} is no model, calculator or function that makes one")
+    raise ConfigError(f"teacher: a {type(source).__name__} is not a model, calculator or function that makes one")
 
 
 def _recipe(name: str, task: str | None) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def numbers(found: Mapping[str, Any], natoms: int) -> Labels:
         try:
             array = np.array(value, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise Unlabelled(f"{name} is no array of numbers") from error
+            raise Unlabelled(f"{name} is not an array of numbers") from error
         allowed = _SHAPES[name](natoms)
         if array.shape not in allowed:
             raise Unlabelled(f"{name} has the shape {array.shape} where {allowed[0]} is expected")

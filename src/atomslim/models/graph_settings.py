@@ -10,7 +10,7 @@ LONGEST_CUTOFF = 1000.0
 """Å: a longer cutoff is a mistake."""
 
 MOST = 10**6
-"""More neighbours of an atom are no cap."""
+"""More neighbours of an atom mean no cap."""
 
 
 class GraphSettings(BaseModel):

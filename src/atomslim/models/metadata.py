@@ -78,7 +78,7 @@ class Metadata(BaseModel):
     def parse(cls, text: object, where: str) -> "Metadata":
         """Understand what a file says; raises CheckpointError, with the file's name ``where``, if it cannot be."""
         if not isinstance(text, str):
-            raise CheckpointError(f"{where}: what it says of its model is no text; copy it again")
+            raise CheckpointError(f"{where}: what it says of its model is not text; copy it again")
         try:
             content: Any = parse_json(text)
             version = content["format_version"]

@@ -65,7 +65,7 @@ def load(
             stored under two names, as the original program does.
 
     Raises:
-        CheckpointError: a file that is missing, cannot be read, is damaged, is no model, or was written by a newer
+        CheckpointError: a file that is missing, cannot be read, is damaged, is not a model, or was written by a newer
             version; missing, unknown, misshapen or non-finite tensors.
         ConfigError: a name or an option that a family does not have, a package that is missing, tasks that do not fit
             the model's heads, a dtype below float32, or an unknown precision.
@@ -148,7 +148,7 @@ def _is_safetensors(path: str | os.PathLike[str]) -> bool:
         return False
     if (other := elsewhere(Path(path))) is not None:
         raise CheckpointError(advice(Path(path), other))
-    raise CheckpointError(f"{path}: is no model file: neither a .safetensors file nor a checkpoint of torch.save")
+    raise CheckpointError(f"{path}: is not a model file: neither a .safetensors file nor a checkpoint of torch.save")
 
 
 def _read(path: str | os.PathLike[str]) -> BlockModel:
@@ -172,7 +172,7 @@ def _read(path: str | os.PathLike[str]) -> BlockModel:
         raise CheckpointError(f"{where}: {listed('NaN or infinite numbers', broken)}")
     model.load_state_dict(tensors, assign=True)
     model.block_ids, model.history = metadata.block_ids, metadata.history
-    return model.to(next(model.parameters()).dtype)  # what is no part of the file, too
+    return model.to(next(model.parameters()).dtype)  # what is not a part of the file, too
 
 
 def _other_version(metadata: Metadata, of: Family) -> str:

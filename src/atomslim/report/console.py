@@ -15,9 +15,9 @@ WIDE = 160
 
 
 class _PlainConsole(Console):
-    """Shows texts without a meaning of their own: brackets are no markup, an escape sequence is no command.
+    """Shows texts without a meaning of their own: brackets are not markup, an escape sequence is not a command.
 
-    What is too wide for a column of a table goes on in the next line, since a name cut short is no name.
+    What is too wide for a column of a table goes on in the next line, since a name cut short is not a name.
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

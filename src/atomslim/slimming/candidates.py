@@ -75,7 +75,7 @@ def _whole_and_cut(name: str, kind: Kind, model: BlockModel, forces: Forces, ele
 
 
 def _problem(model: BlockModel, forces: Forces, elements: set[int]) -> str:
-    """Say why a model is no start for students, or nothing."""
+    """Say why a model is not a start for students, or nothing."""
     unknown = unknown_elements(model, elements)
     if unknown:
         return f"was not trained on {', '.join(chemical_symbols[number] for number in sorted(unknown))}"

@@ -15,11 +15,11 @@ from atomslim.train.run_folder import begun
 
 
 def require_cut(work: Work) -> None:
-    """Raise ConfigError where features are to be learned by a student that is no cut of the teacher: only that can."""
+    """Raise ConfigError where features are to be learned by a student that is not a cut of the teacher: only that can."""
     student, share = work.done["student"], work.options.distil_features
     if share and student.get("recipe", {}).get("start") != work.teacher.name:
         raise ConfigError(
-            f"distil_features {share:g}: {student['name']} is no cut of the teacher: their features cannot be "
+            f"distil_features {share:g}: {student['name']} is not a cut of the teacher: their features cannot be "
             "compared: leave the option out, in a new folder"
         )
 

@@ -49,7 +49,7 @@ def _stages(work: Work, other: Path) -> dict[str, dict[str, Any]]:
         note = parse_json((other / NAME).read_bytes())
         stages = {name: dict(note["stages"][name]) for name in STAGES}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{said}: is no folder of a run of slim that has come to its labels") from error
+        raise ConfigError(f"{said}: is not a folder of a run of slim that has come to its labels") from error
     for what, differs in _differences(work, note).items():
         if differs:
             raise ConfigError(f"{said}: is of other {what}: give the same to both runs")

@@ -26,7 +26,7 @@ class Target:
     def of(
         cls, *, speedup: float | None = None, ms_per_step: float | None = None, ns_per_day: float | None = None
     ) -> "Target":
-        """Take the one that is given; raises ConfigError for none or several, and for numbers that are no speed."""
+        """Take the one that is given; raises ConfigError for none or several, and for numbers that are not a speed."""
         given: dict[Kind, float | None] = {"speedup": speedup, "ms per step": ms_per_step, "ns per day": ns_per_day}
         wanted = [cls(kind, value) for kind, value in given.items() if value is not None]
         if len(wanted) != 1:

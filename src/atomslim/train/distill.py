@@ -104,7 +104,7 @@ class DistillOptions(RoundOptions):
 class Distillation:
     """Learning from a teacher, and from labels too if ``options.labels`` says so.
 
-    The teacher is no part of the module that is trained: nothing of it is saved, averaged or sent around.
+    The teacher is not a part of the module that is trained: nothing of it is saved, averaged or sent around.
     """
 
     def __init__(

@@ -365,7 +365,7 @@ class Conductor(Callback):
 
 def _ours(module: lightning.LightningModule) -> TrainingModule:
     if not isinstance(module, TrainingModule):
-        raise TypeError(f"{type(module).__name__} is no TrainingModule")
+        raise TypeError(f"{type(module).__name__} is not a TrainingModule")
     return module
 
 

@@ -65,11 +65,11 @@ def parse_duration(text: str) -> "_Duration":
     """Understand "30min", "1.5h", "2000 steps", "5 epochs" or "10%"; raises ValueError for anything else."""
     match = _TEXT.fullmatch(text.lower())
     if match is None or match["unit"] not in _UNITS:
-        raise ValueError(f'{text[:60]!r} is no duration: write "30min", "2h", "2000 steps", "5 epochs" or "10%"')
+        raise ValueError(f'{text[:60]!r} is not a duration: write "30min", "2h", "2000 steps", "5 epochs" or "10%"')
     unit, factor = _UNITS[match["unit"]]
     amount = float(match["amount"]) * factor
     if not math.isfinite(amount):
-        raise ValueError(f"{text[:30]!r} … is no duration: give fewer digits")
+        raise ValueError(f"{text[:30]!r} … is not a duration: give fewer digits")
     return _Duration(amount=amount, unit=unit, text=text.strip())
 
 

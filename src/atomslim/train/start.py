@@ -289,7 +289,7 @@ def _has_heads(old: Task, new: Task) -> bool:
 
 
 def _fits(new: Target, old: Target) -> bool:
-    """Tell whether a head gives what is wanted: scalars are told apart by name, and a sum is no mean."""
+    """Tell whether a head gives what is wanted: scalars are told apart by name, and a sum is not a mean."""
     return (
         new.reduction == old.reduction
         and new.unit == old.unit

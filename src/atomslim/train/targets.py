@@ -226,7 +226,7 @@ def parsed_e0s(e0s: E0s) -> str | dict[int, float]:
     path = Path(e0s)
     if not path.is_file():
         rules = ", ".join(filter(None, RULES))
-        raise ConfigError(f"e0s {e0s}: is no rule ({rules}), no table such as H=-13.6,C=-1029.5, and no file")
+        raise ConfigError(f"e0s {e0s}: is neither a rule ({rules}) nor a table such as H=-13.6,C=-1029.5 nor a file")
     return _of_file(path)
 
 
@@ -235,9 +235,9 @@ def _of_file(path: Path) -> dict[int, float]:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
         except (yaml.YAMLError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path}: is no table of energies: {' '.join(str(error).split())[:200]}") from error
+            raise ConfigError(f"{path}: is not a table of energies: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{path}: is no table of energies: write one such as {{H: -13.6, C: -1029.5}}")
+            raise ConfigError(f"{path}: is not a table of energies: write one such as {{H: -13.6, C: -1029.5}}")
         return _numbered(content, str(path))
     found = isolated_atoms(opened(str(path)))
     if not found:
@@ -251,13 +251,13 @@ def _numbered(table: Mapping[Any, Any], where: str) -> dict[int, float]:
         text = str(element).strip()
         number = int(text) if text.isdecimal() else atomic_numbers.get(text.capitalize(), 0)
         if not 0 < number < len(chemical_symbols):
-            raise ConfigError(f"{where}: {text[:20]!r} is no element: write symbols or atomic numbers")
+            raise ConfigError(f"{where}: {text[:20]!r} is not an element: write symbols or atomic numbers")
         try:
             found[number] = float(value)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where}: {str(value)[:20]!r} of {text} is no energy in eV") from error
+            raise ConfigError(f"{where}: {str(value)[:20]!r} of {text} is not an energy in eV") from error
         if not np.isfinite(found[number]):
-            raise ConfigError(f"{where}: {value} of {text} is no energy in eV")
+            raise ConfigError(f"{where}: {value} of {text} is not an energy in eV")
     if not found:
         raise ConfigError(f"{where}: is empty: give an energy for each element")
     return found

@@ -108,7 +108,7 @@ class LearningTask:
         return Task(name=self.name, targets=tuple(targets), graph=self.graph)
 
     def _target(self, name: str, options: TargetOptions) -> Target:
-        kind: TargetKind = options.kind  # type: ignore[assignment] # stress, the only other one, is no head's
+        kind: TargetKind = options.kind  # type: ignore[assignment] # stress, the only other one, is not a head's
         unit = "eV/Å" if name == "forces" else self.dataset.info.units.get(name, "eV")
         scale = self.normalisation.targets.get(name)
         if kind == "binary" and scale is not None:

@@ -21,7 +21,7 @@ Made = Kind | Literal["labels", "end points"]
 """What a check is made on: a kind of structure, labelled structures, or two end points."""
 
 OTHER_KINDS = frozenset(("labels", "end points"))
-"""What is no kind of structure."""
+"""What is not a kind of structure."""
 
 
 class Bar(BaseModel):

@@ -37,7 +37,7 @@ UNEVEN = np.array([[0.5, -0.5, 0.3], [-0.5, 1.5, 0.2], [0.3, 0.2, 1.0]])
 """By which a cell is squeezed."""
 
 MINIMUM = 0.05
-"""eV: a dip of a diatomic curve that is shallower than this is no minimum of its own."""
+"""eV: a dip of a diatomic curve that is shallower than this is not a minimum of its own."""
 
 
 def forces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
@@ -332,7 +332,7 @@ def _minima(energies: FloatArray) -> int:
 def _wall(share: FloatArray, energies: FloatArray) -> float:
     """Return the largest share of the covalent distance, below 0.7, at which the energy falls on the way in.
 
-    An energy that is no number, up to the covalent distance, ends the wall there. Farther out there may be none: a
+    An energy that is not a number, up to the covalent distance, ends the wall there. Farther out there may be none: a
     model can refuse an atom without neighbours.
     """
     inside = share <= 0.7

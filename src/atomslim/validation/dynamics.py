@@ -55,7 +55,7 @@ def conservation(calculator: Calculator, atoms: Atoms, settings: Settings) -> Me
         times, energies = [], []
         for time in _run(VelocityVerlet(moved, step * units.fs), settings["picoseconds"], step, settings["every"]):
             if not np.isfinite(moved.get_forces()).all():
-                raise NotDoneError(f"after {time:.2f} ps forces are no numbers")
+                raise NotDoneError(f"after {time:.2f} ps forces are not numbers")
             times.append(time)
             energies.append(1e3 * moved.get_total_energy() / len(moved))
         curve = np.array(energies)

@@ -12,7 +12,7 @@ from ase.optimize import LBFGS
 from atomslim.validation.measurement import NotDoneError, Settings, memory_of, stress_of, with_calculator
 
 PATIENCE = 40
-"""Steps without smaller forces after which a relaxation is given up: forces that are no gradient may have no zero."""
+"""Steps without smaller forces after which a relaxation is given up: forces that are not a gradient may have no zero."""
 
 
 def relaxed(atoms: Atoms, calculator: Calculator, settings: Settings, *, cell: bool = False) -> Atoms:
@@ -45,11 +45,11 @@ def _relax(moved: Atoms, settings: Settings, *, cell: bool) -> Atoms:
                 return moved.copy()  # without the calculator, which could not be let go otherwise
             forces = optimiser.optimizable.gradient_norm(optimiser.optimizable.get_gradient())
             if not np.isfinite(forces):
-                raise NotDoneError("the relaxation comes to forces that are no numbers")
+                raise NotDoneError("the relaxation comes to forces that are not numbers")
             smallest, since = (forces, done) if forces < 0.98 * smallest else (smallest, since)
             if done - since >= PATIENCE:
                 raise NotDoneError(
                     f"the relaxation leads nowhere: forces stay above {smallest:.2g} eV/Å (asked for: "
-                    f"{settings['fmax']:g}), as they do where they are no gradient of the energy"
+                    f"{settings['fmax']:g}), as happens where they are not the gradient of the energy"
                 )
     raise NotDoneError(f"the relaxation has not converged in {settings['steps']} steps")

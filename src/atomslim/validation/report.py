@@ -143,7 +143,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _finite(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the same with None for what is no number: JSON has none of those."""
+    """Return the same with None for what is not a number: JSON has none of those."""
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
 
 

@@ -128,7 +128,7 @@ def test_classes_in_a_file_are_neither_imported_nor_called(path: Path, crystal: 
         ),
         (lambda entry: entry["model_args"].update(n_conv="four"), "n_conv 'four'"),
         (lambda entry: entry["model_args"].update(non_linearity="softsign"), "no model of this configuration"),
-        (lambda entry: entry["model_args"].update(is_intensive=False), "which is no energy"),
+        (lambda entry: entry["model_args"].update(is_intensive=False), "which is not an energy"),
         (
             lambda entry: entry["state_dict"].update({"composition_model.fc1.weight": torch.ones(3, 94)}),
             "composition model is not linear",

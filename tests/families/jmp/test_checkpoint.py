@@ -163,8 +163,12 @@ def test_averages_that_do_not_fit_are_refused_and_raw_weights_still_read() -> No
     for wrong, word in {
         ema[:-1]: f"{len(ema) - 1} averaged weights for {len(ema)} parameters",
         (*ema[:3], torch.ones(5), *ema[4:]): "averages of another shape: backbone.bases.mlp_sbf_qint.weight (5,)",
-        (*ema[:3], "text", *ema[4:]): "no list of tensors",
-        (*ema[:3], ema[3].long(), *ema[4:]): "averages that are no floating-point numbers: backbone.bases.mlp_sbf_qint",
+        (*ema[:3], "text", *ema[4:]): "not a list of tensors",
+        (
+            *ema[:3],
+            ema[3].long(),
+            *ema[4:],
+        ): "averages that are not floating-point numbers: backbone.bases.mlp_sbf_qint",
         (*ema[:3], ema[3] / 0, *ema[4:]): "average of backbone.bases.mlp_sbf_qint.weight",
     }.items():
         content = {"state_dict": state, "optimizer_states": [{"ema": wrong}]}

@@ -70,7 +70,7 @@ def test_a_file_of_the_same_name_goes_first(tmp_path: Path, monkeypatch: pytest.
     assert located("mini")[0].parent == HERE
     Path("mini").rmdir()
     Path("mini").write_bytes(b"no model")
-    with pytest.raises(CheckpointError, match="mini: is no model file"):
+    with pytest.raises(CheckpointError, match="mini: is not a model file"):
         load("mini")
 
 

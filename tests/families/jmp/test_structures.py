@@ -116,7 +116,7 @@ def test_renumbering_changes_nothing_where_neighbours_are_equally_far(atoms: Ato
     [
         (Atoms("HH", [[0, 0, 0], [0, 0, np.nan]]), "structure 0, atom 1: position .* is not finite"),
         (Atoms("HHe", [[0, 0, 0], [0, 0, 0.001]]), "structure 0.*atoms 0 and 1"),
-        (Atoms(numbers=[0], positions=[[0, 0, 0]]), "atomic number 0 is no element"),
+        (Atoms(numbers=[0], positions=[[0, 0, 0]]), "atomic number 0 is not an element"),
         (Atoms("H", cell=[3, 3, 0], pbc=True), "no volume along its periodic directions"),
     ],
 )

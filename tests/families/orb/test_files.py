@@ -52,7 +52,7 @@ def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a-direct-20-b.ckpt"
     for change, message in (
         (broken, "NN-0.weight has NaN"),
-        (flat, "heads.energy.normalizer is no scale"),
+        (flat, "heads.energy.normalizer is not a scale"),
         (headless, "has no heads"),
         (lambda weights: weights.pop(weight), f"the tensor {weight} is missing"),
         (lambda weights: weights.update({"model.more": torch.ones(3)}), "not part of the model: model.more"),

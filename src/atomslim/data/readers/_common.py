@@ -113,7 +113,7 @@ def number(value: object, what: str, place: str) -> float:
             raise DataError(f"{place}: {what} is true or false, no number: check the file")
         array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{place}: {what} is no number: check the file") from error
+        raise DataError(f"{place}: {what} is not a number: check the file") from error
     if array.size != 1:
         raise DataError(f"{place}: {what} has {array.size} values where one is expected: check the file")
     return float(array.reshape(()))
@@ -131,7 +131,7 @@ def floats(value: ArrayLike, what: str, place: str) -> NDArray[np.float64]:
     """Convert numbers of any type to an array of their shape; raises DataError for dates, texts and objects."""
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{place}: the {what} are no numbers but {array.dtype}: check the file")
+        raise DataError(f"{place}: the {what} are not numbers but {array.dtype}: check the file")
     return array.astype(np.float64)
 
 
@@ -146,7 +146,7 @@ def integers(value: ArrayLike, what: str, place: str) -> NDArray[np.int64]:
     try:
         array = np.asarray(value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{place}: the {what} are no numbers: check the file") from error
+        raise DataError(f"{place}: the {what} are not numbers: check the file") from error
     if not np.array_equal(array, np.rint(array)) or np.abs(array).max(initial=0) >= 2**53:  # NaN too
         raise DataError(f"{place}: the {what} are not whole numbers: check the file")
     return array.astype(np.int64)
@@ -200,7 +200,7 @@ def _require_elements(sample: Sample) -> None:
     if unknown.any():
         atom = int(np.flatnonzero(unknown)[0])
         raise DataError(
-            f"{sample.name}: atom {atom} has the atomic number {sample.numbers[atom]}, which is no element "
+            f"{sample.name}: atom {atom} has the atomic number {sample.numbers[atom]}, which is not an element "
             f"(1 to {LAST_ELEMENT}): check the file"
         )
 

@@ -129,7 +129,7 @@ def formula(fields: Fields, place: str) -> Formula:
     from ase.data import chemical_symbols  # noqa: PLC0415 -- beside ase.formula
 
     if len(numbers) and not 0 < numbers.min() <= numbers.max() < len(chemical_symbols):
-        raise DataError(f"{place}: an atomic number is no element: check the file")
+        raise DataError(f"{place}: an atomic number is not an element: check the file")
     return Formula.from_list([chemical_symbols[z] for z in numbers]).convert("hill")
 
 

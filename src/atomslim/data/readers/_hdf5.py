@@ -90,7 +90,7 @@ def atomic_numbers(species: NDArray[Any], place: str) -> NDArray[np.int64]:
     symbols = [value.decode("ascii", "replace") if isinstance(value, bytes) else str(value) for value in species]
     unknown = [symbol for symbol in symbols if symbol not in table]
     if unknown:
-        raise DataError(f"{place}: {unknown[0]!r} is no element: check the file")
+        raise DataError(f"{place}: {unknown[0]!r} is not an element: check the file")
     return np.array([table[symbol] for symbol in symbols], dtype=np.int64)
 
 

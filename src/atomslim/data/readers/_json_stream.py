@@ -75,7 +75,7 @@ class _Stream:
         self._file.close()
 
     def at(self, character: str) -> bool:
-        """Say whether the next character that is no space is this one."""
+        """Say whether the next character that is not a space is this one."""
         while True:
             while self._place < len(self._text) and self._text[self._place] in _SPACE:
                 self._place += 1

@@ -237,7 +237,7 @@ def _names(frame: Frame) -> str:
 
 
 def _of_each_atom(value: Any, natoms: int) -> bool:
-    """Say whether 6 or 9 numbers are there for each atom, which are no stress of the structure."""
+    """Say whether 6 or 9 numbers are there for each atom, which are not the stress of the structure."""
     shape = np.shape(value)
     return len(shape) > 1 and shape[0] == natoms and shape != (3, 3) and np.size(value) not in {6, 9}
 
@@ -261,7 +261,7 @@ def _floats(value: Any, what: str, place: str) -> NDArray[np.float64]:
             raise DataError(f"{place}: the {what} are true and false, no numbers: check the file")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: the {what} are no numbers ({one_line(error)}): check the file") from error
+        raise DataError(f"{place}: the {what} are not numbers ({one_line(error)}): check the file") from error
 
 
 def _matrix(value: Any, what: str, place: str, remarks: Remarks) -> NDArray[np.float64]:

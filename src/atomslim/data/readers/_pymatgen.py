@@ -34,7 +34,7 @@ def crystal(content: Any, targets: Mapping[str, ArrayLike], place: str, group: s
         positions = np.array([_position(site, cell) for site in sites], dtype=np.float64).reshape(-1, 3)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
-            f"{place}: is no pymatgen structure ({one_line(error)}): check that it is the right file"
+            f"{place}: is not a pymatgen structure ({one_line(error)}): check that it is the right file"
         ) from error
     pbc = lattice.get("pbc", (True, True, True))
     return labelled(place, numbers, positions, targets, cell=cell, pbc=pbc, group=group)
@@ -49,7 +49,7 @@ def _element(species: Sequence[Mapping[str, Any]], place: str) -> int:
     symbol = re.match(r"[A-Z][a-z]?", name)
     number = {"D": 1, "T": 1, **atomic_numbers}.get(symbol.group() if symbol else "", 0)
     if not number:
-        raise DataError(f"{place}: {name!r} is no element: remove the record")
+        raise DataError(f"{place}: {name!r} is not an element: remove the record")
     return int(number)
 
 

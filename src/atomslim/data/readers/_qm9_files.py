@@ -149,7 +149,7 @@ def parse_raw(text: str, place: str) -> Molecule:
     head = lines[1].split() if len(lines) > 1 else []
     if len(head) != len(RAW) + 2 or head[0] != "gdb" or not _is_count(lines[0]) or not _is_count(head[1]):
         raise DataError(
-            f"{place}: is no original QM9 file (natoms, then 'gdb', number and 15 properties): check the path"
+            f"{place}: is not an original QM9 file (natoms, then 'gdb', number and 15 properties): check the path"
         )
     natoms = int(lines[0])
     atoms = [line.split() for line in lines[2 : natoms + 2]]
@@ -217,7 +217,7 @@ def read_database(file: Path) -> tuple[Iterator[Molecule], dict[str, str]]:
     """Give the molecules of a SchNetPack database and the units of their properties.
 
     Raises:
-        DataError: the file is no database, or does not say the units.
+        DataError: the file is not a database, or does not say the units.
 
     """
     about = metadata(file)
@@ -295,7 +295,7 @@ def _sdf_atoms(block: list[str], place: str) -> tuple[NDArray[np.int64], NDArray
     """Read the atoms of a V2000 block: their number in the first three columns of the fourth line."""
     counts = block[3] if len(block) > 3 else ""
     if not _is_count(counts[:3]) or "V3000" in counts:
-        raise DataError(f"{place}: is no molecule in the V2000 format: check that it is an SDF file of QM9")
+        raise DataError(f"{place}: is not a molecule in the V2000 format: check that it is an SDF file of QM9")
     natoms = int(counts[:3])
     rows = [line.split() for line in islice(block, 4, 4 + natoms)]
     if len(rows) < natoms or any(len(row) < 4 for row in rows):
@@ -308,7 +308,7 @@ def _atoms(rows: list[list[str]], place: str) -> tuple[NDArray[np.int64], NDArra
     for atom, row in enumerate(rows):
         if len(row) < 4 or row[0] not in atomic_numbers:
             raise DataError(
-                f"{place}: atom {atom} is no element with a position ({' '.join(row)[:60]!r}): check the file"
+                f"{place}: atom {atom} is not an element with a position ({' '.join(row)[:60]!r}): check the file"
             )
     numbers = np.array([atomic_numbers[row[0]] for row in rows], dtype=np.int64)
     positions = [
@@ -322,4 +322,4 @@ def _float(text: Any, what: str, place: str) -> float:
     try:
         return float(str(text).replace("*^", "e"))
     except ValueError as error:
-        raise DataError(f"{place}: {what} is {text!r}, which is no number: check the file") from error
+        raise DataError(f"{place}: {what} is {text!r}, which is not a number: check the file") from error

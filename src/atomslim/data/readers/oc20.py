@@ -293,7 +293,9 @@ def _frames(path: Path) -> Iterator[str]:
     with damaged(str(path), EOFError, lzma.LZMAError, OSError, ValueError), _open_text(path) as file:
         for record, line in enumerate(file):
             if not re.fullmatch(r"\s*\d{1,9}\s*", line, re.ASCII):
-                raise DataError(f"{path}, record {record}: {line.strip()[:40]!r} is no number of atoms: check the file")
+                raise DataError(
+                    f"{path}, record {record}: {line.strip()[:40]!r} is not a number of atoms: check the file"
+                )
             lines = [line, *taken(file, int(line) + 1, most_expanded(path.stat().st_size))]
             if len(lines) < int(line) + 2:
                 raise DataError(f"{path}, record {record}: cut off: get the file again")
@@ -305,6 +307,6 @@ def _parsed(text: str, place: str) -> Atoms:
         atoms = ase.io.read(StringIO(text), format="extxyz")
     # ASE raises anything on a line that it does not understand
     except Exception as error:
-        raise DataError(f"{place}: is no extended XYZ ({one_line(error)}): get the file again") from error
+        raise DataError(f"{place}: is not extended XYZ ({one_line(error)}): get the file again") from error
     assert isinstance(atoms, Atoms)  # noqa: S101 -- one frame in, one out
     return atoms

@@ -6,7 +6,7 @@ In the file: GHz, Debye, bohr³, bohr², Hartree, cal/mol/K, Å. Energies (homo,
 with `ase.units.Hartree`, in float64; rotational constants A, B, C (GHz), mu (D), alpha (bohr³), r2 (bohr²) and Cv
 (cal/mol/K) stay as they are. U0, U, H, G are totals, or less the isolated atoms' on request (then also Cv).
 
-Four layouts are read: the original one (`dsgdb9nsd_*.xyz`, which are no proper XYZ, in a folder or a tar archive), an
+Four layouts are read: the original one (`dsgdb9nsd_*.xyz`, which are not proper XYZ, in a folder or a tar archive), an
 SDF file with its csv, extended XYZ with the properties in the comment line, and SchNetPack's ASE database, whose own
 units are obeyed.
 """

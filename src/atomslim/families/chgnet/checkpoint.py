@@ -149,7 +149,7 @@ def _references(own: Mapping[str, StoredTensor], arguments: Mapping[str, Any], w
         kinds = ("of structures", "by atom") if by_atom else ("by atom", "of structures")
         raise CheckpointError(
             f"{where}: its composition model gives energies {kinds[0]}, its network {kinds[1]}: "
-            f"the package adds them up as they are, which is no energy; {_REMEDY}"
+            f"the package adds them up as they are, which is not an energy; {_REMEDY}"
         )
     return {number: float(value) for number, value in enumerate(weight.read()[0].double(), start=1)}
 

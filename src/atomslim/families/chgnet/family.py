@@ -109,5 +109,5 @@ def _chgnet(model: BlockModel) -> "CHGNet":
     from atomslim.families.chgnet.model import CHGNet  # noqa: PLC0415
 
     if not isinstance(model, CHGNet):
-        raise ConfigError(f"a {type(model).__name__} is no CHGNet model")
+        raise ConfigError(f"a {type(model).__name__} is not a CHGNet model")
     return model

@@ -207,7 +207,7 @@ def _averages(content: Mapping[str, Any], where: str) -> Sequence[AnyTensor] | N
     if averages is None:
         return None
     if not isinstance(averages, list | tuple) or not all(isinstance(value, AnyTensor) for value in averages):
-        raise CheckpointError(f"{where}: its averaged weights are no list of tensors (the raw weights can be read)")
+        raise CheckpointError(f"{where}: its averaged weights are not a list of tensors (the raw weights can be read)")
     return averages
 
 
@@ -295,7 +295,7 @@ def _misfitting_averages(averages: Sequence[AnyTensor] | None, expected: Sequenc
     both = [(name, tensor, shape) for tensor, (name, shape) in zip(averages, expected, strict=True)]
     wrong = [misfit(name, tensor, shape) for name, tensor, shape in both]
     others = [name for name, tensor, _ in both if not tensor.dtype.is_floating_point]
-    return listed("averages of another shape", wrong) or listed("averages that are no floating-point numbers", others)
+    return listed("averages of another shape", wrong) or listed("averages that are not floating-point numbers", others)
 
 
 def _require_one_basis(file: _File, names: Sequence[Name]) -> None:

@@ -272,5 +272,5 @@ def _jmp(model: BlockModel) -> "JMP":
     from atomslim.families.jmp.model import JMP  # noqa: PLC0415
 
     if not isinstance(model, JMP):
-        raise ConfigError(f"a {type(model).__name__} is no JMP model")
+        raise ConfigError(f"a {type(model).__name__} is not a JMP model")
     return model

@@ -83,7 +83,7 @@ class _Tensors:
 def read_mace(path: Path) -> MACE:
     """Return the model of a file, in evaluation mode.
 
-    Raises CheckpointError for a file that is no model of MACE, is damaged, or has parts that are not supported.
+    Raises CheckpointError for a file that is not a model of MACE, is damaged, or has parts that are not supported.
     """
     where, content = str(path), read_stored(path)
     if not is_model(content):
@@ -99,7 +99,7 @@ def read_mace(path: Path) -> MACE:
         config = _config(content, tensors)
     except (KeyError, AttributeError, TypeError, IndexError, ValueError) as error:
         raise CheckpointError(
-            f"{where}: is no model of MACE as the package saves it: {first_problem(error)}"
+            f"{where}: is not a model of MACE as the package saves it: {first_problem(error)}"
         ) from error
     if config.radial == "chebyshev":
         warn(

@@ -114,5 +114,5 @@ def _mace(model: BlockModel) -> "MACE":
     from atomslim.families.mace.model import MACE  # noqa: PLC0415 - needs the package
 
     if not isinstance(model, MACE):
-        raise ConfigError(f"a {type(model).__name__} is no MACE model")
+        raise ConfigError(f"a {type(model).__name__} is not a MACE model")
     return model

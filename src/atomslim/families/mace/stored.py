@@ -156,5 +156,5 @@ def irreps_of(value: object) -> str:
 def _tuple(value: object) -> tuple[Any, ...]:
     args = getattr(value, "args", value)
     if not isinstance(args, tuple):
-        raise pickle.UnpicklingError("irreps that are no tuples")
+        raise pickle.UnpicklingError("irreps that are not tuples")
     return args[0] if len(args) == 1 and isinstance(args[0], tuple) and isinstance(value, Stored) else args

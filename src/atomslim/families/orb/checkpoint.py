@@ -78,7 +78,7 @@ class _Tensors:
         """Return mean and variance of a normaliser."""
         mean, variance = (self.take(f"{name}.bn.running_{what}").double().reshape(-1) for what in ("mean", "var"))
         if len(mean) != 1 or len(variance) != 1 or variance <= 0:
-            raise CheckpointError(f"{self.where}: {name} is no scale: its variance is not one number above zero")
+            raise CheckpointError(f"{self.where}: {name} is not a scale: its variance is not one number above zero")
         return float(mean), float(variance)
 
     def refuse_rest(self) -> None:
@@ -212,7 +212,7 @@ def _lmax(edges: int, radial: int, where: str) -> int:
     degree = math.isqrt(edges // radial) - 1
     if radial * (degree + 1) ** 2 != edges:
         raise CheckpointError(
-            f"{where}: its edges are no Bessel functions times spherical harmonics, the only ones known"
+            f"{where}: its edges are not Bessel functions times spherical harmonics, the only ones known"
         )
     return degree
 

@@ -121,5 +121,5 @@ def _orb(model: BlockModel) -> "Orb":
     from atomslim.families.orb.model import Orb  # noqa: PLC0415 - needs the package
 
     if not isinstance(model, Orb):
-        raise ConfigError(f"a {type(model).__name__} is no Orb model")
+        raise ConfigError(f"a {type(model).__name__} is not an Orb model")
     return model

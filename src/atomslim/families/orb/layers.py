@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class Repulsion(nn.Module):
-    """The ZBL energy of close pairs, with its own forces and stress where the model's are no derivatives."""
+    """The ZBL energy of close pairs, with its own forces and stress where the model's are not derivatives."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

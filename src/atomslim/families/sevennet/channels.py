@@ -110,7 +110,7 @@ class _Layout:
         return ChannelLayout(self.sizes, self.widths, self.axes, stages)
 
     def _part(self, place: int, kind: Irrep) -> tuple[str | int, ...]:
-        """Return the channels of an irrep of a state; those of the last state are no stream."""
+        """Return the channels of an irrep of a state; those of the last state are not a stream."""
         size = self.states[place][kind]
         return (size,) if place == len(self.states) - 1 else self._stream(_state(self._number(place), kind), kind, size)
 

@@ -80,7 +80,7 @@ def read_sevennet(path: Path) -> SevenNet:
     """
     where, content = str(path), read_pt(path)
     if not is_sevennet(content):
-        raise CheckpointError(f"{where}: is no checkpoint of SevenNet: it needs model_state_dict and config")
+        raise CheckpointError(f"{where}: is not a checkpoint of SevenNet: it needs model_state_dict and config")
     version, config = understood(content["config"], where)
     names = content["model_state_dict"]
     tensors = _Tensors(where, map_old_model(names) if version < (0, 10, 0) else names)
@@ -138,7 +138,9 @@ def _sign(tensors: _Tensors, index: int, path: TensorPath) -> float:
     for sign in (1.0, -1.0):
         if stored.shape == ours.shape and torch.allclose(stored, sign * ours, atol=1e-5):
             return sign
-    raise CheckpointError(f"{tensors.where}: {name} is no 3j symbol of e3nn 0.5 or later: convert the checkpoint first")
+    raise CheckpointError(
+        f"{tensors.where}: {name} is not a 3j symbol of e3nn 0.5 or later: convert the checkpoint first"
+    )
 
 
 def _tasks(tensors: _Tensors, config: SevenNetConfig) -> tuple[SevenNetConfig, list[Task]]:

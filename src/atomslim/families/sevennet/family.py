@@ -205,5 +205,5 @@ def _sevennet(model: BlockModel) -> "SevenNet":
     from atomslim.families.sevennet.model import SevenNet  # noqa: PLC0415 - needs the package
 
     if not isinstance(model, SevenNet):
-        raise ConfigError(f"a {type(model).__name__} is no SevenNet model")
+        raise ConfigError(f"a {type(model).__name__} is not a SevenNet model")
     return model

@@ -43,7 +43,7 @@ class TripletCoefficients:
 
     coefficient: Float[Tensor, "e K L*L"]
     own: Float[Tensor, "e K"]
-    """Weight of the edge itself, which is no triplet; zero where it is not among the edges coming in."""
+    """Weight of the edge itself, which is not a triplet; zero where it is not among the edges coming in."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class QuadIndex:
     outgoing_kept: Bool[Tensor, "E Q"]
     """Whether that middle edge exists and c is not b itself."""
     closing: Int[Tensor, "E Q"]
-    """Flat place in ``incoming`` of the edge d→b with d = c: the closed triangle, which is no quadruplet."""
+    """Flat place in ``incoming`` of the edge d→b with d = c: the closed triangle, which is not a quadruplet."""
 
 
 @dataclass(frozen=True)

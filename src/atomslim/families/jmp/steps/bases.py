@@ -2,7 +2,7 @@
 
 The angular sums are matrices here. A triplet sum, z[o, k] = Σ_in Σ_l radW[o, k, l] Y_l(v_o · v_in) y[in], is one
 product for each atom of G[(o, k), in], which no block changes, with the messages; so is a quadruplet sum, whose G has
-the pairs (middle edge q, d) as columns. Edges that are no part of a sum have zeros there, so that nothing is taken off
+the pairs (middle edge q, d) as columns. Edges that are not part of a sum have zeros there, so that nothing is taken off
 afterwards. With some ten edges into an atom this is less work than by harmonics, and far fewer operations.
 """
 

@@ -94,7 +94,7 @@ class JMPSteps(Steps):
     def _predicted(
         self, vectors: Tensor, batch: AtomsBatch, topology: Topology, graph: StepGraph, weights: StepWeights
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the outputs that are no derivatives, and the energy."""
+        """Return the outputs that are not derivatives, and the energy."""
         model, edges = self.model, self.task.direct and self.model.config.direct_forces
         bases = BasisMaker(model.config, weights.bases).of(vectors, graph)
         h = model.embedding.weight.detach().index_select(0, batch.numbers - 1)
