@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch
 import atomslim
 from atomslim.compress.cuts import Cut
 from atomslim.compress.part_way import goal_cut
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimWarning, CheckpointError, ConfigError
 from atomslim.families.jmp import JMP
 from atomslim.models.block_model import BlockModel
+from atomslim.train import distill
 from samples import DIRECT
 from small_models import jmp
 from train.water import waters
@@ -84,3 +86,21 @@ def test_wrong_use_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cut from this teacher"):
         atomslim.distill(other, full, waters(24), output=tmp_path / "c", **(RUN | {"steps": 2}))
     assert not (tmp_path / "a").exists()
+
+
+def test_what_all_rounds_say_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning that every round comes to, and the notes on data and graphs."""
+    monkeypatch.setattr(distill, "_require_precision", lambda *_: warn("at every round", AtomslimWarning, stacklevel=1))
+    full, goal = pair()
+    with pytest.warns(AtomslimWarning) as warned:
+        atomslim.distill(goal, full, waters(24), output=tmp_path, **RUN | {"steps": 2, "progress": True})
+    assert [str(warning.message) for warning in warned].count("at every round") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("round ") for line in lines) == 2
+    assert sum(line.startswith("labels of") for line in lines) == 1
+    (tmp_path / "best.safetensors").unlink()  # as if it had been killed in its last round
+    (tmp_path / "last.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=rf"continue it \(--resume\), or name one of {tmp_path}/round-1, "):
+        atomslim.load(tmp_path)

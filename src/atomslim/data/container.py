@@ -80,7 +80,7 @@ class Container:
     """The samples of one container file, by number; may be pickled and used after a fork.
 
     Raises:
-        DataError: a file that is not a container, is truncated, or whose head or index is broken; when a record is read:
+        DataError: a file that is not a container, is truncated, or has a broken head or index; when a record is read:
             that record is broken. Names the file and the record.
 
     """

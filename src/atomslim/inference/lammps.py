@@ -76,7 +76,7 @@ class External:
     """What LAMMPS calls at every step."""
 
     def __init__(self, lammps: Any, calculator: AseCalculator, elements: Sequence[str]) -> None:
-        """Make atoms, in the order of their IDs, of what a LAMMPS holds; raises ConfigError for what is not an element."""
+        """Make atoms of what LAMMPS holds, in the order of their IDs; raises ConfigError for what is not an element."""
         self.lammps, self.calculator = lammps, calculator
         self.unit = UNITS[lammps.extract_global("units")]
         self.numbers = np.array([0, *(_number(element) for element in elements)])

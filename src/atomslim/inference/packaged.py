@@ -111,7 +111,7 @@ class PackagedCalculator(Calculator):
 def load_package(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """Return what runs a package, to be called with its inputs, and its description.
 
-    Runs code of the file. Raises CheckpointError for a file that is not there, is not a package of atomslim, or was made
+    Runs code of the file. Raises CheckpointError for a file that is missing, is not a package of atomslim, or was made$
     for another machine or version.
     """
     found = describe_package(path)

@@ -90,6 +90,12 @@ def model_in(folder: Path) -> Path:
         return folder / (BEST if BEST in there else there[0])
     if there:
         raise CheckpointError(f"{folder}: holds {', '.join(there[:5])}: name one of them")
+    rounds = sorted(folder.glob(f"*/{BEST}"))
+    if rounds:
+        raise CheckpointError(
+            f"{folder}: has no {BEST} yet, as of a run that was ended within its rounds: continue it (--resume), or "
+            f"name one of {', '.join(str(path.parent) for path in rounds[:5])}"
+        )
     raise CheckpointError(f"{folder}: is a directory without {BEST}; give the path of a model file")
 
 

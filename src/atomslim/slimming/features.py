@@ -15,7 +15,7 @@ from atomslim.train.run_folder import begun
 
 
 def require_cut(work: Work) -> None:
-    """Raise ConfigError where features are to be learned by a student that is not a cut of the teacher: only that can."""
+    """Raise ConfigError where a student that is not a cut of the teacher is to learn its features."""
     student, share = work.done["student"], work.options.distil_features
     if share and student.get("recipe", {}).get("start") != work.teacher.name:
         raise ConfigError(

@@ -202,7 +202,8 @@ def distill(
     with folder.claimed(resume=resume, first=is_first(config.devices * config.nodes, os.environ)):
         if config.rounds > 1:
             return _in_rounds(student, teacher, data, config, folder, resume=resume, progress=progress, known=known)
-        return _distilled(student, teacher, data, config, folder, resume=resume, progress=progress, known=known)
+        shown = {"progress": progress, "notes": progress}
+        return _distilled(student, teacher, data, config, folder, resume=resume, known=known, **shown)
 
 
 def _in_rounds(
@@ -224,9 +225,12 @@ def _in_rounds(
     given = {task.name: opened(part, task.options) for task, part in _given(goal, data, config)}
     folder.create(config.model_dump(mode="json"), resume=resume)
 
+    notes = iter([progress])  # the first round says them
+
     def learn(model: BlockModel, part: DistillOptions, run: RunFolder) -> BlockModel:
         of = {"student": model_digest(goal), **(known or {})}
-        return _distilled(model, full, data, part, run, resume=run.has_run, progress=progress, known=of)
+        shown = {"progress": progress, "notes": next(notes, False)}
+        return _distilled(model, full, data, part, run, resume=run.has_run, known=of, **shown)
 
     return in_rounds(goal, full, given, config, folder, learn, progress=progress)
 
@@ -241,7 +245,7 @@ def _require_model(teacher: object) -> None:
         )
 
 
-def _distilled(
+def _distilled(  # noqa: PLR0913 -- what `distill` takes, and what is to be said
     student: BlockModel | str | os.PathLike[str],
     teacher: BlockModel | str | os.PathLike[str],
     data: Data | Mapping[str, Data] | None,
@@ -250,9 +254,10 @@ def _distilled(
     *,
     resume: bool,
     progress: bool,
+    notes: bool,
     known: Mapping[str, str] | None,
 ) -> BlockModel:
-    """Distil in the run's folder."""
+    """Distil in the run's folder; the `notes` are what is to be said of data and graphs."""
     small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
     full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
     full.eval().requires_grad_(False)
@@ -264,7 +269,7 @@ def _distilled(
             _learning_task(task, given, small, full, config, folder if resume else None)
             for task, given in _given(small, data, config)
         ]
-    say_labels(tasks, shown=progress)
+    say_labels(tasks, shown=notes)
     _look_at(tasks, full, strict=config.strict)
     began = origin({"student": small, "teacher": full}, tasks, known)
     small.requires_grad_(True)
@@ -279,10 +284,10 @@ def _distilled(
     with announced("asking the teacher", shown=progress):
         kept = config.model_copy(update={"weights": objective.weights})
         objective.answers = _answers(full, tasks, kept, folder)
-    said(graphs_apart(small, full), shown=progress)
+    said(graphs_apart(small, full), shown=notes)
     said(
         filter(None, (graph_note(small, task.graph, task.dataset.info, task.name) for task in tasks)),
-        shown=progress,
+        shown=notes,
     )
     summary = train(small, tasks, config, folder, operation="distil", show=progress, objective=objective)
     if progress:

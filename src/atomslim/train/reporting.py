@@ -4,6 +4,7 @@ import csv
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,24 @@ def say_labels(tasks: Iterable[LearningTask], *, shown: bool) -> None:
         own = [dataset for dataset in task.others.values() if not isinstance(dataset, Samples)]  # not the teacher's
         for dataset in (task.dataset, *own):
             sys.stderr.write(f"{survey(dataset).sentence()}\n")
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Show each warning once while the block runs, however many runs in it come to it."""
+    usual = warnings.showwarning
+    shown: set[tuple[type[Warning], str]] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> None:
+        if (category, str(message)) not in shown:
+            shown.add((category, str(message)))
+            usual(message, category, *where, **line)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def said(lines: Iterable[str], *, shown: bool) -> None:

@@ -16,7 +16,7 @@ from atomslim.files import atomic_write
 from atomslim.models.block_model import BlockModel
 from atomslim.models.model_file import load, save
 from atomslim.train.options import Duration, RoundOptions
-from atomslim.train.reporting import said
+from atomslim.train.reporting import said, warned_once
 from atomslim.train.run_folder import ROUND, RunFolder
 
 Options = TypeVar("Options", bound=RoundOptions)
@@ -28,6 +28,7 @@ RESULTS = ("summary.json", "learning_curve.png", "metrics.csv", "metrics.jsonl",
 """Files of the last round that stand for the run; the model comes last, since it says that all are there."""
 
 
+@warned_once()
 def in_rounds(
     goal: BlockModel,
     full: BlockModel,
@@ -49,7 +50,7 @@ def in_rounds(
         learn: lets a model learn with some options in a folder; goes on with a run there.
         progress: say which round it is.
 
-    Raises ConfigError for a student that is no smaller cut of its teacher, for more rounds than it can be cut in or
+    Raises ConfigError for a student that is not a smaller cut of its teacher, for more rounds than it can be cut in or
     steps are given for, and for several processes.
 
     """

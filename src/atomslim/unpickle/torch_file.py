@@ -175,8 +175,8 @@ class _Source:
 def read_pt(path: str | os.PathLike[str], names: Names | None = None) -> Any:
     """Return what a file of `torch.save`, of any version since 0.4, holds.
 
-    Tensors come as `StoredTensor`, everything that is not a container, number or string as `Foreign`, but for what stands
-    for some ``names``. Nothing in the file is executed and nothing it names is imported.
+    Tensors come as `StoredTensor`, everything that is not a container, number or string as `Foreign`, except what
+    stands for some ``names``. Nothing in the file is executed and nothing it names is imported.
 
     Raises CheckpointError for a file that is cut off, damaged, or something else altogether.
     """

@@ -12,7 +12,7 @@ from ase.optimize import LBFGS
 from atomslim.validation.measurement import NotDoneError, Settings, memory_of, stress_of, with_calculator
 
 PATIENCE = 40
-"""Steps without smaller forces after which a relaxation is given up: forces that are not a gradient may have no zero."""
+"""Steps without smaller forces after which a relaxation is given up: those that are not a gradient may never vanish."""
 
 
 def relaxed(atoms: Atoms, calculator: Calculator, settings: Settings, *, cell: bool = False) -> Atoms:
