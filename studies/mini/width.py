@@ -25,7 +25,7 @@ from ase import Atoms
 import atomslim
 from atomslim.atoms import from_ase
 from atomslim.benchmarking.structures import mof5, oxide
-from atomslim.compress.cheapest import cheapest
+from atomslim.compress.cheapest import Axis, cheapest
 from atomslim.compress.cuts import Cut, Measured
 from atomslim.evaluation.batches import spread_out
 from atomslim.files import atomic_write
@@ -41,8 +41,8 @@ SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 ROUNDS = 4
 """Predictions of each structure of which the quickest counts."""
 
-TESTED, CALIBRATION, CHOSEN_ON = 60, 17, 4
-"""Structures of each task: errors, fits, and the search's differences."""
+TESTED, CALIBRATION = 60, 17
+"""Structures of each task: errors, and fits and the search's differences."""
 
 HEAD = """| target | axis | cut | weights | MOF-5 | MgO 216 | F before | F after | {tasks} | steps | seed |
 |---|---|---|---|---|---|---|---|{bars}---|---|
@@ -68,7 +68,6 @@ class Study:
             return
         start = self.kept(f"{name}.json", lambda: self.cut(target, axis, self.folder / f"{name}.safetensors"))
         run = self.folder / path.stem
-        self.share_answers(run)
         student = atomslim.distill(
             self.folder / f"{name}.safetensors",
             "mini",
@@ -76,30 +75,16 @@ class Study:
             resume=(run / "config.yaml").exists(),
             progress=False,
             tasks=[{"name": task, "data": data, **self.reading()} for task, data in self.data.items()],
-            teacher_cache=True if self.given.structures else "auto",
             seed=seed,
             **({"steps": self.given.steps} if self.given.steps else {"budget": self.given.budget}),
             **LEARNING,
         )
-        self.keep_answers(run)
         steps = json.loads((run / "summary.json").read_text(encoding="utf-8"))["steps"]
         self.kept(path.name, lambda: {**start, "seed": seed, "after": self.errors(student), "steps": steps})
 
     def reading(self) -> dict[str, Any]:
         """Return how training data are read."""
         return {**READING, "train_limit": self.given.structures}
-
-    def share_answers(self, run: Path) -> None:
-        """Let a run read the teacher's answers that another one kept, since all learn from the same structures."""
-        kept = self.folder / ANSWERS
-        if kept.exists() and not (run / ANSWERS).exists():
-            run.mkdir(exist_ok=True)
-            (run / ANSWERS).hardlink_to(kept)
-
-    def keep_answers(self, run: Path) -> None:
-        """Keep the first run's answers for the others."""
-        if (run / ANSWERS).exists() and not (self.folder / ANSWERS).exists():
-            (self.folder / ANSWERS).hardlink_to(run / ANSWERS)
 
     def cut(self, target: float, axis: str, path: Path) -> dict[str, Any]:
         """Cut the model for a target along one axis, save it, and measure it."""
@@ -127,9 +112,12 @@ class Study:
     def chosen(self, target: float) -> tuple[BlockModel, str]:
         """Return what the search among all axes chooses."""
         known = Measured.read(self.folder / "measured.json", {"model": "mini"})
-        axes = ("blocks", "widths", "neighbours")
-        choice = cheapest(self.full, self.data, speed=target, axes=axes, limit=CHOSEN_ON, known=known)
-        known.write(self.folder / "measured.json")
+        axes: tuple[Axis, ...] = ("blocks", "widths", "neighbours")
+        given: dict[str, Any] = {"limit": CALIBRATION, "measured_on": list(self.structures.values()), "known": known}
+        try:
+            choice = cheapest(self.full, self.data, speed=target, axes=axes, **given)
+        finally:
+            known.write(self.folder / "measured.json")
         return self.made(choice.cut), words(choice.cut)
 
     def made(self, cut: Cut) -> BlockModel:
@@ -171,8 +159,6 @@ class Study:
         rows = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*-seed*.json")]
         return text + "".join(line(row) for row in sorted(rows, key=lambda row: (row["target"], row["axis"])))
 
-
-ANSWERS = "teacher.answers"
 
 LEARNING: dict[str, Any] = {
     "batch_size": 16,
@@ -261,7 +247,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--budget", default="3min", help="of each distillation, in wall clock")
     parser.add_argument("--steps", type=int, help="in place of it, where other jobs run beside")
-    parser.add_argument("--structures", type=int, help="learn from so many of each task, the teacher asked once")
+    parser.add_argument("--structures", type=int, help="of each task to learn from; all by default")
     given = parser.parse_args()
     torch.set_num_threads(1)
     study = Study(given)

@@ -91,7 +91,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         measured on --measure-on if widths or neighbours can be reduced, else counted in FLOPs.
     axes
         What --finer and the other targets may reduce: some of blocks,units,widths,neighbours; by default all that
-        the family supports (units: SevenNet, CHGNet; widths: JMP; neighbours: JMP, Orb).
+        the family supports (units: SevenNet, CHGNet; widths: JMP, SevenNet; neighbours: JMP, Orb).
     front
         A folder for the measurements: measured.json, which the next target with this folder reuses, and the Pareto
         front of cost and error (front.md, front.png).

@@ -236,15 +236,23 @@ class _Search:
 
     def down_to(self, most: float, target: str) -> Choice:
         """Remove until no more than this is left, in the way that differs least."""
-        found = [self._down_to(most, allowed) for allowed in _WAYS]
+        ends = {allowed: self.count(self._end(allowed)) for allowed in _WAYS}
+        found = [self._down_to(most, allowed) for allowed, count in ends.items() if count <= most]
         choices = [self.choice(removals, target, most) for removals in found if removals[-1].count <= most]
         if not choices:
-            least = min(removals[-1].count for removals in found)
+            least = min([*ends.values(), *(removals[-1].count for removals in found)])
             raise ConfigError(
                 f"{target}: even without all that can be left out the model does not reach it; the nearest is "
                 f"{words(least, self.counted)} ({self.whole / least:.2f} × less)"
             )
         return min(choices, key=lambda choice: choice.difference)
+
+    def _end(self, allowed: Allowed) -> Cut:
+        """Return the cut without all that can be left out: a way that does not reach a target even so is not gone."""
+        cut = self.none
+        while further := [one for _, one in self.further(cut) if allowed(cut, one)]:
+            cut = further[0]
+        return cut
 
     def _down_to(self, most: float, allowed: Allowed) -> list[Removal]:
         removals = [Removal("nothing", self.none, 0.0, self.whole)]
@@ -317,8 +325,9 @@ class _Search:
         """Give the next step of the widths of features."""
         of = family_of(self.model)
         there = of.widths(self.model)
+        left = of.widths(Cut(cut.blocks, cut.without).of(self.model)) if cut.without else there
         for name in of.feature_widths(self.model):
-            now = dict(cut.widths).get(name, there[name])
+            now = min(dict(cut.widths).get(name, there[name]), left.get(name, 0))
             step = max(there[name] // STEPS // 8 * 8, min(8, max(there[name] // STEPS, 1)))
             if now > step:
                 widths = tuple(sorted((dict(cut.widths) | {name: now - step}).items()))

@@ -13,6 +13,7 @@ from atomslim.compress.width import narrow
 from atomslim.errors import ConfigError, DataError
 from atomslim.evaluation.batches import TaskedData
 from atomslim.files import atomic_write
+from atomslim.models.family import family_of
 from atomslim.parsing import parse_json
 
 
@@ -32,7 +33,7 @@ class Cut:
         return replace(self, without=tuple(sorted(self.without)))
 
     def of(self, model: Model, data: TaskedData | None = None, **options: Any) -> Model:
-        """Return the cut model, its blocks cut first.
+        """Return the cut model, its blocks and finer units cut first; widths that went with these are left out.
 
         ``options`` are those of `keep_blocks`; ``data`` is what channels are chosen on. Raises ConfigError for a cut of
         widths without data.
@@ -40,11 +41,13 @@ class Cut:
         small = keep_blocks(model, self.blocks, without=self.without, **options)
         if self.cutoff is not None:
             small = with_cutoff(small, self.cutoff)
-        if self.widths:
+        there = family_of(small).widths(small) if self.widths and self.without else {}
+        widths = {name: size for name, size in self.widths if not there or size < there.get(name, 0)}
+        if widths:
             if data is None:
                 raise ConfigError("widths are cut on structures: give some")
             limits = {name: options[name] for name in ("limit", "batch_size", "seed") if options.get(name) is not None}
-            small = narrow(small, dict(self.widths), data, **limits)
+            small = narrow(small, widths, data, **limits)
         return small if self.neighbours is None else with_neighbours(small, self.neighbours)
 
 

@@ -78,8 +78,8 @@ def test_prune_says_what_was_chosen_and_why(
     assert not atomslim.load(least).block_ids  # all that can go went
     for wrong, message in (
         (["--max-params", "1k", "--finer"], "give structures with --data"),
-        (["--keep", "1", "--finer", *data], "--keep: --finer and --max-error choose"),
-        (["--max-error", "0.1", "--without", "bonds 1", *data], "--without: --finer and --max-error choose"),
+        (["--keep", "1", "--finer", *data], "--keep: --finer, --max-error, --max-ms"),
+        (["--max-error", "0.1", "--without", "bonds 1", *data], "--without: --finer, --max-error, --max-ms"),
         (["--max-error", "0.1", "--cutoffs", "five", *data], "--cutoffs five: write numbers, as in 5.5,5,4.5"),
     ):
         assert cli.main(["prune", str(path), "-o", str(tmp_path / "other.safetensors"), *wrong]) == 1

@@ -11,9 +11,12 @@ from ase.build import molecule
 
 import atomslim
 from atomslim.atoms import Sample, from_ase
+from atomslim.compress.cheapest import cheapest
+from atomslim.compress.cuts import Cut
 from atomslim.errors import ConfigError
 from atomslim.families.sevennet.model import SevenNet
 from atomslim.models.family import family_of
+from atomslim.models.modes import parameter_count
 from atomslim.testing import check_block_model
 from families.sevennet.small_sevennet import small
 
@@ -84,6 +87,17 @@ def test_a_channel_that_others_make_up_goes_for_nothing() -> None:
     assert cut.config.irreps == ("5x0e", "4x0e+4x1o+3x2e", "6x0e")
     before, after = predicted(full), predicted(cut)
     torch.testing.assert_close(after["energy"], before["energy"], rtol=1e-4, atol=1e-4)
+
+
+def test_channels_are_chosen_beside_degrees_and_blocks() -> None:
+    full = small()
+    size = int(0.7 * parameter_count(full))
+    choice = cheapest(full, samples(), size=size, axes=("units", "widths"), limit=12)
+    assert {"l0", "l1", "l2", "l 2"} <= {one.name.split(" channels")[0] for one in choice.tried}
+    cut = choice.apply(full, samples(), limit=12)
+    assert parameter_count(cut) == choice.count <= size
+    gone = Cut(full.block_ids, ("l 2",), widths=(("l1", 3), ("l2", 2)))
+    assert family_of(full).widths(gone.of(full, samples())) == {"l0": 8, "l1": 3, "lmax": 1}
 
 
 def test_wrong_widths_are_said() -> None:

@@ -116,6 +116,12 @@ class SevenNetFamily(Family):
 
         return widths(_sevennet(model))
 
+    def feature_widths(self, model: BlockModel) -> tuple[str, ...]:
+        """Name those of channels."""
+        from atomslim.families.sevennet.channels import HIGHEST  # noqa: PLC0415 - needs the package
+
+        return tuple(name for name in self.widths(model) if name != HIGHEST)
+
     def cut_degrees(self, model: BlockModel, widths: Mapping[str, int]) -> tuple[BlockModel, dict[str, int]]:
         """Return a model without the degrees above the width lmax, and the widths that are left to cut."""
         from atomslim.families.sevennet.channels import cut_degrees  # noqa: PLC0415 - needs the package
