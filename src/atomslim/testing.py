@@ -20,6 +20,7 @@ from ase.build import bulk, molecule
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, find_pairs, from_ase
+from atomslim.atoms.sample import ENERGIES
 from atomslim.models.block_model import BlockFeatures, BlockModel, ReadoutFeatures
 
 Tolerances: TypeAlias = Mapping[str, float]
@@ -55,6 +56,7 @@ def check_block_model(
         check_batching,
         check_reuse,
         check_gradients,
+        check_atoms,
         check_features,
         check_blocks,
         check_units,
@@ -148,6 +150,18 @@ def check_gradients(
                 slope += weight / step * model.predict(moved, task.name, topology)[energy.name].double().sum()
             found = -(model.predict(batch, task.name, topology)[forces.name] * direction).sum()
             _require_close(f"forces of {task.name}", found, slope, within["finite difference"])
+
+
+def check_atoms(model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None) -> None:
+    """Require that energies of atoms, where the model says that it adds them up, do add up to those of structures."""
+    model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
+    batch = from_ase(sample_structures())
+    for task in (task for task in model.tasks.values() if model.adds_up_atoms(task)):
+        energy = task.of_kind("energy")
+        assert energy is not None  # noqa: S101 - what is added up
+        found = model.predict(batch, task.name, energies=True)
+        total = torch.zeros_like(found[energy.name]).index_add(0, batch.batch, found[ENERGIES])
+        _compare(f"energies of atoms, task {task.name}", {"energy": total}, {"energy": found[energy.name]}, within)
 
 
 def check_features(

@@ -30,7 +30,7 @@ from atomslim.labelling.label import label
 from atomslim.models.block_model import BlockModel
 from atomslim.train.distill import distill
 from atomslim.train.finetune import finetune
-from atomslim.train.optimisation import curvature
+from atomslim.train.optimisation import curvature, sharing
 from odd_calculators import Springs, Tired
 from small_models import CONSERVATIVE, jmp
 
@@ -225,6 +225,39 @@ def test_training_takes_a_folder_of_labels_as_it_is(tmp_path: Path) -> None:
     assert "references" in normalisation
     distilled = distill(student, jmp(CONSERVATIVE), str(tmp_path / "labelled"), output=tmp_path / "kd", **run)
     assert distilled.history[-1]["operation"] == "distil"
+
+
+@pytest.mark.filterwarnings("ignore:.*different reference energies")
+def test_energies_of_atoms_are_labelled_and_learned(tmp_path: Path) -> None:
+    by_emt = label(copper(tmp_path / "cu.xyz"), EMT_NAME, tmp_path / "emt")
+    assert by_emt.given.labels == ("energy", "forces", "stress", "energies")
+    for atoms, sample in zip(iread(tmp_path / "emt/labelled.extxyz"), by_emt.container, strict=True):
+        again = atoms.copy()
+        again.calc = EMT()
+        np.testing.assert_allclose(sample.targets["energies"], again.get_potential_energies(), atol=1e-8)
+        np.testing.assert_allclose(atoms.get_potential_energies(), again.get_potential_energies(), atol=1e-6)
+
+    teacher, other = jmp(CONSERVATIVE), jmp(CONSERVATIVE, seed=1)
+    write(tmp_path / "three.xyz", [Atoms("COH", [(0, 0, 0), (1.1 + 0.1 * n, 0, 0.2), (0.1, 1, 0)]) for n in range(12)])
+    own = label(tmp_path / "three.xyz", teacher, tmp_path / "own").container
+    for sample in own:
+        assert sample.targets["energies"].sum() == pytest.approx(float(sample.targets["energy"]))
+    batch = collate(list(own), ["conservative"] * 12, {"conservative": ["energies"]}, teacher.topology)
+    by_element = (
+        torch.zeros(119).double().index_put((torch.tensor([1, 6, 8]),), torch.tensor([3.0, -2.0, 5.0]).double())
+    )
+
+    def error(model: BlockModel, shift: torch.Tensor | float = 0.0) -> float:
+        ours = model.predict(batch.atoms, None, batch.topology, energies=True)["energies"]
+        return float(sharing(ours + shift, batch, torch.Tensor.detach))
+
+    assert error(teacher, by_element[batch.atoms.numbers]) < 1e-9 < error(other)
+    run: dict[str, Any] = {"steps": 8, "progress": False, "heads": "reuse", "optimiser": {"learning_rate": 3e-3}}
+    tuned = finetune(other, str(tmp_path / "own"), output=tmp_path / "run", energies=100.0, **run)
+    assert error(tuned) < 0.9 * error(other)
+    label(tmp_path / "three.xyz", Springs, tmp_path / "plain")
+    with pytest.raises(DataError, match="lack the target energies"):
+        finetune(teacher, str(tmp_path / "plain"), output=tmp_path / "no", energies=1.0, **run)
 
 
 @pytest.mark.filterwarnings("ignore:.*different reference energies")

@@ -2,16 +2,18 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.labelling.examine import examine
-from atomslim.labelling.teachers import Labels, Source, teacher_of
+from atomslim.labelling.teachers import Labels, Source, numbers, teacher_of
 from atomslim.labelling.unlabelled import Hung, Unlabelled
 from atomslim.models.model_file import save
 from odd_calculators import Doubled, Free, Springs
@@ -125,6 +127,18 @@ def test_what_is_wrong_with_an_answer_is_one_line(fault: str, said: str) -> None
     assert "\n" not in str(reason.value)
 
 
+def test_numbers_of_every_kind_are_taken_and_what_is_none_is_refused() -> None:
+    given: dict[str, Any] = {"energy": np.array([4]), "forces": np.ones((2, 3), np.float32)}
+    given |= {"stress": np.eye(3, dtype=int), "energies": [[1], [3]]}
+    found = numbers(given, 2)
+    assert [values.shape for values in found.values()] == [(), (2, 3), (3, 3), (2,)]
+    assert {values.dtype.name for values in found.values()} == {"float64"}
+    tracked = torch.ones((), requires_grad=True)
+    for energy in (1 + 2j, "1.5", None, [1, [2, 3]], object(), tracked, [1.0, 2.0], np.inf):
+        with pytest.raises(Unlabelled, match=r"energy (is not an array of numbers|has the shape|is not finite)"):
+            numbers({**given, "energy": energy}, 2)
+
+
 def test_a_process_that_hangs_dies_or_prints_is_survived() -> None:
     session = teacher_of("ase:odd_calculators:Springs?fault=hangs").begin(1.0)
     with pytest.raises(Hung, match="no answer within 1 s"):
@@ -146,7 +160,7 @@ def test_a_function_of_this_process_that_hangs_is_made_anew_and_an_object_is_ref
 
 def test_what_a_teacher_gives_is_found_on_the_first_structure() -> None:
     given = examine(teacher_of(EMT).begin(), copper(), name="EMT")
-    assert (given.labels, given.also, given.faults) == (("energy", "forces", "stress"), ("per-atom energies",), ())
+    assert (given.labels, given.faults) == (("energy", "forces", "stress", "energies"), ())
     assert set(given.measured) == {"forces", "stress"}
     assert max(given.measured.values()) < 2e-3
     assert "forces and stress are derivatives of the energy" in given.sentence("EMT")

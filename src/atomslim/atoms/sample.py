@@ -18,6 +18,9 @@ from atomslim.words import number_of
 ASE_RESULTS = ("energy", "forces", "stress")
 """Targets that ASE keeps in a calculator; the others go to `atoms.info` under their own names."""
 
+ENERGIES = "energies"
+"""Shares of the energy that a teacher gives to the atoms: what two teachers call so need not be the same."""
+
 HESSIAN = "hessian"
 """A row of the second derivatives of the energy: a direction u of all atoms, and the Hessian times u."""
 
@@ -35,7 +38,7 @@ class Sample:
     | tags | (n,) int64 | 0 sub-surface, 1 surface, 2 adsorbate, and 2 where the data has none |
     | fixed | (n,) bool | held in place in the calculation it comes from |
     | targets | dict of float64 arrays | "energy" () eV, "forces" (n, 3) eV/Å, "stress" (3, 3) eV/Å³ with ASE's sign, |
-    | | | "hessian" (n, 6): a direction, and the Hessian times it in eV/Å²; |
+    | | | "energies" (n,) eV of atoms; "hessian" (n, 6): a direction, and the Hessian times it in eV/Å²; |
     | | | scalar properties () under their own names, in the unit their dataset declares |
     | name | text | "file, record 17", for messages |
     | group | text | molecule, system or reaction of a frame, for splits by group; "" if there is none |
@@ -129,7 +132,7 @@ class Sample:
         )
 
     def to_ase(self) -> Atoms:
-        """Convert to ASE atoms: energy, forces and stress as calculator results, other targets in `info`.
+        """Convert to ASE atoms: energy, forces, stress and energies as calculator results, other targets in `info`.
 
         A row of the Hessian, which is of atoms, is an array of theirs.
         """
@@ -143,9 +146,9 @@ class Sample:
         )
         if HESSIAN in self.targets:
             atoms.set_array(HESSIAN, self.targets[HESSIAN])
-        others = self.targets.keys() - {*ASE_RESULTS, HESSIAN}
+        others = self.targets.keys() - {*ASE_RESULTS, ENERGIES, HESSIAN}
         atoms.info |= {key: float(value) for key, value in self.targets.items() if key in others}
-        results = {key: self.targets[key] for key in ASE_RESULTS if key in self.targets}
+        results = {key: self.targets[key] for key in (*ASE_RESULTS, ENERGIES) if key in self.targets}
         if "energy" in results:
             results["energy"] = results["energy"][()]
         if "stress" in results:
@@ -172,7 +175,12 @@ def to_batch(samples: Sequence[Sample]) -> AtomsBatch:
 
 
 def _target(key: str, value: ArrayLike, natoms: int, name: str) -> NDArray[np.float64]:
-    shapes: dict[str, tuple[int, ...]] = {"forces": (natoms, 3), "stress": (3, 3), HESSIAN: (natoms, 6)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "forces": (natoms, 3),
+        "stress": (3, 3),
+        ENERGIES: (natoms,),
+        HESSIAN: (natoms, 6),
+    }
     if key == "stress" and np.size(value) == 6:
         value = voigt_6_to_full_3x3_stress(np.reshape(value, 6))
     return _shaped(value, shapes.get(key, ()), key, name)

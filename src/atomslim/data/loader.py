@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from atomslim.atoms import AtomsBatch, Sample, to_batch
-from atomslim.atoms.sample import HESSIAN
+from atomslim.atoms.sample import ENERGIES, HESSIAN
 from atomslim.data.mixing import BatchPlan, BatchSampler, Mixture
 from atomslim.errors import AtomslimError, ConfigError, DataError, StructureError
 
@@ -315,15 +315,15 @@ def _label(sample: Sample, name: str) -> NDArray[np.float64] | None:
     raise DataError(f"{sample.name or 'structure'}: {name} is not finite{atom}: remove the record")
 
 
-_BY_ATOM = {"forces": 3, HESSIAN: 6}
-"""Labels of atoms, and the numbers of each."""
+_BY_ATOM: dict[str, tuple[int, ...]] = {"forces": (3,), HESSIAN: (6,), ENERGIES: ()}
+"""Labels of atoms, and the shape of each."""
 
 
 def _side_by_side(name: str, labels: Sequence[NDArray[np.float64] | None], samples: Sequence[Sample]) -> Tensor:
-    """Join labels, NaN for those that are missing: forces and rows of the Hessian by atom, all others by structure."""
+    """Join labels, NaN for those that are missing: those of atoms by atom, all others by structure."""
     if name in _BY_ATOM:
         rows = [
-            np.full((len(sample), _BY_ATOM[name]), np.nan) if label is None else label
+            np.full((len(sample), *_BY_ATOM[name]), np.nan) if label is None else label
             for label, sample in zip(labels, samples, strict=True)
         ]
         return torch.from_numpy(np.concatenate(rows))

@@ -20,6 +20,7 @@ from torch import Tensor
 from atomslim.arguments import checked
 from atomslim.atoms import AtomsBatch, Pairs, find_pairs, from_ase
 from atomslim.atoms.charges import charge_or_spin
+from atomslim.atoms.sample import ENERGIES
 from atomslim.errors import AtomslimError, AtomslimWarning, ConfigError, StructureError
 from atomslim.inference.compiled import Compiled, Compiling, Results, left_out
 from atomslim.models.block_model import BlockModel
@@ -42,7 +43,8 @@ class Calculator(AseCalculator):
     Results: ``energy`` and ``free_energy`` (the same, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³ in ASE's sign and
     Voigt order; only where forces are conservative, and only for periodic structures whose cell has a volume), the
     task's other numbers under their own names and in their own units, and what else the model says of each atom (n,),
-    ``magmoms`` (μB), say. Numbers are float64, whatever the model computes
+    ``magmoms`` (μB), say. ``energies`` (n,) of atoms, where the model adds them up, are computed only if they are asked
+    for. Numbers are float64, whatever the model computes
     in; positions are float64 throughout.
 
     Elements and compositions that the task was not trained on, charges and spins give one warning each, see
@@ -125,7 +127,7 @@ class Calculator(AseCalculator):
         properties: Sequence[str] | None = None,
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Compute everything the task predicts for ``atoms`` (default: the last ones), whatever is asked for.
+        """Compute everything the task predicts for ``atoms`` (default: the last ones); energies of atoms if asked for.
 
         Raises StructureError for what no model can take (a position that is not finite, atoms on top of each other, an
         unknown element, a flat cell), AtomslimError when the model gives numbers that are not finite.
@@ -138,18 +140,20 @@ class Calculator(AseCalculator):
         self._watch.look("the structure", self.atoms.numbers, charge_or_spin(self.atoms))
         batch = from_ase(self.atoms)
         pairs = self._candidates.of(batch)
-        if self._compiled is not None and (answer := self._compiled.answer(batch, pairs, self.atoms)) is not None:
+        shared = ENERGIES in (properties or ())
+        compiled = None if shared else self._compiled
+        if compiled is not None and (answer := compiled.answer(batch, pairs, self.atoms)) is not None:
             self.results, close = answer
             self._report_trimming(left_out(close, self.task.graph.neighbours))
             return
         start, found = time.perf_counter(), batch
         batch = batch.to(next(self.model.parameters()).device)
         with evaluating(self.model) if self.model.training else nullcontext():
-            outputs, trimmed = self._steps(batch, pairs)
+            outputs, trimmed = self._with_energies(batch, pairs) if shared else self._steps(batch, pairs)
         self._report_trimming(trimmed)
         self.results = _results(outputs, self.task, self.atoms, self.model.atom_outputs)
-        if self._compiled is not None:
-            self._compiled.look(found, pairs, self.results, time.perf_counter() - start)
+        if compiled is not None:
+            compiled.look(found, pairs, self.results, time.perf_counter() - start)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation; tags count, as they decide which atoms are a surface."""
@@ -158,9 +162,14 @@ class Calculator(AseCalculator):
             changes.append("tags")
         return changes
 
+    def _with_energies(self, batch: AtomsBatch, pairs: Pairs) -> tuple[dict[str, Tensor], float]:
+        topology = self.model.topology(batch, self.task.name, pairs=pairs)
+        found = self.model.predict(batch, self.task.name, topology, precision=self.precision, energies=True)
+        return found, float(topology.left_out().max())
+
     def _compiling(self) -> Compiled | None:
         """Return what compiles; None, and a line, where a package would not give all that this calculator gives."""
-        more = set(self.implemented_properties) - {"energy", "free_energy", "forces", "stress"}
+        more = set(self.implemented_properties) - {"energy", "free_energy", "forces", "stress", ENERGIES}
         full = format_of(self.precision, next(self.model.parameters())) in {"fp32", "fp64"}
         if "forces" not in self.implemented_properties or more or not full:
             self._note(f"not compiled: packages give energies, forces and stress in full precision only{_but(more)}")
@@ -271,7 +280,8 @@ def _properties(model: BlockModel, task: Task) -> list[str]:
     energy_target(task)
     forces = ["forces"] if task.conservative or task.direct else []
     stress = ["stress"] if model.gives_stress(task) else []
-    return ["energy", "free_energy", *forces, *stress, *_scalars(task)]
+    energies = [ENERGIES] if model.adds_up_atoms(task) else []
+    return ["energy", "free_energy", *forces, *stress, *energies, *_scalars(task)]
 
 
 def energy_target(task: Task) -> Target:
@@ -310,7 +320,7 @@ def _results(outputs: dict[str, Tensor], task: Task, atoms: Atoms, atom_outputs:
         results["forces"] = arrays[forces.name]
     if "stress" in arrays and atoms.pbc.any() and atoms.cell.rank == 3:
         results["stress"] = full_3x3_to_voigt_6_stress(arrays["stress"][0])
-    results |= {name: arrays[name] for name in atom_outputs}
+    results |= {name: arrays[name] for name in (*atom_outputs, ENERGIES) if name in arrays}
     for name, value in results.items():
         if not np.isfinite(value).all():
             raise AtomslimError(f"the model's {name} is not finite: check the structure and the model's history")

@@ -8,7 +8,7 @@ and the bytes of the arrays that it lists; so nothing that arrives is ever execu
 |---|---|---|
 | first, in | module, attribute and arguments of a calculator; or model and task | |
 | answer | what it is: names, versions, settings; or `failed` | |
-| each, in | names and texts of `info`; and `timed` | numbers, positions, cell, pbc, and other arrays of the atoms |
+| each, in | names and texts of `info`; `timed`, `brief` | numbers, positions, cell, pbc, other arrays of the atoms |
 | answer | {}; or `error` | the results that there are; of what is `timed`, the seconds of a step |
 """
 
@@ -22,6 +22,7 @@ import struct
 import sys
 import threading
 import time
+from functools import partial
 from importlib import import_module, metadata
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 RESULTS = ("energy", "free_energy", "forces", "stress", "energies")
 """What a calculator is asked for, as far as it knows it; stress where there is a volume."""
+
+_MORE = ("energies",)
 
 _LENGTH = struct.Struct("<I")
 _LONGEST = 300
@@ -62,9 +65,12 @@ def build(module: str, attribute: str, arguments: Mapping[str, Any]) -> Calculat
     return made
 
 
-def results(calculator: Calculator, atoms: Atoms) -> dict[str, Any]:
-    """Compute from scratch what a calculator knows of a structure; raises whatever it raises."""
-    names = [name for name in RESULTS if name in calculator.implemented_properties]
+def results(calculator: Calculator, atoms: Atoms, *, brief: bool = False) -> dict[str, Any]:
+    """Compute from scratch what a calculator knows of a structure; raises whatever it raises.
+
+    ``brief`` leaves out what dynamics make no use of: energies of atoms.
+    """
+    names = [name for name in RESULTS if name in calculator.implemented_properties and not (brief and name in _MORE)]
     if not (atoms.pbc.any() and atoms.cell.rank == 3):
         names = [name for name in names if name != "stress"]
     if hasattr(calculator, "reset"):
@@ -191,7 +197,7 @@ def main() -> None:
         return
     _send(target, pack(what, {}))
     while (message := unpack(source)) is not None:
-        work = _timed if message[0].get("timed") else results
+        work = _timed if message[0].get("timed") else partial(results, brief=bool(message[0].get("brief")))
         _send(target, _answer(work, calculator, to_atoms(*message)))
 
 

@@ -50,7 +50,7 @@ class Asked(Calculator):
     def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
         """Ask; raises Unlabelled where there is no answer."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        found = self._session.ask(atoms)
+        found = self._session.ask(atoms, brief=True)
         for name in ("forces", "stress"):
             if name in properties and name not in found:
                 raise Unlabelled(f"there {'are' if name == 'forces' else 'is'} no {name}")

@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from atomslim.atoms.sample import ENERGIES
 from atomslim.errors import AtomslimError
 from atomslim.labelling.teachers import Labels, Session
 from atomslim.labelling.unlabelled import Unlabelled
@@ -36,7 +37,7 @@ WRONG = 0.02
 _DIGITS = 2e-7
 """Relative error of energies in single precision; what they hide is not found fault with."""
 
-LABELS = ("energy", "forces", "stress")
+LABELS = ("energy", "forces", "stress", ENERGIES)
 """What is kept."""
 
 _SAME, _NOISE = 1e-6, 1e-3
@@ -55,9 +56,7 @@ class Given:
     """What a teacher gives, and what is to be known of it."""
 
     labels: tuple[str, ...]
-    """Names of what is kept: energy, forces, stress."""
-    also: tuple[str, ...] = ()
-    """Names of what it gives besides."""
+    """Names of what is kept: energy, forces, stress, energies (of atoms)."""
     free: bool = False
     """Whether its energy is the free energy, of which the forces are the gradient."""
     faults: tuple[str, ...] = ()
@@ -70,12 +69,12 @@ class Given:
     """Number of the structure that it was for."""
 
     def sentence(self, name: str) -> str:
-        """Say what is kept, what is not, and how it was checked."""
-        besides = f" ({', '.join(self.also)} not kept)" if self.also else ""
+        """Say what is kept, and how it was checked."""
+        kept = ", ".join("energies of atoms" if what == ENERGIES else what for what in self.labels)
         energy = "; energies are free energies, whose gradient the forces are" if self.free else ""
         sound = [what for what in self.measured if not any(what in fault for fault in self.faults)]
         checked = f"; {' and '.join(sound)} are derivatives of the energy" if sound else ""
-        return f"{name}: gives {', '.join(self.labels)}{besides}{energy}{checked}"
+        return f"{name}: gives {kept}{energy}{checked}"
 
     def kept(self, found: Labels) -> Labels:
         """Take what becomes labels of a teacher's results; raises Unlabelled where forces are missing."""
@@ -96,12 +95,12 @@ def examine(session: Session, atoms: Atoms, number: int = 0, name: str = "the te
     first = session.ask(atoms)
     free = "free_energy" in first and abs(float(first["free_energy"] - first["energy"])) > 1e-6
     labels = tuple(what for what in LABELS if what in first)
-    also = ("per-atom energies",) if "energies" in first else ()
     measured = _measured(session, atoms, labels)
     faults = [*_wrong(name, measured), *_changing(name, first, session.ask(atoms), len(atoms))]
+    faults += _not_adding_up(name, first)
     if "forces" not in labels:
         faults.append(f"{name}: gives no forces: students learn from energies alone")
-    return Given(labels, also, free, tuple(faults), measured, energy_of(first), number)
+    return Given(labels, free, tuple(faults), measured, energy_of(first), number)
 
 
 def require_same(name: str, before: float, after: float, natoms: int) -> float:
@@ -130,6 +129,16 @@ def _changing(name: str, before: Labels, after: Labels, natoms: int) -> list[str
     if not found:
         return []
     return [f"{name}: changes its answer between calls, by {' and '.join(found)} for the same structure"]
+
+
+def _not_adding_up(name: str, labels: Labels) -> list[str]:
+    """Say where energies of atoms are not those of the structure, shared out."""
+    if ENERGIES not in labels:
+        return []
+    apart = [abs(float(labels[ENERGIES].sum() - labels[one])) for one in ("energy", "free_energy") if one in labels]
+    if min(apart) <= max(_SAME * len(labels[ENERGIES]), 10 * _DIGITS * abs(energy_of(labels))):
+        return []
+    return [f"{name}: its energies of atoms do not add up to its energy ({min(apart):.3g} eV are missing or too many)"]
 
 
 def _measured(session: Session, atoms: Atoms, labels: tuple[str, ...]) -> dict[str, float]:

@@ -92,8 +92,8 @@ def label(  # noqa: PLR0913 -- the options of a command
 ) -> Labelled:
     """Label structures with a teacher, into a dataset folder; run again, it continues where it stopped.
 
-    Energies in eV, forces in eV/Å, and stress of cells in eV/Å³, as far as the teacher gives them. If a calculator
-    gives a free energy (electronic temperature), it is used as the energy, since forces are its gradient.
+    Energies in eV, of atoms, too, forces in eV/Å, and stress of cells in eV/Å³, as far as the teacher gives them. If a
+    calculator gives a free energy (electronic temperature), it is used as the energy, since forces are its gradient.
 
     Args:
         structures: files, folders, containers or datasets, as `atomslim.inference.inputs` says; labels in them are

@@ -45,8 +45,8 @@ class Session(Protocol):
         """Versions and settings."""
         ...
 
-    def ask(self, atoms: Atoms) -> Labels:
-        """Give the labels of a structure.
+    def ask(self, atoms: Atoms, *, brief: bool = False) -> Labels:
+        """Give the labels of a structure; ``brief``: no energies of atoms.
 
         Raises:
             Unlabelled: it has none.
@@ -143,8 +143,8 @@ class _Apart:
     def what(self) -> Mapping[str, Any]:
         return self.process.started()
 
-    def ask(self, atoms: Atoms) -> Labels:
-        return numbers(self.process.ask(atoms), len(atoms))
+    def ask(self, atoms: Atoms, *, brief: bool = False) -> Labels:
+        return numbers(self.process.ask(atoms, brief=brief), len(atoms))
 
     def seconds(self, atoms: Atoms) -> float:
         return float(self.process.ask(atoms, timed=True)["seconds"])
@@ -177,8 +177,8 @@ class _Here:
             self._calculator = made
         return self._calculator
 
-    def ask(self, atoms: Atoms) -> Labels:
-        return numbers(self._done(lambda: plain.results(self._made(), atoms.copy())), len(atoms))
+    def ask(self, atoms: Atoms, *, brief: bool = False) -> Labels:
+        return numbers(self._done(lambda: plain.results(self._made(), atoms.copy(), brief=brief)), len(atoms))
 
     def seconds(self, atoms: Atoms) -> float:
         return float(self._done(lambda: {"seconds": plain.seconds(self._made(), atoms)})["seconds"])
@@ -231,7 +231,7 @@ _SHAPES: dict[str, Callable[[int], tuple[tuple[int, ...], ...]]] = {
     "free_energy": lambda _: ((), (1,)),
     "forces": lambda n: ((n, 3),),
     "stress": lambda _: ((6,), (3, 3)),
-    "energies": lambda n: ((n,),),
+    "energies": lambda n: ((n,), (n, 1)),
 }
 
 
@@ -240,15 +240,23 @@ def numbers(found: Mapping[str, Any], natoms: int) -> Labels:
     result: Labels = {}
     for name, value in found.items():
         try:
-            array = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            array = _floats(value)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise Unlabelled(f"{name} is not an array of numbers") from error
         allowed = _SHAPES[name](natoms)
         if array.shape not in allowed:
             raise Unlabelled(f"{name} has the shape {array.shape} where {allowed[0]} is expected")
         if not np.isfinite(array).all():
             raise Unlabelled(f"{name} is not finite")
-        result[name] = array if array.shape == allowed[0] or name == "stress" else array.reshape(())
+        result[name] = array if name == "stress" else array.reshape(allowed[0])
     if "energy" not in result:
         raise Unlabelled("there is no energy")
     return result
+
+
+def _floats(value: Any) -> NDArray[np.float64]:
+    """Copy numbers; raises TypeError, ValueError or RuntimeError for anything else, complex ones and texts included."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{array.dtype} is no real number")
+    return array.astype(np.float64)

@@ -21,8 +21,10 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
+from atomslim.atoms.sample import ENERGIES
 from atomslim.errors import ConfigError
 from atomslim.models import short
+from atomslim.models.atom_energies import energies_of_atoms
 from atomslim.models.family import Family
 from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
@@ -154,6 +156,13 @@ class BlockModel(nn.Module, ABC):
         """Say whether a task's outputs have a ``stress``: where forces are derivatives, or the family has a head."""
         return task.conservative
 
+    def adds_up_atoms(self, task: Task) -> bool:  # noqa: ARG002 - others look at it
+        """Say whether a task's energy is a sum over atoms, so that `atom_energies` can give its parts.
+
+        Then what the readout's ``context`` holds is a dataclass, and its ``batch`` is what the head adds up by.
+        """
+        return False
+
     def physical_outputs(self, raw: dict[str, Tensor], task: Task, batch: AtomsBatch) -> dict[str, Tensor]:
         """Turn raw numbers into physical ones by mean, std and references of each target; others pass unchanged."""
         targets = {target.name: target for target in task.targets}
@@ -281,17 +290,23 @@ class BlockModel(nn.Module, ABC):
         topology: Any = None,
         *,
         precision: Precision | None = None,
+        energies: bool = False,
     ) -> dict[str, Tensor]:
         """Return the detached predictions of one task (default: the only one) as `forward` describes them.
 
         ``precision`` says what is computed in (default: the model's); raises ConfigError where the device lacks it.
+        ``energies`` adds those of atoms (n,) in eV, of models that add them up.
         """
         name, weight = self.task(task).name, next(self.parameters())
         arithmetic = computing(format_of(precision or self.precision, weight), weight.device)
         threads = fitting_threads(self, batch.num_atoms)
         with torch.no_grad(), without_parameter_gradients(self), arithmetic, threads:
-            outputs = self(batch, topology, [name])[name]
+            outputs = self._with_energies(batch, topology, name) if energies else self(batch, topology, [name])[name]
         return {key: value.detach() for key, value in outputs.items()}
+
+    def _with_energies(self, batch: AtomsBatch, topology: Any, name: str) -> dict[str, Tensor]:
+        trace = self._run(batch, topology, [name], normalised=False, create_graph=False, edges=False)
+        return {**trace.outputs[name], ENERGIES: energies_of_atoms(self, trace.readout, self.task(name))}
 
     def steps(self, task: str | None = None, *, precision: Precision | None = None) -> Steps:
         """Return what predicts one structure after another, as `predict` does: a family may know a faster way."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atomslim.atoms.sample import Sample
+from atomslim.atoms.sample import ENERGIES, Sample
 from atomslim.compress.cuts import Cut
 from atomslim.compress.prune import keep_blocks
 from atomslim.data.container import Container
@@ -106,6 +106,7 @@ def learn(work: Work, start: Path, train: Path, output: Path, seconds: float, *,
         name=TASK,
         forces=options.forces,
         learn=_learned(work),
+        energies=options.energies if ENERGIES in work.done["labels"]["gives"] else 0.0,
         heads="better" if first else "reuse",
         **how_long(options, seconds),
         **settings(options, options.learning_rate / (1 if first else 3)),

@@ -51,6 +51,9 @@ class SlimOptions(BaseModel):
         le=0.9,
         description="share of the first training in which a cut of the teacher learns the teacher's features, too",
     )
+    energies: float = Field(
+        default=0.0, ge=0, description="weight of energies of atoms (mean error in eV), if the teacher gives them"
+    )
     steps: int | None = Field(default=None, ge=1, description="of each training; none: as many as the budget allows")
     batch_size: int = Field(default=4, ge=1, description="structures in a batch")
     checks: tuple[str, ...] = Field(default=("quick",), description="of the validation: sets, or names of checks")

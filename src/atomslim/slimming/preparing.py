@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from atomslim.atoms.sample import ENERGIES
 from atomslim.data.container import Container
 from atomslim.data.splits import evenly
 from atomslim.data.staging import write_container
@@ -176,6 +177,8 @@ def label_pools(work: Work) -> None:
         for name, numbers in parts.items():
             write_container(work.place / f"{name}.samples", (samples[number] for number in sorted(numbers.tolist())))
         facts |= {name: len(numbers) for name, numbers in parts.items()}
+        if work.options.energies and ENERGIES not in found.given.labels:
+            work.tell(f"{work.teacher.name}: gives no energies of atoms, so that students learn none")
         facts |= {"skipped": len(found.skipped), "gives": list(found.given.labels), "faults": list(found.given.faults)}
 
 

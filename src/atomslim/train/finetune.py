@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from pydantic import Field, model_validator
 
 from atomslim.arguments import checked
+from atomslim.atoms.sample import ENERGIES, HESSIAN
 from atomslim.data.in_memory import Data, opened
 from atomslim.data.info import DatasetInfo
 from atomslim.errors import ConfigError
@@ -65,6 +66,9 @@ class FinetuneOptions(RunOptions):
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
     hessian: float = Field(
         default=0.0, ge=0, description="weight of rows of the Hessian (mean error in eV/Å²), where the labels have some"
+    )
+    energies: float = Field(
+        default=0.0, ge=0, description="weight of energies of atoms (mean error in eV), where the labels have some"
     )
     e0s: E0s = E0S
     heads: Literal["better", "fresh", "reuse"] = Field(
@@ -142,7 +146,7 @@ def _finetuned(
     began = origin({"model": loaded}, [task], known)
     with announced("comparing heads to start with", shown=progress):
         start, notes = _start(loaded, task, config, folder if resume else None)
-    task = replace(task, graph=start.task.graph, hessian=config.hessian > 0)
+    task = replace(task, graph=start.task.graph, besides=_besides(config))
     tuned = with_tasks(
         loaded,
         [start.task],
@@ -166,13 +170,21 @@ def _finetuned(
 
 def _objective(model: BlockModel, task: LearningTask, config: FinetuneOptions) -> Labels | None:
     """Return what is learned where it is more than the labels of the task; raises ConfigError without forces."""
-    if not config.hessian:
+    if not _besides(config):
         return None
     learned = model.task(task.name)
-    if not (learned.conservative or learned.direct):
+    if config.energies and not model.adds_up_atoms(learned):
+        raise ConfigError("energies: the model's energy is no sum over atoms: leave it out")
+    if config.hessian and not (learned.conservative or learned.direct):
         raise ConfigError("hessian: nothing learns forces, so there is no Hessian: leave it out, or learn forces")
     terms = loss_terms(task, learned, free_atoms_only=config.free_atoms_only)
-    return Labels(terms, config.hessian)
+    return Labels(terms, config.hessian, config.energies)
+
+
+def _besides(config: FinetuneOptions) -> tuple[str, ...]:
+    """Name the labels that are learned besides the targets."""
+    weights = {HESSIAN: config.hessian, ENERGIES: config.energies}
+    return tuple(name for name, weight in weights.items() if weight)
 
 
 def _require_possible(model: BlockModel, config: FinetuneOptions) -> None:

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 import lightning
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from atomslim.atoms.sample import HESSIAN
+from atomslim.atoms.batch import LAST_ELEMENT
+from atomslim.atoms.sample import ENERGIES, HESSIAN
 from atomslim.compress.distill import hessian_rows, tasks_in
 from atomslim.data.loader import Batch
 from atomslim.errors import ConfigError
+from atomslim.models.atom_energies import energies_of_atoms
 from atomslim.models.block_model import BlockModel, Trace
 from atomslim.models.losses import Term, loss_sums, weighted_mean
 from atomslim.models.tasks import Task
@@ -205,18 +208,39 @@ class Labels:
     processes agree on which weights take part; derivatives are those of the batch's tasks only.
     """
 
-    def __init__(self, terms: Sequence[Term], hessian: float = 0.0) -> None:
-        """Learn these terms, and rows of the Hessian with this weight of their mean absolute error in eV/Å²."""
-        self.terms, self.hessian = list(terms), hessian
+    def __init__(self, terms: Sequence[Term], hessian: float = 0.0, energies: float = 0.0) -> None:
+        """Learn these terms.
+
+        ``hessian`` and ``energies`` are weights of the mean absolute errors of rows of the Hessian (eV/Å²), and of
+        energies of atoms (eV) by the first term's task.
+        """
+        self.terms, self.hessian, self.energies = list(terms), hessian, energies
         self.learned = nn.Module()
 
     def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
         """Return this process's part of the weighted mean error."""
         names = dict.fromkeys(term.task for term in self.terms)
-        outputs = attend(model, batch, names).outputs
-        sums = loss_sums(self.terms, outputs, batch)
+        trace = attend(model, batch, names)
+        sums = loss_sums(self.terms, trace.outputs, batch)
         loss = weighted_mean(self.terms, sums, summed(torch.stack([part.count for part in sums])))
+        if self.energies:
+            ours = energies_of_atoms(model, trace.readout, model.task(self.terms[0].task))
+            loss = loss + self.energies * sharing(ours, batch, summed).to(loss)
         return loss + self.hessian * curvature(model, batch, summed) if self.hessian else loss
+
+
+def sharing(ours: Float[Tensor, " n"], batch: Batch, summed: Summed) -> Tensor:
+    """Return this process's part of the mean absolute error of energies of atoms, in eV.
+
+    What the atoms of an element have in common is left out: only the energies of structures say what that is worth.
+    """
+    label, numbers = batch.targets[ENERGIES], batch.atoms.numbers
+    there = torch.isfinite(label)
+    difference = torch.where(there, ours - label, 0.0)
+    own = torch.stack([there.to(difference), difference.detach()], dim=1)
+    count, total = summed(own.new_zeros(LAST_ELEMENT + 1, 2).index_add(0, numbers, own)).unbind(1)
+    error = torch.where(there, (difference - (total / count.clamp(min=1))[numbers]).abs(), 0.0)
+    return error.sum() / count.sum().clamp(min=1)
 
 
 def curvature(model: BlockModel, batch: Batch, summed: Summed) -> Tensor:

@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 from ase.data import atomic_numbers, chemical_symbols
 
-from atomslim.atoms.sample import HESSIAN
+from atomslim.atoms.sample import ENERGIES, HESSIAN
 from atomslim.data import Dataset
 from atomslim.data.in_memory import opened
 from atomslim.data.info import DatasetInfo
@@ -287,7 +287,7 @@ def default_targets(
 
     Raises DataError where forces are asked for and no structure has them.
     """
-    names = [name for name, count in found.counts.items() if count and name not in {STRESS, HESSIAN}]
+    names = [name for name, count in found.counts.items() if count and name not in {STRESS, ENERGIES, HESSIAN}]
     if forces is not None:
         found.require(["forces"])
     if "forces" in names and ("energy" in names or forces == "direct"):

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomslim.atoms import Sample
-from atomslim.atoms.sample import HESSIAN
 from atomslim.data import Dataset, splits
 from atomslim.data.check import unit_problems
 from atomslim.data.in_memory import opened
@@ -64,8 +63,8 @@ class LearningTask:
     validation_limit: int | None = None
     """At most so many structures of the validation set, evenly over it."""
 
-    hessian: bool = False
-    """Whether rows of the Hessian are learned, too."""
+    besides: tuple[str, ...] = ()
+    """Names of labels that are learned besides the targets, and that not every structure need have."""
 
     def part(self, name: Part) -> TaskData:
         """Return the structures of one set; raises DataError if it is empty."""
@@ -76,7 +75,7 @@ class LearningTask:
         return TaskData(
             self.name,
             self.dataset if own is None else own,
-            (*self.targets, *([HESSIAN] if self.hessian and name == "train" else [])),
+            (*self.targets, *(self.besides if name == "train" else ())),
             indices,
             neighbours=self.graph.neighbours,
             labelled=name == "train" and not self.unlabelled,

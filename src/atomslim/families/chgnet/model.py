@@ -203,6 +203,11 @@ class CHGNet(BlockModel):
                 raw["magmoms"] = self.moments(context.before_last).squeeze(-1).abs()
         return raw
 
+    def adds_up_atoms(self, task: Task) -> bool:
+        """Say whether a network's numbers of atoms are added up, not a network of the pooled atoms."""
+        energy = task.of_kind("energy")
+        return energy is not None and cast("Head", self.heads.get_submodule(f"{task.name}.{energy.name}")).by_atom
+
     def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return the map of the last block's features."""
         return {"node": ReadoutMap.last(self.readout.first, [self.config.atom_fea_dim] * (self.num_blocks + 1))}

@@ -124,6 +124,10 @@ class JMP(BlockModel):
 
         return JMPSteps(self, self.task(task), precision)
 
+    def adds_up_atoms(self, task: Task) -> bool:
+        """Say yes to every energy."""
+        return task.of_kind("energy") is not None
+
     def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return FinalMLP's first layer for node and, with the direct-force branch, edge features."""
         count = self.num_blocks + 1

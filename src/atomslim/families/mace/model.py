@@ -106,6 +106,10 @@ class MACE(BlockModel):
             if target.kind != "conservative_forces"
         }
 
+    def adds_up_atoms(self, task: Task) -> bool:
+        """Say yes to every energy."""
+        return task.of_kind("energy") is not None
+
     def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return the terms of the blocks; the embedding has one only where there are no blocks."""
         terms = cast("list[nn.Linear | None]", list(self.readout))

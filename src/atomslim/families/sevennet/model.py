@@ -170,6 +170,10 @@ class SevenNet(BlockModel):
             if target.kind != "conservative_forces"
         }
 
+    def adds_up_atoms(self, task: Task) -> bool:
+        """Say yes to every energy."""
+        return task.of_kind("energy") is not None
+
     def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return the readout's first layer, over the even scalars of the last block."""
         return {"node": ReadoutMap.last(self.readout, scalar_widths(self.config))}
