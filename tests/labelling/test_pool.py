@@ -15,6 +15,7 @@ from ase.io import write
 
 from atomslim.atoms.sample import Sample
 from atomslim.cli.main import main
+from atomslim.data.bins import edges
 from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
@@ -165,6 +166,15 @@ def test_volumes_are_scanned_and_cells_repeated() -> None:
             repeated(bulk("Cu"), width)
     with pytest.raises(ConfigError, match="as in Mg=Ca"):
         Substitution.parse("Mg->Ca")
+
+
+def test_figures_have_bins_for_numbers_that_differ_by_rounding_only() -> None:
+    for values in ([], [12.3], [12.3, 12.3], [12.3, 12.300000000000002], [-4e5, -4e5 + 1e-9], [0.0, 1e-18]):
+        bins = edges(values, 40)
+        assert len(bins) == 41
+        assert min(np.diff(bins)) > 0
+        assert np.histogram(values, bins)[0].sum() == len(values)
+    assert edges([1, 3], 2) == [1.0, 2.0, 3.0]
 
 
 def test_those_farthest_from_the_others_are_chosen_and_no_two_alike() -> None:

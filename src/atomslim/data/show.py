@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from atomslim.atoms.batch import LAST_ELEMENT
 from atomslim.atoms.sample import Sample
+from atomslim.data.bins import edges
 from atomslim.data.dataset import Dataset, PreparedDataset
 from atomslim.data.normalise import Moments
 from atomslim.data.survey import Survey, described
@@ -113,7 +114,7 @@ class Statistics:
         yield "dataset", self.name
         yield "structures", f"{len(atoms)} ({self.periodic} periodic), in {len(self.groups - {''})} groups"
         yield "atoms", f"{atoms.sum()} ({self.fixed} fixed)"
-        yield "atoms per structure", f"{_range(atoms)}   {sparkline(np.histogram(atoms, 24)[0])}"
+        yield "atoms per structure", f"{_range(atoms)}   {sparkline(np.histogram(atoms, edges(atoms, 24))[0])}"
         for number in np.argsort(-self.elements, kind="stable")[: int((self.elements > 0).sum())].tolist():
             share = self.elements[number] / atoms.sum()
             where = self.containing[number] / len(atoms)
@@ -124,7 +125,8 @@ class Statistics:
                 yield name, f"yes for {int(numbers.sum())} of {len(numbers)} labels ({numbers.mean():.1%})"
                 continue
             text = f"mean {numbers.mean():.8g}, std {numbers.std():.4g}, {_range(numbers)} {self.unit(name)}"
-            yield name, f"{text}   {sparkline(np.histogram(numbers[np.isfinite(numbers)], 24)[0])}"
+            finite = numbers[np.isfinite(numbers)]
+            yield name, f"{text}   {sparkline(np.histogram(finite, edges(finite, 24))[0])}"
             if name == "energy":
                 each = numbers / atoms if len(numbers) == len(atoms) else np.zeros(0)
                 if len(each):
@@ -213,7 +215,8 @@ def _range(values: NDArray[Any]) -> str:
 
 
 def _histogram(axis: Axes, values: NDArray[Any], label: str, count: str) -> None:
-    axis.hist(values[np.isfinite(values)], bins=50)
+    finite = values[np.isfinite(values)]
+    axis.hist(finite, bins=edges(finite, 50))
     axis.set_xlabel(label)
     axis.set_ylabel(count)
 

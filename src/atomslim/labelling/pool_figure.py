@@ -1,11 +1,13 @@
 """What is in a pool, as a figure."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from atomslim.data.bins import edges
 from atomslim.data.container import Container
 from atomslim.labelling.pool_parts import Made, in_order
 from atomslim.labelling.select import nearest_distance
@@ -41,7 +43,7 @@ def _kinds(axis: Axes, kinds: Mapping[str, Mapping[str, int]]) -> None:
 
 def _histogram(axis: Axes, values: list[float], label: str) -> None:
     finite = np.array(values)[np.isfinite(values)] if values else np.array([])
-    axis.hist(finite, bins=40)
+    axis.hist(finite, bins=edges(finite, 40))
     axis.set_xlabel(label)
     axis.set_ylabel("structures")
     if not len(finite):
@@ -50,7 +52,8 @@ def _histogram(axis: Axes, values: list[float], label: str) -> None:
 
 def _by_kind(axis: Axes, values: Mapping[str, list[float]], label: str) -> None:
     for kind in sorted(values, key=in_order):
-        axis.hist(values[kind], bins="sturges", histtype="step", label=kind)
+        bins = edges(values[kind], 1 + math.ceil(math.log2(len(values[kind]) + 1)))
+        axis.hist(values[kind], bins=bins, histtype="step", label=kind)
     axis.set_xlabel(label)
     axis.set_ylabel("frames of dynamics")
     axis.set_visible(bool(values))
