@@ -215,7 +215,7 @@ def test_dynamics_that_fail_are_noted(tmp_path: Path) -> None:
 
 def test_a_teacher_without_an_answer_fails_as_calculators_of_ase_do() -> None:
     class Silent:
-        def ask(self, _: Atoms, *, brief: bool) -> None:
+        def ask(self, *_: object, **__: object) -> None:
             raise Unlabelled("SCF did not converge")
 
     atoms = bulk("Cu")
