@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.calculators.socketio import IPIProtocol, SocketIOCalculator
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.socketio import IPIProtocol, SocketClosed, SocketIOCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
@@ -143,6 +145,39 @@ def test_an_engine_that_is_none(tmp_path: Path, sent: bytes, words: str) -> None
             connection.sendall(sent)
         thread.join()
     assert words in str(outcome[0])
+
+
+class Failing(EMT):
+    """Computes until it is told to fail."""
+
+    fails = False
+
+    def calculate(self, *arguments: Any) -> None:
+        if self.fails:
+            raise RuntimeError("out of\nmemory")
+        super().calculate(*arguments)
+
+
+def test_a_calculator_that_fails_in_a_run(tmp_path: Path) -> None:
+    with listening(tmp_path) as server:
+        atoms, calculator = bulk("Cu"), Failing()
+        thread, outcome = served(calculator, atoms, str(tmp_path / "s"))
+        connection, _ = server.accept()
+        calculator.fails = True
+        with connection, pytest.raises((SocketClosed, ConnectionError)):
+            IPIProtocol(connection).calculate(atoms.positions + 0.1, 1.01 * atoms.cell.array)
+        thread.join()
+    assert str(outcome[0]) == f"{tmp_path / 's'}: the calculator fails after 0 structures: RuntimeError: out of memory"
+
+
+def test_a_calculator_that_does_not_know_the_elements() -> None:
+    with pytest.raises(AtomslimError, match=r"^Ar: the calculator fails for this structure: "):
+        serve(EMT(), bulk("Ar"), "nobody", wait=0)
+
+
+def test_a_path_that_is_too_long() -> None:
+    with pytest.raises(ConfigError, match=r"ipi_a+: is longer than the 107 bytes of a socket's path"):
+        serve(EMT(), bulk("Cu"), "a" * 120, wait=0)
 
 
 @pytest.mark.parametrize("address", ["localhost:", ":31415", "localhost:99999", "localhost:port", "", "a:1:x"])

@@ -9,7 +9,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from atomslim.errors import AtomslimError, ConfigError
+from atomslim.errors import AtomslimError, ConfigError, one_line
 from atomslim.inference.calculator_process import results
 
 TOLERANCE = 1e-5
@@ -27,10 +27,15 @@ def structure_alone(atoms: Atoms) -> Atoms:
 def expected_of(calculator: AseCalculator, atoms: Atoms) -> dict[str, Any]:
     """Return energy (eV), forces (n, 3; eV/Å) and, where there is a stress, virial (3, 3; eV) of a structure.
 
-    The virial is −V σ, positive under pressure. Raises ConfigError for a calculator without forces, and what it raises
-    itself.
+    The virial is −V σ, positive under pressure. Raises ConfigError for a calculator without forces, AtomslimError for
+    one that fails.
     """
-    found = results(calculator, atoms)
+    try:
+        found = results(calculator, atoms)
+    except AtomslimError:
+        raise
+    except Exception as error:
+        raise AtomslimError(f"{atoms.symbols}: the calculator fails for this structure: {one_line(error)}") from error
     if "forces" not in found:
         raise ConfigError("the model has no forces, which an engine needs: choose another task")
     expected = {name: found[name] for name in ("energy", "forces")}

@@ -26,8 +26,14 @@ from atomslim.inference.parity import expected_of, require_parity, structure_alo
 UNIX_PREFIX = "/tmp/ipi_"  # noqa: S108 - where i-PI puts its sockets
 """What i-PI and others put before the name of a socket of the file system."""
 
+LONGEST_PATH = 107
+"""Bytes that the path of a socket may have on Linux."""
+
 LOOK_AGAIN = 0.1
 """Seconds between attempts to connect."""
+
+ANSWERS_WITHIN = 10
+"""Seconds that another machine has to take a connection, or refuse it."""
 
 
 def serve(
@@ -53,7 +59,8 @@ def serve(
     Raises:
         ConfigError: an address that is none, a calculator without forces.
         StructureError: structures that no model can take.
-        AtomslimError: nobody listens, the parity check fails, the engine has another number of atoms, or breaks off.
+        AtomslimError: nobody listens, the parity check fails, the engine has another number of atoms, or breaks off, or
+            the calculator fails.
 
     """
     connect = _connector(address)
@@ -105,6 +112,10 @@ def _answered(client: Client, atoms: Atoms, address: str, *, with_virial: bool) 
         raise AtomslimError(f"{address}: the engine broke off after {steps} structures: see its own output") from error
     except (AssertionError, KeyError, UnicodeDecodeError) as error:
         raise AtomslimError(f"{address}: speaks another protocol than i-PI's ({one_line(error)}): check it") from error
+    except AtomslimError:
+        raise
+    except Exception as error:
+        raise AtomslimError(f"{address}: the calculator fails after {steps} structures: {one_line(error)}") from error
     return steps
 
 
@@ -152,7 +163,7 @@ def _connected(connect: Callable[[], socket.socket], address: str, wait: float) 
             break
         except socket.gaierror as error:
             raise ConfigError(f"{address}: there is no such host: {one_line(error)}") from error
-        except (ConnectionError, FileNotFoundError, TimeoutError) as error:
+        except OSError as error:
             if time.monotonic() > until:
                 raise AtomslimError(
                     f"{address}: nobody listens ({one_line(error)}): start the engine, which is the server, first"
@@ -168,11 +179,19 @@ def _connector(address: str) -> Callable[[], socket.socket]:
     if separator and "/" not in address:
         if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 2**16:
             raise ConfigError(f"{address}: is not an address: write HOST:PORT, as in localhost:31415, or a name")
-        return lambda: socket.create_connection((host.strip("[]"), int(port)))
+        return lambda: _tcp_connection(host.strip("[]"), int(port))
     if not address.strip("/"):
         raise ConfigError(f"socket {address!r}: write HOST:PORT, or the name that the engine's input has")
     path = address if "/" in address else UNIX_PREFIX + address
+    if len(path.encode()) > LONGEST_PATH:
+        raise ConfigError(f"{path}: is longer than the {LONGEST_PATH} bytes of a socket's path: use a shorter one")
     return lambda: _unix_connection(path)
+
+
+def _tcp_connection(host: str, port: int) -> socket.socket:
+    connection = socket.create_connection((host, port), timeout=ANSWERS_WITHIN)
+    connection.settimeout(None)
+    return connection
 
 
 def _unix_connection(path: str) -> socket.socket:
