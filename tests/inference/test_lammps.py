@@ -124,6 +124,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Q is not an element"):
         attach(engine, Calculator(small_model()), ["H", "Q"])
     assert not engine.has_id("fix", FIX)
+    engine.command("delete_atoms group all")
+    with pytest.raises(ConfigError, match="LAMMPS has no atoms yet"):
+        attach(engine, Calculator(small_model()), elements(atoms))
     engine = started(atoms, tmp_path, "si")
     with pytest.raises(ConfigError, match="LAMMPS has units si: use metal or real"):
         attach(engine, Calculator(small_model()), elements(atoms))

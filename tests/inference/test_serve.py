@@ -171,7 +171,10 @@ def test_a_calculator_that_fails_in_a_run(tmp_path: Path) -> None:
 
 
 def test_a_calculator_that_does_not_know_the_elements() -> None:
-    with pytest.raises(AtomslimError, match=r"^Ar: the calculator fails for this structure: "):
+    with pytest.raises(
+        AtomslimError,
+        match=r"^Ar: the calculator fails for this structure: NotImplementedError: No EMT-potential for Ar",
+    ):
         serve(EMT(), bulk("Ar"), "nobody", wait=0)
 
 

@@ -73,11 +73,11 @@ def results(calculator: Calculator, atoms: Atoms, *, brief: bool = False) -> dic
     names = [name for name in RESULTS if name in calculator.implemented_properties and not (brief and name in _MORE)]
     if not (atoms.pbc.any() and atoms.cell.rank == 3):
         names = [name for name in names if name != "stress"]
-    if hasattr(calculator, "reset"):
-        calculator.reset()  # what it remembers of another structure must not change the answer
+    _forget(calculator)
     try:
         calculator.calculate(atoms, names, all_changes)
     except NotImplementedError:  # for one of them
+        _forget(calculator)
         return {name: value for name in names if (value := _single(calculator, atoms, name)) is not None}
     return {name: calculator.results[name] for name in names if name in calculator.results}
 
@@ -89,6 +89,12 @@ def seconds(calculator: Calculator, atoms: Atoms) -> float:
     start = time.perf_counter()
     moved.get_forces()
     return time.perf_counter() - start
+
+
+def _forget(calculator: Calculator) -> None:
+    """Let go of another structure, or of a step that failed: neither may change the next answer."""
+    if hasattr(calculator, "reset"):
+        calculator.reset()
 
 
 def _single(calculator: Calculator, atoms: Atoms, name: str) -> Any:

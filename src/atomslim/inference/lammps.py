@@ -156,5 +156,7 @@ def _require_usable(lammps: Any, elements: Sequence[str]) -> None:
         raise ConfigError(f"LAMMPS has units {units}: use metal or real")
     if lammps.extract_setting("world_size") != 1:
         raise ConfigError("LAMMPS runs in several processes: a model takes all atoms in one: start it without mpirun")
+    if not lammps.get_natoms():
+        raise ConfigError("LAMMPS has no atoms yet: attach the model after read_data, or what makes atoms")
     if len(elements) != types:
         raise ConfigError(f"{len(elements)} elements for {types} atom types: give one for each")
