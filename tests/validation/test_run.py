@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from atomslim.cli.main import main
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimError, ConfigError
 from atomslim.inference.named_calculators import calculator_of
 from atomslim.validation.folder import place
 from atomslim.validation.run import validate
@@ -122,6 +123,33 @@ def test_a_reference_that_fails_leaves_the_model_judged_by_itself() -> None:
     assert "not compared, for the reference has none: the calculator gives no stress" in found.not_done[0][2]
     assert {verdict.number for verdict in found.verdicts} >= {"a", "volume", "error"}
     assert "Not done everywhere: cell." in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("structures", "problem"),
+    [
+        ({"none": Atoms()}, "none: .*no atoms"),
+        ({"flat": Atoms("Cu", cell=[3, 3, 0], pbc=True)}, "flat: .*volume"),
+        ({"broken": Atoms("Cu", [[0, 0, float("nan")]])}, "broken: .*finite"),
+        ({}, "there are none"),
+    ],
+)
+def test_structures_that_no_model_can_take_are_refused_before_anything_is_measured(
+    structures: dict[str, Atoms], problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AtomslimError, match=problem):
+        validate(PairPotential(), structures, checks=FEW, output=tmp_path / "v", progress=False)
+    assert not (tmp_path / "v").exists()
+
+
+def test_charges_and_elements_outside_of_training_are_said_once() -> None:
+    charged = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]], info={"charge": 1})
+    found = validate(PairPotential(), {"ion": charged, "other": charged}, checks="forces", progress=False)
+    assert found.notes == ("ion: charge 1: all checks are made without charges and spins",)
+    gold = {"gold": Atoms("Au2", [[0, 0, 0], [0, 0, 2.6]])}
+    (note,) = validate("mini", gold, task="molecules", checks="forces", progress=False).notes
+    assert note.startswith("gold: task molecules of the model was not trained on Au")
+    assert "strict" not in note
 
 
 def test_strict_wants_what_fits_to_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,9 @@ NOTED = "trained on"
 FAR = 0.25
 """A composition is far outside where this share of the atoms would have to be others."""
 
+STRICT = " (strict refuses such structures)"
+"""Ends every warning."""
+
 _SIZE = 120
 
 Shares = dict[str, list[float]]
@@ -114,4 +117,4 @@ class Watch:
             raise StructureError(f"{message}: remove the structure, or leave strict out")
         if kind not in self._said:
             self._said.add(kind)
-            warnings.warn(f"{message} (strict refuses such structures)", AtomslimWarning, stacklevel=4)
+            warnings.warn(f"{message}{STRICT}", AtomslimWarning, stacklevel=4)

@@ -30,7 +30,7 @@ class Bar(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     unit: str = Field(description="of the number")
-    bar: float | None = Field(default=None, description="the number, or its difference, must not be above it")
+    bar: float | None = Field(default=None, ge=0, description="the number, or its difference, must not be above it")
     at_least: float | None = Field(default=None, description="the number must not be below it")
     against: Literal["relative", "absolute", "contrast"] | None = Field(default=None, description="the reference")
 

@@ -63,7 +63,9 @@ def is_whole(path: Path) -> bool:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and ("not done" in content or {"numbers", "curves"} <= content.keys())
+    return isinstance(content, dict) and (
+        "not done" in content or {"numbers", "curves", "axes", "notes"} <= content.keys()
+    )
 
 
 def kept(path: Path) -> Measurement:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,10 +13,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 
-from atomslim.atoms import Sample
+from atomslim.atoms import Sample, from_ase, validate
+from atomslim.atoms.charges import charge_or_spin
 from atomslim.errors import ConfigError
 from atomslim.inference.calculator import Calculator
-from atomslim.inference.inputs import open_inputs, read_inputs
+from atomslim.inference.inputs import naming_structure, open_inputs, read_inputs
+from atomslim.models.scope import STRICT, Watch
 from atomslim.validation.reference import Labels
 from atomslim.validation.structures import built_in
 
@@ -46,7 +49,7 @@ def structures_of(
 ) -> dict[str, Atoms]:
     """Return structures by name: those given, else some of the labelled ones, else built-in ones that the model knows.
 
-    Raises ConfigError where there are none, StructureError for what cannot be read.
+    Raises ConfigError where there are none, StructureError for what cannot be read or what no model can take.
     """
     if given is None and labels is not None:
         return named(labels.spread(LABELLED_STRUCTURES))
@@ -55,7 +58,12 @@ def structures_of(
         if not found:
             raise ConfigError("the model knows no built-in structure's elements: name structures")
         return found
-    return dict(given) if isinstance(given, Mapping) else _read(given)
+    found = dict(given) if isinstance(given, Mapping) else _read(given)
+    if not found:
+        raise ConfigError("structures: there are none: name some, or none at all for built-in ones")
+    for name, atoms in found.items():
+        _require_sound(name, atoms)
+    return found
 
 
 def named(samples: Sequence[Sample]) -> dict[str, Atoms]:
@@ -82,6 +90,8 @@ def end_points_of(given: str | os.PathLike[str] | tuple[Atoms, Atoms] | None) ->
     if len(frames) != 2:
         raise ConfigError(f"{name}: holds {len(frames)} structures: end points are two, the first and the last")
     first, last = frames
+    for place, atoms in (("first", first), ("last", last)):
+        _require_sound(f"{name}, {place}", atoms)
     if first.numbers.tolist() != last.numbers.tolist():
         raise ConfigError(f"{name}: both end points need the same atoms in the same order")
     if (first.pbc != last.pbc).any() or not np.allclose(first.cell, last.cell):
@@ -91,7 +101,7 @@ def end_points_of(given: str | os.PathLike[str] | tuple[Atoms, Atoms] | None) ->
 
 def _read(given: str | os.PathLike[str] | Sequence[Any]) -> dict[str, Atoms]:
     found = {}
-    for number, one in enumerate([given] if isinstance(given, str | os.PathLike) else given):
+    for number, one in enumerate([given] if isinstance(given, str | os.PathLike | Atoms) else given):
         if isinstance(one, Atoms):
             found[f"structure {number}"] = one
             continue
@@ -101,6 +111,29 @@ def _read(given: str | os.PathLike[str] | Sequence[Any]) -> dict[str, Atoms]:
             name = _short(frame.name, len(frames))
             found[name if name not in found else f"{name}, structure {len(found)}"] = frame.atoms
     return found
+
+
+def _require_sound(name: str, atoms: Atoms) -> None:
+    """Raise StructureError for a structure that no model can take."""
+    with naming_structure(str(name)):
+        validate(from_ase(atoms))
+
+
+def outside(calculators: Mapping[str, AseCalculator], frames: Mapping[str, Atoms], labels: Labels | None) -> list[str]:
+    """Say what of the structures models were not trained on, once for each, and which charges or spins are left out."""
+    looked = {f"the {who}": one for who, one in calculators.items() if isinstance(one, Calculator)}
+    watches = [Watch.over(one.model, one.task.name, strict=False, who=who) for who, one in looked.items()]
+    samples = () if labels is None else labels.samples
+    found = [(name, atoms.numbers, charge_or_spin(atoms)) for name, atoms in frames.items()]
+    found += [(sample.name, sample.numbers, sample.ignored) for sample in samples]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for watch in watches:
+            for name, numbers, _ in found:
+                watch.look(name, numbers)
+    charged = next((f"{name}: {ignored}" for name, _, ignored in found if ignored), None)
+    notes = [str(one.message).removesuffix(STRICT) for one in said]
+    return notes + ([] if charged is None else [f"{charged}: all checks are made without charges and spins"])
 
 
 def _short(name: str, count: int) -> str:

@@ -19,7 +19,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.validation import folder as files
 from atomslim.validation.checks import OTHER_KINDS, Check, Chosen, Verdict, chosen_checks, judge
 from atomslim.validation.checks import checks as known_checks
-from atomslim.validation.inputs import EndPoints, Structures, end_points_of, structures_of
+from atomslim.validation.inputs import EndPoints, Structures, end_points_of, outside, structures_of
 from atomslim.validation.measurement import DoesNotFitError, Measurement, NotDoneError, Subject
 from atomslim.validation.reference import Against, Labels, reference_of
 from atomslim.validation.result import Validation
@@ -85,6 +85,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     if output is not None:
         folder = files.begin(Path(output), _identity(names, subjects, frames, labels, ends, task))
     run = _Run(subjects, folder, Console(stderr=True, quiet=not progress))
+    run.notes += outside(subjects, frames, labels)
     run.make(_jobs(chosen, frames, labels, ends))
     if labels is not None:
         run.notes += _beyond_labels(labels, run.verdicts)

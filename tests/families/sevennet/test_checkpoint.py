@@ -163,6 +163,18 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, entry: str, val
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channel": 1}, "a layer of no width"),
+        ({"readout_as_fcn": True, "readout_fcn_hidden_neurons": []}, "without a hidden layer is not supported"),
+    ],
+)
+def test_readouts_without_width_or_hidden_layers_are_refused(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        atomslim.load(checkpoint(tmp_path / "theirs.pth", num_convolution_layer=1, **options))
+
+
 class _Harmful:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch executed",)

@@ -40,7 +40,7 @@ class SevenNetConfig(BaseModel):
     act_scalar: dict[Literal["e", "o"], Activation] = Field(default={"e": "silu", "o": "tanh"})
     act_gate: dict[Literal["e", "o"], Activation] = Field(default={"e": "silu", "o": "tanh"})
     biases: bool = Field(default=False, description="whether linear maps have biases of their even scalars")
-    readout_hidden: tuple[int, ...] = Field(min_length=1, description="widths between scalars and the atom's energy")
+    readout_hidden: tuple[int, ...] = Field(description="widths between scalars and the atom's energy")
     act_readout: Activation | None = Field(default=None, description="between the readout's layers; none: it is linear")
     readout_biases: bool = Field(default=False, description="whether the readout's layers have biases")
     element_scales: bool = Field(default=False, description="whether atoms' energies have a scale for each element")
@@ -53,6 +53,17 @@ class SevenNetConfig(BaseModel):
         from atomslim.families.sevennet.irreps import checked_irreps  # noqa: PLC0415 - e3nn may not be there
 
         return tuple(str(checked_irreps(entry)) for entry in irreps)
+
+    @field_validator("readout_hidden")
+    @classmethod
+    def _with_width(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if not widths:
+            raise ValueError("a readout without a hidden layer is not supported")
+        if min(widths) < 1:
+            raise ValueError(
+                "a readout with a layer of no width, as the package makes it of one channel: it reads nothing"
+            )
+        return widths
 
     @model_validator(mode="after")
     def _consistent(self) -> "SevenNetConfig":
