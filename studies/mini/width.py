@@ -6,9 +6,9 @@
 
 Each axis has a ladder of cuts. For each target the mildest cut that is so many times as fast is taken, or the fastest
 where none is: CPU time of one thread, graphs included, MOF-5 and MgO with 216 atoms, the geometric mean of both. `all`
-is what `atomslim prune --speedup --axes blocks,widths,neighbours` chooses. Errors are those of forces on mini:TASK,
-whose structures are in no training data. What is finished is not done again: a killed study goes on, and may be made
-in pieces. The table is written anew after each piece.
+is what `atomslim prune --speedup --axes blocks,widths,neighbours` chooses, `half` is half of both feature widths.
+Errors are those of forces on mini:TASK, whose structures are in no training data. What is finished is not done again: a
+killed study goes on, and may be made in pieces. The table is written anew after each piece.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from atomslim.models.family import family_of
 from atomslim.models.modes import parameter_count
 
 TASKS = ("molecules", "reactions", "adsorbates", "oxides")
-AXES = ("depth", "width", "neighbours", "all")
+AXES = ("depth", "width", "neighbours", "all", "half")
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 """Of every width, inner ones included."""
 
@@ -63,7 +63,8 @@ class Study:
     def row(self, target: float, axis: str, seed: int) -> None:
         """Distil one cut from one seed, and write down how it went."""
         name = f"{axis}-{target:g}"
-        path = self.folder / f"{name}-seed{seed}.json"
+        rounds = self.given.rounds
+        path = self.folder / f"{name}-seed{seed}{f'-rounds{rounds}' if rounds > 1 else ''}.json"
         if path.exists():
             return
         start = self.kept(f"{name}.json", lambda: self.cut(target, axis, self.folder / f"{name}.safetensors"))
@@ -76,11 +77,14 @@ class Study:
             progress=False,
             tasks=[{"name": task, "data": data, **self.reading()} for task, data in self.data.items()],
             seed=seed,
+            rounds=rounds,
             **({"steps": self.given.steps} if self.given.steps else {"budget": self.given.budget}),
             **LEARNING,
         )
         steps = json.loads((run / "summary.json").read_text(encoding="utf-8"))["steps"]
-        self.kept(path.name, lambda: {**start, "seed": seed, "after": self.errors(student), "steps": steps})
+        self.kept(
+            path.name, lambda: {**start, "seed": seed, "rounds": rounds, "after": self.errors(student), "steps": steps}
+        )
 
     def reading(self) -> dict[str, Any]:
         """Return how training data are read."""
@@ -190,7 +194,19 @@ def neighbours(full: BlockModel) -> Iterator[Cut]:
     return (Cut(full.block_ids, neighbours=count) for count in range(most - 1, 0, -1))
 
 
-LADDERS: dict[str, Callable[[BlockModel], Iterator[Cut]]] = {"depth": depth, "width": width, "neighbours": neighbours}
+def half(full: BlockModel) -> Iterator[Cut]:
+    """Give half of both streams, at any target."""
+    yield Cut(
+        full.block_ids, widths=tuple((name, family_of(full).widths(full)[name] // 2) for name in ("atom", "edge"))
+    )
+
+
+LADDERS: dict[str, Callable[[BlockModel], Iterator[Cut]]] = {
+    "depth": depth,
+    "width": width,
+    "neighbours": neighbours,
+    "half": half,
+}
 
 
 def shaped(full: BlockModel, cut: Cut) -> BlockModel:
@@ -224,7 +240,8 @@ def line(row: dict[str, Any]) -> str:
     speeds = " | ".join(f"{value:.2f} ×" for value in row["speed"].values())
     errors = f"{average(row['before']):.0f} | {average(row['after']):.0f}"
     numbers = f"{row['parameters']:,} | {speeds} | {errors} | {after} | {row['steps']} | {row['seed']}"
-    return f"| {row['target']:g} × | {row['axis']} | {row['cut']} | {numbers} |\n"
+    rounds = f", {row['rounds']} rounds" if row.get("rounds", 1) > 1 else ""
+    return f"| {row['target']:g} × | {row['axis']}{rounds} | {row['cut']} | {numbers} |\n"
 
 
 def average(errors: dict[str, float]) -> float:
@@ -243,10 +260,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--targets", type=float, nargs="+", default=[1.3, 2, 4])
-    parser.add_argument("--axes", nargs="+", choices=AXES, default=AXES)
+    parser.add_argument("--axes", nargs="+", choices=AXES, default=AXES[:4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--budget", default="3min", help="of each distillation, in wall clock")
     parser.add_argument("--steps", type=int, help="in place of it, where other jobs run beside")
+    parser.add_argument("--rounds", type=int, default=1, help="cut so many times, a part of the way each")
     parser.add_argument("--structures", type=int, help="of each task to learn from; all by default")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -141,6 +141,21 @@ def test_a_model_needs_a_place_to_go(files: Path, capsys: pytest.CaptureFixture[
     assert "-o small.safetensors" in capsys.readouterr().err
 
 
+def test_what_was_measured_of_other_structures_is_not_taken(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = tmp_path / "frames.xyz"
+    write(frames, [sample.to_ase() for sample in waters(2)], format="extxyz")
+    cut = ["-o", str(tmp_path / "small.safetensors"), "--max-params", "18k", "--axes", "blocks", "--limit", "2"]
+    cut += ["--front", str(tmp_path / "front"), "--data", f"xyz:{frames}"]
+    assert prune(files, *cut) == 0
+    assert prune(files, *cut) == 0
+    write(frames, [sample.to_ase() for sample in waters(4)[2:]], format="extxyz")
+    capsys.readouterr()
+    assert prune(files, *cut) == 1
+    assert "measured.json: was measured with structures" in capsys.readouterr().err
+
+
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["prune", "--help"]) == 0
     assert "Example: atomslim prune" in " ".join(capsys.readouterr().out.split())

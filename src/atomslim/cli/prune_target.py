@@ -50,10 +50,11 @@ def chosen(
     cutoffs = [] if choices.cutoffs is None else numbers("--cutoffs", choices.cutoffs, "5.5,5,4.5")
     limits = {name: options[name] for name in ("limit", "batch_size")}
     on, of_these = _measured_on(choices.measured_on)
+    data = structures(labelled=False)
     of = {**choices.of, "measured on": of_these, "machine": machine(next(whole.parameters()).device)}
+    of |= {} if choices.front is None else {"structures": _identity(data)}
     kept = None if choices.front is None else choices.front / MEASURED
     known = Measured(of) if kept is None else Measured.read(kept, of)
-    data = structures(labelled=False)
     try:
         axes = choices.axes or get_args(Axis)
         ways: dict[str, Any] = {"axes": axes, "cutoffs": cutoffs, "measured_on": on, "known": known}
@@ -70,6 +71,17 @@ def chosen(
         say(f"{choices.front}: {len(choice.front())} of {len(choice.tried)} cuts that no other betters")
     looks = realign in FITTED or options["hand_over"]
     return choice.apply(whole, data, realign=realign, calibration=data if looks else None, **options)
+
+
+def _identity(data: Any) -> str:
+    """Say which structures these are: their numbers and checksums, by task where several are named."""
+    from atomslim.train.run_state import data_identity
+
+    found = {
+        task: data_identity(one, labelled=False)
+        for task, one in (data if isinstance(data, dict) else {"": data}).items()
+    }
+    return ", ".join(f"{task} {one['structures']} {one['sha256'][:12]}".strip() for task, one in found.items())
 
 
 def _measured_on(path: Path | None) -> tuple[list["Atoms"], str]:

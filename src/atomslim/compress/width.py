@@ -9,6 +9,7 @@ model of its family with smaller sizes. Changes outputs.
 """
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, TypeVar, cast
 
 from torch import Tensor
@@ -99,7 +100,7 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
     for name, value in widths.items():
         if name not in there:
             raise ConfigError(f"no width {name!r}: {_there(there, name)}")
-        if value == 1 and not isinstance(value, int):
+        if value == 1 and not isinstance(value, Integral):
             raise ConfigError(f"width {name} 1.0: write {there[name]} for all channels, or 1 for one")
         size = round(value * there[name]) if 0 < value < 1 else value
         if not 1 <= size <= there[name] or size % 1:
