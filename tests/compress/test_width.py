@@ -194,6 +194,9 @@ def test_maps_of_distillation_begin_as_the_selection(model: JMP, narrower: JMP) 
         ({"edge": 7.5}, "width edge 7.5: give a whole number"),
         ({"edges": 9}, "no width 'edges': the model has atom 14, edge 18, triplet_in 8"),
         ({}, "no width to cut: name some of atom, edge"),
+        ({"edge": 1.0}, "width edge 1.0: write 18 for all channels, or 1 for one"),
+        ({"edge": True}, "width edge True: write 18 for all"),
+        ({"edgee": 3}, r"; did you mean edge\?"),
     ],
 )
 def test_widths_that_cannot_be(model: JMP, widths: dict[str, float], complaint: str) -> None:

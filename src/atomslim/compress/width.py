@@ -9,7 +9,6 @@ model of its family with smaller sizes. Changes outputs.
 """
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, TypeVar, cast
 
 from torch import Tensor
@@ -100,8 +99,8 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
     for name, value in widths.items():
         if name not in there:
             raise ConfigError(f"no width {name!r}: {_there(there, name)}")
-        if value == 1 and not isinstance(value, Integral):
-            raise ConfigError(f"width {name} 1.0: write {there[name]} for all channels, or 1 for one")
+        if value == 1 and isinstance(cast("object", value), float | bool):
+            raise ConfigError(f"width {name} {value}: write {there[name]} for all channels, or 1 for one")
         size = round(value * there[name]) if 0 < value < 1 else value
         if not 1 <= size <= there[name] or size % 1:
             raise ConfigError(
@@ -115,7 +114,7 @@ def checked_widths(model: BlockModel, widths: Mapping[str, float]) -> dict[str, 
 
 def _there(there: Mapping[str, int], name: str) -> str:
     """Say which widths there are, and which one may be meant."""
-    near = meant(name, there)
+    near = meant(str(name), there)
     listed = ", ".join(f"{one} {size}" for one, size in there.items())
     return f"the model has {listed}" + (f"; {near}" if near.endswith("?") else "")
 
