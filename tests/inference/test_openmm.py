@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
+from ase.calculators.emt import EMT
 
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.inference.calculator import Calculator
@@ -84,6 +85,22 @@ def test_a_part_of_the_particles_is_the_models() -> None:
 
 
 @needed
+def test_a_system_of_another_size_is_refused() -> None:
+    import openmm
+
+    from atomslim.inference.openmm import force
+
+    other = openmm.System()
+    for _ in range(5):
+        other.addParticle(1.0)
+    other.addForce(force(EMT(), bulk("Cu", cubic=True)))
+    context = openmm.Context(other, openmm.VerletIntegrator(0.001))
+    context.setPositions(np.zeros((5, 3)))
+    with pytest.raises(Exception, match="OpenMM's System has 5 particles for a force of 4 atoms"):
+        context.getState(getEnergy=True)
+
+
+@needed
 def test_atoms_of_a_topology() -> None:
     from openmm import app, unit
 
@@ -111,6 +128,8 @@ def test_atoms_of_a_topology() -> None:
         (slab, {}, "periodic along some vectors only"),
         (sheared_crystal, {}, "not in OpenMM's reduced form"),
         (ethanol, {"particles": [0, 1]}, "2 particles for 9 atoms"),
+        (ethanol, {"particles": range(-1, 8)}, "particle -1: give indices from 0 on"),
+        (Atoms, {}, "a force of no atoms"),
     ],
 )
 def test_what_is_refused(structure: Any, options: dict[str, Any], words: str) -> None:

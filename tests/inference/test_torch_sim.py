@@ -35,6 +35,17 @@ def test_passes_their_own_checks(task: Task) -> None:
 
 
 @needed
+def test_what_is_refused() -> None:
+    from atomslim.inference.torch_sim import TorchSimModel
+
+    for given in ("small.pt2", "ase:ase.calculators.emt:EMT"):
+        with pytest.raises(ConfigError, match="TorchSim takes models, not packages or ASE's calculators"):
+            TorchSimModel(given)
+    with pytest.raises(ConfigError, match=r"dtype torch\.int32: use float64 or float32"):
+        TorchSimModel(small_model(CONSERVATIVE), dtype=torch.int32)
+
+
+@needed
 @pytest.mark.filterwarnings("ignore")
 def test_gives_what_the_model_predicts() -> None:
     import torch_sim

@@ -32,8 +32,14 @@ class Compute:
         self.atoms.calc = calculator
 
     def __call__(self, state: Any) -> tuple[float, NDArray[np.float64]]:
-        """Return energy and forces of the positions in a state."""
-        self.atoms.positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        """Return energy and forces of the positions in a state; raises ConfigError for another number of them."""
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        if len(positions) != len(self.atoms):
+            raise ConfigError(
+                f"OpenMM's System has {len(positions)} particles for a force of {len(self.atoms)} atoms: give it the "
+                "atoms of all particles, or particles=[…]"
+            )
+        self.atoms.positions = positions
         if self.atoms.pbc.any():
             self.atoms.cell[:] = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom)
         energy, forces = self.atoms.get_potential_energy(), self.atoms.get_forces()
@@ -61,6 +67,7 @@ def force(
         task: name of the task head; needed where the model has several.
         device: where the model runs; by default where it is.
         particles: indices of the particles, where the System has others, too: these then feel nothing of the model.
+            OpenMM itself does not look whether the System has so many.
         strict: as for `atomslim.Calculator`.
 
     Raises:
@@ -73,8 +80,12 @@ def force(
         raise ConfigError(f"OpenMM {openmm.__version__} has no PythonForce: pip install --upgrade openmm")
     if atoms.pbc.any() and not atoms.pbc.all():
         raise ConfigError(f"{atoms.symbols}: periodic along some vectors only, OpenMM knows all or none: set atoms.pbc")
+    if not len(atoms):
+        raise ConfigError("a force of no atoms: give it those of the particles")
     if particles is not None and len(set(particles)) != len(atoms):
         raise ConfigError(f"{len(set(particles))} particles for {len(atoms)} atoms: give one for each")
+    if particles is not None and min(particles) < 0:
+        raise ConfigError(f"particle {min(particles)}: give indices from 0 on")
     calculator = calculator_of(model, task=task, device=device, strict=strict)
     expected = expected_of(calculator, structure_alone(atoms))
     made = _made(Compute(calculator, atoms))

@@ -46,15 +46,24 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
             model: a model, or what `atomslim.load` takes.
             task: name of the task head; needed where the model has several.
             device: where the model runs; by default where it is.
-            dtype: of positions and results.
+            dtype: of results: float64 or float32.
             strict: refuse structures outside of what the task was trained on, or with a charge or spin.
 
         Raises:
-            ConfigError: an unknown task or one without energies in eV or forces, or a device that is not there.
+            ConfigError: an unknown task or one without energies in eV or forces, a device that is not there, another
+                dtype, or what is no model: a package, an ASE calculator.
             CheckpointError: a model file that cannot be read.
 
         """
         super().__init__()
+        if isinstance(model, str | os.PathLike) and (
+            os.fspath(model).endswith(".pt2") or str(model).startswith("ase:")
+        ):
+            raise ConfigError(
+                f"{model}: TorchSim takes models, not packages or ASE's calculators: give the model itself"
+            )
+        if dtype not in {torch.float32, torch.float64}:
+            raise ConfigError(f"dtype {dtype}: use float64 or float32")
         self.model = ready(model, device, None).eval()
         self.task = self.model.task(task)
         forces = self.task.of_kind("conservative_forces") or self.task.of_kind("direct_forces")
