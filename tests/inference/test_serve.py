@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.emt import EMT
 from ase.calculators.socketio import IPIProtocol, SocketClosed, SocketIOCalculator
 from ase.constraints import FixAtoms
@@ -62,7 +63,7 @@ def name(tmp_path: Path) -> str:
     return f"atomslim-test-{tmp_path.name}-{socket.gethostname()}-{id(tmp_path)}"
 
 
-def served(calculator: Calculator, atoms: Atoms, address: str) -> tuple[threading.Thread, list[Any]]:
+def served(calculator: AseCalculator, atoms: Atoms, address: str) -> tuple[threading.Thread, list[Any]]:
     """Serve in another thread; what came of it is in the list."""
     outcome: list[Any] = []
 
@@ -155,12 +156,12 @@ class Failing(EMT):
     def calculate(self, *arguments: Any) -> None:
         if self.fails:
             raise RuntimeError("out of\nmemory")
-        super().calculate(*arguments)
+        super().calculate(*arguments)  # type: ignore[no-untyped-call]
 
 
 def test_a_calculator_that_fails_in_a_run(tmp_path: Path) -> None:
     with listening(tmp_path) as server:
-        atoms, calculator = bulk("Cu"), Failing()
+        atoms, calculator = bulk("Cu"), Failing()  # type: ignore[no-untyped-call]
         thread, outcome = served(calculator, atoms, str(tmp_path / "s"))
         connection, _ = server.accept()
         calculator.fails = True
