@@ -191,6 +191,10 @@ def test_wrong_use_is_one_line(given: Path, tmp_path: Path, capsys: pytest.Captu
     assert "give one of speedup" in refused(capsys, cu, "--teacher", EMT_NAME, "-o", out, *both)
     assert "budget" in refused(capsys, cu, "--teacher", EMT_NAME, "-o", out, "--budget", "5 epochs")
     assert "did you mean force_bar" in refused(capsys, cu, "--teacher", EMT_NAME, "-o", out, "--set", "force_bra=3")
+    write(tmp_path / "atom.xyz", bulk("Cu"))
+    assert "a single atom has no forces" in refused(
+        capsys, str(tmp_path / "atom.xyz"), "--teacher", EMT_NAME, "-o", out
+    )
     assert not Path(out).exists()
 
 

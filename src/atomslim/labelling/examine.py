@@ -73,7 +73,8 @@ class Given:
         kept = ", ".join("energies of atoms" if what == ENERGIES else what for what in self.labels)
         energy = "; energies are free energies, whose gradient the forces are" if self.free else ""
         sound = [what for what in self.measured if not any(what in fault for fault in self.faults)]
-        checked = f"; {' and '.join(sound)} are derivatives of the energy" if sound else ""
+        are = "is a derivative" if sound == ["stress"] else "are derivatives"
+        checked = f"; {' and '.join(sound)} {are} of the energy" if sound else ""
         return f"{name}: gives {kept}{energy}{checked}"
 
     def kept(self, found: Labels) -> Labels:

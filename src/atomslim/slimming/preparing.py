@@ -40,11 +40,19 @@ EVERY, SELDOM = 5, 25
 _LEAST, _ENOUGH = 3, 30
 """Frames of a trajectory below which there is none, and structures of a pool that there are at any budget."""
 
+_FEW = 4
+"""Labelled structures at least, to learn from, to choose by and to test."""
+
 
 def time_teacher(work: Work) -> None:
     """Find out what the teacher costs, on the first structure that it has labels for."""
     if "teacher" in work.done:
         return
+    if all(len(repeated(atoms, work.options.width)) == 1 for atoms in work.structures):
+        raise ConfigError(
+            f"{work.frames[0].name}: a single atom has no forces to learn from: give larger structures, or a cell and "
+            "--width, by which it is repeated"
+        )
     with work.journal.stage("teacher", work.teacher.name) as facts, work.asking() as session:
         reasons = []
         for frame in work.frames:
@@ -168,6 +176,11 @@ def label_pools(work: Work) -> None:
         found = work.label([work.place / "pool" / POOL], work.place / "labelled")
         samples = list(found.container)
         facts["seconds per label"] = found.seconds / max(len(samples), 1)
+        if len(samples) < _FEW:
+            raise AtomslimError(
+                f"{found.folder}: {len(samples)} labelled structures are too few to learn from, and to choose and test "
+                "by: give more structures, a larger budget or a faster teacher"
+            )
         chosen = np.random.default_rng(work.options.seed).permutation(len(samples))
         tenth = max(len(samples) // 10, 1)
         parts = {"validation": chosen[:tenth]}
