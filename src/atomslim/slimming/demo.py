@@ -15,7 +15,7 @@ TEACHER = "mini-smooth"
 
 OPTIONS: dict[str, Any] = {
     "task": "molecules",
-    "speedup": 1.5,
+    "speedup": 1.3,
     "budget": "100s",
     "temperatures": (300.0,),
     "size": 100,
