@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import atomslim
-from atomslim.arguments import checked
+from atomslim.arguments import checked, explained
 from atomslim.data.in_memory import Samples
-from atomslim.errors import ConfigError
+from atomslim.errors import ConfigError, StructureError
 from atomslim.models.block_model import BlockModel
 from atomslim.report.shown import MOST_LINES, Shown
 from samples import DIRECT, small_model
@@ -30,7 +30,7 @@ CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "of a class": (lambda m: ANY.Calculator(m, tsk="x"), "Calculator: has no argument tsk: did you mean task"),
     "too few": (lambda _: ANY.keep_blocks(), "missing a required argument: 'model'"),
     "too many": (lambda _: ANY.load("mini", "mini", "mini"), "too many positional arguments"),
-    "no path": (lambda _: ANY.load(3), "load: path is a int: give str or PathLike"),
+    "no path": (lambda _: ANY.load(3), "load: path is an int: give str or PathLike"),
     "no number": (lambda m: ANY.evaluate(m, [], batch_size="2"), "batch_size is a str: give int"),
     "a choice": (lambda m: ANY.evaluate(m, [], part="tset"), "evaluate: part 'tset': did you mean test"),
     "no model": (lambda _: ANY.save("mini", "x.safetensors"), "save: model is a str: give BlockModel"),
@@ -40,12 +40,25 @@ CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
         "data is a list of int: give str or Dataset or Sequence",
     ),
     "what a table is of": (lambda m: ANY.compare({"a": m}, {"x": 3}), "compare: data is a dict of int"),
-    "no data": (lambda m: ANY.keep_blocks(m, 0, realign="least-squares", calibration={"direct": 3}), "data: is a int"),
+    "no data": (lambda m: ANY.keep_blocks(m, 0, realign="least-squares", calibration={"direct": 3}), "data: is an int"),
     "bytes": (lambda m: ANY.predict(m, b"water.xyz"), "predict: structures is a bytes"),
     "nothing": (lambda m: ANY.predict(m, None), "predict: structures is a NoneType"),
     "no table": (lambda m: ANY.narrow(m, "edge=4", []), "narrow: widths is a str: give Mapping of float"),
-    "no calculator": (lambda m: ANY.validate(m, against=3), "validate: against is a int"),
-    "no structures": (lambda _: ANY.slim(3, "mini", "out"), "slim: structures is a int"),
+    "no calculator": (lambda m: ANY.validate(m, against=3), "validate: against is an int"),
+    "no structures": (lambda _: ANY.slim(3, "mini", "out"), "slim: structures is an int"),
+    "a name of a task": (
+        lambda _: ANY.Task(name="a", tragets=(), graph=None),
+        "there is no option tragets: did you mean",
+    ),
+    "a task without names": (lambda _: ANY.Task("a"), "Task: give values by their names: name, targets, graph"),
+    "half a task": (lambda _: ANY.Task(name="a"), "Task: targets: Field required"),
+    "graphs": (lambda _: ANY.GraphSettings(cutof=5.0), "GraphSettings: there is no option cutof: did you mean cutoff"),
+    "a field of a sample": (lambda _: ANY.Sample(number=[1]), "Sample: has no argument number: did you mean numbers"),
+    "half a sample": (lambda _: ANY.Sample([1]), "Sample: missing a required argument: 'positions'"),
+    "a part of a structure": (
+        lambda _: ANY.Sample.create([1], [[0, 0, 0]], {}, periodic=True),
+        "Sample.create: has no argument periodic",
+    ),
     "an option of training": (lambda m: ANY.finetune(m, [], stesp=2), "there is no option stesp"),
 }
 
@@ -55,6 +68,19 @@ def test_a_wrong_argument_is_one_line(call: Callable[[Any], object], said: str, 
     with pytest.raises(ConfigError, match=said) as error:
         call(model)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_not_numbers_is_said() -> None:
+    with pytest.raises(StructureError, match=r"water: positions are not numbers"):
+        atomslim.Sample.create([1], [["a", "b", "c"]], {}, name="water")
+    with pytest.raises(StructureError, match=r"structure: numbers are not numbers"):
+        atomslim.Sample.create("water", [], {})
+    with pytest.raises(TypeError, match="a fault within"):
+        explained(fails)(1)
+
+
+def fails(number: int) -> None:
+    raise TypeError(f"a fault within {number}")
 
 
 def test_a_checked_function_is_still_itself() -> None:

@@ -7,11 +7,13 @@ from functools import cache, wraps
 from itertools import islice
 from numbers import Integral, Real
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass  # pydantic gives it no other name
 
 from atomslim.errors import ConfigError, meant, one_line
+from atomslim.words import article
 
 _LISTS = {Sequence, Iterable, list, tuple, set}
 
@@ -38,6 +40,55 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def explained(function: Callable[P, R]) -> Callable[P, R]:
+    """Like `checked`, but looks at arguments once a call has failed: for what is called for every structure."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            _explain(function, args, kwargs, error)
+            raise
+
+    return call
+
+
+class Explained(type):
+    """Of classes whose objects are made as often; wrong arguments are a ConfigError."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make an object."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError as error:
+            _explain(cls.__init__, (None, *args), kwargs, error)  # type: ignore[misc] # the class's own
+            raise
+
+
+class ExplainedModel(ModelMetaclass):
+    """Of pydantic's classes that users make themselves: what is wrong is a ConfigError of one line."""
+
+    def __call__(self, *args: Any, **fields: Any) -> Any:
+        """Make an object."""
+        kind = cast("type[BaseModel]", self)
+        if args:
+            raise ConfigError(f"{kind.__name__}: give values by their names: {', '.join(kind.model_fields)}")
+        try:
+            return super().__call__(**fields)
+        except ValidationError as error:
+            raise ConfigError(f"{kind.__name__}: {problem_of(error, kind)}") from error
+
+
+def _explain(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: TypeError) -> None:
+    """Raise ConfigError where arguments are not those of a function; an error within it is another matter."""
+    signature = _signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as wrong:
+        raise ConfigError(_problem(function, signature, kwargs, wrong)) from error
 
 
 def _problem(
@@ -81,7 +132,7 @@ def _require(function: Callable[..., Any], name: str, value: Any) -> None:
         raise ConfigError(f"{_name(function)}: {name} {value!r}: {meant(value, choices)}")
     if not _fits(value, hint):
         names = " or ".join(dict.fromkeys(_words(part) for part in _parts(hint)))
-        raise ConfigError(f"{_name(function)}: {name} is a {_kind(value)}: give {names}")
+        raise ConfigError(f"{_name(function)}: {name} is {article(_kind(value))}: give {names}")
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
@@ -162,9 +213,10 @@ def _kind(value: Any) -> str:
 
 
 def problem_of(error: ValidationError, kind: type[BaseModel]) -> str:
-    """Return the first complaint about options of a kind; for a name that there is not, with the nearest ones."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] != "extra_forbidden":
+    """Return the first complaint about options of a kind; names that there are not come first, with the nearest ones."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = next((one for one in found if one["type"] == "extra_forbidden"), None)
+    if first is None:
         return first_problem(error).removeprefix(": ").replace("Value error, ", "")
     place = tuple(map(str, first["loc"]))
     return unknown(".".join(place), place, kind)

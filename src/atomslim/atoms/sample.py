@@ -11,8 +11,9 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from numpy.typing import ArrayLike, NDArray
 
+from atomslim.arguments import Explained, explained
 from atomslim.atoms.batch import DEFAULT_TAG, AtomsBatch, from_ase
-from atomslim.errors import StructureError
+from atomslim.errors import StructureError, one_line
 from atomslim.words import number_of
 
 ASE_RESULTS = ("energy", "forces", "stress")
@@ -26,7 +27,7 @@ HESSIAN = "hessian"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Sample:
+class Sample(metaclass=Explained):
     """One structure of n atoms with its labels; picklable, and never changed in place.
 
     | field | shape, type | unit, meaning |
@@ -75,6 +76,7 @@ class Sample:
         return None if name == "stress" and not self.has_volume else self.targets.get(name)
 
     @classmethod
+    @explained
     def create(  # noqa: PLR0913 -- a structure has this many parts
         cls,
         numbers: ArrayLike,
@@ -98,7 +100,7 @@ class Sample:
             StructureError: arrays whose shapes do not fit each other; names `name`.
 
         """
-        z = np.asarray(numbers).astype(np.int64).reshape(-1)
+        z = _shaped(numbers, (np.size(numbers),), "numbers", name).astype(np.int64)
         n = len(z)
         return cls(
             numbers=z,
@@ -113,6 +115,7 @@ class Sample:
         )
 
     @classmethod
+    @explained
     def from_ase(cls, atoms: Atoms, targets: Mapping[str, ArrayLike], *, name: str = "", group: str = "") -> "Sample":
         """Take the structure (positions in Å, cell, tags, FixAtoms) from ASE and the labels from `targets`.
 
@@ -188,7 +191,10 @@ def _target(key: str, value: ArrayLike, natoms: int, name: str) -> NDArray[np.fl
 
 def _shaped(value: ArrayLike, shape: tuple[int, ...], field: str, name: str) -> NDArray[np.float64]:
     """Give a new, contiguous float64 array of a shape; a reader's buffers may be reused or unmapped later."""
-    array = np.array(value, dtype=np.float64)
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise StructureError(f"{name or 'structure'}: {field} are not numbers: {one_line(error)}") from error
     squeezed = tuple(size for size in array.shape if size != 1)
     if squeezed != tuple(size for size in shape if size != 1):
         raise StructureError(

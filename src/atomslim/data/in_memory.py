@@ -10,7 +10,7 @@ from atomslim.atoms import Sample
 from atomslim.data.dataset import Dataset, open_dataset
 from atomslim.data.registry import info as dataset_info
 from atomslim.errors import ConfigError
-from atomslim.words import number_of
+from atomslim.words import article, number_of
 
 Data: TypeAlias = str | Dataset | Sequence[Sample]
 """Name of a dataset, an open one, or labelled structures."""
@@ -27,7 +27,7 @@ def opened(data: Data, options: dict[str, str] | None = None) -> Dataset:
         return Samples(cast("Sequence[Sample]", data))
     if not hasattr(data, "info"):
         raise ConfigError(
-            f"data: is a {type(data).__name__}: give a dataset's name, an open one, or labelled structures"
+            f"data: is {article(type(data).__name__)}: give a dataset's name, an open one, or labelled structures"
         )
     return data
 

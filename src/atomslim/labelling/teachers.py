@@ -29,6 +29,7 @@ from atomslim.labelling.outside import Outside
 from atomslim.labelling.unlabelled import Hung, Unlabelled
 from atomslim.models.block_model import BlockModel
 from atomslim.models.elsewhere import CALCULATOR
+from atomslim.words import article
 
 Source: TypeAlias = str | os.PathLike[str] | BlockModel | AseCalculator | Callable[[], AseCalculator]
 """What a teacher can be named by, or be."""
@@ -118,7 +119,9 @@ def teacher_of(source: Source, *, task: str | None = None, python: str | os.Path
         return Teacher(_kind(source), make=lambda: source, again=False)
     if callable(source):
         return Teacher(getattr(source, "__qualname__", type(source).__name__), make=source)
-    raise ConfigError(f"teacher: a {type(source).__name__} is not a model, calculator or function that makes one")
+    raise ConfigError(
+        f"teacher: {article(type(source).__name__)} is not a model, calculator or function that makes one"
+    )
 
 
 def _recipe(name: str, task: str | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from atomslim.arguments import ExplainedModel
 from atomslim.errors import ConfigError
 
 LONGEST_CUTOFF = 1000.0
@@ -13,7 +14,7 @@ MOST = 10**6
 """More neighbours of an atom mean no cap."""
 
 
-class GraphSettings(BaseModel):
+class GraphSettings(BaseModel, metaclass=ExplainedModel):
     """The neighbour cutoff and, for families that have one, the neighbour cap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
+from atomslim.arguments import ExplainedModel
 from atomslim.models.graph_settings import GraphSettings
 
 TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2", "binary"]
@@ -14,7 +15,7 @@ PROBABILITY = "probability"
 """Unit of what is predicted for a label, yes or no, and the end of its name in files of predictions."""
 
 
-class Target(BaseModel):
+class Target(BaseModel, metaclass=ExplainedModel):
     """One quantity of a task.
 
     Physical value = ``std`` · raw + ``mean`` + Σ_atoms ``references[Z]``. Conservative forces (and stress) have no
@@ -46,7 +47,7 @@ class Target(BaseModel):
         return f"{self.name}_{PROBABILITY}" if self.kind == "binary" else self.name
 
 
-class Task(BaseModel):
+class Task(BaseModel, metaclass=ExplainedModel):
     """A named set of targets that a dataset defines, with the settings of its graphs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 from warnings import warn
 
-import pydantic
 import torch
 from torch import Tensor
 
 from atomslim.arguments import first_problem
-from atomslim.errors import AtomslimWarning, CheckpointError
+from atomslim.errors import AtomslimWarning, CheckpointError, ConfigError
 from atomslim.families.mace.config import BlockConfig, MACEConfig
 from atomslim.families.mace.family import FAMILY
 from atomslim.families.mace.model import MACE
@@ -238,7 +237,7 @@ def _tasks(content: Stored, tensors: _Tensors, config: MACEConfig) -> list[Task]
         tables = [dict(zip(config.species, row, strict=True)) for row in rows.tolist()]
         scales = scale.expand(len(names)).tolist()
         return [_task(*one, config) for one in zip(names, tables, scales, strict=True)]
-    except (RuntimeError, pydantic.ValidationError) as error:
+    except (RuntimeError, ConfigError) as error:
         raise CheckpointError(f"{tensors.where}: its energies do not fit its heads: {first_problem(error)}") from error
 
 

@@ -12,12 +12,10 @@ from typing import Any
 
 import torch
 from e3nn.o3 import wigner_3j
-from pydantic import ValidationError
 from sevenn.scripts.backward_compatibility import map_old_model
 from torch import Tensor
 
-from atomslim.arguments import first_problem
-from atomslim.errors import CheckpointError
+from atomslim.errors import CheckpointError, ConfigError
 from atomslim.families.sevennet.config import SevenNetConfig
 from atomslim.families.sevennet.family import FAMILY, is_sevennet
 from atomslim.families.sevennet.geometry import RadialBasis
@@ -157,8 +155,8 @@ def _tasks(tensors: _Tensors, config: SevenNetConfig) -> tuple[SevenNetConfig, l
             _task(name, dict(zip(config.species, shift, strict=True)), scale[0] if uniform else 1.0, config)
             for name, shift, scale in zip(names, shifts, scales, strict=True)
         ]
-    except ValidationError as error:
-        raise CheckpointError(f"{tensors.where}: a level of theory or its scale: {first_problem(error)}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{tensors.where}: a level of theory or its scale: {error}") from error
 
 
 def _by_level(tensors: _Tensors, name: str, config: SevenNetConfig, levels: int) -> list[list[float]]:
