@@ -213,7 +213,7 @@ def _kind(value: Any) -> str:
 
 
 def problem_of(error: ValidationError, kind: type[BaseModel]) -> str:
-    """Return the first complaint about options of a kind; names that there are not come first, with the nearest ones."""
+    """Return the first complaint about options of a kind; a name that there is not comes first, with near ones."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     first = next((one for one in found if one["type"] == "extra_forbidden"), None)
     if first is None:
