@@ -14,7 +14,7 @@ import pytest
 import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from ase.io import write
+from ase.io import iread, write
 from matplotlib.figure import Figure
 
 import atomslim
@@ -22,8 +22,9 @@ from atomslim.benchmarking.turns import Gain
 from atomslim.cli.main import main
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.models import energy_and_forces
-from atomslim.slimming import preparing
+from atomslim.slimming import demo, preparing
 from atomslim.slimming.journal import Journal
+from atomslim.slimming.options import SlimOptions
 from atomslim.slimming.recipe import Recipe
 from atomslim.slimming.slim import Slim, slim
 from atomslim.slimming.students import Candidate, Candidates
@@ -277,3 +278,15 @@ def test_a_control_has_the_labels_of_a_run_and_random_weights(
         capsys, str(given / "cu.xyz"), "--teacher", EMT_NAME, "-o", out, *nothing
     )
     assert not Path(out).exists()
+
+
+def test_the_demo_gives_three_structures_of_paracetamol_to_slim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(demo, "slim", lambda *given, **options: asked.update(options, given=given))
+    demo.slim_demo(tmp_path / "new", print, budget="5min")
+    structures, teacher, output = asked.pop("given")
+    assert [atoms.get_chemical_formula() for atoms in iread(structures)] == ["C8H9NO2"] * 3
+    assert (teacher, output, asked.pop("tell")) == ("mini-smooth", tmp_path / "new" / "slim", print)
+    assert SlimOptions(**asked).seconds == 300
