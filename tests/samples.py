@@ -19,7 +19,7 @@ ALL_NEIGHBOURS = JMPGraphSettings.from_neighbours(CUTOFF, 300)
 FEW_NEIGHBOURS = JMPGraphSettings.from_neighbours(CUTOFF, 5)
 CONSERVATIVE = energy_and_forces("conservative", forces="conservative", graph=ALL_NEIGHBOURS)
 DIRECT = energy_and_forces("direct", forces="direct", graph=ALL_NEIGHBOURS)
-TRIMMED = energy_and_forces("trimmed", forces="direct", graph=FEW_NEIGHBOURS)
+CAPPED = energy_and_forces("capped", forces="direct", graph=FEW_NEIGHBOURS)
 
 
 def small_model(*tasks: Task, dropout: float = 0.0) -> JMP:

@@ -29,7 +29,7 @@ class DataError(AtomslimError):
 
 
 class AtomslimWarning(UserWarning):
-    """Results that are right as computed but may mislead: direct forces in molecular dynamics, trimmed neighbours."""
+    """Results that are right as computed but may mislead: direct forces in molecular dynamics, capped neighbours."""
 
 
 def printable(text: str) -> str:

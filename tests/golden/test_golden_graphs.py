@@ -95,12 +95,12 @@ def test_distances_are_those_of_the_original(golden: Golden, topology: Topology,
     np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-6, atol=1e-6)  # the original's are float32
 
 
-def test_share_of_trimmed_pairs(golden: Golden, topology: Topology) -> None:
+def test_share_of_capped_pairs(golden: Golden, topology: Topology) -> None:
     targets = {graph: golden[f"{graph}_edge_index"][1] for graph in ("a2a", "main")}
     if np.bincount(targets["a2a"]).max() >= golden["graph_settings"][:, 1, 1].min():
-        pytest.skip("the recorded a2a graph is trimmed too: the number of pairs within the cutoff is unknown")
+        pytest.skip("the recorded a2a graph is capped too: the number of pairs within the cutoff is unknown")
     counts = {graph: np.bincount(golden["batch"][target]) for graph, target in targets.items()}
-    np.testing.assert_allclose(topology.trimmed.numpy(), 1 - counts["main"] / counts["a2a"], atol=1e-12)
+    np.testing.assert_allclose(topology.capped_fraction.numpy(), 1 - counts["main"] / counts["a2a"], atol=1e-12)
 
 
 def test_molecules_have_the_same_graphs_in_a_large_periodic_cell(golden: Golden, topology: Topology) -> None:

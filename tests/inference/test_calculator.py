@@ -18,7 +18,7 @@ from atomslim.families.jmp import JMPGraphSettings
 from atomslim.inference.calculator import Calculator
 from atomslim.models import Target, Task
 from atomslim.models.model_file import save
-from samples import CONSERVATIVE, DIRECT, TRIMMED, ethanol, moving, sheared_crystal, slab, small_model, strained
+from samples import CAPPED, CONSERVATIVE, DIRECT, ethanol, moving, sheared_crystal, slab, small_model, strained
 
 DIPOLE = Task(graph=JMPGraphSettings(), name="dipole", targets=(Target(name="dipole", kind="scalar", unit="D"),))
 KCAL = Task(graph=JMPGraphSettings(), name="kcal", targets=(Target(name="energy", kind="energy", unit="kcal/mol"),))
@@ -271,8 +271,8 @@ def test_relaxation_with_direct_forces_gives_no_warning() -> None:
 
 def test_warns_once_where_neighbours_are_left_out() -> None:
     atoms = ethanol()
-    atoms.calc = Calculator(small_model(TRIMMED))
-    share = small_model(TRIMMED).topology(from_ase(atoms)).trimmed.item()
+    atoms.calc = Calculator(small_model(CAPPED))
+    share = small_model(CAPPED).topology(from_ase(atoms)).capped_fraction.item()
     with pytest.warns(AtomslimWarning, match=f"{share:.1%} of the pairs within 4.5 Å") as caught:
         BFGS(atoms, logfile=None).run(fmax=0.0, steps=3)
     assert len(caught) == 1
@@ -280,10 +280,10 @@ def test_warns_once_where_neighbours_are_left_out() -> None:
 
 def test_strict_refuses_left_out_neighbours_and_keeps_no_results() -> None:
     water, atoms = molecule("H2O"), ethanol()
-    water.calc = atoms.calc = calculator = Calculator(small_model(TRIMMED), strict=True)
+    water.calc = atoms.calc = calculator = Calculator(small_model(CAPPED), strict=True)
     water.get_forces()
     for _ in range(2):
-        with pytest.raises(StructureError, match=r"task trimmed keeps the 5 nearest .*strict=False"):
+        with pytest.raises(StructureError, match=r"task capped keeps the 5 nearest .*strict=False"):
             calculator.calculate(atoms)
         assert not calculator.results
         with pytest.raises(StructureError):

@@ -10,7 +10,7 @@ from ase.md.verlet import VelocityVerlet
 from atomslim.atoms import Pairs, find_pairs, from_ase, update_distances, within
 from atomslim.families.jmp import JMP
 from atomslim.inference.calculator import Calculator, CandidatePairs
-from samples import TRIMMED, ethanol, moving, sheared_crystal, slab, small_model, strained
+from samples import CAPPED, ethanol, moving, sheared_crystal, slab, small_model, strained
 
 pytestmark = pytest.mark.filterwarnings("ignore::atomslim.errors.AtomslimWarning")
 
@@ -40,14 +40,14 @@ def assert_same(frames: list[Atoms], given: JMP, *skins: float) -> list[int]:
 @pytest.mark.parametrize("structure", [ethanol, sheared_crystal, slab])
 def test_results_do_not_depend_on_the_skin(structure: Callable[[], Atoms]) -> None:
     frames = steps(structure(), size=0.04, number=6)
-    never, sometimes, once = assert_same(frames, small_model(TRIMMED), 0.0, 0.3, 3.0)
+    never, sometimes, once = assert_same(frames, small_model(CAPPED), 0.0, 0.3, 3.0)
     assert (never, once) == (7, 1)
     assert 1 < sometimes < 6
 
 
 @pytest.mark.parametrize(("structure", "skin"), [(ethanol, 0.3), (slab, 0.05)])
 def test_results_do_not_depend_on_the_skin_along_a_trajectory(structure: Callable[[], Atoms], skin: float) -> None:
-    given, atoms = small_model(TRIMMED), moving(structure(), 600.0)
+    given, atoms = small_model(CAPPED), moving(structure(), 600.0)
     atoms.calc = Calculator(given, skin=skin)
     frames: list[Atoms] = []
     dynamics = VelocityVerlet(atoms, timestep=1.0 * units.fs)
@@ -67,7 +67,7 @@ def test_jumps_wrapping_and_other_structures_are_noticed() -> None:
     heavier.numbers[0] = 49
     shuffled.positions = shuffled.positions[::-1]
     frames = [crystal, far, crystal, wrapped, crystal, molecule_like, crystal, heavier, ethanol(), crystal, shuffled]
-    assert assert_same(frames, small_model(TRIMMED), 0.5) == [len(frames)]
+    assert assert_same(frames, small_model(CAPPED), 0.5) == [len(frames)]
 
 
 @pytest.mark.parametrize("structure", [sheared_crystal, slab])
@@ -75,7 +75,7 @@ def test_pairs_are_reused_while_the_cell_breathes(structure: Callable[[], Atoms]
     frames = steps(structure(), size=0.005, number=5)
     for number, atoms in enumerate(frames):
         strained(0.01 * np.sin(number) * np.array([[1.0, 0.5, 0.0], [0.5, -1.0, 0.2], [0.0, 0.2, 0.3]]))(atoms)
-    (searches,) = assert_same(frames, small_model(TRIMMED), 0.5)
+    (searches,) = assert_same(frames, small_model(CAPPED), 0.5)
     assert searches < 4
 
 

@@ -26,7 +26,7 @@ from atomslim.inference.compiler import compiler_failure
 from atomslim.inference.program import Program
 from atomslim.models import Task
 from atomslim.models.model_file import encoded
-from samples import CONSERVATIVE, DIRECT, TRIMMED, sheared_crystal, small_model
+from samples import CAPPED, CONSERVATIVE, DIRECT, sheared_crystal, small_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges|leaves out)")
 
@@ -293,8 +293,8 @@ def test_structures_without_a_pair_are_the_models(pretended: Callable[..., None]
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_caps_are_said_of_packages_too(strict: bool, pretended: Callable[..., None]) -> None:
-    model = small_model(TRIMMED)
-    pretended(model, TRIMMED)
+    model = small_model(CAPPED)
+    pretended(model, CAPPED)
     calculator = Calculator(model, compiled="auto", strict=strict)
     moved(calculator, molecule("H2"), 5)
     crystal = sheared_crystal()

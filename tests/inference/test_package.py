@@ -210,7 +210,7 @@ def test_warns_as_the_usual_one_does(pretended: Callable[..., PackagedCalculator
     with pytest.warns(AtomslimWarning) as caught:
         atoms.get_forces()
     assert ["are direct" in str(warning.message) for warning in caught] == [True, False]
-    share = float(tiny(DIRECT).topology(from_ase(atoms)).trimmed)
+    share = float(tiny(DIRECT).topology(from_ase(atoms)).capped_fraction)
     assert f"leaves out {share:.1%} of the pairs" in str(caught[1].message)
     atoms = sheared_crystal()
     atoms.calc = pretended(DIRECT, strict=True)

@@ -23,10 +23,10 @@ from samples import DIRECT
 
 @dataclass
 class Graphs:
-    trimmed: Tensor
+    capped_fraction: Tensor
 
     def left_out(self) -> Tensor:
-        return self.trimmed
+        return self.capped_fraction
 
 
 class SumModel(torch.nn.Module):
@@ -37,7 +37,7 @@ class SumModel(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[str, Tensor] = {}
-        self.trimmed = 0.0
+        self.capped = 0.0
         self.sizes: list[int] = []
         self.history: list[dict[str, object]] = []
 
@@ -49,12 +49,12 @@ class SumModel(torch.nn.Module):
     def topology(self, batch: AtomsBatch, task: str | None = None) -> Graphs:
         self.task(task)
         find_pairs(batch, 3.0)
-        return Graphs(self.trimmed * (batch.natoms > 3))
+        return Graphs(self.capped * (batch.natoms > 3))
 
     def predict(self, batch: AtomsBatch, task: str | None, topology: Graphs) -> dict[str, Tensor]:
         assert not self.training
         assert task in (None, "sum")
-        assert len(topology.trimmed) == batch.num_structures
+        assert len(topology.capped_fraction) == batch.num_structures
         self.sizes.append(batch.num_atoms)
         energy = torch.zeros(batch.num_structures, dtype=torch.float64, requires_grad=True)
         stress = torch.arange(1.0, 10.0).view(1, 3, 3)
@@ -101,7 +101,7 @@ def test_results_are_read_back_by_ase(tmp_path: Path) -> None:
         assert result.info["gap"] == len(atoms)
         assert result.get_magnetic_moments().tolist() == (atoms.numbers / 2).tolist()
     assert predicted[2].constraints[0].index.tolist() == slab().constraints[0].index.tolist()
-    assert (summary.structures, summary.atoms, summary.trimmed) == (3, 19, 0)
+    assert (summary.structures, summary.atoms, summary.capped) == (3, 19, 0)
     assert str(summary).startswith("3 structures, 19 atoms in ")
 
 
@@ -162,10 +162,10 @@ def test_a_result_that_is_not_finite_is_an_error(model: SumModel, tmp_path: Path
         run(tmp_path, [molecule("H2O"), molecule("CO2")])
 
 
-def test_trimmed_neighbours_are_counted_and_strict_refuses_them(model: SumModel, tmp_path: Path) -> None:
-    model.trimmed = 0.25
+def test_capped_neighbours_are_counted_and_strict_refuses_them(model: SumModel, tmp_path: Path) -> None:
+    model.capped = 0.25
     summary, _ = run(tmp_path, [molecule("H2O"), molecule("CH4")])
-    assert summary.trimmed == 1
+    assert summary.capped == 1
     assert "--strict" in str(summary)
     with pytest.raises(StructureError, match=r"record 1 .*25\.0% of the pairs"):
         run(tmp_path, [molecule("H2O"), molecule("CH4")], strict=True)

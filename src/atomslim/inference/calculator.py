@@ -144,13 +144,13 @@ class Calculator(AseCalculator):
         compiled = None if shared else self._compiled
         if compiled is not None and (answer := compiled.answer(batch, pairs, self.atoms)) is not None:
             self.results, close = answer
-            self._report_trimming(left_out(close, self.task.graph.neighbours))
+            self._report_cap(left_out(close, self.task.graph.neighbours))
             return
         start, found = time.perf_counter(), batch
         batch = batch.to(next(self.model.parameters()).device)
         with evaluating(self.model) if self.model.training else nullcontext():
-            outputs, trimmed = self._with_energies(batch, pairs) if shared else self._steps(batch, pairs)
-        self._report_trimming(trimmed)
+            outputs, capped_fraction = self._with_energies(batch, pairs) if shared else self._steps(batch, pairs)
+        self._report_cap(capped_fraction)
         self.results = _results(outputs, self.task, self.atoms, self.model.atom_outputs)
         if compiled is not None:
             compiled.look(found, pairs, self.results, time.perf_counter() - start)
@@ -193,17 +193,17 @@ class Calculator(AseCalculator):
                 "conservative forces",
             )
 
-    def _report_trimming(self, trimmed: float) -> None:
-        if trimmed <= 0:
+    def _report_cap(self, fraction: float) -> None:
+        if fraction <= 0:
             return
         graph = self.task.graph
         problem = (
             f"task {self.task.name} keeps the {graph.neighbours} nearest neighbours of an atom, which leaves out "
-            f"{trimmed:.1%} of the pairs within {graph.cutoff:g} Å, and the energy can jump when atoms change ranks"
+            f"{fraction:.1%} of the pairs within {graph.cutoff:g} Å, and the energy can jump when atoms change ranks"
         )
         if self.strict:
             raise StructureError(f"{problem}: use a task that keeps more neighbours, or strict=False")
-        self._warn_once("trimming", f"{problem}: use a task that keeps more, or strict=True to refuse such structures")
+        self._warn_once("cap", f"{problem}: use a task that keeps more, or strict=True to refuse such structures")
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._said:

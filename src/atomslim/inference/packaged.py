@@ -92,7 +92,7 @@ class PackagedCalculator(Calculator):
         pairs = within(pairs, batch, self.task.graph.cutoff)
         if not len(pairs):
             raise StructureError(f"no two atoms are within {self.task.graph.cutoff:g} Å: a package needs a pair")
-        self._report_trimming(left_out(pairs, self.task.graph.neighbours))
+        self._report_cap(left_out(pairs, self.task.graph.neighbours))
         inputs = inputs_of(batch, pairs)
         outputs = self._run(*(tensor.to(self.description["device"]) for tensor in inputs))
         self._keep([tensor.cpu() for tensor in outputs], self.atoms)

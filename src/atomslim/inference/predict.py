@@ -34,29 +34,29 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass
 class PredictionSummary:
-    """What a run did; `trimmed` structures have more neighbours within the cutoff than the model takes."""
+    """What a run did; `capped` structures have more neighbours within the cutoff than the model takes."""
 
     device: str
     structures: int = 0
     atoms: int = 0
-    trimmed: int = 0
+    capped: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     """What else there is to say."""
 
-    def add(self, frame: Frame, trimmed: float) -> None:
-        """Count one structure, of whose pairs within the cutoff a share `trimmed` was left out."""
+    def add(self, frame: Frame, capped_fraction: float) -> None:
+        """Count one structure, of whose pairs within the cutoff a share `capped_fraction` was left out."""
         self.structures += 1
         self.atoms += len(frame.atoms)
-        self.trimmed += trimmed > 0
+        self.capped += capped_fraction > 0
 
     def __str__(self) -> str:
         """Say it in one line."""
         size = f"{number_of(self.structures, 'structure')}, {number_of(self.atoms, 'atom')}"
         text = f"{size} in {self.seconds:.1f} s on {self.device}"
-        if self.trimmed:
+        if self.capped:
             text += (
-                f"; the cap on neighbours left out atoms within the cutoff in {self.trimmed} (--strict refuses these)"
+                f"; the cap on neighbours left out atoms within the cutoff in {self.capped} (--strict refuses these)"
             )
         return "; ".join([text, *self.notes])
 
@@ -91,7 +91,7 @@ class Predictor:
         for batch in self._batches(frames):
             for frame, prediction in zip(batch, self._fitting(batch), strict=True):
                 require_sound(frame, prediction, strict=self.strict)
-                self.summary.add(frame, prediction.trimmed)
+                self.summary.add(frame, prediction.capped_fraction)
                 yield frame, prediction
             self.advance(len(batch))
 
@@ -281,8 +281,8 @@ def predict_frames(model: BlockModel, frames: Sequence[Frame], task: str | None,
         return [predict_frames(model, [frame], task, device)[0] for frame in frames]
     results = _split(outputs, batch.natoms.tolist(), {"forces", *model.atom_outputs})
     return [
-        Prediction(_meaningful(frame.atoms, result), trimmed)
-        for frame, result, trimmed in zip(frames, results, topology.left_out().tolist(), strict=True)
+        Prediction(_meaningful(frame.atoms, result), capped_fraction)
+        for frame, result, capped_fraction in zip(frames, results, topology.left_out().tolist(), strict=True)
     ]
 
 
@@ -331,10 +331,10 @@ def require_sound(frame: Frame, prediction: Prediction, *, strict: bool) -> None
     for name, values in prediction.results.items():
         if not np.isfinite(values).all():
             raise AtomslimError(f"{frame.name}: the predicted {name} is not finite: check the structure and the model")
-    if strict and prediction.trimmed > 0:
+    if strict and prediction.capped_fraction > 0:
         raise StructureError(
-            f"{frame.name}: the cap on neighbours leaves out {prediction.trimmed:.1%} of the pairs within the cutoff: "
-            "use a model with more neighbours, or leave out --strict"
+            f"{frame.name}: the cap on neighbours leaves out {prediction.capped_fraction:.1%} of the pairs within the "
+            "cutoff: use a model with more neighbours, or leave out --strict"
         )
 
 

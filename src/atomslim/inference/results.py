@@ -55,7 +55,7 @@ class Prediction:
     """Results for one structure, and the share of pairs within the cutoff that the cap on neighbours left out."""
 
     results: Results
-    trimmed: float
+    capped_fraction: float
 
 
 def write_extxyz(path: Path, rows: Sequence[tuple[Frame, Prediction]]) -> None:

@@ -147,7 +147,7 @@ def test_original_rule_loses_and_gains_edges_and_the_invariant_rule_keeps_either
     invariant = build_topology(batch, JMPGraphSettings(main=1, symmetrise="invariant"))
     assert {name[:2] for name in names(original.main)} == {(1, 2), (2, 1)}
     assert {name[:2] for name in names(invariant.main)} == {(0, 1), (1, 0), (1, 2), (2, 1)}
-    assert original.trimmed.tolist() == invariant.trimmed.tolist() == [0.5]
+    assert original.capped_fraction.tolist() == invariant.capped_fraction.tolist() == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_atoms_without_neighbours(atoms: Atoms) -> None:
     assert [len(getattr(topology, graph)) for graph in GRAPHS] == [0] * 4
     assert topology.reverse.shape == (0,)
     assert topology.reverse.dtype == topology.main.source.dtype == torch.int64
-    assert topology.trimmed.tolist() == [0.0]
+    assert topology.capped_fraction.tolist() == [0.0]
 
 
 def test_a_batch_has_the_graphs_of_its_structures_each_with_its_settings() -> None:
@@ -263,25 +263,25 @@ def test_a_batch_has_the_graphs_of_its_structures_each_with_its_settings() -> No
     topology = build_topology(from_ase(structures), settings)
     first = 0
     expected: dict[str, list[EdgeName]] = {graph: [] for graph in GRAPHS}
-    trimmed = []
+    capped_fraction = []
     for atoms, one in zip(structures, settings, strict=True):
         single = build_topology(from_ase(atoms), one)
-        trimmed += single.trimmed.tolist()
+        capped_fraction += single.capped_fraction.tolist()
         for graph in GRAPHS:
             expected[graph] += [(s + first, t + first, *o) for s, t, *o in names(getattr(single, graph))]
         first += len(atoms)
     for graph in GRAPHS:
         assert sorted(names(getattr(topology, graph))) == sorted(expected[graph])
-    assert topology.trimmed.tolist() == trimmed
-    assert trimmed[0] > 0
-    assert trimmed[1] == trimmed[3] == 0
+    assert topology.capped_fraction.tolist() == capped_fraction
+    assert capped_fraction[0] > 0
+    assert capped_fraction[1] == capped_fraction[3] == 0
 
 
-def test_trimmed_is_the_share_of_pairs_that_main_dropped() -> None:
+def test_capped_is_the_share_of_pairs_that_main_dropped() -> None:
     batch = from_ase(rattled_slab())
     available = len(find_pairs(batch, SMALL.cutoff))
     kept = SMALL.main * batch.num_atoms
-    assert build_topology(batch, SMALL).trimmed.tolist() == pytest.approx([1 - kept / available], abs=1e-12)
+    assert build_topology(batch, SMALL).capped_fraction.tolist() == pytest.approx([1 - kept / available], abs=1e-12)
 
 
 def test_the_number_of_settings_must_be_the_number_of_structures() -> None:
@@ -291,7 +291,9 @@ def test_the_number_of_settings_must_be_the_number_of_structures() -> None:
 
 def same(one: Topology, other: Topology) -> bool:
     graphs = all(names(getattr(one, graph)) == names(getattr(other, graph)) for graph in GRAPHS)
-    return graphs and torch.equal(one.reverse, other.reverse) and torch.equal(one.trimmed, other.trimmed)
+    return (
+        graphs and torch.equal(one.reverse, other.reverse) and torch.equal(one.capped_fraction, other.capped_fraction)
+    )
 
 
 def test_reused_pairs_give_the_graphs_of_the_moved_atoms() -> None:
@@ -320,5 +322,5 @@ def test_positions_that_require_gradients_build_the_same_graphs() -> None:
 def test_topology_moves_to_a_device() -> None:
     topology = build_topology(from_ase(rattled_slab()), SMALL)
     moved = topology.to("meta")
-    assert {moved.reverse.device.type, moved.trimmed.device.type, moved.quad.offset.device.type} == {"meta"}
+    assert {moved.reverse.device.type, moved.capped_fraction.device.type, moved.quad.offset.device.type} == {"meta"}
     assert same(topology.to("cpu"), topology)

@@ -21,7 +21,7 @@ from samples import ethanol, sheared_crystal, slab
 from small_models import jmp
 
 GRAPHS = {
-    "trimmed": JMPGraphSettings(cutoff=5.0, main=10, atom=333, atom_edge=6, quad=3),
+    "capped": JMPGraphSettings(cutoff=5.0, main=10, atom=333, atom_edge=6, quad=3),
     "invariant": JMPGraphSettings(cutoff=5.0, main=7, atom=70, atom_edge=6, quad=3, symmetrise="invariant"),
     "whole": JMPGraphSettings(cutoff=4.0, main=1000, atom=1000, atom_edge=1000, quad=1000),
     "few atoms": JMPGraphSettings(cutoff=5.0, main=12, atom=9, atom_edge=8, quad=3),

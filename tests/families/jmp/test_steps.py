@@ -53,9 +53,9 @@ def test_steps_give_the_numbers_of_the_usual_way(name: str) -> None:
         batch = from_ase(atoms)
         topology = model.topology(batch)
         expected = model.predict(batch, topology=topology)
-        found, trimmed = steps(batch)
+        found, capped_fraction = steps(batch)
         assert set(found) == set(expected), kind
-        assert trimmed == float(topology.left_out().max()), kind
+        assert capped_fraction == float(topology.left_out().max()), kind
         for key, values in expected.items():
             assert found[key].dtype == values.dtype
             assert torch.allclose(found[key], values, rtol=1e-9, atol=1e-11, equal_nan=True), (kind, key)

@@ -25,7 +25,7 @@ class JMPGraphSettings(GraphSettings):
         "original",
         description=(
             "How the main graph gets its reverse edges: 'original' as JMP checkpoints were trained, which depends on "
-            "the atoms' numbering where neighbours are trimmed; 'invariant' keeps an edge if either direction is kept, "
+            "the atoms' numbering where neighbours are capped; 'invariant' keeps an edge if either direction is kept, "
             "and all neighbours that are as far as the last one that a cap keeps."
         ),
     )

@@ -73,7 +73,7 @@ class Topology:
     | atom_edge | atom → edge and edge → atom |
     | quad | middle edges of quadruplets |
     | reverse (len(main),) | index of the reverse of each main edge |
-    | trimmed (b,) | share of the pairs within the cutoff that the main graph's neighbour cap dropped |
+    | capped_fraction (b,) | share of the pairs within the cutoff that the main graph's neighbour cap dropped |
     | reach | where edges of every atom end, if any structure has a smooth graph |
     """
 
@@ -82,7 +82,7 @@ class Topology:
     atom_edge: Edges
     quad: Edges
     reverse: Int[Tensor, " main"]
-    trimmed: Float[Tensor, " b"]
+    capped_fraction: Float[Tensor, " b"]
     reach: Reach | None
 
     def edges(self) -> Edges:
@@ -90,8 +90,8 @@ class Topology:
         return self.main
 
     def left_out(self) -> Float[Tensor, " b"]:
-        """Return ``trimmed``."""
-        return self.trimmed
+        """Return ``capped_fraction``."""
+        return self.capped_fraction
 
     def to(self, device: torch.device | str) -> "Topology":
         """Move to `device`."""
@@ -101,7 +101,7 @@ class Topology:
             atom_edge=self.atom_edge.to(device),
             quad=self.quad.to(device),
             reverse=self.reverse.to(device),
-            trimmed=self.trimmed.to(device),
+            capped_fraction=self.capped_fraction.to(device),
             reach=None if self.reach is None else self.reach.to(device),
         )
 
@@ -143,7 +143,7 @@ def build_topology(
         atom_edge=_edges(_by_degree(_nearer_than(atom_edge, basis_cutoff))),
         quad=_edges(_by_degree(_nearer_than(_touching_surface(quad, batch), basis_cutoff))),
         reverse=reverse_index(main),
-        trimmed=_trimmed(batch, candidates, kept),
+        capped_fraction=_capped_fraction(batch, candidates, kept),
         reach=None,
     ).to(batch.device)
 
@@ -168,13 +168,13 @@ def _smooth_topology(
         atom_edge=_edges(main),
         quad=_edges(_by_degree(_touching_surface(candidates.select(torch.nonzero(middle).flatten()), batch))),
         reverse=reverse_index(main),
-        trimmed=torch.zeros(batch.num_structures, dtype=torch.float64),
+        capped_fraction=torch.zeros(batch.num_structures, dtype=torch.float64),
         reach=reach,
     ).to(batch.device)
 
 
 def symmetrised(pairs: Pairs, original: BoolArray) -> Pairs:
-    """Complete a trimmed set of pairs so that with every edge it holds the reverse, as `original` (p,) says per pair.
+    """Complete a capped set of pairs so that with every edge it holds the reverse, as `original` (p,) says per pair.
 
     True, JMP's rule: keep an edge if s < t, or if s = t and the first non-zero component of its offset is negative;
     then add the reverse of each. An edge that was kept only as s > t is lost. False, the invariant rule: keep an edge,
@@ -289,7 +289,7 @@ def _edges(pairs: Pairs) -> Edges:
     return Edges(pairs.source, pairs.target, pairs.offset)
 
 
-def _trimmed(batch: AtomsBatch, candidates: Pairs, kept: Pairs) -> Float[Tensor, " b"]:
+def _capped_fraction(batch: AtomsBatch, candidates: Pairs, kept: Pairs) -> Float[Tensor, " b"]:
     """Return the share of candidates that are not kept, per structure; 0 where there are none."""
     if len(kept) == len(candidates):
         return torch.zeros(batch.num_structures, dtype=torch.float64)

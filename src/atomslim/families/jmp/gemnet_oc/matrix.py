@@ -139,7 +139,7 @@ def matrix_topology(
 
     ``neighbours`` and ``offsets`` hold, in any order, at least all neighbours within the cutoff, and may hold others;
     a place without one holds the atom itself with a zero offset. There must be at least one pair within the cutoff.
-    Nothing here is differentiated, and ``trimmed`` is not computed but zero.
+    Nothing here is differentiated, and ``capped_fraction`` is not computed but zero.
     """
     batch = replace(batch, positions=batch.positions.detach(), cell=batch.cell.detach())
     known = _nearest_first(batch, neighbours, offsets, settings)
@@ -155,8 +155,10 @@ def matrix_topology(
     quad = quad.only((batch.tags > 0)[quad.source] | (batch.tags > 0)[:, None])
     edges = {"atom": atom.edges(), "atom_edge": atom_edge.edges(), "quad": quad.edges()}
     index = _index(main, atom, edges["atom_edge"], edges["quad"] if settings.quad else None)
-    trimmed = batch.positions.new_zeros(batch.num_structures)
-    return IndexedTopology(main=main, reverse=reverse, trimmed=trimmed, reach=None, index=index, **edges)
+    capped_fraction = batch.positions.new_zeros(batch.num_structures)
+    return IndexedTopology(
+        main=main, reverse=reverse, capped_fraction=capped_fraction, reach=None, index=index, **edges
+    )
 
 
 def _smooth(
@@ -182,7 +184,7 @@ def _smooth(
         atom_edge=main,
         quad=known.columns(0).edges() if quad is None else quad,
         reverse=reverse,
-        trimmed=batch.positions.new_zeros(batch.num_structures),
+        capped_fraction=batch.positions.new_zeros(batch.num_structures),
         reach=reach,
         index=index,
     )

@@ -44,13 +44,13 @@ class JMPSteps(Steps):
     def __call__(self, batch: AtomsBatch, pairs: Pairs | None = None) -> tuple[dict[str, Tensor], float]:
         """Return predictions and the share that was left out, as `Steps` does."""
         topology = self.model.topology(batch, self.task.name, pairs=pairs)
-        trimmed = float(topology.left_out().max())
+        capped_fraction = float(topology.left_out().max())
         if self._suits(batch, topology):
             weights = self._current_weights()
             graph = StepGraph.of(topology, batch.num_atoms, weights.bases.centres)
             if graph.triplets.numel() * self.model.config.emb_size_cbf <= MOST_TRIPLETS:
-                return self._outputs(batch, topology, graph, weights), trimmed
-        return self.model.predict(batch, self.task.name, topology, precision=self.precision), trimmed
+                return self._outputs(batch, topology, graph, weights), capped_fraction
+        return self.model.predict(batch, self.task.name, topology, precision=self.precision), capped_fraction
 
     def _suits(self, batch: AtomsBatch, topology: Topology) -> bool:
         if batch.num_structures != 1 or not topology.main.count or self._source.numel() > MOST_WEIGHTS:
