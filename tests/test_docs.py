@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,9 @@ OPTIONS: dict[str, type[RunOptions]] = {"atomslim finetune": FinetuneOptions, "a
 
 SLURM = {"--gpus-per-node", "--gpus-per-task", "--ntasks", "--ntasks-per-node", "--requeue", "--signal"}
 """Options of srun and sbatch, which stand beside ours on the page about clusters."""
+
+NUMBER = re.compile(r"\**[±≤≥<>~+−-]?\s?\d[\d.,\u202f ]*(?:\s?(?:±|to|/|–)\s?[\d.,]+)*\s?(?:[×%]|[^\W\d]+\S*)?\**")
+"""A cell of a table that is a number, perhaps with its spread and its unit."""
 
 
 def name_of(page: Path) -> str:
@@ -135,3 +139,21 @@ def test_the_site_builds_and_needs_nothing_from_elsewhere(tmp_path: Path) -> Non
     elsewhere = r'(?:src=|<link[^>]+href=|url\()["\']?(?:https?:)?//[^"\'>)\s]+'
     for built in (*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")):
         assert not re.findall(elsewhere, built.read_text(encoding="utf-8")), f"{built.name} needs the network"
+
+
+def tables(page: Path) -> Iterator[tuple[list[str], list[str], list[list[str]]]]:
+    """Give the heads, the alignments and the rows of a page's tables."""
+    for table in re.findall(r"(?:^\|.*\n?)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()]
+        head, alignment, *rows = [[cell.strip() for cell in line] for line in lines]
+        yield head, alignment, rows
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
+def test_tables_have_labels_and_numbers_stand_right(page: Path) -> None:
+    for head, alignment, rows in tables(page):
+        for column, label in enumerate(head):
+            cells = [row[column] for row in rows if row[column]]
+            assert label or not cells, f"{head}: column {column + 1} has no label"
+            numbers = [cell for cell in cells if NUMBER.fullmatch(cell)]
+            assert column == 0 or len(numbers) <= len(cells) / 2 or alignment[column].endswith(":"), f"{head}: {label}"
