@@ -109,7 +109,7 @@ def test_help_all_has_every_option_with_its_default(command: str, capsys: pytest
     [
         (("--option", "energy_kee=E"), "there is no option 'energy_kee': did you mean energy_key"),
         (("--option", "energy_key=E", "--set", "tasks=[a]"), "tasks: write a list of options"),
-        (("--steps", "1", "--set", "steps=2"), "steps: is given as an option of its own, too"),
+        (("--steps", "1", "--set", "steps=2"), "steps: is also given as an option"),
     ],
 )
 def test_pretraining_takes_the_options_of_the_other_trainings(

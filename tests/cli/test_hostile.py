@@ -251,7 +251,7 @@ def structures(tmp_path: Path) -> str:
         ("optimiser.learning_rte=1", "did you mean optimiser.learning_rate"),
         ("split.trian=1", "did you mean split.train"),
         ("output=x", "there is no option output"),
-        ("steps=2", "is given as an option of its own, too"),
+        ("steps=2", "is also given as an option"),
         ("epochs=2020-99-99", "valid number"),
         ("nodes=2", "start it with srun or torchrun"),
         ("seed=-1", "greater than or equal to 0"),

@@ -108,7 +108,7 @@ def test_a_folder_without_a_run_has_nothing_to_go_on_with(
     for folder in ("empty", "absent"):
         assert cli.main([command, "-o", str(tmp_path / folder), "--resume"]) == 1
         text = capsys.readouterr().err
-        assert text.startswith(f"atomslim: error: {tmp_path / folder}: holds no run to go on with: name a")
+        assert text.startswith(f"atomslim: error: {tmp_path / folder}: holds no run to resume: name a")
         assert text.count("\n") == 1
     assert not (tmp_path / "absent").exists()
 

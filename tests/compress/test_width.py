@@ -151,7 +151,7 @@ def test_equal_widths_need_a_layer_that_the_format_has_no_place_for(model: JMP, 
     assert "backbone.outputs.0.atom_update.dense.weight" in small.state_dict()
     save(small, tmp_path / "small.safetensors")
     assert load(tmp_path / "small.safetensors").state_dict().keys() == small.state_dict().keys()
-    with pytest.raises(ConfigError, match="no place for a layer between edge and atom features of one width"):
+    with pytest.raises(ConfigError, match="cannot hold a layer between edge and atom features of one width"):
         export(small, tmp_path / "small.pt")
 
 

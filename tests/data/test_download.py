@@ -244,7 +244,7 @@ def test_a_dataset_is_downloaded_to_its_folder(server: Server, tmp_path: Path) -
 
 def test_a_dataset_without_a_download_says_where_to_put_it(tmp_path: Path) -> None:
     source = resolve("comp6", tmp_path)
-    with pytest.raises(ConfigError, match=rf"no place to download.*put it at {tmp_path}/comp6"):
+    with pytest.raises(ConfigError, match=rf"no address to download.*put it at {tmp_path}/comp6"):
         download(source)
 
 

@@ -264,7 +264,7 @@ def test_wrong_use_is_said(model: Path, tmp_path: Path) -> None:
             predict_shards(model, [tmp_path / "all.xyz"], tmp_path / "out", **options)
     with pytest.raises(ConfigError, match="no structures"):
         predict_shards(model, [], tmp_path / "out")
-    with pytest.raises(ConfigError, match="lie among the structures"):
+    with pytest.raises(ConfigError, match="be among the structures"):
         predict_shards(model, tmp_path, tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -185,7 +185,7 @@ def refused(capsys: pytest.CaptureFixture[str], *tokens: str) -> str:
 def test_wrong_use_is_one_line(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, cu = str(tmp_path / "out"), str(given / "cu.xyz")
     assert "name structures and a teacher" in refused(capsys, cu, "-o", out)
-    assert "there is no run to go on with" in refused(capsys, "-o", out, "--resume")
+    assert "there is no run to resume" in refused(capsys, "-o", out, "--resume")
     assert "is.xyz" in refused(capsys, str(tmp_path / "is.xyz"), "--teacher", EMT_NAME, "-o", out)
     assert "nowhere" in refused(capsys, cu, "--teacher", "ase:nowhere:Calculator", "-o", out)
     both = ("--speedup", "10", "--ms-per-step", "5")

@@ -23,8 +23,8 @@ data = App(
     help=(
         "List, download, prepare, check and show datasets.\n\n"
         "A dataset is named as rmd17:aspirin (name and variant), rmd17:aspirin@file.npz (with a file or folder of your "
-        "own), or by the path of any file of structures. Datasets lie in the folder --root, else $ATOMSLIM_DATA, else "
-        "the user's cache folder.\n\n"
+        "own), or by the path of any file of structures. Datasets are stored in the folder --root, else "
+        "$ATOMSLIM_DATA, else the user's cache folder.\n\n"
         "Example: atomslim data prepare rmd17:aspirin --root /scratch/data"
     ),
     help_format="plaintext",
@@ -63,7 +63,7 @@ def list_datasets(name: str | None = None, /, *, root: Path | None = None, json:
     if name is None:
         for known in names():
             _print_summary(console.print, registry.info(known))
-        console.print(f"Any other file of structures: xyz:PATH. Datasets lie in {folder}.", soft_wrap=True)
+        console.print(f"Any other file of structures: xyz:PATH. Datasets are stored in {folder}.", soft_wrap=True)
         next_step("data", "list", names()[0])
         return
     found = registry.info(name.partition(":")[0])

@@ -113,4 +113,4 @@ def _require_apart(output: Path, inputs: Iterable[Path]) -> None:
         if output.exists() and output.samefile(source):
             raise ConfigError(f"{output}: the command reads this file: name another one to write")
         if source.is_dir() and source.samefile(output.parent):
-            raise ConfigError(f"{output}: would lie among the files that the command reads: name another place")
+            raise ConfigError(f"{output}: would be among the files that the command reads: name another file or folder")

@@ -31,7 +31,7 @@ def read_settings(path: Path | None, overrides: Iterable[str], given: Mapping[st
         if not separator or not name:
             raise ConfigError(f"--set {override[:60]}: write NAME=VALUE, as in optimiser.learning_rate=1e-4")
         if given.get(name) is not None:
-            raise ConfigError(f"--set {name}: is given as an option of its own, too: give it once")
+            raise ConfigError(f"--set {name}: is also given as an option: give it once")
         _put(settings, name.split("."), _value(text))
     return settings | {name: value for name, value in given.items() if value is not None}
 
@@ -42,7 +42,7 @@ _NAMED = ("model", "data", "student", "teacher", "validation_data", "test_data")
 
 def nothing_named(usage: str, output: Path, *, resume: bool) -> ConfigError:
     """Return the error for a command line that says neither what to do nor, with --resume, in a folder that does."""
-    return ConfigError(f"{output}: holds no run to go on with: {usage}" if resume else usage)
+    return ConfigError(f"{output}: holds no run to resume: {usage}" if resume else usage)
 
 
 def _read(path: Path) -> dict[str, Any]:

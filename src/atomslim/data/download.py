@@ -63,7 +63,7 @@ def download(source: Source, advance: Advance | None = None, *, attempts: int = 
     """
     if not source.variant.files or source.prepared is None:
         raise ConfigError(
-            f"{source.name}: atomslim knows no place to download it from: see {source.info.homepage} and put it at "
+            f"{source.name}: atomslim has no address to download it from: see {source.info.homepage} and put it at "
             f"{source.path}"
         )
     folder = source.prepared.parent
@@ -205,7 +205,7 @@ def _is_final(error: Exception) -> bool:
 
 def _failure(file: RemoteFile, target: Path, part: Path, error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    so_far = f"; {_size(part)} bytes are kept, run it again to go on" if _size(part) else ""
+    so_far = f"; {_size(part)} bytes are kept, run it again to continue" if _size(part) else ""
     return f"{target}: cannot be downloaded from {file.url} ({reason}){so_far}; or {_by_hand(file, target)}"
 
 

@@ -142,10 +142,10 @@ def require_files(source: Source) -> None:
     if source.prepared is None:
         raise DataError(f"{source.path}: there is no such file or folder (named by {source.name}): check the path")
     if source.variant.files:
-        remedy = f"get it with `atomslim data download {source.name}`, or name its place as {source.name}@PATH"
+        remedy = f"get it with `atomslim data download {source.name}`, or give its location as {source.name}@PATH"
     else:
         remedy = (
-            f"it cannot be downloaded by atomslim, see {source.info.homepage}; name its place as {source.name}@PATH"
+            f"it cannot be downloaded by atomslim, see {source.info.homepage}; give its location as {source.name}@PATH"
         )
     raise DataError(f"{source.path}: the files of {source.name} are not there: {remedy}")
 

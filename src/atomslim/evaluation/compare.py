@@ -206,7 +206,7 @@ def _chosen(dataset: Any, split: Split | str | os.PathLike[str] | None, limit: i
     read = split if isinstance(split, Split) else Split.load(split)
     read.require(len(dataset), dataset.name)
     if not read.test:
-        raise DataError(f"{dataset.name}: the split has no test set: compare on all structures, or split anew")
+        raise DataError(f"{dataset.name}: the split has no test set: compare on all structures, or make a new split")
     return [dataset[number] for number in read.test[:limit]]
 
 

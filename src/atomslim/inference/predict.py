@@ -264,7 +264,7 @@ def _require_output(target: Path, sources: Sequence[str]) -> None:
             raise ConfigError(f"{target}: the output would replace the structures it is made from: name another file")
         if source.is_dir() and source.samefile(target.parent):
             raise ConfigError(
-                f"{target}: the output would lie among the structures it is made from: name another place"
+                f"{target}: the output would be among the structures it is made from: name another file or folder"
             )
 
 

@@ -253,7 +253,7 @@ def _require_usable(form: str, shard_size: int, process: tuple[int, int]) -> Non
 def _require_apart(folder: Path, sources: Sequence[str]) -> None:
     for source in map(Path, sources):
         if folder.exists() and source.exists() and folder.samefile(source):
-            raise ConfigError(f"{folder}: the shards would lie among the structures: name another folder")
+            raise ConfigError(f"{folder}: the shards would be among the structures: name another folder")
 
 
 def _identity(

@@ -48,7 +48,7 @@ _REFUSALS: dict[Capability, str] = {
     "hand-over": "have blocks that pass their input on unchanged, too, so that no map of it fits into their weights",
     "widths": "cannot be made narrower here: only blocks and what is finer (atomslim info) can be left out",
     "shorter cutoff": "cannot be given another cutoff without training: only their edges could be fewer",
-    "pre-training": "cannot be made from sizes: give a trained one to go on with",
+    "pre-training": "cannot be made from sizes: give a trained one to continue",
 }
 
 

@@ -19,7 +19,7 @@ class SlimOptions(BaseModel):
     teacher: str = Field(default="", description="a model's file or name, or ase:MODULE:CLASS?NAME=VALUE")
     task: str | None = Field(default=None, description="whose heads answer, where the teacher has several")
     teacher_python: str | None = Field(default=None, description="the Python that the teacher is installed in")
-    speedup: Positive | None = Field(default=None, description="times the steps of the teacher; 10 if nothing is said")
+    speedup: Positive | None = Field(default=None, description="times the steps of the teacher; 10 by default")
     ms_per_step: Positive | None = Field(default=None, description="milliseconds that a step may take")
     ns_per_day: Positive | None = Field(default=None, description="nanoseconds of dynamics in a day")
     student: str = Field(default="", description="a model to train; empty: one is chosen by its speed")

@@ -114,7 +114,7 @@ def begun(output: Path) -> dict[str, Any]:
         options = parse_json((output / NAME).read_bytes())["options"]
         return {name: value for name, value in options.items() if value not in (None, "", [], {})}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{output}: there is no run to go on with: name structures and a teacher") from None
+        raise ConfigError(f"{output}: there is no run to resume: name structures and a teacher") from None
 
 
 def _claimed(

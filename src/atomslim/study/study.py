@@ -57,7 +57,7 @@ def run_study(
             with _helpers(options, board, processes - 1):
                 _work(options, board, wait=wait, say=say)
         except KeyboardInterrupt:  # whose text is of the run in a cell
-            raise KeyboardInterrupt(f"{output}: interrupted: start the study again, and it goes on") from None
+            raise KeyboardInterrupt(f"{output}: interrupted: start the study again, and it continues") from None
     results = Results(board, options)
     write_report(results, board.folder)
     return results

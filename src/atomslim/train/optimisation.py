@@ -55,7 +55,7 @@ def make_optimiser(
         if (parameters := [weight for weight in _parameters(modules) if weight.requires_grad])
     ]
     if not groups:
-        raise ConfigError("all parts of the model are frozen: leave one to train")
+        raise ConfigError("all parameter groups are frozen: leave one to train")
     if others:
         groups.append({"params": list(others), "name": "objective", "rate": 1.0})
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
@@ -71,7 +71,7 @@ def _freeze(name: str, parts: dict[str, list[nn.Module]]) -> None:
     if name not in parts:
         near = get_close_matches(name, parts, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(parts)}"
-        raise ConfigError(f"freeze {name!r}: the model has no such part ({hint})")
+        raise ConfigError(f"freeze {name!r}: the model has no such parameter group ({hint})")
     for weight in _parameters(parts[name]):
         weight.requires_grad_(False)
 

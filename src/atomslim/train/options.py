@@ -133,7 +133,9 @@ class OptimiserOptions(_Options):
     )
     clip: float | None = Field(default=1.0, gt=0, description="largest gradient; none: no clipping")
     clip_by: Literal["value", "norm"] = Field(default="value", description="clip each number, or the norm of all")
-    freeze: tuple[str, ...] = Field(default=(), description="parts kept as they are: embedding, block 1, readout …")
+    freeze: tuple[str, ...] = Field(
+        default=(), description="parameter groups kept as they are: embedding, block 1, readout …"
+    )
 
 
 ClassWeights = Literal["none", "balanced"]
@@ -157,7 +159,7 @@ class TargetOptions(_Options):
         description="l2: Euclidean norm per atom, averaged by structure (forces); labels have cross-entropy",
     )
     reduction: Literal["sum", "mean"] = Field(
-        default="sum", description="how atoms make up a structure's number; of labels, mean unless said otherwise"
+        default="sum", description="how atoms make up a structure's number; of labels, mean unless stated otherwise"
     )
     class_weights: ClassWeights = CLASS_WEIGHTS
     references: bool | str | None = Field(
@@ -241,10 +243,10 @@ class TaskOptions(_Options):
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
     validation_data: str = Field(default="", description="another dataset, all of it for validation")
     validation_limit: int | None = Field(
-        default=None, ge=1, description="at most so many structures of the validation set, evenly over it"
+        default=None, ge=1, description="at most this many structures of the validation set, evenly over it"
     )
     train_limit: int | None = Field(
-        default=None, ge=1, description="at most so many structures of the training set, evenly over it"
+        default=None, ge=1, description="at most this many structures of the training set, evenly over it"
     )
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
@@ -290,7 +292,9 @@ class RunOptions(_Options):
     precision: Precision = Field(default="32", description="bf16, fp16: mixed; direct forces and scalars only")
     validate_every: Duration = Field(default=parse_duration("1 epoch"), description="also in steps, or % of the run")
     checkpoint_every: Duration = Field(default=parse_duration("5min"), description="also in steps")
-    patience: int | None = Field(default=None, ge=1, description="stop after so many validations without a better one")
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after this many validations without a better one"
+    )
     free_atoms_only: bool = Field(default=True, description="leave fixed atoms out of force losses and metrics")
     log_every: int = Field(default=50, ge=1, description="steps between rows of the metrics")
     tensorboard: bool = Field(default=False, description="also write the metrics for TensorBoard")
@@ -350,7 +354,7 @@ class RoundOptions(RunOptions):
     """Options of a run that may be one of several rounds."""
 
     rounds: int = Field(
-        default=1, ge=1, le=20, description="cut so many times, a part of the way each, with training in between"
+        default=1, ge=1, le=20, description="number of cuts, each a part of the way, with training after each"
     )
 
 

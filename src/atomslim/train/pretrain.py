@@ -63,7 +63,9 @@ class PretrainOptions(RunOptions):
     sizes: SerializeAsAny[BaseModel] | None = Field(
         default=None, description="sizes of a model with random weights, as its family has them"
     )
-    model: str = Field(default="", description="instead of sizes: a model file whose weights and tasks go on")
+    model: str = Field(
+        default="", description="instead of sizes: a model file to continue from, with its weights and tasks"
+    )
     tasks: tuple[PretrainTask, ...] = Field(min_length=1, description="datasets, and what is learned from each")
     scale_batches: int = Field(
         default=16, ge=1, description="batches on which a new model is fitted first; of their edges at most 50000"
@@ -73,7 +75,7 @@ class PretrainOptions(RunOptions):
     schedule: ScheduleOptions = ScheduleOptions(warmup=parse_duration("2000 steps"), warmup_factor=0.2)
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
     edge_dropout: float | None = Field(
-        default=0.1, ge=0, lt=1, description="of a new model; one that goes on keeps its own"
+        default=0.1, ge=0, lt=1, description="of a new model; one that is continued keeps its own"
     )
     validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
 
@@ -159,7 +161,7 @@ def family_from_sizes(name: str) -> Family:
 def _start(config: PretrainOptions) -> BlockModel | Family:
     """Return the model to go on with, or the family of a new one."""
     if (config.sizes is None) == (not config.model):
-        raise ConfigError("say either the sizes of a new model, or the file of one to go on with")
+        raise ConfigError("say either the sizes of a new model, or the file of one to continue")
     return load(config.model) if config.model else family_from_sizes(config.family)
 
 

@@ -226,7 +226,7 @@ class RunFolder:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises whatever its readers of zip and pickle do
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{path}: cannot be read ({reason}): start the run anew") from error
+            raise CheckpointError(f"{path}: cannot be read ({reason}): start a new run") from error
         return state
 
     def save_model(self, model: BlockModel, name: str) -> Path:

@@ -110,7 +110,7 @@ def number(value: object, what: str, place: str) -> float:
     try:
         given = np.asarray(value)
         if given.dtype.kind == "b":
-            raise DataError(f"{place}: {what} is true or false, no number: check the file")
+            raise DataError(f"{place}: {what} is true or false, not a number: check the file")
         array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: {what} is not a number: check the file") from error

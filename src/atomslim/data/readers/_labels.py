@@ -258,7 +258,7 @@ def _floats(value: Any, what: str, place: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(value)
         if array.dtype.kind == "b":
-            raise DataError(f"{place}: the {what} are true and false, no numbers: check the file")
+            raise DataError(f"{place}: the {what} are true and false, not numbers: check the file")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{place}: the {what} are not numbers ({one_line(error)}): check the file") from error

@@ -44,7 +44,7 @@ INFO = DatasetInfo(
     licence="that of the file",
     citation="that of the file",
     level_of_theory="that of the file",
-    units_in_file="eV, Å, eV/Å³ unless said otherwise",
+    units_in_file="eV, Å, eV/Å³ unless stated otherwise",
     note="Labels are found as energy, forces and stress in results, info, arrays and a database row's data; "
     "energy_key, forces_key, stress_key, properties and labels name others.",
     variants=(Variant(targets=("energy", "forces")),),

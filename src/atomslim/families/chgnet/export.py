@@ -1,6 +1,6 @@
 """Writes a CHGNet model as a checkpoint of the package, so that its calculator runs cut and trained models.
 
-What the package has no place for is worked into what it has, exactly but for rounding:
+What the package cannot hold is worked into what it has, exactly but for rounding:
 
 * Updates that were left out: the package's layers with weights that make them add nothing.
 * A readout that maps the last features by A ≠ 1: all features of atoms are told in the coordinates A f, see
@@ -49,7 +49,7 @@ def write_chgnet(model: CHGNet, path: str | os.PathLike[str]) -> None:
 def _require_room(model: CHGNet) -> None:
     why = next(_obstacles(model), None)
     if why is not None:
-        raise ConfigError(f"the package's format has no place for {why}: save the model as .safetensors")
+        raise ConfigError(f"the package's format cannot hold {why}: save the model as .safetensors")
 
 
 def _obstacles(model: CHGNet) -> Iterator[str]:

@@ -132,18 +132,16 @@ def _model(content: Any, where: str, weights: Weights, alias: Alias) -> JMP:
 def write_jmp(model: JMP, path: str | os.PathLike[str]) -> None:
     """Write a model as a JMP checkpoint, which the original program reads with ``num_blocks`` set to the model's.
 
-    Raw and averaged weights are both the model's. What the format has no place for (normalisation, graphs, numbers of
+    Raw and averaged weights are both the model's. What the format cannot hold (normalisation, graphs, numbers of
     the kept blocks, history) goes into an entry of our own, which other programs pass over.
 
     Raises ConfigError for a model that the format cannot hold, OSError if the file cannot be written.
     """
     if model.config.basis_cutoff != 12.0:
-        raise ConfigError(
-            "JMP's format has no place for a basis cutoff other than 12 Å: save the model as .safetensors"
-        )
+        raise ConfigError("JMP's format cannot hold a basis cutoff other than 12 Å: save the model as .safetensors")
     if model.config.narrows and model.config.emb_size_edge == model.config.emb_size_atom:
         raise ConfigError(
-            "JMP's format has no place for a layer between edge and atom features of one width: cut them to two "
+            "JMP's format cannot hold a layer between edge and atom features of one width: cut them to two "
             "widths, or save the model as .safetensors"
         )
     names = Layout.of_tasks(list(model.tasks.values()), model.heads_without_bias).names(model.config, list(model.tasks))

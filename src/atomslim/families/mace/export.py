@@ -18,7 +18,7 @@ from atomslim.models.tasks import Target, Task
 
 
 def write_mace(model: MACE, path: Path) -> None:
-    """Write a file of the package; raises ConfigError for a model that the package has no place for."""
+    """Write a file of the package; raises ConfigError for a model that the package cannot hold."""
     targets = [_energy(task) for task in model.tasks.values()]
     heads = [_head(model, name, target) for (name, target) in zip(model.tasks, targets, strict=True)]
     _check(model, heads)

@@ -23,7 +23,7 @@ def write_orb(model: Orb, path: Path) -> None:
     """Write weights for ``load_model`` of the package; raises ConfigError for what it has no place for."""
     why = next(_obstacles(model), None)
     if why is not None:
-        raise ConfigError(f"the package has no place for {why}: save the model as .safetensors")
+        raise ConfigError(f"the package cannot hold {why}: save the model as .safetensors")
     content = {**_tensors(model), OWN: Metadata.of(model).model_dump_json()}
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         save_archive(content, stream)

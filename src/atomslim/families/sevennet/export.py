@@ -29,7 +29,7 @@ def write_sevennet(model: SevenNet, path: Path) -> None:
     """Write a model as the package has it, in float32.
 
     With a task for each level of theory of the model, these are the file's; otherwise the model has one task, whose
-    level becomes part of the biases. What the format has no place for (numbers of the kept blocks, history) goes into
+    level becomes part of the biases. What the format cannot hold (numbers of the kept blocks, history) goes into
     an entry of our own, which the package passes over.
 
     Raises ConfigError for a model that the format cannot hold, OSError if the file cannot be written.
@@ -125,14 +125,14 @@ def _head(model: SevenNet, task: str) -> dict[str, Tensor]:
 
 
 def _energy_of(task: Task) -> Target:
-    """Return the task's energy; raises ConfigError for what the format has no place for."""
+    """Return the task's energy; raises ConfigError for what the format cannot hold."""
     energy = task.of_kind("energy")
     others = [target.name for target in task.targets if target.kind not in {"energy", "conservative_forces"}]
     if energy is None or energy.unit != "eV" or others:
         raise ConfigError(f"task {task.name}: SevenNet's format holds energies in eV and their derivatives only")
     if energy.mean or energy.reduction != "sum":
         raise ConfigError(
-            f"task {task.name}: SevenNet's format has no place for a mean of {energy.mean:g} eV or for averages over "
+            f"task {task.name}: SevenNet's format cannot hold a mean of {energy.mean:g} eV or averages over "
             "atoms: tune with targets.energy.references=true and targets.energy.mean=0, or save it as .safetensors"
         )
     return energy
