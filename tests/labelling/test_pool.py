@@ -18,7 +18,7 @@ from atomslim.cli.main import main
 from atomslim.data.bins import edges
 from atomslim.data.container import Container
 from atomslim.data.dataset import open_dataset
-from atomslim.errors import AtomslimWarning, ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError, StructureError
 from atomslim.labelling.changes import Counts, Substitution, changes, rattled, repeated
 from atomslim.labelling.dynamics import Asked, trajectory
 from atomslim.labelling.pool import pool
@@ -211,6 +211,13 @@ def test_dynamics_that_fail_are_noted(tmp_path: Path) -> None:
     failed = json.loads((tmp_path / "pool/pool.json").read_text())["failed"]
     assert len(failed) == 4
     assert failed[0].endswith("RuntimeError: SCF did not converge")
+
+
+def test_given_atoms_on_top_of_each_other_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "two.xyz", [bulk("Cu"), Atoms("Cu2", [(0, 0, 0), (0, 0, 1e-4)])])
+    with pytest.raises(StructureError, match=r"two.xyz: record 1 .*: atoms 0 and 1 are 0.0001 Å apart"):
+        pool(tmp_path / "two.xyz", tmp_path / "pool", features="distances")
+    assert not (tmp_path / "pool").exists()
 
 
 def test_a_teacher_without_an_answer_fails_as_calculators_of_ase_do() -> None:

@@ -29,10 +29,11 @@ from atomslim.data.container import CANDIDATES, FOLDERS, Container
 from atomslim.data.staging import Staging, remove_staging, write_container
 from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.files import atomic_write
-from atomslim.inference.inputs import Input, open_inputs, read_inputs
+from atomslim.inference.inputs import Input, open_inputs
 from atomslim.inference.predict import listed
 from atomslim.labelling.changes import Counts, Substitution, changes
 from atomslim.labelling.folder import claimed, write_note
+from atomslim.labelling.given import given_structures
 from atomslim.labelling.pool_figure import figure
 from atomslim.labelling.pool_parts import Made, Making, Seed, in_order, made_of, parts_of
 from atomslim.labelling.select import Features, all_features, by_distances, by_model, distinct, farthest
@@ -190,7 +191,7 @@ class _Run:
 
     def make(self, processes: int) -> Pool:
         """Make what is not there yet."""
-        seeds = [Seed(frame.number, frame.name, frame.atoms) for frame in read_inputs(self.inputs)]
+        seeds = [Seed(frame.number, frame.name, frame.atoms) for frame in given_structures(self.inputs)]
         features = self._features(seeds)
         session = None if self.teacher is None else self.teacher.begin(self.timeout)
         try:

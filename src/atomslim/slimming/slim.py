@@ -26,9 +26,10 @@ from typing import Any
 
 from atomslim.arguments import checked
 from atomslim.errors import ConfigError
-from atomslim.inference.inputs import Frame, Input, open_inputs, read_inputs
+from atomslim.inference.inputs import Frame, Input, open_inputs
 from atomslim.inference.predict import listed
 from atomslim.labelling.folder import claimed
+from atomslim.labelling.given import given_structures
 from atomslim.labelling.teachers import Source, teacher_of
 from atomslim.models.metadata import versions
 from atomslim.parsing import parse_json
@@ -102,7 +103,7 @@ def slim(
     named = {"teacher": os.fspath(teacher)} if isinstance(teacher, str | os.PathLike) else {}
     config = validated(SlimOptions, {**options, **named, "structures": names})
     inputs = open_inputs(names, config.reader)
-    frames = list(read_inputs(inputs))
+    frames = given_structures(inputs)
     if not frames:
         raise ConfigError(f"{', '.join(names) or 'structures'}: there are no structures: name a file that has some")
     return _claimed(Path(output), config, _source(teacher), inputs, frames, tell, progress=progress)
