@@ -6,9 +6,10 @@
 
 Each axis has a ladder of cuts. For each target the mildest cut that is so many times as fast is taken, or the fastest
 where none is: CPU time of one thread, graphs included, MOF-5 and MgO with 216 atoms, the geometric mean of both. `all`
-is what `atomslim prune --speedup --axes blocks,widths,neighbours` chooses, `half` is half of both feature widths.
-Errors are those of forces on mini:TASK, whose structures are in no training data. What is finished is not done again: a
-killed study goes on, and may be made in pieces. The table is written anew after each piece.
+is what `atomslim prune --speedup --axes blocks,widths,neighbours` chooses, `half` is half of both feature widths, `one`
+the first block with smaller widths. Errors are those of forces on mini:TASK, whose structures are in no training data.
+What is finished is not done again: a killed study goes on, and may be made in pieces. The table is written anew after
+each piece.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from atomslim.models.family import family_of
 from atomslim.models.modes import parameter_count
 
 TASKS = ("molecules", "reactions", "adsorbates", "oxides")
-AXES = ("depth", "width", "neighbours", "all", "half")
+AXES = ("depth", "width", "neighbours", "all", "half", "one")
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 """Of every width, inner ones included."""
 
@@ -201,11 +203,17 @@ def half(full: BlockModel) -> Iterator[Cut]:
     )
 
 
+def one(full: BlockModel) -> Iterator[Cut]:
+    """Give cuts to the first block, of all widths by the same share."""
+    return (replace(cut, blocks=full.block_ids[:1]) for cut in width(full))
+
+
 LADDERS: dict[str, Callable[[BlockModel], Iterator[Cut]]] = {
     "depth": depth,
     "width": width,
     "neighbours": neighbours,
     "half": half,
+    "one": one,
 }
 
 

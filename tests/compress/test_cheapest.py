@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from atomslim.atoms import from_ase
+from atomslim.compress import cheapest as cheapest_module
 from atomslim.compress import costs
 from atomslim.compress.cheapest import Axis, _Search, cheapest
 from atomslim.compress.choice import Removal
@@ -144,9 +145,17 @@ def _known(measured: Measured) -> Callable[..., float]:
     return value
 
 
+def first_fast(small: JMP, full: JMP, _: object, seen: set[tuple[int, ...]] = set()) -> float:  # noqa: B006 - a memory
+    """Say of one block that it is fast when it is asked for the first time, and slower then."""
+    again = small.block_ids in seen
+    seen.add(small.block_ids)
+    return {0: 0.3, 1: 0.8 if again else 0.6}[small.num_blocks] * full.num_blocks / 2
+
+
 def test_times_and_memory_are_measured(model: JMP, monkeypatch: pytest.MonkeyPatch) -> None:
     axes: tuple[Axis, ...] = ("blocks", "neighbours")
     monkeypatch.setattr(costs, "milliseconds", lambda small, _: 10.0 + 10.0 * small.num_blocks)
+    monkeypatch.setattr(cheapest_module, "time_share", lambda small, *_: (10 + 10 * small.num_blocks) / 30)
     model = keep_blocks(model, 2)
     assert len(cheapest(model, waters(1), ms=21, axes=axes).cut.blocks) == 1
     assert len(cheapest(model, waters(1), speed=3, axes=axes).cut.blocks) == 0
@@ -154,6 +163,9 @@ def test_times_and_memory_are_measured(model: JMP, monkeypatch: pytest.MonkeyPat
         ConfigError, match=r"5 ms: even without .* does not reach it; the nearest is 10 ms \(3.00 × less"
     ):
         cheapest(model, waters(1), ms=5, axes=axes)
+    monkeypatch.setattr(cheapest_module, "time_share", first_fast)
+    slower = cheapest(model, waters(1), ms=21, axes=["blocks"])  # the first of two times was chance
+    assert (slower.cut.blocks, slower.count) == ((), 9.0)
     assert costs.megabytes(model, waters(1)[0].to_ase()) >= parameter_count(model) * 8 / 1e6
     some = [sample.to_ase() for sample in waters(3)]
     monkeypatch.setattr(costs, "milliseconds", lambda small, atoms: small.num_blocks + (atoms == some[2]))

@@ -20,6 +20,10 @@ REPEATS = 5
 """Predictions of which the quickest counts, after one that warms up."""
 
 
+TURNS = 3
+"""Predictions of each of two models in turns."""
+
+
 def cost(model: BlockModel, counted: Counted, structures: Sequence[Atoms]) -> float:
     """Return parameters, or what predictions cost: FLOPs or ms, graphs included, of all, or MB at the largest peak."""
     if counted == "parameters":
@@ -37,6 +41,19 @@ def milliseconds(model: BlockModel, atoms: Atoms) -> float:
     predict = _prediction(model, atoms)
     predict()
     return 1e3 * min(_taken(predict, next(model.parameters()).device) for _ in range(REPEATS))
+
+
+def time_share(model: BlockModel, full: BlockModel, structures: Sequence[Atoms]) -> float:
+    """Measure a model's time over the full one's, in turns: what slows the machine down for a while slows both."""
+    sums = [0.0, 0.0]
+    for atoms in structures:
+        both = [_prediction(one, atoms) for one in (model, full)]
+        for predict in both:
+            predict()
+        device = next(full.parameters()).device
+        turns = [[_taken(predict, device) for predict in both] for _ in range(TURNS)]
+        sums = [before + min(times) for before, times in zip(sums, zip(*turns, strict=True), strict=True)]
+    return sums[0] / sums[1]
 
 
 def megabytes(model: BlockModel, atoms: Atoms) -> float:
