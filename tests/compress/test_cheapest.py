@@ -169,7 +169,7 @@ def test_times_and_memory_are_measured(model: JMP, monkeypatch: pytest.MonkeyPat
     assert costs.megabytes(model, waters(1)[0].to_ase()) >= parameter_count(model) * 8 / 1e6
     some = [sample.to_ase() for sample in waters(3)]
     monkeypatch.setattr(costs, "milliseconds", lambda small, atoms: small.num_blocks + (atoms == some[2]))
-    assert cheapest(model, waters(1), ms=5, axes=axes, measured_on=some).whole == 2 * 3 + 1
+    assert cheapest(model, waters(1), ms=5, axes=["blocks"], measured_on=some).whole == 2 * 3 + 1
     monkeypatch.setattr(costs, "megabytes", lambda _, atoms: 1.0 + (atoms == some[2]))
     assert costs.cost(model, "MB", some) == 2.0
 
