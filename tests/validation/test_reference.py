@@ -11,7 +11,7 @@ from ase.io import write
 
 from atomslim.atoms import Sample
 from atomslim.cli.main import main
-from atomslim.errors import ConfigError, DataError
+from atomslim.errors import AtomslimWarning, ConfigError, DataError
 from atomslim.validation.measurement import rattled
 from atomslim.validation.reference import is_model
 from atomslim.validation.run import validate
@@ -82,6 +82,14 @@ def test_labels_on_another_reference_are_compared_after_a_fit() -> None:
     found = validate(PairPotential(), against=far, checks="labels", progress=False)
     assert found.passed
     assert "different reference energies" in found.notes[0]
+
+
+def test_how_many_of_many_structures_are_taken_is_said(tmp_path: Path) -> None:
+    found = validate(PairPotential(), against=labelled(1) * 300, checks="labels", progress=False)
+    assert found.notes == ("labels, samples: 256 of 300 labelled structures are compared, evenly spread",)
+    write(tmp_path / "many.xyz", [bulk("Cu")] * 25)
+    with pytest.warns(AtomslimWarning, match=r"many\.xyz: 9 of 25 structures are checked, evenly spread"):
+        validate(PairPotential(), str(tmp_path / "many.xyz"), checks="forces", progress=False)
 
 
 def test_what_is_not_labelled_is_said() -> None:

@@ -15,7 +15,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 
 from atomslim.atoms import Sample, from_ase, validate
 from atomslim.atoms.charges import charge_or_spin
-from atomslim.errors import ConfigError
+from atomslim.errors import AtomslimWarning, ConfigError
 from atomslim.inference.calculator import Calculator
 from atomslim.inference.inputs import naming_structure, open_inputs, read_inputs
 from atomslim.models.scope import STRICT, Watch
@@ -107,6 +107,9 @@ def _read(given: str | os.PathLike[str] | Sequence[Any]) -> dict[str, Atoms]:
             continue
         frames = list(read_inputs(open_inputs([str(one)])))
         step = max(1, -(-len(frames) // MOST_STRUCTURES))
+        if step > 1:
+            part = f"{len(frames[::step])} of {len(frames)} structures are checked, evenly spread"
+            warnings.warn(f"{one}: {part}: name others in files of their own", AtomslimWarning, stacklevel=2)
         for frame in islice(frames, 0, None, step):
             name = _short(frame.name, len(frames))
             found[name if name not in found else f"{name}, structure {len(found)}"] = frame.atoms

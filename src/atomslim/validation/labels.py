@@ -32,7 +32,8 @@ def labels(calculator: Calculator, data: Labels, settings: Settings) -> Measurem
 
     Energies of labels on another reference than the model's are compared after a fit per element, which a remark says.
     """
-    found, notes = _predicted(calculator, data.spread(settings["structures"]))
+    chosen = data.spread(settings["structures"])
+    found, notes = _predicted(calculator, chosen)
     energies, gap = _energies(found)
     numbers = energies | _forces(found) | _stress(found)
     for name in LABELS:
@@ -41,7 +42,10 @@ def labels(calculator: Calculator, data: Labels, settings: Settings) -> Measurem
             notes.append(f"the model gives no {name}" if labelled else f"the data has no {name}")
     if not numbers:
         raise NotDoneError("; ".join(notes))
-    return Measurement(numbers, notes=tuple(notes), remarks=() if gap is None else (str(gap),))
+    part = f"{len(chosen)} of {data.total} labelled structures are compared, evenly spread"
+    remarks = [part] if len(chosen) < data.total else []
+    remarks += [] if gap is None else [str(gap)]
+    return Measurement(numbers, notes=tuple(notes), remarks=tuple(remarks))
 
 
 def _predicted(calculator: Calculator, samples: Sequence[Sample]) -> tuple[list[Found], list[str]]:

@@ -41,6 +41,8 @@ class Labels:
 
     name: str
     samples: tuple[Sample, ...]
+    total: int
+    """Of the data, of which ``samples`` may be a part."""
 
     def fingerprint(self) -> str:
         """Return a hash of structures and labels."""
@@ -79,7 +81,7 @@ def reference_of(
     samples = _spread(dataset, MOST_LABELLED)
     if not any(sample.label(name) is not None for sample in samples for name in LABELS):
         survey(dataset).require(LABELS)  # which says what there is instead
-    return Labels(dataset.name, tuple(samples))
+    return Labels(dataset.name, tuple(samples), len(dataset))
 
 
 def is_model(name: str) -> bool:
