@@ -7,7 +7,10 @@ import torch
 
 from atomslim.cli.devices import device_of
 from atomslim.cli.main import app, main
+from atomslim.cli.settings import chosen_device
 from atomslim.errors import ConfigError
+
+CPU = {"accelerator": "cpu"}
 
 COMMANDS = ("benchmark", "compare", "evaluate", "package", "predict", "prune", "relevance", "serve", "validate")
 
@@ -17,6 +20,22 @@ def test_commands_choose_the_device_themselves(name: str) -> None:
     command = app[name].default_command
     assert command is not None
     assert inspect.signature(command).parameters["device"].default == "auto"
+
+
+@pytest.mark.parametrize("name", ["distill", "finetune", "pretrain"])
+def test_training_stays_where_its_options_say(name: str) -> None:
+    command = app[name].default_command
+    assert command is not None
+    assert inspect.signature(command).parameters["device"].default is None
+
+
+def test_the_device_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (chosen_device(None), chosen_device("cpu"), chosen_device("auto")) == ({}, CPU, CPU)
+    with pytest.raises(ConfigError, match="no CUDA device is available"):
+        chosen_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device("auto") == chosen_device("cuda") == {"accelerator": "gpu"}
 
 
 def test_auto_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import COUNT, FINITE, WHOLE
 from atomslim.cli.settings import Log, listed
@@ -27,6 +28,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     rounds: Annotated[int | None, COUNT] = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     log: Log = (),
+    device: Device | None = None,
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     strict: Flag = False,
@@ -62,6 +64,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     log
         Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
+    device
+        Where the model is trained; auto uses a CUDA device if there is one. Default: as accelerator says, the CPU.
     config
         A YAML file of options.
     settings
@@ -76,6 +80,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     """
     from atomslim.cli.settings import (
         chosen_boards,
+        chosen_device,
         nothing_named,
         read_settings,
         require_options,
@@ -88,7 +93,7 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     from atomslim.train.trainer import require_as_many_processes
 
     given: dict[str, Any] = {"budget": budget, "steps": steps, "epochs": epochs, "rounds": rounds}
-    given |= {"strict": strict or None, **chosen_boards(log)}
+    given |= {"strict": strict or None, **chosen_boards(log), **chosen_device(device)}
     given |= {name: None if path is None else str(path) for name, path in (("student", student), ("teacher", teacher))}
     options = read_settings(config or begun(output, resume=resume), settings, given)
     require_options(DistillOptions, options)

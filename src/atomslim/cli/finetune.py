@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import FINITE, WHOLE
 from atomslim.cli.settings import Log
@@ -27,6 +28,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
     heads: Literal["better", "fresh", "reuse"] | None = None,
     e0s: str | None = None,
     log: Log = (),
+    device: Device | None = None,
     config: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
@@ -64,6 +66,8 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         mean (none). Default: isolated atoms in the data, else a fit near the model's references.
     log
         Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
+    device
+        Where the model is trained; auto uses a CUDA device if there is one. Default: as accelerator says, the CPU.
     config
         A YAML file of options.
     settings
@@ -74,7 +78,14 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         Print the result as JSON, for programs.
 
     """
-    from atomslim.cli.settings import chosen_boards, nothing_named, read_settings, reader_options, require_options
+    from atomslim.cli.settings import (
+        chosen_boards,
+        chosen_device,
+        nothing_named,
+        read_settings,
+        reader_options,
+        require_options,
+    )
     from atomslim.train.finetune import FinetuneOptions
     from atomslim.train.finetune import finetune as run
     from atomslim.train.run_folder import begun
@@ -88,7 +99,7 @@ def finetune(  # noqa: PLR0913 -- the most common of many options
         "heads": heads,
         "e0s": e0s,
     }
-    given |= {"data": data, **chosen_boards(log)}
+    given |= {"data": data, **chosen_boards(log), **chosen_device(device)}
     given["model"] = None if model is None else str(model)
     options = read_settings(config or begun(output, resume=resume), settings, given)
     if option:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from atomslim.cli.devices import Device
 from atomslim.cli.ending import Json, next_step, say_run
 from atomslim.cli.numbers import FINITE, WHOLE
 from atomslim.cli.settings import Log
@@ -23,6 +24,7 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
     epochs: Annotated[float | None, FINITE] = None,
     option: Annotated[tuple[str, ...], Parameter(name="--option", negative=())] = (),
     log: Log = (),
+    device: Device | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     resume: Flag = False,
     json: Json = False,
@@ -45,6 +47,8 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
         Stop after this many passes over the data.
     option
         An option of the readers of all datasets, such as energy_key=MACE_energy; may be repeated.
+    device
+        Where the model is trained; auto uses a CUDA device if there is one. Default: as accelerator says, the CPU.
     log
         Also write the metrics for TensorBoard, or send them to Weights & Biases (wandb); may be repeated.
     settings
@@ -57,6 +61,7 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
     """
     from atomslim.cli.settings import (
         chosen_boards,
+        chosen_device,
         nothing_named,
         read_settings,
         require_options,
@@ -70,7 +75,7 @@ def pretrain(  # noqa: PLR0913 -- the most common of many options
     chosen = config or begun(output, resume=resume)
     if chosen is None:
         raise nothing_named("name a YAML file of options: atomslim pretrain CONFIG -o FOLDER", output, resume=resume)
-    given = {"budget": budget, "steps": steps, "epochs": epochs, **chosen_boards(log)}
+    given = {"budget": budget, "steps": steps, "epochs": epochs, **chosen_boards(log), **chosen_device(device)}
     options = read_settings(chosen, settings, given)
     require_options(PretrainOptions, options)
     options["tasks"] = with_reader_options(options.get("tasks", ()), option)

@@ -117,6 +117,13 @@ def chosen_boards(log: Sequence[str]) -> dict[str, bool]:
     return dict.fromkeys(log, True)
 
 
+def chosen_device(device: Device | None) -> dict[str, str]:
+    """Return the option of a run that `--device` stands for, if it is given; raises ConfigError as `device_of` does."""
+    if device is None:
+        return {}
+    return {"accelerator": "gpu" if device_of(device) == "cuda" else "cpu"}
+
+
 def with_reader_options(tasks: Any, option: Sequence[str]) -> Any:
     """Add options of the readers, NAME=VALUE, to those of every task."""
     if not option:
