@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from torch import Tensor, nn
 
+import atomslim
 from atomslim.atoms import find_pairs, from_ase
 from atomslim.cli.main import main
 from atomslim.errors import AtomslimError, AtomslimWarning, CheckpointError, ConfigError, StructureError
@@ -156,6 +157,21 @@ def test_a_package_that_disagrees_is_not_written(
     with pytest.raises(AtomslimError, match=f"disagrees with the model: {name} of C2OH6 by 1.0e-06 .* not written"):
         package(program.model, tmp_path / "small.pt2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["what was here before"]
+
+
+def test_forces_that_cancel_may_be_off_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaging, "structures", lambda: [bulk("Cu")])
+    models = [atomslim.load("mini", dtype=dtype) for dtype in (torch.float32, torch.float64)]
+    rounded, exact = (Program(model, model.task("molecules")) for model in models)
+    off = packaging.deviations(rounded, exact).forces  # by symmetry, there is no force on the only atom
+    assert off > 1e-4
+
+    def wrong(*inputs: Tensor) -> list[Tensor]:
+        energy, forces = exact(*inputs)
+        return [energy, forces + 6 * off]
+
+    with pytest.raises(AtomslimError, match="disagrees with the model: forces of Cu by"):
+        packaging.deviations(rounded, wrong)
 
 
 def test_a_package_that_fails_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
