@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {
     "rounds": 1,
     "runs": 4,
     "picoseconds": 0.5,
-    "checks": ("forces", "symmetry", "smoothness", "conservation"),
+    "checks": ("forces", "symmetry", "smoothness"),
 }
 """Two minutes with the validation."""
 
