@@ -66,9 +66,9 @@ def test_a_model_is_not_replaced_by_its_cut(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ([*CUT, "-o", "x.pt"], "ends in .safetensors: name it so"),
+        ([*CUT, "-o", "x.pt"], "ends in .safetensors: give it that ending"),
         ([*CUT, "-o", "x"], "ends in .safetensors"),
-        ([*CUT, "-o", "x.safetensors", "--export", "y.safetensors"], "is no .safetensors"),
+        ([*CUT, "-o", "x.safetensors", "--export", "y.safetensors"], "is not a .safetensors"),
         ([*CUT, "-o", "water.xyz"], "ends in .safetensors"),
         (
             ["prune", "full.safetensors", "--scan-neighbours", "5", "--data", "water.xyz", "-o", "cut.safetensors"],

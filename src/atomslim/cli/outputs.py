@@ -50,7 +50,7 @@ def require_folder(
 def require_ending(output: Path, endings: Collection[str], what: str) -> None:
     """Raise ConfigError unless a file's name ends as what is written into it must."""
     if output.suffix.lower() not in endings:
-        raise ConfigError(f"{output}: {what} ends in {' or '.join(sorted(endings))}: name it so")
+        raise ConfigError(f"{output}: {what} ends in {' or '.join(sorted(endings))}: give it that ending")
 
 
 def has_report(keys: Collection[str], name: str = "") -> Callable[[Path], bool]:

@@ -155,7 +155,7 @@ def _noticed(jobs: list[_Job], folder: Path) -> dict[str, Any]:
 
 def _target(source: Source, output: Path | None) -> Path:
     if output is not None and output.suffix not in {"", SUFFIX}:
-        raise ConfigError(f"{output}: a container ends in {SUFFIX}: name it so")
+        raise ConfigError(f"{output}: a container ends in {SUFFIX}: give it that ending")
     if output is not None:
         return output.with_suffix(SUFFIX)
     if source.prepared is None:

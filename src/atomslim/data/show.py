@@ -188,7 +188,7 @@ def save_figure(drawing: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure; raises ConfigError unless the name ends in .png, .pdf or .svg."""
     suffix = Path(path).suffix.lower()
     if suffix not in FIGURE_FORMATS:
-        raise ConfigError(f"{path}: figures are written as {', '.join(sorted(FIGURE_FORMATS))}: name it so")
+        raise ConfigError(f"{path}: figures are written as {', '.join(sorted(FIGURE_FORMATS))}: give it that ending")
     with atomic_write(path) as temporary:
         drawing.savefig(temporary, format=suffix[1:], dpi=150)
 

@@ -93,7 +93,7 @@ def package(
 
     """
     if Path(output).suffix != ".pt2":
-        raise ConfigError(f"{output}: a package ends in .pt2: name it so")
+        raise ConfigError(f"{output}: a package ends in .pt2: give it that ending")
     model = ready(model, device, dtype)
     program = _program(model, task)
     require_compiler()

@@ -95,7 +95,7 @@ def save(model: BlockModel, path: str | os.PathLike[str]) -> None:
     """
     if Path(path).suffix.lower() in CHECKPOINT_ENDINGS:
         raise ConfigError(
-            f"{path}: is the name of a checkpoint of torch, and models are saved as .safetensors: name it so, or "
+            f"{path}: is the name of a checkpoint of torch, and models are saved as .safetensors: use that ending, or "
             "export it in the format of its family"
         )
     with atomic_write(path) as temporary:
@@ -117,7 +117,9 @@ def export(model: BlockModel, path: str | os.PathLike[str]) -> None:
     such a format, or a name that ends in .safetensors; OSError if the file cannot be written.
     """
     if Path(path).suffix.lower() == ".safetensors":
-        raise ConfigError(f"{path}: a checkpoint of a model's family is no .safetensors: name it as theirs, .pt say")
+        raise ConfigError(
+            f"{path}: a checkpoint of a model's family is not a .safetensors file: use the family's ending, as in .pt"
+        )
     of = family_of(model)
     of.require("export")
     of.export(model, Path(path))

@@ -94,7 +94,7 @@ def graph_note(model: BlockModel, used: GraphSettings, info: DatasetInfo, task: 
     """Say in one line which graphs are used and which are not; empty where nothing differs."""
     own = own_graph(model, task)
     if own is None:
-        return f"graphs: {_words(used)}: the model's file holds no settings of its own"
+        return f"graphs: {_words(used)}: the model's file holds no settings"
     if used != own:
         return f"graphs: {_words(used)}, as the options say; the model has {_words(own)}"
     if used.cutoff != info.cutoff or used.neighbours not in {None, info.neighbours}:

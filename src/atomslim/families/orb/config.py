@@ -59,4 +59,4 @@ class OrbConfig(BaseModel):
     confidence: int = Field(
         default=0, ge=0, description="bins of the error of forces that a head estimates; 0: no head"
     )
-    stress_heads: tuple[str, ...] = Field(default=(), description="tasks whose stress has a head of its own")
+    stress_heads: tuple[str, ...] = Field(default=(), description="tasks whose stress has a separate head")

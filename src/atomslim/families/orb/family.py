@@ -61,9 +61,9 @@ class OrbFamily(Family):
         orb = _orb(model)
         found = ["directions are plain inputs: a structure that is turned has another energy"]
         if len(orb.stresses):
-            found.append("stress has a head of its own: cuts and training of other quantities do not look at it")
+            found.append("stress has a separate head: cuts and training of other quantities do not look at it")
         if orb.confidence is not None:
-            found.append("force_error has a head of its own: cuts and training of other quantities do not look at it")
+            found.append("force_error has a separate head: cuts and training of other quantities do not look at it")
         return found
 
     def locate(self, name: str) -> Path:
