@@ -248,7 +248,7 @@ def _require_outputs(
     if export is not None:
         if export.suffix.lower() == ".safetensors":
             raise ConfigError(
-                f"{export}: a checkpoint of a model's family is not a .safetensors file: use the family's ending, as in .pt"
+                f"{export}: a checkpoint of a model's family is not a .safetensors file: use its ending, as in .pt"
             )
         require_output(export, inputs, force=force, own=is_cut)
 
