@@ -58,8 +58,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     epochs
         Stop after this many passes over the data.
     rounds
-        Cut the teacher in this many steps, a part of the way to the student each, and train after each for an equal part
-        of the budget; for students with less than half of the teacher. Channels are chosen anew on the data.
+        Cut the teacher in this many steps, a part of the way to the student each, and train after each for an equal
+        part of the budget; for students with less than half of the teacher. Channels are chosen anew on the data.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     log
