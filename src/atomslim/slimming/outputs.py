@@ -205,8 +205,8 @@ def _held_out(work: Work) -> str:
 
 def _held_out_are(work: Work) -> str:
     if work.done["held-out pool"]["structures"]:
-        return "of dynamics of the teacher of their own, with other random numbers than those of the pool"
-    return "a tenth of the pool, since the teacher is too slow for dynamics of their own at this budget"
+        return "from separate dynamics of the teacher, with other random numbers than the pool's"
+    return "a tenth of the pool, since the teacher is too slow for separate dynamics at this budget"
 
 
 def _write(path: Path, text: str) -> None:
