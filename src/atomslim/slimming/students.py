@@ -219,7 +219,7 @@ def _nearest(there: Candidates, target: Target) -> str:
     costs = f"{number(near.milliseconds)} ms a step, {number(nanoseconds(near.milliseconds, there.step))} ns a day"
     return (
         f"{target}: no student is as fast; the nearest is {near.name} with {number(gain.median)} × the speed of the "
-        f"teacher ({costs}): ask for less"
+        f"teacher ({costs}): ask for less, or use larger cells (slim --width)"
     )
 
 
