@@ -217,9 +217,10 @@ def _nearest(there: Candidates, target: Target) -> str:
     near = max(there.able, key=lambda one: _reach(one, target, there.step))
     gain = near.gain or Gain(1.0, 1.0, 0.0, 1.0)
     costs = f"{number(near.milliseconds)} ms a step, {number(nanoseconds(near.milliseconds, there.step))} ns a day"
+    remedy = "ask for less" + (", or use larger cells (slim --width)" if target.kind == "speedup" else "")
     return (
         f"{target}: no student is as fast; the nearest is {near.name} with {number(gain.median)} × the speed of the "
-        f"teacher ({costs}): ask for less, or use larger cells (slim --width)"
+        f"teacher ({costs}): {remedy}"
     )
 
 
