@@ -167,12 +167,22 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, entry: str, val
     ("options", "message"),
     [
         ({"channel": 1}, "a layer of no width"),
+        (
+            {
+                "is_parity": True,
+                "irreps_manual": ["6x0e", "6x0e+3x1o+2x1e", "5x0e+2x1o", "7x0e"],
+                "num_convolution_layer": 3,
+            },
+            "irreps_manual: 2x1e of block 1, which no message has",
+        ),
         ({"readout_as_fcn": True, "readout_fcn_hidden_neurons": []}, "without a hidden layer is not supported"),
     ],
 )
-def test_readouts_without_width_or_hidden_layers_are_refused(tmp_path: Path, options: Any, message: str) -> None:
+def test_readouts_without_width_and_irreps_that_nothing_makes_are_refused(
+    tmp_path: Path, options: Any, message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
-        atomslim.load(checkpoint(tmp_path / "theirs.pth", num_convolution_layer=1, **options))
+        atomslim.load(checkpoint(tmp_path / "theirs.pth", **{"num_convolution_layer": 1} | options))
 
 
 class _Harmful:

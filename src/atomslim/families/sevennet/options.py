@@ -1,6 +1,7 @@
 """What the options in a checkpoint of SevenNet mean: from the package's configuration to ours, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ase.data import chemical_symbols
@@ -73,11 +74,12 @@ def _lmax_edge(options: Mapping[str, Any]) -> int:
 def _irreps(options: Mapping[str, Any]) -> list[str]:
     """Return the irreps of the embedding and of all blocks, given or inferred."""
     given, blocks = options["irreps_manual"], options["num_convolution_layer"]
+    edge = str(Irreps.spherical_harmonics(_lmax_edge(options), -1 if options["is_parity"] else 1))
     if given is not False:
         if len(given) != blocks + 1 or not all(isinstance(entry, str) for entry in given):
             raise ValueError(f"irreps_manual: {len(given)} texts are wanted, one more than there are blocks")
+        _require_reached(given, edge)
         return list(given)
-    edge = str(Irreps.spherical_harmonics(_lmax_edge(options), -1 if options["is_parity"] else 1))
     lmax = options["lmax_node"] if options["lmax_node"] > 0 else options["lmax"]
     found = [f"{options['channel']}x0e"]
     for block in range(blocks):
@@ -85,6 +87,15 @@ def _irreps(options: Mapping[str, Any]) -> list[str]:
             _reached(found[-1], edge, 0 if block == blocks - 1 else lmax, options["channel"], block == blocks - 1)
         )
     return found
+
+
+def _require_reached(given: Sequence[str], edge: str) -> None:
+    """Raise ValueError for irreps that no message of their block has, which the package leaves at zero."""
+    for block, (source, out) in enumerate(pairwise(given), start=1):
+        made = {path.message for path in convolution_paths(source, edge, out, last=block == len(given) - 1)}
+        missing = [str(entry) for entry in Irreps(out) if entry.ir not in made]
+        if missing:
+            raise ValueError(f"irreps_manual: {missing[0]} of block {block}, which no message has, are not supported")
 
 
 def _reached(source: str, edge: str, lmax: int, channels: int, last: bool) -> str:  # noqa: FBT001
