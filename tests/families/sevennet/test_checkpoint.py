@@ -175,7 +175,10 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, entry: str, val
             },
             "irreps_manual: 2x1e of block 1, which no message has",
         ),
-        ({"readout_as_fcn": True, "readout_fcn_hidden_neurons": []}, "without a hidden layer is not supported"),
+        (
+            {"readout_as_fcn": True, "readout_fcn_hidden_neurons": [], "readout_fcn_activation": "relu"},
+            "without a hidden layer is not supported",
+        ),
     ],
 )
 def test_readouts_without_width_and_irreps_that_nothing_makes_are_refused(
