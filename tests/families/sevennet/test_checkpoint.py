@@ -167,6 +167,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, entry: str, val
     ("options", "message"),
     [
         ({"channel": 1}, "a layer of no width"),
+        ({"irreps_manual": ["3x0e+1x1e", "2x0e"]}, "of the embedding, which has even scalars only"),
         (
             {
                 "is_parity": True,

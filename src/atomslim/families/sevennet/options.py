@@ -91,6 +91,8 @@ def _irreps(options: Mapping[str, Any]) -> list[str]:
 
 def _require_reached(given: Sequence[str], edge: str) -> None:
     """Raise ValueError for irreps that no message of their block has, which the package leaves at zero."""
+    if any(entry.ir != SCALAR for entry in Irreps(given[0])):
+        raise ValueError(f"irreps_manual: {given[0]} of the embedding, which has even scalars only, is not supported")
     for block, (source, out) in enumerate(pairwise(given), start=1):
         made = {path.message for path in convolution_paths(source, edge, out, last=block == len(given) - 1)}
         missing = [str(entry) for entry in Irreps(out) if entry.ir not in made]
