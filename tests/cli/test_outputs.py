@@ -174,6 +174,6 @@ def test_models_are_saved_under_names_that_say_what_they_are(tmp_path: Path) -> 
     for ending in (".pt", ".pth", ".ckpt"):
         with pytest.raises(ConfigError, match=r"models are saved as \.safetensors"):
             save(model, tmp_path / f"model{ending}")
-    with pytest.raises(ConfigError, match=r"is no \.safetensors"):
+    with pytest.raises(ConfigError, match=r"is not a \.safetensors"):
         export(model, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())

@@ -254,7 +254,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         },
         r"has no atoms",
     ),
-    "a text for positions": ({"pos": "here"}, r"holds something else than numbers"),
+    "a text for positions": ({"pos": "here"}, r"positions are not numbers"),
 }
 
 

@@ -35,6 +35,7 @@ def toy(folder: Path, **changes: Any) -> StudyOptions:
     """A study of a two-block model on water; its files are in ``folder``."""
     for seed, name in enumerate(("water", "other")):
         write(folder / f"{name}.xyz", [sample.to_ase() for sample in waters(16, seed=seed)])
+    write(folder / "few.xyz", [sample.to_ase() for sample in waters(8, seed=1)])  # a validation takes no more
     atomslim.save(jmp(DIRECT, sum_scale=1.0).float(), folder / "full.safetensors")
     options = {
         "model": str(folder / "full.safetensors"),
@@ -44,7 +45,7 @@ def toy(folder: Path, **changes: Any) -> StudyOptions:
         "relevance": 4,
         "distill": {"start": ["sliced", "least-squares"], "steps": 1, "batch_size": 4, "validate_every": "100%"},
         "speed": {"structures": "aspirin", "repeats": 1},
-        "validate_physics": {"checks": ["locality"], "structures": [str(folder / "other.xyz")]},
+        "validate_physics": {"checks": ["locality"], "structures": [str(folder / "few.xyz")]},
         "downstream": [downstream(str(folder / "other.xyz"))],
     }
     return StudyOptions.model_validate(options | changes)

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 
 from atomslim.errors import ConfigError
-from atomslim.files import atomic_write
+from atomslim.files import atomic_write, tidy
 from atomslim.inference.calculator import Calculator
 from atomslim.validation.measurement import DoesNotFitError, Measurement, NotDoneError
 
@@ -33,6 +33,8 @@ def begin(path: Path, identity: Mapping[str, Any]) -> Path:
                 f"{path}: holds the validation of another model, reference or structures: name another folder"
             )
         return path
+    if path.is_dir():
+        tidy(path, note.name)  # left by a killed run that had come no further
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path}: holds something else: name a new folder")
     path.mkdir(parents=True, exist_ok=True)

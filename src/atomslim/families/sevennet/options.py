@@ -13,7 +13,7 @@ from sevenn.scripts.backward_compatibility import patch_old_config
 from atomslim.arguments import first_problem
 from atomslim.errors import CheckpointError
 from atomslim.families.sevennet.config import SevenNetConfig
-from atomslim.families.sevennet.irreps import SCALAR, convolution_paths
+from atomslim.families.sevennet.irreps import SCALAR, convolution_paths, wanted
 
 Version = tuple[int, int, int]
 
@@ -90,14 +90,16 @@ def _irreps(options: Mapping[str, Any]) -> list[str]:
 
 
 def _require_reached(given: Sequence[str], edge: str) -> None:
-    """Raise ValueError for irreps that no message of their block has, which the package leaves at zero."""
+    """Raise ValueError for irreps that a block reads although no message has them, which the package leaves at zero."""
     if any(entry.ir != SCALAR for entry in Irreps(given[0])):
         raise ValueError(f"irreps_manual: {given[0]} of the embedding, which has even scalars only, is not supported")
-    for block, (source, out) in enumerate(pairwise(given), start=1):
-        made = {path.message for path in convolution_paths(source, edge, out, last=block == len(given) - 1)}
-        missing = [str(entry) for entry in Irreps(out) if entry.ir not in made]
-        if missing:
+    there = {SCALAR}
+    for block, (source, out) in enumerate(pairwise(given)):
+        read = wanted(convolution_paths(source, edge, out, last=block == len(given) - 2), Irreps(out))
+        absent = {path.source for path in read} - there
+        if missing := [str(entry) for entry in Irreps(source) if entry.ir in absent]:
             raise ValueError(f"irreps_manual: {missing[0]} of block {block}, which no message has, are not supported")
+        there = {entry.ir for entry in Irreps(out)} & (there | {path.message for path in read})
 
 
 def _reached(source: str, edge: str, lmax: int, channels: int, last: bool) -> str:  # noqa: FBT001
