@@ -285,8 +285,12 @@ def test_the_demo_gives_three_structures_of_paracetamol_to_slim(
 ) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(demo, "slim", lambda *given, **options: asked.update(options, given=given))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "student.safetensors").touch()  # a student that is there is not made again
     demo.slim_demo(tmp_path / "new", print, budget="5min")
     structures, teacher, output = asked.pop("given")
     assert [atoms.get_chemical_formula() for atoms in iread(structures)] == ["C8H9NO2"] * 3
     assert (teacher, output, asked.pop("tell")) == ("mini-smooth", tmp_path / "new" / "slim", print)
     assert SlimOptions(**asked).seconds == 300
+    assert asked["student"] == str(tmp_path / "new" / "student.safetensors")
+    assert asked["steps"] > 0  # and not what a busy machine leaves of a budget

@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Run the whole workflow on a small model, from block relevance to a report, in about four minutes.
 
-    With --slim, make a fast student of a small model for one molecule instead, in about two minutes. Nothing is
+    With --slim, make a fast student of a small model for one molecule instead, in two to three minutes. Nothing is
     downloaded: the models and their structures are included. Every number is computed in this run.
 
     Example: atomslim demo --folder demo
