@@ -2,9 +2,12 @@
 
     python studies/cuts.py sevennet:7net-0 calibration.xyz test.xyz --keep 1,2,3,4 --keep 1,2,3,5 -o cuts.md
     python studies/cuts.py chgnet:0.3.0 calibration.xyz test.xyz --without "angles 2" --cutoff 5 -o cuts.md
+    python studies/cuts.py sevennet:7net-0 calibration.xyz test.xyz --width l0=0.75,l1=0.75,l2=0.75 -o widths.md
 
-Errors are against the labels of the test file: DFT's, or a teacher's that `atomslim predict` wrote. Re-alignments see
-the calibration file, evenly over it, and no labels. Each row is written as soon as it is known.
+Smaller widths are fitted layer by layer, and with least-squares-forces the readout to energies and forces then.
+Speeds are CPU times of the test's first structure in turns with the full model, graphs included. Errors are against the
+labels of the test file: DFT's, or a teacher's that `atomslim predict` wrote. Re-alignments see the calibration file,
+evenly over it, and no labels. Each row is written as soon as it is known.
 """
 
 import argparse
@@ -17,12 +20,14 @@ import numpy as np
 from ase.io import read
 
 import atomslim
+from atomslim.cli.settings import widths_of
+from atomslim.compress.costs import time_share
+from atomslim.compress.cutoff import with_cutoff
 from atomslim.compress.prune import Realign
 from atomslim.models.block_model import BlockModel
-from atomslim.models.retask import replace_tasks
 
-HEAD = """| model | re-alignment | E, meV/atom | F, MAE meV/Å | F, RMSE meV/Å | % of RMS | weights | CPU-s |
-|---|---|---|---|---|---|---|---|
+HEAD = """| model | re-alignment | E, meV/atom | F, MAE meV/Å | F, RMSE meV/Å | % of RMS | weights | speed | CPU-s |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -30,7 +35,14 @@ def variants(given: argparse.Namespace, full: BlockModel) -> Iterator[tuple[str,
     """Give the full model and every cut of it, with what was done to it."""
     yield "full | none", full
     for cutoff in given.cutoff:
-        yield f"cutoff {cutoff:g} Å | none", narrowed(full, cutoff)
+        yield f"cutoff {cutoff:g} Å | none", with_cutoff(full, cutoff)
+    for text in given.width:
+        for realign in ("sliced", *(way for way in given.realign if way == "least-squares-forces")):
+            options = {"realign": realign, "limit": given.limit}
+            yield (
+                f"{text} | layers{', readout by forces' if realign != 'sliced' else ''}",
+                atomslim.narrow(full, widths_of("--width", text), f"xyz:{given.calibration}", **options),
+            )
     for kept, without in [*((keep, []) for keep in given.keep), *((full.block_ids, units) for units in given.without)]:
         name = " ".join([f"blocks {','.join(map(str, kept))}", *(f"− {unit}" for unit in without)])
         for realign in given.realign:
@@ -42,28 +54,22 @@ def variants(given: argparse.Namespace, full: BlockModel) -> Iterator[tuple[str,
             )
 
 
-def narrowed(full: BlockModel, cutoff: float) -> BlockModel:
-    """Return a copy that looks no further than the cutoff (Å)."""
-    model = full.with_blocks(range(1, full.num_blocks + 1))
-    graph = full.task().graph.model_copy(update={"cutoff": cutoff})
-    replace_tasks(model, [full.task().model_copy(update={"graph": graph})])
-    return model
-
-
-def row(name: str, model: BlockModel, test: Path, root_mean_square: float, seconds: float) -> str:
+def row(name: str, model: BlockModel, full: BlockModel, test: Path, root_mean_square: float, seconds: float) -> str:
     """Return a line of the table."""
     found = atomslim.evaluate(model, f"xyz:{test}").errors
     energy, forces = 1000 * found["energy per atom"].mae, found["forces"]
     numbers = f"{energy:.1f} | {1000 * forces.mae:.1f} | {1000 * forces.rmse:.1f}"
     weights = sum(weight.numel() for weight in model.parameters())
-    return f"| {name} | {numbers} | {100 * forces.rmse / root_mean_square:.1f} | {weights:,} | {seconds:.0f} |\n"
+    speed = f"{1 / time_share(model, full, [read(test, 0)]):.2f} ×" if model is not full else ""
+    share = 100 * forces.rmse / root_mean_square
+    return f"| {name} | {numbers} | {share:.1f} | {weights:,} | {speed} | {seconds:.0f} |\n"
 
 
 def no_forces(test: Path) -> tuple[float, str]:
     """Return the root mean square of the test's forces (eV/Å), and the line of predicting none."""
     forces = np.concatenate([atoms.get_forces() for atoms in read(test, ":")])
     size = float(np.sqrt(np.mean(forces**2)))
-    return size, f"| no forces | | | {1000 * np.abs(forces).mean():.1f} | {1000 * size:.1f} | 100 | | |\n"
+    return size, f"| no forces | | | {1000 * np.abs(forces).mean():.1f} | {1000 * size:.1f} | 100 | | | |\n"
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -83,6 +89,7 @@ def main() -> None:
         "--without", type=lambda text: text.split(","), action="append", default=[], metavar="UNIT,UNIT"
     )
     parser.add_argument("--cutoff", type=float, action="append", default=[], help="Å, without any cut")
+    parser.add_argument("--width", action="append", default=[], metavar="l0=64,l1=0.5")
     parser.add_argument("--realign", nargs="+", choices=get_args(Realign), default=["sliced", "least-squares"])
     parser.add_argument("--limit", type=int, default=64, help="structures for re-alignment")
     given = parser.parse_args()
@@ -92,7 +99,7 @@ def main() -> None:
         table.write(HEAD + nothing)
         cuts, began = variants(given, full), time.process_time()
         for name, model in cuts:
-            table.write(row(name, model, given.test, size, time.process_time() - began))
+            table.write(row(name, model, full, given.test, size, time.process_time() - began))
             table.flush()
             began = time.process_time()
 

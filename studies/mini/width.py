@@ -81,7 +81,7 @@ class Study:
             seed=seed,
             rounds=rounds,
             **({"steps": self.given.steps} if self.given.steps else {"budget": self.given.budget}),
-            **LEARNING,
+            **(LEARNING | {"validate_every": self.given.validate_every}),
         )
         steps = json.loads((run / "summary.json").read_text(encoding="utf-8"))["steps"]
         self.kept(
@@ -90,7 +90,7 @@ class Study:
 
     def reading(self) -> dict[str, Any]:
         """Return how training data are read."""
-        return {**READING, "train_limit": self.given.structures}
+        return {**READING, "train_limit": self.given.structures, "validation_limit": self.given.validation}
 
     def cut(self, target: float, axis: str, path: Path) -> dict[str, Any]:
         """Cut the model for a target along one axis, save it, and measure it."""
@@ -172,9 +172,8 @@ LEARNING: dict[str, Any] = {
     "optimiser": {"learning_rate": 1e-3, "weight_decay": 0.01},
     "schedule": {"warmup": "2%", "cosine": "100%"},
     "ema": 0.98,
-    "validate_every": "100%",
 }
-READING: dict[str, Any] = {"split": {"train": 0.99, "validation": 0.01, "by": "group"}, "validation_limit": 8}
+READING: dict[str, Any] = {"split": {"train": 0.99, "validation": 0.01, "by": "group"}}
 
 
 def depth(full: BlockModel) -> Iterator[Cut]:
@@ -274,6 +273,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="in place of it, where other jobs run beside")
     parser.add_argument("--rounds", type=int, default=1, help="cut so many times, a part of the way each")
     parser.add_argument("--structures", type=int, help="of each task to learn from; all by default")
+    parser.add_argument("--validate-every", default="100%", help="errors on the way are in metrics.csv of each run")
+    parser.add_argument("--validation", type=int, default=8, help="structures of each task for that")
     given = parser.parse_args()
     torch.set_num_threads(1)
     study = Study(given)

@@ -48,15 +48,21 @@ def test_a_cut_with_least_squares(files: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_cut_with_least_squares_of_forces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full, small, water = (tmp_path / name for name in ("full.safetensors", "small.safetensors", "water.xyz"))
     save(jmp(CONSERVATIVE, num_blocks=2, sum_scale=1.0), full)
-    write(water, [sample.to_ase() for sample in waters(8)], format="extxyz")
+    write(water, [sample.to_ase() for sample in waters(9)], format="extxyz")
     fit = ["--realign", "least-squares-forces", "--directions", "2", "--force-weight", "1.5", "--stress-weight", "0.5"]
     data = ["--data", f"xyz:{water}", "--batch-size", "2"]
     assert cli.main(["prune", str(full), "-o", str(small), "--blocks", "1", *fit, *data]) == 0
     printed = capsys.readouterr().out
     assert "readout: least-squares-forces" in printed
-    assert "on 8 held-out structures" in printed
+    assert "on 9 held-out structures" in printed
     entry = load(small).history[-1]
-    assert entry["force fit"]["rows"] == 8 * 3
+    assert entry["force fit"]["rows"] == 9 * 3
+    assert entry["weights"] == {"forces": 1.5, "stress": 0.5}
+    assert cli.main(["prune", str(full), "-o", str(small), "--width", "edge=12", *fit, *data]) == 0
+    printed = capsys.readouterr().out
+    assert "widths: edge 18 → 12, chosen by least-squares\nreadout: least-squares-forces\nenergies and" in printed
+    entry = load(small).history[-1]
+    assert entry["force fit"]["after"]["objective"] < entry["force fit"]["before"]["objective"]
     assert entry["weights"] == {"forces": 1.5, "stress": 0.5}
 
 

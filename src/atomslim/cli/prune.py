@@ -106,7 +106,8 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         The score that ranks blocks.
     realign
         How to adapt the readout's first layer: sliced; random (for fine-tuning); least-squares, fitted on --data to
-        the full model's layer; or least-squares-forces, fitted to the full model's energies, forces and stress.
+        the full model's layer; or least-squares-forces, fitted to the full model's energies, forces and stress, with
+        --width after channels are removed.
     directions
         For least-squares-forces and --hand-over: number of random directions per structure to fit forces along.
     force_weight
@@ -194,7 +195,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         given = {**fitting, "without": units, "narrower": widths is not None}
         small = _cut(whole, ways, relevance, score, realign, structures, given)
         if widths is not None:
-            small = _narrowed(small, widths, channel_score, structures, {"seed": seed, **options})
+            small = _narrowed(whole, small, widths, channel_score, realign, structures, fitting)
     small = _with_less(small, neighbours, cutoff)
     entry = small.history[len(whole.history)]
     entry["parent"] = {"file": model.name, "sha256": checksum(located(model)[0])}
@@ -279,8 +280,11 @@ def _cut(
     from atomslim.compress.prune import FITTED, keep_blocks
     from atomslim.errors import ConfigError
 
+    narrower = options.pop("narrower")
+    if narrower and realign == "least-squares-forces":  # that comes last
+        realign = "sliced"
     scored = ways["drop"] is not None and relevance is None and structures is not None
-    of_use = options.pop("narrower") or scored or realign in FITTED or options["hand_over"]
+    of_use = narrower or scored or realign in FITTED or options["hand_over"]
     if structures is not None and not of_use:
         raise ConfigError(
             "--data has no use here: it is for --realign least-squares(-forces), --hand-over, --width, or --drop-lowest"
@@ -341,11 +345,20 @@ def _widths(text: str | None, score: str | None, structures: Any) -> dict[str, f
 
 
 def _narrowed(
-    small: "BlockModel", widths: Mapping[str, float], score: Any, structures: Any, options: dict[str, Any]
+    whole: "BlockModel",
+    small: "BlockModel",
+    widths: Mapping[str, float],
+    score: Any,
+    realign: str,
+    structures: Any,
+    options: Mapping[str, Any],
 ) -> "BlockModel":
+    """Return the narrower model; a readout that is fitted to forces is so in the end."""
     from atomslim.compress.width import narrow
 
-    return narrow(small, widths, structures(labelled=False), score=score or "least-squares", **options)
+    given: dict[str, Any] = {name: value for name, value in options.items() if name != "hand_over"}
+    given |= {"realign": realign if realign == "least-squares-forces" else "sliced", "full": whole}
+    return narrow(small, widths, structures(labelled=False), score=score or "least-squares", **given)
 
 
 def _with_less(small: "BlockModel", neighbours: float | None, cutoff: float | None) -> "BlockModel":

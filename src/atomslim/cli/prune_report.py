@@ -52,6 +52,8 @@ def _report_widths(entry: Mapping[str, Any]) -> None:
     after = entry["widths after"]
     cuts = ", ".join(f"{name} {entry['widths before'][name]} → {after[name]}" for name in after)
     say(f"widths: {cuts or 'as they were'}, chosen by {entry['score']}")
+    if "realign" in entry:
+        say(f"readout: {entry['realign']}")
     for stage in entry["layers"]["stages"] if "layers" in entry else ():
         say(
             f"{stage['stage']}: R² of what {stage['layers']} layers give {stage['R2 before']:.4f} on the full model's "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atomslim.atoms import AtomsBatch
 from atomslim.compress.force_fit import Start, fit_forces, parts
-from atomslim.compress.force_rows import Weights, collect, require_conservative
+from atomslim.compress.force_rows import Rows, Weights, collect, require_conservative
 from atomslim.compress.hand_over import hand_over as fit_hand_over
 from atomslim.compress.realign import HELD_OUT, fit, summed
 from atomslim.data import Dataset
@@ -53,16 +53,23 @@ class Calibration:
 
     def _fit(self, small: BlockModel, full: BlockModel, structures: Structures, *, forces: bool) -> dict[str, Any]:
         sliced = _atom_map(small)
+        if forces and not _reads_alike(small, full):
+            return self._fit_forces(small, {"sliced": Start(sliced)}, self._rows(small, full, structures))
         sums = summed(small, full, _unnamed(structures()))
         fits = fit(small, sums, ridge=self.ridge)
         entry: dict[str, Any] = {"fit": {branch: one.as_dict() for branch, one in fits.items()}}
         if not forces:
             return entry
-        given = {"directions": self.directions, "seed": self.seed or 0}
-        rows = collect(small, full, structures(), self.weights, **given)
+        rows = self._rows(small, full, structures)
         unseen = sums.maps_without("node", sliced, fits["node"].ridge, parts(len(rows)))
         starts = {"sliced": Start(sliced), "least-squares": Start(_atom_map(small), tuple(unseen))}
-        return entry | {"force fit": fit_forces(small, starts, rows).as_dict(), "weights": asdict(self.weights)}
+        return entry | self._fit_forces(small, starts, rows)
+
+    def _rows(self, small: BlockModel, full: BlockModel, structures: Structures) -> list[Rows]:
+        return collect(small, full, structures(), self.weights, directions=self.directions, seed=self.seed or 0)
+
+    def _fit_forces(self, small: BlockModel, starts: dict[str, Start], rows: list[Rows]) -> dict[str, Any]:
+        return {"force fit": fit_forces(small, starts, rows).as_dict(), "weights": asdict(self.weights)}
 
 
 def calibration_structures(
@@ -79,6 +86,12 @@ def calibration_structures(
 
 def _unnamed(structures: Iterator[tuple[AtomsBatch, Any, str]]) -> Iterator[tuple[AtomsBatch, Any]]:
     return ((batch, topology) for batch, topology, _ in structures)
+
+
+def _reads_alike(small: BlockModel, full: BlockModel) -> bool:
+    """Whether both readouts have the same pre-activations: a narrower one has others."""
+    ours, theirs = ([one.out_features for one in model.readout_maps().values()] for model in (small, full))
+    return ours == theirs
 
 
 def _atom_map(model: BlockModel) -> Tensor:

@@ -35,10 +35,13 @@ class Cut:
     def of(self, model: Model, data: TaskedData | None = None, **options: Any) -> Model:
         """Return the cut model, its blocks and finer units cut first; widths that went with these are left out.
 
-        ``options`` are those of `keep_blocks`; ``data`` is what channels are chosen on. Raises ConfigError for a cut of
-        widths without data.
+        ``options`` are those of `keep_blocks`; ``data`` is what channels are chosen on. A readout that is fitted to
+        forces is so again after widths are cut. Raises ConfigError for a cut of widths without data.
         """
-        small = keep_blocks(model, self.blocks, without=self.without, **options)
+        forces = options.get("realign") == "least-squares-forces"
+        whole = forces and self.blocks == model.block_ids and not self.without and self.widths
+        first = _without_fit(options) if whole else options
+        small = keep_blocks(model, self.blocks, without=self.without, **first)
         if self.cutoff is not None:
             small = with_cutoff(small, self.cutoff)
         there = family_of(small).widths(small) if self.widths and self.without else {}
@@ -46,8 +49,10 @@ class Cut:
         if widths:
             if data is None:
                 raise ConfigError("widths are cut on structures: give some")
-            limits = {name: options[name] for name in ("limit", "batch_size", "seed") if options.get(name) is not None}
-            small = narrow(small, widths, data, **limits)
+            names = ("limit", "batch_size", "seed", "directions", "weights")
+            given = {name: options[name] for name in names if options.get(name) is not None}
+            given |= {"realign": "least-squares-forces"} if forces else {}
+            small = narrow(small, widths, data, full=model if self.cutoff is None else None, **given)
         return small if self.neighbours is None else with_neighbours(small, self.neighbours)
 
 
@@ -93,6 +98,12 @@ class Measured:
         cuts = [{"cut": asdict(cut), **values} for cut, values in self.cuts.items()]
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"of": self.of, "cuts": cuts}, indent=1) + "\n", encoding="utf-8")
+
+
+def _without_fit(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of `keep_blocks` by which the readout stays as it is."""
+    unread = () if options.get("hand_over") else ("calibration",)
+    return {name: value for name, value in options.items() if name not in unread} | {"realign": "sliced"}
 
 
 def _entry(content: dict[str, Any]) -> tuple[Cut, dict[str, float]]:

@@ -6,16 +6,20 @@ Channels are chosen by one pass over calibration structures (`atomslim.compress.
 features are the same in all blocks, because each block adds to them; hidden ones are each layer's own. What stays keeps
 its values; layers that take in fewer channels are fitted in closed form (`atomslim.compress.refit`). The result is a
 model of its family with smaller sizes. Changes outputs.
+
+Where an energy's derivatives are the forces, the readout may be fitted to the full model's energies and forces in the
+end (`atomslim.compress.force_fit`): what went before sees values and not slopes.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from torch import Tensor
 
 from atomslim.arguments import checked
-from atomslim.compress.calibration import calibration_structures
+from atomslim.compress.calibration import Calibration, calibration_structures
 from atomslim.compress.channel_scores import ChannelScores, Score, Structures, scored
+from atomslim.compress.force_rows import Weights, require_conservative
 from atomslim.compress.refit import refit
 from atomslim.errors import ConfigError, meant
 from atomslim.evaluation.batches import TaskedData, datasets
@@ -28,7 +32,7 @@ Model = TypeVar("Model", bound=BlockModel)
 
 
 @checked
-def narrow(
+def narrow(  # noqa: PLR0913 - how channels are chosen, and how layers and readout follow
     model: Model,
     widths: Mapping[str, float],
     data: TaskedData,
@@ -38,6 +42,10 @@ def narrow(
     batch_size: int = 4,
     sweeps: int = 0,
     seed: int = 0,
+    realign: Literal["sliced", "least-squares-forces"] = "sliced",
+    directions: int = 4,
+    weights: Weights = Weights(),  # noqa: B008 - frozen
+    full: BlockModel | None = None,
 ) -> Model:
     """Return a copy of ``model`` with smaller widths; the model itself is not changed.
 
@@ -50,10 +58,15 @@ def narrow(
         batch_size: structures per batch.
         sweeps: times that each block is fitted again, on the narrower model's own inputs; 0: on the full model's only,
             which left the embedded model with the better forces (docs/results/width.md).
-        seed: of the random signs of ``taylor``.
+        seed: of the random signs of ``taylor``, and of directions.
+        realign: how to adapt the readout's first layer in the end; least-squares-forces fits it to energies and forces.
+        directions: for that, random directions per structure to fit forces along.
+        weights: for that, of forces and stress relative to energies.
+        full: for that, whose energies and forces; None: those of ``model``.
 
     Raises:
-        ConfigError: a family without widths, widths that the model does not have or that are larger than its own.
+        ConfigError: a family without widths, widths that the model does not have or that are larger than its own, or
+            forces to fit that are not derivatives of an energy.
         DataError: structures that are missing, cannot be read, or are too few to fit that many inputs.
 
     """
@@ -62,12 +75,18 @@ def narrow(
     if sweeps and not of.refits:
         raise ConfigError(f"sweeps: {of.title} models are fitted on the full model's inputs only: leave sweeps out")
     opened = datasets(model, data, labelled=False)
+    if realign != "sliced":
+        require_conservative(model, opened)
     lower, left = of.cut_degrees(model, sizes)
     structures = list(calibration_structures(model, opened, limit, batch_size))
     scores = scored(lower, structures, score, seed)
     small, entry = narrowed(cast("Model", lower), left, scores, structures, sweeps=sweeps)
     entry |= _sizes(model, small)
     entry["calibration"] = {task: dataset.name for task, dataset in opened.items()}
+    if realign != "sliced":
+        fitting = Calibration(limit, batch_size, None, seed, directions, weights)
+        entry["realign"] = realign
+        entry |= fitting.align(small, full or model, opened, fitted=realign, hand_over=False)
     return small
 
 

@@ -1,6 +1,7 @@
 """SevenNet models with fewer channels of each degree."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from atomslim.models.modes import parameter_count
 from atomslim.testing import check_block_model
 from families.sevennet.small_sevennet import small
 
+WAYS: tuple[Literal["sliced", "least-squares-forces"], ...] = ("sliced", "least-squares-forces")
 NAMES = ("CH3CH2OH", "H2O2", "CH3OCH3", "CH3Cl")
 
 
@@ -71,6 +73,22 @@ def test_channels_go_by_degree_and_nothing_changes_where_none_do(tmp_path: Path)
     for name, values in predicted(cut).items():
         torch.testing.assert_close(predicted(again)[name], values, rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
         torch.testing.assert_close(predicted(theirs)[name], values, rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_a_readout_fitted_to_forces_is_nearer_to_the_full_model() -> None:
+    full = small()
+    given: dict[str, Any] = {"limit": 6, "batch_size": 2}
+    wanted = predicted(full)["forces"]
+    cuts = [atomslim.narrow(full, {"l0": 5, "l1": 3}, samples(), realign=way, **given) for way in WAYS]
+    sizes = [(predicted(cut)["forces"] - wanted).square().mean().sqrt() for cut in cuts]
+    assert sizes[1] < 0.97 * sizes[0]
+    fitted = cuts[1].history[-1]
+    assert fitted["realign"] == "least-squares-forces"
+    assert fitted["force fit"]["after"]["forces"] < fitted["force fit"]["before"]["forces"]
+    whole = Cut(full.block_ids, widths=(("l0", 5), ("l1", 3)))
+    same = whole.of(full, samples(), realign=WAYS[1], calibration=samples(), **given)
+    assert [entry["operation"] for entry in same.history] == ["keep blocks", "narrow"]
+    torch.testing.assert_close(predicted(same)["forces"], predicted(cuts[1])["forces"])
 
 
 def test_a_channel_that_others_make_up_goes_for_nothing() -> None:
