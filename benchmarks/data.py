@@ -100,10 +100,10 @@ def container_speeds(count: int, repeat: int) -> Iterator[Row]:
 
 def reader_speeds(folder: Path, repeat: int, most: int = 2000) -> Iterator[Row]:
     """Reading the first structures of every real file that is there."""
-    for name, place in FILES.items():
-        if not (folder / place).exists():
+    for name, file in FILES.items():
+        if not (folder / file).exists():
             continue
-        full = f"{name}:{folder / place}" if name in {"extxyz", "aselmdb", "db"} else f"{name}@{folder / place}"
+        full = f"{name}:{folder / file}" if name in {"extxyz", "aselmdb", "db"} else f"{name}@{folder / file}"
         try:
             source = resolve(full)
             samples = list(islice(source.read(), most))

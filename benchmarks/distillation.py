@@ -163,7 +163,7 @@ def case(name: str, structures: int) -> Case:
     torch.manual_seed(0)
     sizes = yaml.safe_load(STUDY.read_text(encoding="utf-8"))["sizes"] | BASES
     graph = JMPGraphSettings.from_neighbours(6.0, 8)
-    tasks = [energy_and_forces(f"task{place}", forces=forces, graph=graph) for place in range(number)]
+    tasks = [energy_and_forces(f"task{index}", forces=forces, graph=graph) for index in range(number)]
     config = GemNetOCConfig.model_validate(sizes | {"direct_forces": forces == "direct"})
     teacher = JMP(config, tasks).eval()
     options = DistillOptions(steps=1, batch_size=structures)

@@ -120,8 +120,8 @@ def draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draw the forward pass's time and peak memory against the number of atoms."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     backward = f"up to {MOST_ATOMS_BACKWARD} atoms with the backward pass"
-    for place, name, label, title in ((1, "forward", "forward pass, s", ""), (2, "peak", "peak memory, GB", backward)):
-        axes = figure.add_subplot(1, 2, place, xscale="log", yscale="log", xlabel="atoms")
+    for index, name, label, title in ((1, "forward", "forward pass, s", ""), (2, "peak", "peak memory, GB", backward)):
+        axes = figure.add_subplot(1, 2, index, xscale="log", yscale="log", xlabel="atoms")
         axes.set_ylabel(label)
         axes.set_title(title, fontsize=9)
         for form, rows in measured.items():

@@ -92,9 +92,9 @@ class EmulatedTF32(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Carry out an operation."""
-        places = FACTORS.get(function.overloadpacket, ())
-        if places and torch.backends.cuda.matmul.fp32_precision == "tf32":
-            args = tuple(to_tf32(one) if place in places else one for place, one in enumerate(args))
+        frames = FACTORS.get(function.overloadpacket, ())
+        if frames and torch.backends.cuda.matmul.fp32_precision == "tf32":
+            args = tuple(to_tf32(one) if frame in frames else one for frame, one in enumerate(args))
         return function(*args, **(kwargs or {}))
 
 

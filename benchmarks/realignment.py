@@ -58,9 +58,9 @@ def main() -> None:
     full = atomslim.load(options.model)
     task = options.task or next(name for name, one in full.tasks.items() if one.conservative)
     data = opened(options.frames)
-    rest = [data[place] for place in range(len(data)) if options.test or place % 21 != 3]
-    held_out = opened(options.test) if options.test else [data[place] for place in range(3, len(data), 21)]
-    test = [held_out[place] for place in range(len(held_out))]
+    rest = [data[index] for index in range(len(data)) if options.test or index % 21 != 3]
+    held_out = opened(options.test) if options.test else [data[index] for index in range(3, len(data), 21)]
+    test = [held_out[index] for index in range(len(held_out))]
     calibration = rest[:: len(rest) // options.calibration][: options.calibration]
     whole = list(answers(full, task, test))
     none = torch.cat([forces.abs().flatten() for _, forces in whole]).mean()

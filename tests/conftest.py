@@ -45,5 +45,5 @@ def data_folder() -> Path:
 def _folder(variable: str, default: Path) -> Path:
     folder = Path(os.environ.get(variable, default))
     if not folder.is_dir():
-        pytest.skip(f"needs the folder {folder}, which is not here; {variable} names another place")
+        pytest.skip(f"needs the folder {folder}, which is not here; {variable} names another folder")
     return folder

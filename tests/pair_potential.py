@@ -43,8 +43,8 @@ class PairPotential(Calculator):
         if self.break_ == "step":
             energy = energy + 0.005 * (distance < 4.0)
         if self.break_ == "far":
-            place = np.clip((distance - 11) / 2, -1, 1)
-            energy, slope = energy + 0.05 * (1 - place**2) ** 3, slope - 0.15 * place * (1 - place**2) ** 2
+            offset = np.clip((distance - 11) / 2, -1, 1)
+            energy, slope = energy + 0.05 * (1 - offset**2) ** 3, slope - 0.15 * offset * (1 - offset**2) ** 2
         if self.break_ == "hole":
             inside = np.minimum(distance - 1.7, 0.0)
             energy, slope = energy - 1e3 * inside**2, slope - 2e3 * inside

@@ -160,7 +160,7 @@ def test_every_room_is_in_the_picture() -> None:
     assert rooms == set(LINE)
 
 
-def test_every_file_of_train_has_its_place() -> None:
+def test_every_file_of_train_has_its_layer() -> None:
     line = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("- `train`"))
     files = {path.stem for path in SOURCES if path.parts[0] == "train" and path.name != "__init__.py"}
     assert set(re.findall(r"`(\w+)`", line)) - {"train"} == files

@@ -103,7 +103,7 @@ static std::vector<at::Tensor> inputs(const Structure& structure, double cutoff)
   const auto integers = at::TensorOptions().dtype(at::kLong);
   at::Tensor positions = at::empty({atoms, 3}, at::kDouble), cell = at::empty({3, 3}, at::kDouble);
   at::Tensor numbers = at::empty({atoms}, integers);
-  // A place without a neighbour holds the atom itself with a zero offset.
+  // An empty slot holds the atom itself with a zero offset.
   at::Tensor sources = at::arange(atoms, integers).unsqueeze(1).repeat({1, static_cast<int64_t>(widest)});
   at::Tensor offsets = at::zeros({atoms, static_cast<int64_t>(widest), 3}, integers);
   auto position = positions.accessor<double, 2>(), vector = cell.accessor<double, 2>();
@@ -114,9 +114,9 @@ static std::vector<at::Tensor> inputs(const Structure& structure, double cutoff)
   for (int64_t atom = 0; atom < atoms; ++atom) {
     numbers[atom] = structure.numbers[atom];
     for (int axis = 0; axis < 3; ++axis) position[atom][axis] = structure.positions[atom][axis];
-    for (size_t place = 0; place < found[atom].size(); ++place) {
-      source[atom][place] = found[atom][place].source;
-      for (int axis = 0; axis < 3; ++axis) offset[atom][place][axis] = found[atom][place].offset[axis];
+    for (size_t slot = 0; slot < found[atom].size(); ++slot) {
+      source[atom][slot] = found[atom][slot].source;
+      for (int axis = 0; axis < 3; ++axis) offset[atom][slot][axis] = found[atom][slot].offset[axis];
     }
   }
   const at::Tensor tags = at::full({atoms}, 2, integers);  // 0, 1, 2 for slabs with adsorbates

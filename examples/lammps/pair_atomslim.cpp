@@ -119,7 +119,7 @@ class PairAtomslim : public Pair {
       const at::Tensor derivative = outputs[2].contiguous();
       const auto strain = derivative.accessor<double, 2>();
       const int rows[] = {0, 1, 2, 0, 0, 1}, columns[] = {0, 1, 2, 1, 2, 2};
-      for (int place = 0; place < 6; ++place) virial[place] -= strain[rows[place]][columns[place]];
+      for (int index = 0; index < 6; ++index) virial[index] -= strain[rows[index]][columns[index]];
     }
   }
 
@@ -147,8 +147,8 @@ class PairAtomslim : public Pair {
       for (int axis = 0; axis < 3; ++axis) position[i][axis] = x[i][axis];
     }
     const double* inverse = domain->h_inv;
-    for (int place = 0; place < list->inum; ++place) {
-      const int i = list->ilist[place];
+    for (int index = 0; index < list->inum; ++index) {
+      const int i = list->ilist[index];
       for (int k = 0; k < list->numneigh[i]; ++k) {
         const int image = list->firstneigh[i][k] & NEIGHMASK, j = atom->map(atom->tag[image]);
         const double apart[] = {x[image][0] - x[j][0], x[image][1] - x[j][1], x[image][2] - x[j][2]};

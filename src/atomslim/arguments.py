@@ -234,18 +234,18 @@ def problem_of(error: ValidationError, kind: type[BaseModel]) -> str:
     first = next((one for one in found if one["type"] == "extra_forbidden"), None)
     if first is None:
         return first_problem(error).removeprefix(": ").replace("Value error, ", "")
-    place = tuple(map(str, first["loc"]))
-    return unknown(".".join(place), place, kind)
+    location = tuple(map(str, first["loc"]))
+    return unknown(".".join(location), location, kind)
 
 
-def unknown(name: str, place: tuple[str, ...], kind: type[BaseModel]) -> str:
+def unknown(name: str, location: tuple[str, ...], kind: type[BaseModel]) -> str:
     """Say that there is no such option, and which one may be meant, wherever it belongs."""
-    fields = dict(_fields(_group(place[:-1], kind)))
-    same = [dotted for dotted in fields if dotted.rpartition(".")[2] == place[-1]]
-    near = get_close_matches(place[-1], fields, n=2, cutoff=0.6)
-    elsewhere = [dotted for dotted, _ in _fields(kind) if dotted.rpartition(".")[2] == place[-1]]
+    fields = dict(_fields(_group(location[:-1], kind)))
+    same = [dotted for dotted in fields if dotted.rpartition(".")[2] == location[-1]]
+    near = get_close_matches(location[-1], fields, n=2, cutoff=0.6)
+    elsewhere = [dotted for dotted, _ in _fields(kind) if dotted.rpartition(".")[2] == location[-1]]
     if near and not same:
-        prefix = "".join(f"{part}." for part in place[:-1])
+        prefix = "".join(f"{part}." for part in location[:-1])
         found = [prefix + match for match in near]
     else:
         found = elsewhere
@@ -260,9 +260,9 @@ def _fields(kind: type[BaseModel]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{below}", found) for below, found in _fields(inner))
 
 
-def _group(place: tuple[str, ...], kind: type[BaseModel]) -> type[BaseModel]:
-    """Find the group of options that a place is in; numbers and free names lead into lists and tables."""
-    for part in place:
+def _group(location: tuple[str, ...], kind: type[BaseModel]) -> type[BaseModel]:
+    """Find the group of options that a location is in; numbers and free names lead into lists and tables."""
+    for part in location:
         if part in kind.model_fields:
             kind = next(_models(kind.model_fields[part].annotation), kind)
     return kind

@@ -9,7 +9,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\
 
 
 class AtomslimError(Exception):
-    """Base of every error caused by input: its message is one line that names the place and the remedy."""
+    """Base of every error caused by input: its message is one line that says what is wrong, where, and the remedy."""
 
 
 class StructureError(AtomslimError):

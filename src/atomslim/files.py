@@ -59,9 +59,9 @@ def atomic_files(folder: str | os.PathLike[str], names: Iterable[str]) -> Iterat
 
     The folder is made if need be, and goes again if the block fails. Raises as `atomic_write` does.
     """
-    place = Path(folder)
-    with new_folder(place), ExitStack() as stack:
-        yield {name: stack.enter_context(atomic_write(place / name)) for name in names}
+    target = Path(folder)
+    with new_folder(target), ExitStack() as stack:
+        yield {name: stack.enter_context(atomic_write(target / name)) for name in names}
 
 
 @contextmanager
@@ -79,13 +79,13 @@ def new_folder(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's.
 
     Raises OSError where the file system knows no locks.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    file = _lock_of(place / LOCK)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _lock_of(folder / LOCK)
     if file is None:
         yield False
         return
@@ -93,7 +93,7 @@ def locked(place: Path) -> Iterator[bool]:
         yield True
     finally:
         _held.discard(file)
-        (place / LOCK).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
         file.close()
 
 
@@ -140,7 +140,7 @@ def remove_leftover(path: Path) -> None:
 
 
 def require_replaceable(target: Path) -> None:
-    """Raise FileNotFoundError or FileExistsError unless a file may be written, or be put in another's place."""
+    """Raise FileNotFoundError or FileExistsError unless a file may be written, or replace another."""
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder to write to", str(target.parent))
     if target.exists() and not target.is_file():

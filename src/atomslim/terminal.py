@@ -23,7 +23,7 @@ def command_line() -> str | None:
 def complete_streams() -> None:
     """Let a process without stdin, stdout or stderr have them, to no effect; letters they cannot hold become codes.
 
-    Else the next file that is opened would take the place of a closed one, and get what was meant for the terminal.
+    Otherwise the next file that is opened would get a closed stream's descriptor, and what is meant for the terminal.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)

@@ -145,8 +145,8 @@ def check_gradients(
             topology = model.topology(batch, task.name)
             direction = torch.randn_like(batch.positions)
             slope = torch.zeros((), dtype=torch.float64)
-            for place, weight in DIFFERENCES:
-                moved = replace(batch, positions=batch.positions + place * step * direction)
+            for shift, weight in DIFFERENCES:
+                moved = replace(batch, positions=batch.positions + shift * step * direction)
                 slope += weight / step * model.predict(moved, task.name, topology)[energy.name].double().sum()
             found = -(model.predict(batch, task.name, topology)[forces.name] * direction).sum()
             _require_close(f"forces of {task.name}", found, slope, within["finite difference"])

@@ -55,13 +55,13 @@ def exactness(step: float = 1e-4) -> Iterator[str]:
             other, turned = answer(calculator, atoms[order])
             numbering = max(numbering, abs(other - energy), np.abs(turned - forces[order]).max())
         rows, slope = [], 0.0
-        for place in np.ndindex(len(atoms), 3):
+        for index in np.ndindex(len(atoms), 3):
             ends = []
             for sign in (1, -1):
                 moved = atoms.copy()
-                moved.positions[place] += sign * step
+                moved.positions[index] += sign * step
                 ends.append(answer(calculator, moved))
-            slope = max(slope, abs((ends[1][0] - ends[0][0]) / (2 * step) - forces[place]))
+            slope = max(slope, abs((ends[1][0] - ends[0][0]) / (2 * step) - forces[index]))
             rows.append((ends[1][1] - ends[0][1]).ravel() / (2 * step))
         hessian = np.array(rows)
         skew = np.abs(hessian - hessian.T).max() / np.abs(hessian).max()

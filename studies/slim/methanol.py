@@ -27,31 +27,31 @@ VOLUME = 74.0
 
 
 def droplet(count: int, seed: int) -> Atoms:
-    """Put molecules, turned at random, on the places of a close packing that are nearest to its centre."""
-    places = np.indices((15, 15, 15)).reshape(3, -1).T - 7
-    places = places[places.sum(axis=1) % 2 == 0] * APART / 2**0.5
-    return _turned(places[np.argsort(np.linalg.norm(places + 0.1, axis=1))][:count], seed)
+    """Put molecules, turned at random, on the sites of a close packing that are nearest to its centre."""
+    positions = np.indices((15, 15, 15)).reshape(3, -1).T - 7
+    positions = positions[positions.sum(axis=1) % 2 == 0] * APART / 2**0.5
+    return _turned(positions[np.argsort(np.linalg.norm(positions + 0.1, axis=1))][:count], seed)
 
 
 def liquid(count: int, seed: int) -> Atoms:
-    """Put molecules, turned at random, on the places of a simple lattice (4: a face-centred one) in a cubic cell."""
+    """Put molecules, turned at random, on the sites of a simple lattice (4: a face-centred one) in a cubic cell."""
     side = (count * VOLUME) ** (1 / 3)
     edge = round(count ** (1 / 3) + 0.2)
-    places = np.indices((edge, edge, edge)).reshape(3, -1).T
+    positions = np.indices((edge, edge, edge)).reshape(3, -1).T
     if count == 4:
-        places = places[places.sum(axis=1) % 2 == 0]
-    atoms = _turned((places + 0.5) * side / edge, seed)
+        positions = positions[positions.sum(axis=1) % 2 == 0]
+    atoms = _turned((positions + 0.5) * side / edge, seed)
     atoms.set_cell([side] * 3)
     atoms.pbc = True
     return atoms
 
 
-def _turned(places: np.ndarray, seed: int) -> Atoms:
+def _turned(positions: np.ndarray, seed: int) -> Atoms:
     random, atoms = np.random.default_rng(seed), Atoms()
-    for place in places:
+    for position in positions:
         one = molecule("CH3OH")
         one.rotate(random.uniform(0, 360), random.normal(size=3))
-        one.positions += place - one.positions.mean(axis=0)
+        one.positions += position - one.positions.mean(axis=0)
         atoms += one
     return atoms
 

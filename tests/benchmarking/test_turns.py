@@ -22,7 +22,7 @@ def test_a_speed_up_is_the_median_of_the_rounds_ratios() -> None:
 
 
 def test_a_drifting_machine_changes_times_not_the_ratio() -> None:
-    drift = [1 + 0.5 * place for place in range(7)]
+    drift = [1 + 0.5 * index for index in range(7)]
     gain = Gain.of([1.3 * slow for slow in drift], drift, flops=1.3)
     assert gain.median == pytest.approx(1.3)
     assert gain.spread == pytest.approx(0.0, abs=1e-12)
@@ -109,7 +109,7 @@ def test_every_case_fills_a_second_in_random_turns_and_keeps_its_shortest_times(
     order: list[str] = []
     slow, quick = _Made("slow", 0.2, order), _Made("quick", 0.01, order)
     take_turns([slow, quick], repeats=4)
-    rounds = [tuple(order[place : place + 2]) for place in range(0, len(order), 2)]
+    rounds = [tuple(order[index : index + 2]) for index in range(0, len(order), 2)]
     assert len(rounds) == 5
     assert set(rounds) == {("slow", "quick"), ("quick", "slow")}
     assert len(slow.rounds.parts["pass"]) == len(quick.rounds.parts["pass"]) == 5

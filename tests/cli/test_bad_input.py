@@ -35,7 +35,7 @@ COMMANDS = ("finetune", "pretrain", "evaluate", "prepare", "check", "show")
 
 @dataclass(frozen=True)
 class Input:
-    """A dataset that is wrong, and what the message must say of the place, the problem and the remedy."""
+    """A dataset that is wrong, and what the message must say of the location, the problem and the remedy."""
 
     data: str
     words: tuple[str, ...]
@@ -245,7 +245,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_bad_data_is_one_line_with_place_and_remedy(
+def test_bad_data_is_one_line_with_location_and_remedy(
     kind: Callable[[Path], Input],
     command: str,
     model: Path,

@@ -118,7 +118,7 @@ def test_options_go_to_the_reader(water: Path, capsys: pytest.CaptureFixture[str
     assert "-0.607" in capsys.readouterr().out
 
 
-def test_downloads_are_refused_offline_with_the_place(
+def test_downloads_are_refused_offline_with_the_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(downloads.OFFLINE_VARIABLE, "1")
@@ -154,7 +154,7 @@ def test_wrong_use_is_one_line(tokens: list[str], status: int, word: str, capsys
     assert word in error_line(capsys)
 
 
-def test_a_file_needs_a_place_for_its_container(water: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_needs_a_path_for_its_container(water: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("prepare", water) == 1
     assert "--output" in error_line(capsys)
 

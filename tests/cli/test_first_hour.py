@@ -1,4 +1,4 @@
-"""What a newcomer meets: the next command, folders in place of files, JSON, recipes, models from elsewhere."""
+"""What a newcomer meets: the next command, folders instead of files, JSON, recipes, models from elsewhere."""
 
 import json
 import re

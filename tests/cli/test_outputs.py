@@ -25,8 +25,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save(model, tmp_path / "full.safetensors")
     save(keep_blocks(model, 2), tmp_path / "cut.safetensors")
     (tmp_path / "frames").mkdir()
-    for place in ("water.xyz", "frames/a.xyz"):
-        write(tmp_path / place, [sample.to_ase() for sample in waters(6)], format="extxyz")
+    for name in ("water.xyz", "frames/a.xyz"):
+        write(tmp_path / name, [sample.to_ase() for sample in waters(6)], format="extxyz")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -142,7 +142,7 @@ def test_wrong_use_is_one_line(
     assert not out.exists()
 
 
-def test_a_model_needs_a_place_to_go(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pruned_model_needs_an_output(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prune(files, "--blocks", "1") == 1
     assert "-o small.safetensors" in capsys.readouterr().err
 

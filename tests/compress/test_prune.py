@@ -7,7 +7,7 @@ import torch
 from ase.build import bulk, molecule
 
 from atomslim.atoms import AtomsBatch, from_ase
-from atomslim.compress.prune import keep_blocks, places_of
+from atomslim.compress.prune import block_indices, keep_blocks
 from atomslim.errors import ConfigError
 from atomslim.families.jmp import JMP
 from atomslim.models.model_file import export, load
@@ -26,7 +26,7 @@ def without(model: JMP, batch: AtomsBatch, removed: Sequence[int]) -> dict[str, 
     topology = model.topology(batch, "direct")
     features = model.features(batch, topology)
     node, edge = (
-        tuple(block * (place not in removed) for place, block in enumerate(blocks))
+        tuple(block * (index not in removed) for index, block in enumerate(blocks))
         for blocks in (features.node, features.edge)
     )
     return model.raw_outputs(model.read(replace(features, node=node, edge=edge)), model.task("direct"))
@@ -78,7 +78,7 @@ def test_blocks_keep_the_numbers_of_the_original_model() -> None:
     cut = keep_blocks(jmp(num_blocks=4), [1, 3, 4])
     assert keep_blocks(cut, [4, 3]).block_ids == (3, 4)
     assert keep_blocks(cut, 2).block_ids == (1, 3)
-    assert places_of(cut, [3]) == (2,)
+    assert block_indices(cut, [3]) == (2,)
     with pytest.raises(ConfigError, match=r"no block 2; the model has \[1, 3, 4\]"):
         keep_blocks(cut, [1, 2])
 

@@ -40,7 +40,7 @@ def test_scores_are_their_definitions() -> None:
     features, gradients = [draw(5, 3, seed=1), draw(5, 3, seed=2)], [draw(5, 3, seed=3), draw(5, 3, seed=4)]
     for block in range(2):
         products = [
-            [float(features[block][row, place] * gradients[block][row, place]) for place in range(3)]
+            [float(features[block][row, column] * gradients[block][row, column]) for column in range(3)]
             for row in range(5)
         ]
         relevance = sum(max(value, 0.0) for row in products for value in row) / 15

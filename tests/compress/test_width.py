@@ -66,7 +66,7 @@ def test_channels_in_another_order_compute_the_same(model: JMP, batch: AtomsBatc
     ours, theirs = (narrow(one, {"edge": 15}, DATA, sweeps=0) for one in (shuffled, model))
     torch.testing.assert_close(outputs(ours, batch), outputs(theirs, batch), rtol=1e-6, atol=1e-8)
     kept = theirs.history[-1]["channels"]["edge"]
-    assert sorted(int(order["edge"][place]) for place in ours.history[-1]["channels"]["edge"]) == kept
+    assert sorted(int(order["edge"][index]) for index in ours.history[-1]["channels"]["edge"]) == kept
 
 
 def test_nothing_removed_is_exact(model: JMP, batch: AtomsBatch) -> None:
@@ -97,14 +97,14 @@ def test_channels_that_are_zero_go_and_nothing_changes(batch: AtomsBatch, score:
 
 
 def test_costs_are_those_of_the_best_weights() -> None:
-    """Against least squares one subset at a time; each channel stands at two places."""
+    """Against least squares one subset at a time; each channel stands at two indices."""
     torch.manual_seed(0)
     inputs, weight = torch.randn(50, 8, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64)
-    columns = torch.arange(8).view(2, 4).T  # channel c: places c and c + 4
+    columns = torch.arange(8).view(2, 4).T  # channel c: indices c and c + 4
     wanted = inputs @ weight.T
 
     def error(gone: tuple[int, ...]) -> float:
-        left = [place for place in range(8) if place % 4 not in gone]
+        left = [index for index in range(8) if index % 4 not in gone]
         rest = wanted - inputs[:, left] @ torch.linalg.lstsq(inputs[:, left], wanted).solution
         return float(rest.square().sum() / wanted.square().sum())
 
@@ -145,7 +145,7 @@ def test_it_is_a_model_like_any_other(narrower: JMP, batch: AtomsBatch, tmp_path
     assert keep_blocks(narrower, 0).num_blocks == 0
 
 
-def test_equal_widths_need_a_layer_that_the_format_has_no_place_for(model: JMP, tmp_path: Path) -> None:
+def test_equal_widths_need_a_layer_that_the_format_cannot_express(model: JMP, tmp_path: Path) -> None:
     small = narrow(model, {"edge": 14}, DATA, sweeps=0)
     assert small.config.emb_size_edge == small.config.emb_size_atom == 14
     assert "backbone.outputs.0.atom_update.dense.weight" in small.state_dict()
@@ -173,16 +173,16 @@ def test_maps_of_distillation_begin_as_the_selection(model: JMP, narrower: JMP) 
         assert set(maps) == {"node", "edge", "node 0", "node 1", "edge 0", "edge 1"}
         for name, map_ in maps.named_children():
             assert isinstance(map_, torch.nn.Linear)
-            places = map_.weight.argmax(0).tolist()
-            assert len(set(places)) == widths[name.startswith("node")]
+            indices = map_.weight.argmax(0).tolist()
+            assert len(set(indices)) == widths[name.startswith("node")]
             wanted = torch.zeros_like(map_.weight)
-            wanted[places, range(len(places))] = 1.0
+            wanted[indices, range(len(indices))] = 1.0
             assert torch.equal(map_.weight, wanted)
     kept = narrower.history[-1]["channels"]["edge"]
     assert projections(narrower, model).get_parameter("edge 1.weight").argmax(0).tolist() == kept
     again = twice.history[-1]["channels"]["edge"]
     assert projections(twice, model).get_parameter("edge 1.weight").argmax(0).tolist() == [
-        kept[place] for place in again
+        kept[index] for index in again
     ]
 
 

@@ -73,8 +73,8 @@ def of_sizes(*sizes: int, temperature: float = 2.0, largest: int = 40) -> Mixtur
     """Tasks of so many structures of 1 to `largest` atoms."""
     generator = np.random.default_rng(0)
     tasks = [
-        TaskData(f"task{place}", Sizes(generator.integers(1, largest + 1, size).tolist()), ("energy",))
-        for place, size in enumerate(sizes)
+        TaskData(f"task{index}", Sizes(generator.integers(1, largest + 1, size).tolist()), ("energy",))
+        for index, size in enumerate(sizes)
     ]
     return Mixture(tasks, temperature)
 

@@ -174,7 +174,7 @@ def test_what_is_wrong_is_found(samples: Sequence[Sample], what: str, words: str
     assert re.search(words, problems[what])
 
 
-def test_a_broken_file_is_a_problem_with_its_place() -> None:
+def test_a_broken_file_is_a_problem_with_its_location() -> None:
     def broken() -> Iterator[Sample]:
         yield made()
         raise DataError("file.npz, record 1: cut off")
@@ -216,8 +216,8 @@ def test_a_split_that_shares_structures_is_found() -> None:
     ],
 )
 def test_energies_and_forces_of_real_files_belong_together(name: str, expected: str, data_folder: Path) -> None:
-    reader, _, place = name.partition("@")
-    report = check(open_dataset(f"{reader}@{data_folder / place}"))
+    reader, _, path = name.partition("@")
+    report = check(open_dataset(f"{reader}@{data_folder / path}"))
     assert report.problems == []
     assert finding(report, "energy and forces").level == expected
 

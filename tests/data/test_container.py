@@ -141,8 +141,8 @@ def _seconds(container: Container, order: list[int]) -> float:
 def test_a_broken_byte_is_found_and_named(path: Path, field: str) -> None:
     content = bytearray(path.read_bytes())
     container = Container(path)
-    place = {"record": int(container._bounds[17]) + 40, "index": int(container._bounds[0]) - 9, "head": 25}[field]
-    content[place] ^= 1
+    offset = {"record": int(container._bounds[17]) + 40, "index": int(container._bounds[0]) - 9, "head": 25}[field]
+    content[offset] ^= 1
     path.write_bytes(content)
     if field == "record":
         broken = Container(path)
@@ -189,7 +189,7 @@ def test_a_newer_version_is_refused(path: Path) -> None:
         ({"targets": {"a;b": 1.0}}, "a;b"),
     ],
 )
-def test_what_has_no_place_in_a_record_is_refused(changes: dict[str, object], word: str) -> None:
+def test_what_a_record_cannot_hold_is_refused(changes: dict[str, object], word: str) -> None:
     with pytest.raises(DataError, match=word):
         encode(molecule(**changes))  # type: ignore[arg-type]
 

@@ -180,7 +180,7 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     assert len(server.requests) == 3
 
 
-def test_without_a_network_the_expected_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_expected_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 

@@ -175,7 +175,7 @@ def test_an_epoch_has_what_the_sampler_planned() -> None:
     mixture = batches.sampler.mixture
     seen = [name for batch in names(batches) for name in batch]
     expected = [mixture.locate(number) for number in mixture.epoch(0, seed=3).tolist()]
-    assert seen == [f"{('first', 'second')[task]} {place}" for task, place in expected]
+    assert seen == [f"{('first', 'second')[task]} {index}" for task, index in expected]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

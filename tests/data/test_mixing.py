@@ -188,7 +188,7 @@ def test_without_shuffling_every_structure_comes_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("used", [0, 1, 7, 13])
-def test_a_saved_place_is_gone_on_from(used: int) -> None:
+def test_a_saved_position_is_resumed(used: int) -> None:
     def make() -> BatchSampler:
         return BatchSampler(of_sizes(100, 30), max_cost=7000, seed=4)
 
@@ -205,10 +205,10 @@ def test_a_saved_place_is_gone_on_from(used: int) -> None:
     resumed.set_epoch(2)  # as a trainer does before every epoch
     assert len(resumed) == len(expected)
     assert numbers(list(resumed)) == numbers(expected[used:])
-    assert numbers(list(resumed)) == numbers(expected)  # a place is used once: another iteration starts anew
+    assert numbers(list(resumed)) == numbers(expected)  # a position is used once: another iteration starts anew
 
 
-def test_reading_ahead_does_not_move_the_saved_place() -> None:
+def test_reading_ahead_does_not_move_the_saved_position() -> None:
     sampler = BatchSampler(of_sizes(40), batch_size=4)
     ahead = iter(sampler)
     first = next(ahead)
@@ -218,14 +218,14 @@ def test_reading_ahead_does_not_move_the_saved_place() -> None:
     assert sampler.state_dict()["position"] == 1
 
 
-def test_another_epoch_drops_a_saved_place() -> None:
+def test_another_epoch_drops_a_saved_position() -> None:
     sampler = BatchSampler(of_sizes(40), batch_size=4)
     sampler.load_state_dict(sampler.state_dict() | {"epoch": 3, "position": 5})
     sampler.set_epoch(4)
     assert [plan.position for plan in sampler] == list(range(10))
 
 
-def test_a_place_may_be_gone_on_from_with_more_processes() -> None:
+def test_a_position_may_be_resumed_with_more_processes() -> None:
     alone = BatchSampler(of_sizes(100, 30), max_cost=6000)
     plans = list(alone)
     alone.consumed(plans[4])
@@ -246,7 +246,7 @@ def test_a_place_may_be_gone_on_from_with_more_processes() -> None:
         (BatchSampler(of_sizes(100, 30), batch_size=4, seed=1), "seed"),
     ],
 )
-def test_a_place_in_other_data_is_refused(other: BatchSampler, what: str) -> None:
+def test_a_position_in_other_data_is_refused(other: BatchSampler, what: str) -> None:
     state = BatchSampler(of_sizes(100, 30), batch_size=4).state_dict()
     with pytest.raises(ConfigError, match=what) as caught:
         other.load_state_dict(state)
@@ -260,7 +260,7 @@ def test_structures_are_found_through_all_tasks() -> None:
 
 def test_a_task_reads_the_structures_of_its_split() -> None:
     task = TaskData("a", MadeDataset([molecule(seed) for seed in range(5)]), ("energy",), [3, 1])
-    assert [task[place].name for place in range(len(task))] == ["made, record 3", "made, record 1"]
+    assert [task[index].name for index in range(len(task))] == ["made, record 3", "made, record 1"]
 
 
 TASK = TaskData("a", Sizes([3, 4]), ("energy",))

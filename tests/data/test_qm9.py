@@ -46,11 +46,11 @@ def numbers(sample: Sample) -> dict[str, float]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "raw"
-    place.mkdir()
+    raw_folder = tmp_path / "raw"
+    raw_folder.mkdir()
     for number in (1, 21, 22):
-        (place / f"dsgdb9nsd_{number:06d}.xyz").write_text(raw(number, shift=number * 1e-3))
-    return place
+        (raw_folder / f"dsgdb9nsd_{number:06d}.xyz").write_text(raw(number, shift=number * 1e-3))
+    return raw_folder
 
 
 def sdf_and_csv(tmp_path: Path) -> Path:

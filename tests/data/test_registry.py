@@ -64,7 +64,7 @@ def test_names_do_not_import_the_readers() -> None:
         ("rmd17:Aspirin", "rmd17/rmd17_aspirin.npz"),
     ],
 )
-def test_a_name_stands_for_a_place_below_the_root(name: str, file: str | None, tmp_path: Path) -> None:
+def test_a_name_stands_for_a_path_below_the_root(name: str, file: str | None, tmp_path: Path) -> None:
     if file is None:
         with pytest.raises(ConfigError, match="did you mean rmd17"):
             resolve(name, tmp_path)
@@ -186,8 +186,8 @@ def test_a_folder_of_shards_has_a_part_for_each(tmp_path: Path) -> None:
     ],
 )
 def test_real_files_come_through_a_container_unchanged(name: str, data_folder: Path, tmp_path: Path) -> None:
-    reader, _, place = name.partition("@")
-    source = resolve(f"{reader}@{data_folder / place}")
+    reader, _, path = name.partition("@")
+    source = resolve(f"{reader}@{data_folder / path}")
     container = prepare(source, tmp_path / "a.samples").container
     number = 0
     for number, sample in enumerate(source.read(), 1):

@@ -70,7 +70,7 @@ def test_columns_may_be_chosen(tmp_path: Path) -> None:
     table = save(tmp_path / "mine.csv", "\ufeffStructure,id,Active,toxic,class\nCCO,m1,TRUE,,2\nCO,m2,false,1.0,3\n")
     options = {"smiles": "structure", "labels": "active, toxic", "name": "id"}
     data = open_dataset(f"smiles@{table}", options=options)
-    assert [data[place].targets for place in range(2)] == [{"active": 1.0}, {"active": 0.0, "toxic": 1.0}]
+    assert [data[index].targets for index in range(2)] == [{"active": 1.0}, {"active": 0.0, "toxic": 1.0}]
     assert data[1].name == f"{table}, record 1 (m2)"
     assert data.info.is_label("toxic")
     complaint(smiles.read(table, smiles="structure"), table, "of no layout that is known", "Active", "labels")

@@ -58,7 +58,7 @@ def test_forces_under_any_other_name_are_named(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["db", "json"])
-def test_databases_have_labels_in_all_their_places(kind: str, tmp_path: Path) -> None:
+def test_databases_have_labels_in_all_their_fields(kind: str, tmp_path: Path) -> None:
     path, water = tmp_path / f"a.{kind}", molecule("H2O")
     with connect(path) as rows:
         water.calc = SinglePointCalculator(water, energy=-14.0)

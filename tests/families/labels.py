@@ -29,7 +29,7 @@ def labelled(count: int) -> list[Sample]:
 
 
 def require_labels_are_learned(model: BlockModel, folder: Path, *, steps: int = 24, rate: float = 2e-2) -> None:
-    """Tune a model on labels: it tells them apart, also cut and read again; no package has a place for it."""
+    """Tune a model on labels: it tells them apart, also pruned and read again; no package can express it."""
     data = labelled(32)
     split = {"train": 24, "validation": 4, "test": 4}
     options: dict[str, Any] = {

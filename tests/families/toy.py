@@ -104,11 +104,11 @@ class Toy(BlockModel):
         del edges
         pairs, basis = topology.pairs, self._basis(batch, topology.pairs)
         state, seen = self.embedding(batch.numbers), []
-        for place, width in enumerate(self.config.widths):
-            if place:
-                messages = state[pairs.source] * self.filters[place - 1](basis)
+        for index, width in enumerate(self.config.widths):
+            if index:
+                messages = state[pairs.source] * self.filters[index - 1](basis)
                 state = state + torch.tanh(
-                    self.updates[place - 1](torch.zeros_like(state).index_add(0, pairs.target, messages))
+                    self.updates[index - 1](torch.zeros_like(state).index_add(0, pairs.target, messages))
                 )
             scalars, rest = state.split([width, STATE - width], dim=-1)
             seen.append(scalars)
@@ -137,29 +137,33 @@ class Toy(BlockModel):
 
     def with_blocks(self, indices: Sequence[int]) -> "Toy":
         kept = check_block_indices(indices, self.num_blocks)
-        places = (0, *kept)
-        config = self.config.model_copy(update={"widths": tuple(self.config.widths[place] for place in places)})
+        positions = (0, *kept)
+        config = self.config.model_copy(
+            update={"widths": tuple(self.config.widths[position] for position in positions)}
+        )
         small = Toy(config, list(self.tasks.values())).to(self.last.weight).train(self.training)
         small.block_ids = tuple(self.block_ids[index - 1] for index in kept)
         small.history = list(self.history)
         for name in ("embedding", "last", "charge"):
             getattr(small, name).load_state_dict(getattr(self, name).state_dict())
-        for place, index in enumerate(kept):
-            small.filters[place].load_state_dict(self.filters[index - 1].state_dict())
-            small.updates[place].load_state_dict(self.updates[index - 1].state_dict())
+        for position, index in enumerate(kept):
+            small.filters[position].load_state_dict(self.filters[index - 1].state_dict())
+            small.updates[position].load_state_dict(self.updates[index - 1].state_dict())
         ours = self.readout_maps()["node"]
         if config.kind == "last":
             small.readout_maps()["node"].assign(ours.weight())
         else:
             columns = ours.columns()
             small.readout_maps()["node"].assign(
-                torch.cat([ours.weight()[:, columns[place]] for place in places], dim=1)
+                torch.cat([ours.weight()[:, columns[position]] for position in positions], dim=1)
             )
         return small
 
     def parts(self) -> dict[str, list[nn.Module]]:
         pairs = zip(self.filters, self.updates, strict=True)
-        blocks: dict[str, list[nn.Module]] = {f"block {place}": list(pair) for place, pair in enumerate(pairs, start=1)}
+        blocks: dict[str, list[nn.Module]] = {
+            f"block {number}": list(pair) for number, pair in enumerate(pairs, start=1)
+        }
         heads: list[nn.Module] = [self.last, self.charge]
         return {"embedding": [self.embedding], **blocks, "readout": [self.first], "head energy": heads}
 

@@ -186,8 +186,8 @@ def rows_of_edges(case: Case, topology: Topology) -> NDArray[np.int64] | None:
     """Find our edges in the order of the golden edge features, by source, target and offset."""
     edges = edges_of(case)
     ours = torch.column_stack([topology.main.source, topology.main.target, topology.main.offset]).tolist()
-    places = {tuple(edge): place for place, edge in enumerate(ours)}
-    return None if edges is None else np.array([places[tuple(edge)] for edge in edges.tolist()])
+    indices = {tuple(edge): index for index, edge in enumerate(ours)}
+    return None if edges is None else np.array([indices[tuple(edge)] for edge in edges.tolist()])
 
 
 def observed(found: Arrays, name: str, rows: NDArray[np.int64] | None) -> NDArray[Any] | None:

@@ -140,7 +140,7 @@ def test_edge_order_does_not_matter() -> None:
     state, inputs = tiny_state(), molecule(BENT)
     main = inputs.graphs["main"]
     order = torch.randperm(len(main), generator=torch.Generator().manual_seed(4))
-    place = torch.argsort(order)
+    rank = torch.argsort(order)
     shuffled = Graph(main.source[order], main.target[order], main.offset[order])
     other = Inputs(
         inputs.positions,
@@ -148,7 +148,7 @@ def test_edge_order_does_not_matter() -> None:
         inputs.cell,
         inputs.batch,
         inputs.graphs | {"main": shuffled},
-        place[inputs.reverse[order]],
+        rank[inputs.reverse[order]],
     )
     assert torch.allclose(forward(state, other)["F"], forward(state, inputs)["F"], atol=1e-13)
 

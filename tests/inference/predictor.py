@@ -42,11 +42,11 @@ def written(folder: Path) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    name, place, kills, *files = sys.argv[1:]
+    name, index, kills, *files = sys.argv[1:]
     moments, count = random.Random(1), 0
     while count < int(kills):
-        count += kill(name, Path(place) / "killed", files, moments.randrange(5), moments.uniform(0, 0.05))
-        if count < int(kills) and written(Path(place) / "killed") >= ALL:
+        count += kill(name, Path(index) / "killed", files, moments.randrange(5), moments.uniform(0, 0.05))
+        if count < int(kills) and written(Path(index) / "killed") >= ALL:
             sys.exit("it has come to its end before it was killed often enough")
     for run in ("killed", "whole"):
-        predict(name, Path(place) / run, files)
+        predict(name, Path(index) / run, files)

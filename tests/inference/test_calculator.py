@@ -174,9 +174,9 @@ def test_forces_are_the_gradient_of_the_energy() -> None:
     assert scale > 0.01
     for atom, axis in [(0, 0), (2, 1), (8, 2)]:
 
-        def energy(step: float, place: tuple[int, int] = (atom, axis)) -> float:
+        def energy(step: float, index: tuple[int, int] = (atom, axis)) -> float:
             def move(changed: Atoms) -> None:
-                changed.positions[place] += step
+                changed.positions[index] += step
 
             return energy_after(atoms, calculator, move)
 

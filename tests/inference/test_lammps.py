@@ -73,7 +73,7 @@ def test_energy_forces_and_pressure_are_the_calculators(tmp_path: Path, system: 
     virial = expected["virial"][[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
     engine.command("velocity all set 0 0 0")
     engine.command("run 0")
-    pressures = [engine.get_thermo(f"p{place}") for place in ("xx", "yy", "zz", "xy", "xz", "yz")]
+    pressures = [engine.get_thermo(f"p{component}") for component in ("xx", "yy", "zz", "xy", "xz", "yz")]
     np.testing.assert_allclose(np.array(pressures) * bars * units.bar * now.get_volume(), virial, rtol=1e-4)
 
 

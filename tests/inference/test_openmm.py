@@ -110,12 +110,12 @@ def test_atoms_of_a_topology() -> None:
     residue = topology.addResidue("WAT", topology.addChain())
     for name in "OHH":
         topology.addAtom(name, app.Element.getBySymbol(name), residue)
-    places = np.arange(9.0).reshape(3, 3)
-    assert not atoms_of(topology, places * unit.angstrom).pbc.any()
+    positions = np.arange(9.0).reshape(3, 3)
+    assert not atoms_of(topology, positions * unit.angstrom).pbc.any()
     topology.setUnitCellDimensions((2.0, 2.5, 3.0))
-    found = atoms_of(topology, places)
+    found = atoms_of(topology, positions)
     assert (str(found.symbols), found.pbc.all(), *found.cell.lengths()) == ("OH2", True, 20.0, 25.0, 30.0)
-    np.testing.assert_allclose(found.positions, 10 * places)
+    np.testing.assert_allclose(found.positions, 10 * positions)
     topology.addAtom("M", None, residue)
     with pytest.raises(ConfigError, match="particle 3 is not an element"):
         atoms_of(topology, np.zeros((4, 3)))

@@ -76,7 +76,7 @@ def test_gives_what_the_model_predicts(structure: Callable[[], Atoms], task: Tas
         torch.testing.assert_close(derivative[0], expected["stress"][0] * atoms.cell.volume, rtol=1e-9, atol=1e-11)
 
 
-def test_places_without_a_neighbour_change_nothing() -> None:
+def test_empty_slots_change_nothing() -> None:
     program, batch = Program(tiny(CONSERVATIVE), CONSERVATIVE), from_ase(slab())
     positions, numbers, tags, cell, neighbours, offsets = inputs_of(batch, find_pairs(batch, 5.0))
     itself = torch.arange(batch.num_atoms)[:, None].repeat(1, 4)
@@ -140,15 +140,15 @@ def test_agreement() -> None:
     assert max(found.energy, found.forces) < 1e-9
 
 
-@pytest.mark.parametrize(("place", "name"), [(0, "energy"), (1, "forces")])
+@pytest.mark.parametrize(("index", "name"), [(0, "energy"), (1, "forces")])
 def test_a_package_that_disagrees_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int, name: str
 ) -> None:
     program = Program(tiny(CONSERVATIVE), CONSERVATIVE)
 
     def wrong(*inputs: Tensor) -> list[Tensor]:
         outputs = list(program(*inputs))
-        outputs[place] = outputs[place] + 1e-6 * (len(inputs[0]) == 9)
+        outputs[index] = outputs[index] + 1e-6 * (len(inputs[0]) == 9)
         return outputs
 
     monkeypatch.setattr(packaging, "compiled", lambda _, path: path)

@@ -100,7 +100,7 @@ def killed(arguments: list[str], folder: Path, counter: Path, after: int) -> Non
 
 def test_killed_each_structure_is_labelled_exactly_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, folder, counter = pairs(tmp_path / "in.xyz", 100), tmp_path / "labelled", tmp_path / "asked"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(place for place in sys.path if place))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(index for index in sys.path if index))
     name = f"ase:odd_calculators:Slow?counter={counter}&fault=raises&at=955"
     command = ["label", str(source), "--teacher", name, "-o", str(folder), "--processes", "2", "--skip", "10%"]
     killed(command, folder, counter, 40)

@@ -178,20 +178,20 @@ def test_figures_have_bins_for_numbers_that_differ_by_rounding_only() -> None:
 
 
 def test_those_farthest_from_the_others_are_chosen_and_no_two_alike() -> None:
-    places = np.array([[0.0, 0], [0.1, 0], [9, 0], [5, 4], [9, 0], [0.2, 0.1]])
-    kept = distinct(places)
+    columns = np.array([[0.0, 0], [0.1, 0], [9, 0], [5, 4], [9, 0], [0.2, 0.1]])
+    kept = distinct(columns)
     assert kept.tolist() == [0, 1, 2, 3, 5]
-    chosen, distances = farthest(places[kept], 3)
+    chosen, distances = farthest(columns[kept], 3)
     assert kept[chosen].tolist() == [0, 2, 3]
     assert np.isinf(distances[0])
     assert distances[1] > distances[2] > 0
     moving = np.array([True, True, False, False, True])
-    assert farthest(places[kept], 4, 1, moving)[0].tolist() == [0, 4, 2, 3]
-    first, _ = farthest(places[kept], 3, given=2)
+    assert farthest(columns[kept], 4, 1, moving)[0].tolist() == [0, 4, 2, 3]
+    first, _ = farthest(columns[kept], 3, given=2)
     assert kept[first].tolist() == [0, 1, 2]
 
 
-def test_features_do_not_depend_on_order_place_or_direction() -> None:
+def test_features_do_not_depend_on_order_position_or_direction() -> None:
     atoms = Atoms("COH2", [(0, 0, 0), (0, 0, 1.2), (0.9, 0, -0.5), (-0.9, 0.1, -0.5)])
     turned = atoms[[2, 0, 3, 1]]
     turned.rotate(37, (1, 2, 3))

@@ -100,7 +100,7 @@ def test_a_python_that_is_none_is_said(python: str, said: str) -> None:
         _ = teacher_of(EMT_NAME, python=python).begin().what
 
 
-def test_objects_and_tasks_have_their_place() -> None:
+def test_objects_and_tasks_are_passed_on() -> None:
     with pytest.raises(ConfigError, match="name the teacher"):
         teacher_of(EMT(), python=sys.executable)
     with pytest.raises(ConfigError, match="no tasks"):

@@ -369,11 +369,11 @@ ABSURD: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_descriptions_are_one_line_and_soon(tmp_path: Path, name: str) -> None:
-    path, (place, value) = tmp_path / "m.safetensors", ABSURD[name]
+    path, (index, value) = tmp_path / "m.safetensors", ABSURD[name]
     save(jmp(DIRECT), path)
     with safe_open(path, framework="pt") as file:
         content = json.loads(file.metadata()["atomslim"])
-    *groups, last = place.split(".")
+    *groups, last = index.split(".")
     inner: Any = content
     for group in groups:
         inner = inner[int(group) if group.isdigit() else group]

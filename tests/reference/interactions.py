@@ -1,6 +1,6 @@
 """The interaction paths of a block, one function each: what a path adds, before the paths are combined.
 
-`prefix` is the path's place in the checkpoint, such as "backbone.int_blocks.0.trip_interaction".
+`prefix` is the path's prefix in the checkpoint, such as "backbone.int_blocks.0.trip_interaction".
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def sum_outer(
     count = torch.bincount(outgoing, minlength=number)
     longest = int(count.max()) if len(outgoing) else 0
     within = torch.arange(len(order), device=order.device) - (torch.cumsum(count, 0) - count)[ordered]
-    place = ordered * longest + within
+    slot = ordered * longest + within
 
     def lay_out(x: Tensor) -> Tensor:
-        rows = x.new_zeros((number * longest, x.shape[1])).index_copy(0, place, x[order])
+        rows = x.new_zeros((number * longest, x.shape[1])).index_copy(0, slot, x[order])
         return rows.reshape(number, longest, x.shape[1])
 
     return lay_out(angular).transpose(1, 2) @ lay_out(values)

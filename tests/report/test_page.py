@@ -33,8 +33,8 @@ def test_a_page_is_one_file_with_its_parts_in_order() -> None:
     table = TextTable("Errors <&", "A note.", ("model", "error"), (("full", "1.0"),))
     body = [page.summary(["Fast."]), page.pictures([drawn(), drawn()], "Two."), table.html(), table.folded()]
     text = page.page("Title", [*body, structure_view(molecule("H2O"), "Water."), page.footer({"Versions": "a < b"})])
-    places = [text.index(part) for part in ("Fast.", "Two.", "Errors &lt;&amp;", "Water.", "a &lt; b", "<script>")]
-    assert places == sorted(places)
+    offsets = [text.index(part) for part in ("Fast.", "Two.", "Errors &lt;&amp;", "Water.", "a &lt; b", "<script>")]
+    assert offsets == sorted(offsets)
     assert not re.findall(r'(?:src|href)="(?!#)', text)  # nothing is fetched
     assert "prefers-color-scheme: dark" in text
     assert "<script" not in page.page("Title", body)

@@ -117,7 +117,7 @@ def test_a_whole_run_and_a_second_one_that_has_nothing_to_do(given: Path, straig
         run(given, folder, seed=1)
 
 
-def places(folder: Path) -> list[str]:
+def stages_noted(folder: Path) -> list[str]:
     """Return what a run has come to: stages that are done, and files of stages that are not."""
     if not (folder / "slim.json").exists():
         return []
@@ -148,7 +148,7 @@ def test_killed_in_every_stage_nothing_is_done_twice_or_lost(
         target: Any = run if stage in middle else partial(killed_at_its_end, stage)
         process = get_context("fork").Process(target=target, args=(given, folder))
         process.start()
-        while stage in middle and process.is_alive() and begun.get(stage, stage) not in places(folder):
+        while stage in middle and process.is_alive() and begun.get(stage, stage) not in stages_noted(folder):
             time.sleep(0.005)
         if stage in middle and process.is_alive():
             os.kill(process.pid or 0, signal.SIGKILL)
@@ -169,8 +169,8 @@ def finished(folder: Path) -> Iterator[Path]:
     """Give the files of stages that are done."""
     of = {"labels": ["labelled", "held-out"], "student": ["student.safetensors"], "model": ["../model.safetensors"]}
     for stage in note(folder):
-        for place in of.get(stage, [stage]):
-            path = folder / "work" / place
+        for name in of.get(stage, [stage]):
+            path = folder / "work" / name
             yield from [path] if path.is_file() else (one for one in path.rglob("*") if one.is_file())
 
 

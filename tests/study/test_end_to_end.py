@@ -98,7 +98,7 @@ def test_students_start_where_they_should(study: Results) -> None:
             continue
         cut = study.reduced(Variant(cut_first, 1), "direct")
         cell = next(cell for cell in study.board.cells if cell.kind == "distill" and cell.strategy == strategy)
-        summary = json.loads((study.board.place(cell) / "run" / "summary.json").read_text())
+        summary = json.loads((study.board.folder_of(cell) / "run" / "summary.json").read_text())
         before = next(row["before"]["mae"] for row in summary["rows"] if row["target"] == "forces")
         assert cut is not None
         assert 1000 * before == pytest.approx(cut.mean, rel=1e-4)
@@ -115,7 +115,7 @@ def test_efficiency_has_a_row_for_each_model(study: Results) -> None:
 def test_a_run_that_was_finished_but_not_noted_is_not_done_again(study: Results) -> None:
     cell = next(cell for cell in study.board.cells if cell.kind == "tune" and cell.strategy == "sliced")
     before = study.board.result(cell)
-    (study.board.place(cell) / "result.json").unlink()
+    (study.board.folder_of(cell) / "result.json").unlink()
     again = run_study(study.options, study.board.folder, say=quiet).board.result(cell)
     assert before is not None
     assert again is not None

@@ -20,6 +20,6 @@ def test_a_long_name_of_an_axis_stays_in_the_panel() -> None:
     axes.plot([0, 60], [0.5, 0.05], label="full")
     _legend(figure, "cut ones: sliced")
     figure.draw_without_rendering()
-    place = axes.yaxis.label.get_window_extent()
-    assert place.y0 >= 0
-    assert place.y1 <= figure.bbox.height
+    extent = axes.yaxis.label.get_window_extent()
+    assert extent.y0 >= 0
+    assert extent.y1 <= figure.bbox.height

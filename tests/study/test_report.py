@@ -85,19 +85,19 @@ def results(tmp_path: Path) -> Results:
     board = Board(tmp_path, cells_of(OPTIONS))
     (tmp_path / "versions.json").write_text('{"torch": "2"}')
     for cell in board.cells:
-        place = board.place(cell)
-        place.mkdir(parents=True)
+        cell_folder = board.folder_of(cell)
+        cell_folder.mkdir(parents=True)
         if cell.name == "tune-water-random-1-seed1":
-            (place / "error.txt").write_text("b.xyz: record 3: no energy\n\nTraceback")
+            (cell_folder / "error.txt").write_text("b.xyz: record 3: no energy\n\nTraceback")
         elif cell.kind in {"reduce", "distill"}:
             found = {"errors": errors(cell), "parameters": 1_000_000 * (cell.blocks or 3)}
-            (place / "result.json").write_text(json.dumps(found))
+            (cell_folder / "result.json").write_text(json.dumps(found))
         elif cell.kind == "tune":
-            (place / "result.json").write_text(json.dumps(tuned(0.1 * (cell.blocks or 3))))
+            (cell_folder / "result.json").write_text(json.dumps(tuned(0.1 * (cell.blocks or 3))))
         elif cell.kind == "relevance":
-            (place / "result.json").write_text(json.dumps(RELEVANCE))
+            (cell_folder / "result.json").write_text(json.dumps(RELEVANCE))
         elif cell.kind == "speed":
-            (place / "result.json").write_text(json.dumps(SPEED))
+            (cell_folder / "result.json").write_text(json.dumps(SPEED))
     return Results(board, OPTIONS)
 
 
@@ -152,9 +152,9 @@ def test_a_budget_of_wall_clock_says_how_many_steps_it_was(results: Results) -> 
 
 def test_no_forces_at_all_stand_below_the_variants(results: Results) -> None:
     assert "no forces at all" not in [row[0] for row in tables.pretraining(results).rows]
-    place = results.board.place(Cell("reduce")) / "result.json"
+    cell_folder = results.board.folder_of(Cell("reduce")) / "result.json"
     nothing = {"forces": {"mae": 0.7, "rmse": 1.0, "count": 3, "unit": "eV/Å"}}
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"mean": {"a": nothing, "b": nothing}}))
+    cell_folder.write_text(json.dumps(json.loads(cell_folder.read_text()) | {"mean": {"a": nothing, "b": nothing}}))
     assert tables.pretraining(results).rows[-1] == ("no forces at all", "", "700", "700")
     shares = tables.shares(results)
     assert shares is not None
@@ -168,7 +168,7 @@ def test_nothing_is_learned_where_the_mean_is_as_good(results: Results) -> None:
     assert not any("Nothing was learned" in text for text in summary.sentences(results))
     for cell in board.cells:
         if cell.kind == "tune":
-            (board.place(cell) / "result.json").write_text(json.dumps(tuned(0.495)))
+            (board.folder_of(cell) / "result.json").write_text(json.dumps(tuned(0.495)))
     said = [text for text in summary.sentences(Results(board, OPTIONS)) if "Nothing was learned" in text]
     assert len(said) == 1
     assert said[0].startswith("Fine-tuned on water")
@@ -246,10 +246,10 @@ def test_efficiency_is_measured_against_the_full_model(results: Results) -> None
 
 
 def test_a_busy_machine_is_said_with_what_flops_suggest(results: Results) -> None:
-    place = results.board.place(Cell("speed")) / "result.json"
-    speed = json.loads(place.read_text())
+    cell_folder = results.board.folder_of(Cell("speed")) / "result.json"
+    speed = json.loads(cell_folder.read_text())
     speed["models"]["1"]["speed-up"] = Gain.of([3.0, 30.0, 3.0, 45.0, 3.0], [1.0] * 5, 2.5).as_dict()
-    place.write_text(json.dumps(speed))
+    cell_folder.write_text(json.dumps(speed))
     table = tables.efficiency(results)
     assert table is not None
     assert table.rows[2][2].startswith("unclear (±")
@@ -260,8 +260,8 @@ def test_a_busy_machine_is_said_with_what_flops_suggest(results: Results) -> Non
 
 def six_blocks(results: Results) -> Results:
     """The same for a model of six blocks, which the paper's numbers stand beside."""
-    place = results.board.place(Cell("relevance")) / "result.json"
-    place.write_text(json.dumps(RELEVANCE | {"blocks": list(range(7))}))
+    cell_folder = results.board.folder_of(Cell("relevance")) / "result.json"
+    cell_folder.write_text(json.dumps(RELEVANCE | {"blocks": list(range(7))}))
     return results
 
 
@@ -310,7 +310,7 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
     needs = {cell.name: cell.needs for cell in board.cells}
     assert needs["tune-water-least-squares-forces-distilled-without-angles-1-angles-2-seed0"] in board.cells
     for cell in board.cells:
-        board.place(cell).mkdir(parents=True)
+        board.folder_of(cell).mkdir(parents=True)
         found: dict[str, Any] = {"errors": errors(cell), "parameters": 1_500_000 if cell.without else 3_000_000}
         if cell.kind == "speed":
             row = SPEED["models"]["2"]  # type: ignore[index]
@@ -324,7 +324,7 @@ def test_cuts_finer_than_blocks_stand_beside_them(tmp_path: Path) -> None:
         if cell.kind == "relevance":
             mix = {"gradcam": [0.05, None], "leave-out": [0.3, 0.1]}
             found = {**RELEVANCE, "units": {"names": ["angles 1", "cutoff 4.5 Å"], "mix": mix}}
-        (board.place(cell) / "result.json").write_text(json.dumps(found))
+        (board.folder_of(cell) / "result.json").write_text(json.dumps(found))
     results = Results(board, FINER)
     rows = {row[0]: row for row in tables.pretraining(results).rows}
     assert rows["without angles 1,angles 2, least squares with forces"][1:] == ("1.50", "25.0", "25.0")

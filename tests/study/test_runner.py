@@ -61,8 +61,8 @@ class Working:
     def __init__(self, folder: Path, *, fails: str = "", seconds: float = 0.0) -> None:
         self.folder, self.fails, self.seconds = folder, fails, seconds
 
-    def __call__(self, cell: Cell, place: Path) -> dict[str, Any]:
-        assert place.is_dir()
+    def __call__(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
+        assert cell_folder.is_dir()
         if cell.needs is not None:
             assert board(self.folder).result(cell.needs) is not None
         time.sleep(self.seconds)
@@ -143,12 +143,12 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     assert set(names) == {cell.name for cell in cells_of(OPTIONS)}
     assert all(names.count(name) == times for name, times in logged.items())
     for cell in cells_of(OPTIONS):
-        assert json.loads((board(tmp_path).place(cell) / "result.json").read_text())["name"] == cell.name
+        assert json.loads((board(tmp_path).folder_of(cell) / "result.json").read_text())["name"] == cell.name
 
 
 def test_a_process_that_is_not_to_wait_leaves_what_others_hold(tmp_path: Path) -> None:
     cells = board(tmp_path)
-    with locked(cells.place(cells.cells[0])):
+    with locked(cells.folder_of(cells.cells[0])):
         run_cells(cells, Working(tmp_path), wait=False, say=lambda _: None)
     assert sorted(done(tmp_path)) == sorted(cell.name for cell in cells.cells[1:])
 

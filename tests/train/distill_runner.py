@@ -23,7 +23,7 @@ if __name__ == "__main__":
     distill(
         keep_blocks(teacher, 1),
         teacher,
-        {name: waters(16, seed=place) for place, name in enumerate(teacher.tasks)},
+        {name: waters(16, seed=root) for root, name in enumerate(teacher.tasks)},
         output=Path(sys.argv[1]),
         progress=False,
         steps=int(sys.argv[2]),

@@ -61,8 +61,8 @@ def written(metrics: Path) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place, count = Path(sys.argv[1]), int(sys.argv[2])
+    root, count = Path(sys.argv[1]), int(sys.argv[2])
     generator = random.Random(5)
     for _ in range(int(sys.argv[3]) if len(sys.argv) > 3 else 0):
-        kill(place, count, generator.randint(0, 3), generator.uniform(0.0, 0.2))
-    tune(place, count)
+        kill(root, count, generator.randint(0, 3), generator.uniform(0.0, 0.2))
+    tune(root, count)

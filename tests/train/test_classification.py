@@ -48,11 +48,11 @@ def labelled(count: int = 64) -> list[Sample]:
     spans = [float(np.linalg.norm(one.positions[1] - one.positions[2])) for one in made]
     middle, wide = np.median(lengths), np.quantile(spans, 0.7)
     found = []
-    for place, (sample, length, span) in enumerate(zip(made, lengths, spans, strict=True)):
+    for index, (sample, length, span) in enumerate(zip(made, lengths, spans, strict=True)):
         targets = {"long": np.array(float(length > middle))}
-        if place % 5:
+        if index % 5:
             targets["wide"] = np.array(float(span > wide))
-        found.append(replace(sample, targets=targets, name=f"water.xyz, record {place}"))
+        found.append(replace(sample, targets=targets, name=f"water.xyz, record {index}"))
     return found
 
 
@@ -147,7 +147,7 @@ def test_balanced_classes_have_a_weight_that_is_printed(tmp_path: Path, capsys: 
 
 def test_the_weight_makes_both_classes_count_alike() -> None:
     target = Target(name="a", kind="binary", reduction="mean", unit="probability", base_rate=0.25)
-    samples = [replace(sample, targets={"a": np.array(float(place == 0))}) for place, sample in enumerate(waters(4))]
+    samples = [replace(sample, targets={"a": np.array(float(index == 0))}) for index, sample in enumerate(waters(4))]
     model = small_model(Task(name="t", targets=(target,), graph=ALL_NEIGHBOURS))
     batch = next(batches(model, "t", samples, 4))
     logits = torch.tensor([0.3, -1.0, 0.5, 2.0], dtype=torch.float64)

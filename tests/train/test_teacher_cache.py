@@ -80,9 +80,9 @@ def test_kept_answers_are_the_teachers(tmp_path: Path, weights: Weights) -> None
             torch.testing.assert_close(found.readout.node, asked.readout.node, rtol=1e-9, atol=1e-9)
         if weights.edge:
             torch.testing.assert_close(found.readout.edge, asked.readout.edge, rtol=1e-9, atol=1e-9)
-        for place, task in enumerate(batch.tasks):
-            atoms = batch.atoms.batch == place
-            for name, rows in (("energy", torch.tensor(place)), ("forces", atoms)):
+        for index, task in enumerate(batch.tasks):
+            atoms = batch.atoms.batch == index
+            for name, rows in (("energy", torch.tensor(index)), ("forces", atoms)):
                 ours, theirs = found.outputs[task][name][rows], asked.outputs[task][name][rows]
                 torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -108,7 +108,7 @@ def test_what_was_displaced_is_asked_anew(tmp_path: Path) -> None:
     options = DistillOptions(steps=1, rattle=0.02)
     distilling = Distillation(teacher, teacher, [], options, kept)
     batches = planned(teacher, tasks)
-    for _ in range(2):  # even places are displaced
+    for _ in range(2):  # even indices are displaced
         assert float(distilling.loss(teacher, next(batches), torch.Tensor.detach).detach()) < 1e-9
 
 

@@ -185,7 +185,7 @@ def test_constants_that_symmetry_leaves_independent() -> None:
     pytest.importorskip("spglib")
     quartz = crystal("Si", [(0.47, 0, 1 / 3)], spacegroup=152, cellpar=[4.91, 4.91, 5.4, 90, 90, 120])
     found = {
-        name: ["".join(str(place + 1) for place in pair) for pair in independent(point_group(atoms))]
+        name: ["".join(str(axis + 1) for axis in pair) for pair in independent(point_group(atoms))]
         for name, atoms in {"cubic": bulk("Si"), "hexagonal": bulk("Mg"), "trigonal": quartz}.items()
     }
     assert found == {

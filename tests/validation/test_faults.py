@@ -76,7 +76,7 @@ def by_size(results: Results, atoms: Atoms) -> None:
         results["stress"][:3] += 2e-3 * atoms.get_volume()
 
 
-def by_place(results: Results, atoms: Atoms) -> None:
+def by_position(results: Results, atoms: Atoms) -> None:
     results["energy"] += 0.03 * np.sin(atoms.positions[:, 0]).sum()
     results["forces"][:, 0] -= 0.03 * np.cos(atoms.positions[:, 0])
 
@@ -127,7 +127,7 @@ def failed(calculator: PairPotential) -> set[str]:
         (backwards, {"stress"}),
         (offset, {"extensivity"}),
         (by_size, {"extensivity"}),
-        (by_place, {"symmetry", "extensivity", "stress"}),  # of a field that the cell does not know
+        (by_position, {"symmetry", "extensivity", "stress"}),  # of a field that the cell does not know
         (noise(), {"symmetry"}),
         (none_close, {"dimers"}),
         (fails_close, {"dimers"}),

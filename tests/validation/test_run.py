@@ -11,7 +11,7 @@ from ase.calculators.emt import EMT
 from atomslim.cli.main import main
 from atomslim.errors import AtomslimError, ConfigError
 from atomslim.inference.named_calculators import calculator_of
-from atomslim.validation.folder import place
+from atomslim.validation.folder import measurement_path
 from atomslim.validation.run import validate
 from pair_potential import NoStress, PairPotential
 
@@ -62,7 +62,9 @@ def test_names_that_look_alike_and_other_settings_have_measurements_of_their_own
     two = {"a b": bulk("Cu", a=3.7), "a_b": bulk("Cu", a=3.9)}
     validate(PairPotential(), two, checks="forces", output=tmp_path / "v", progress=False)
     assert len(list((tmp_path / "v" / "measurements").iterdir())) == 2
-    assert place(tmp_path, "model", "a", "forces", {"step": 1}) != place(tmp_path, "model", "a", "forces", {"step": 2})
+    assert measurement_path(tmp_path, "model", "a", "forces", {"step": 1}) != measurement_path(
+        tmp_path, "model", "a", "forces", {"step": 2}
+    )
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

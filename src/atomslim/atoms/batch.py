@@ -211,7 +211,7 @@ def _require_elements(batch: AtomsBatch) -> None:
     if bool(unknown.any()):
         atom = _first(unknown)
         raise StructureError(
-            f"{_place(batch, atom)}: atomic number {int(batch.numbers[atom])} is not an element "
+            f"{_atom_label(batch, atom)}: atomic number {int(batch.numbers[atom])} is not an element "
             f"(1 to {LAST_ELEMENT}): correct it or remove the structure"
         )
 
@@ -220,14 +220,14 @@ def _require_finite(batch: AtomsBatch) -> None:
     if not bool(torch.isfinite(batch.positions).all()):
         atom = _first(~torch.isfinite(batch.positions).all(dim=1))
         raise StructureError(
-            f"{_place(batch, atom)}: position {batch.positions[atom].tolist()} is not finite: "
+            f"{_atom_label(batch, atom)}: position {batch.positions[atom].tolist()} is not finite: "
             "correct it or remove the structure"
         )
     if batch.num_atoms and float(batch.positions.detach().abs().max()) > FARTHEST:
         atom = _first((batch.positions.abs() > FARTHEST).any(dim=1))
         raise StructureError(
-            f"{_place(batch, atom)}: position {batch.positions[atom].tolist()} is farther than {FARTHEST:.0e} Å from "
-            "the origin: correct it or move the structure"
+            f"{_atom_label(batch, atom)}: position {batch.positions[atom].tolist()} is farther than {FARTHEST:.0e} Å "
+            "from the origin: correct it or move the structure"
         )
     if not bool(torch.isfinite(batch.cell).all()):
         index = _first(~torch.isfinite(batch.cell).all(dim=2).all(dim=1))
@@ -274,7 +274,7 @@ def _first(mask: Bool[Tensor, " m"]) -> int:
     return int(torch.nonzero(mask)[0])
 
 
-def _place(batch: AtomsBatch, atom: int) -> str:
+def _atom_label(batch: AtomsBatch, atom: int) -> str:
     """Say where an atom is: its structure, and its number within that structure."""
     structure = int(batch.batch[atom])
     first = int((batch.batch < structure).sum())

@@ -27,8 +27,8 @@ def charge_or_spin(atoms: Atoms, data: Mapping[str, Any] | None = None) -> str:
     """Say which charge or spin comes with a structure, in `info`, its arrays or other ``data``; empty if none does."""
     found = [
         f"{name} {number:g}"
-        for place in (atoms.info, data or {})
-        for name, value in place.items()
+        for source in (atoms.info, data or {})
+        for name, value in source.items()
         if isinstance(name, str) and name.lower() in _NEUTRAL
         if (number := _number(value)) is not None and number not in _NEUTRAL[name.lower()]
     ]

@@ -118,7 +118,7 @@ def within(pairs: Pairs, batch: AtomsBatch, cutoff: float | Sequence[float]) -> 
 def nearest(pairs: Pairs, neighbours: Int[Tensor, " n"], ties: Bool[Tensor, " n"] | None = None) -> Int[Tensor, " q"]:
     """Return the ascending indices of the `neighbours[t]` nearest pairs of each target atom t.
 
-    Of pairs equally far (within 1e-6 Å) at the last place, all are kept where `ties[t]`, so that the numbering of atoms
+    Of pairs equally far (within 1e-6 Å) at the cap, all are kept where `ties[t]`, so that the numbering of atoms
     does not choose; elsewhere, and without `ties`, those with the lower source, then the lexicographically lower
     offset.
     """

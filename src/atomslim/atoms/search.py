@@ -63,7 +63,7 @@ def half_list(
 def expected_pairs(points: FloatArray, box: FloatArray, pbc: NDArray[np.bool_], cutoff: float) -> float:
     """Estimate how many directed pairs there are, from the density and the part of the sphere that has atoms in it.
 
-    The box has unit vectors in the place of non-periodic ones. Without periodicity an atom has all others at most.
+    The box has unit vectors instead of non-periodic ones. Without periodicity an atom has all others at most.
     """
     count, volume = len(points), _volume(box)
     if not pbc.any() and count**2 <= MANY_PAIRS:

@@ -53,5 +53,5 @@ def of_different_sizes(structures: Sequence[Atoms], count: int) -> list[Atoms]:
     """Return at most so many structures, evenly over the numbers of atoms that there are; of one, the middle."""
     sizes = {len(atoms): atoms for atoms in sorted(structures, key=len)}
     ordered = list(sizes.values())
-    places = np.linspace(0, len(ordered) - 1, 2 * min(count, len(ordered)) + 1)[1::2]
-    return [ordered[round(float(place))] for place in places]
+    ranks = np.linspace(0, len(ordered) - 1, 2 * min(count, len(ordered)) + 1)[1::2]
+    return [ordered[round(float(rank))] for rank in ranks]

@@ -64,10 +64,10 @@ def water(molecules: int = 64) -> Atoms:
     side = (molecules * 29.9) ** (1 / 3)
     edge = round(molecules ** (1 / 3) + 0.499)
     box = Atoms(cell=[side] * 3, pbc=True)
-    for place in list(np.ndindex(edge, edge, edge))[:molecules]:
+    for site in list(np.ndindex(edge, edge, edge))[:molecules]:
         one = molecule("H2O")
         one.rotate(random.uniform(0, 360), random.normal(size=3), center="COM")
-        one.translate(np.array(place) * side / edge - one.get_center_of_mass())
+        one.translate(np.array(site) * side / edge - one.get_center_of_mass())
         box += one
     return box
 

@@ -54,8 +54,8 @@ def take_turns(cases: Sequence[Case], repeats: int) -> None:
     rounds = number_of_rounds(max(case.estimate for case in cases), repeats)
     random = np.random.default_rng(0)
     for _ in range(rounds):
-        for place in random.permutation(len(cases)):
-            cases[place].fill(FILL_SECONDS / rounds)
+        for index in random.permutation(len(cases)):
+            cases[index].fill(FILL_SECONDS / rounds)
 
 
 def number_of_rounds(longest: float, repeats: int) -> int:

@@ -122,7 +122,7 @@ def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
     if isinstance(data, str):
         return [{"data": data}]
     options = {task["name"]: task for task in listed(known, {"name"})}
-    return [{**options.get(name, {}), "name": name, "data": place} for name, place in data.items()]
+    return [{**options.get(name, {}), "name": name, "data": source} for name, source in data.items()]
 
 
 def _data_of(options: dict[str, Any]) -> list[str]:

@@ -158,9 +158,11 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Show our own warnings without the line of code that they come from."""
     usual = warnings.formatwarning
 
-    def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    def formatted(message: Warning | str, category: type[Warning], *location: Any, **line: Any) -> str:
         ours = issubclass(category, AtomslimWarning)
-        return f"atomslim: warning: {printable(str(message))}\n" if ours else usual(message, category, *place, **line)
+        return (
+            f"atomslim: warning: {printable(str(message))}\n" if ours else usual(message, category, *location, **line)
+        )
 
     warnings.formatwarning = formatted
     try:
@@ -191,9 +193,9 @@ def _usage_line(error: CycloptsError) -> str:
 
 def _system_line(error: OSError) -> str:
     """Say what the operating system refused: the file, the reason, and a remedy where there is an obvious one."""
-    place = f"{error.filename}: " if error.filename else ""
+    prefix = f"{error.filename}: " if error.filename else ""
     remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
-    return f"{place}{error.strerror or error}{remedy}"
+    return f"{prefix}{error.strerror or error}{remedy}"
 
 
 def _close_quietly() -> int:

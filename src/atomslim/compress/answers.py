@@ -64,9 +64,9 @@ class Layout:
         features = [np.split(self._plain(trace.readout.node), atoms)] if self.node else []
         if self.edge and trace.readout.edge is not None:
             features.append(edges.split(self._plain(trace.readout.edge)))
-        for place, task in enumerate(batch.tasks):
+        for index, task in enumerate(batch.tasks):
             parts = [*(by_target[task, name] for name in self.targets[task]), *features]
-            yield np.concatenate([np.ravel(part[place]) for part in parts])
+            yield np.concatenate([np.ravel(part[index]) for part in parts])
 
     def trace(self, records: Sequence[FloatArray], batch: Batch, edges: "StructureEdges") -> Trace:
         """Put records side by side as the teacher's answer to a batch; targets of other tasks' structures are zero."""
@@ -87,9 +87,9 @@ class Layout:
     def _outputs(self, task: str, parts: Sequence[Sequence[FloatArray]], batch: Batch) -> Iterator[tuple[str, Tensor]]:
         structures = np.array([name == task for name in batch.tasks])
         atoms = structures[batch.atoms.batch.cpu().numpy()]
-        for place, (name, by_atom) in enumerate(self.targets[task].items()):
+        for index, (name, by_atom) in enumerate(self.targets[task].items()):
             rows = atoms if by_atom else structures
-            own = np.concatenate([part[place] for part, there in zip(parts, structures, strict=True) if there])
+            own = np.concatenate([part[index] for part, there in zip(parts, structures, strict=True) if there])
             values = np.zeros((len(rows), 3) if by_atom else len(rows), self.dtype)
             values[rows] = own.reshape(-1, *values.shape[1:])
             yield name, torch.from_numpy(values)

@@ -271,12 +271,12 @@ class Problem:
 
     def costs(self) -> Float[Tensor, " channels"]:
         """Return what the error grows by without each channel."""
-        places = self.columns[:, :, None], self.columns[:, None, :]
-        pivots = self.inverse[places]
+        pairs = self.columns[:, :, None], self.columns[:, None, :]
+        pivots = self.inverse[pairs]
         alive = pivots.diagonal(dim1=1, dim2=2) > 0
         identity = torch.eye(pivots.shape[1]).to(pivots)
         pivots = torch.where(alive.all(1)[:, None, None], pivots, identity)
-        return torch.linalg.solve(pivots, self.square[places]).diagonal(dim1=1, dim2=2).sum(1)
+        return torch.linalg.solve(pivots, self.square[pairs]).diagonal(dim1=1, dim2=2).sum(1)
 
     def remove(self, channels: Int[Tensor, " some"]) -> None:
         """Leave channels out."""

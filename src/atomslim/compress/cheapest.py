@@ -166,14 +166,14 @@ def _squares(forces: Tensor, batch: Batch) -> Tensor:
 
 def _force_share(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Return the root of the weighed mean square of differences over that of forces, from both by structure."""
-    apart, forces = (torch.cat([pair[place] for pair in pairs]) for place in (0, 1))
+    apart, forces = (torch.cat([pair[index] for pair in pairs]) for index in (0, 1))
     weight = 1 / (1 + forces / forces.median().clamp(min=1e-24))
     return float(((weight * apart).sum() / (weight * forces).sum().clamp(min=1e-24)).sqrt())
 
 
 def _share(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Return the root mean square of differences over the spread of what was wanted."""
-    said, wanted = (torch.cat([pair[place] for pair in pairs]) for place in (0, 1))
+    said, wanted = (torch.cat([pair[index] for pair in pairs]) for index in (0, 1))
     size = (wanted - wanted.mean()).square().mean().sqrt()
     return float((said - wanted).square().mean().sqrt() / size.clamp(min=1e-12))
 

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from atomslim.atoms import from_ase
-from atomslim.compress.prune import first_blocks, places_of
+from atomslim.compress.prune import block_indices, first_blocks
 from atomslim.errors import ConfigError, DataError
 from atomslim.models.block_model import BlockModel
 from atomslim.models.modes import evaluating, parameter_count
@@ -98,7 +98,7 @@ def removal_order(
     values = np.array(mix[score][1:], dtype=np.float64)
     if len(values) != len(blocks):
         raise DataError(f"{where}: has {len(values)} values of {score} for {len(blocks)} blocks: write it anew")
-    return tuple(blocks[int(place)] for place in np.argsort(values, kind="stable"))
+    return tuple(blocks[int(index)] for index in np.argsort(values, kind="stable"))
 
 
 def _read(given: Path) -> dict[str, Any]:
@@ -172,14 +172,14 @@ def _named(model: BlockModel, text: str) -> tuple[int, ...]:
         numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"blocks {text[:60]!r}: write their numbers, as in 1,2,3,5") from error
-    return tuple(model.block_ids[place - 1] for place in places_of(model, numbers))
+    return tuple(model.block_ids[index - 1] for index in block_indices(model, numbers))
 
 
 def _fewest(
     model: BlockModel, order: Sequence[int], enough: Callable[[BlockModel], bool], failure: str
 ) -> tuple[int, ...]:
     for kept in _cuts(model, order):
-        if enough(model.with_blocks(places_of(model, kept))):
+        if enough(model.with_blocks(block_indices(model, kept))):
             return kept
     raise ConfigError(failure)
 

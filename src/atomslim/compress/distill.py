@@ -9,7 +9,7 @@
 | g(f) | readout | features after the readout of atoms (node-to-node) and of edges (edge-to-edge) |
 | f_i | features | features of block i before the readout, for the blocks that both models have, embedding included |
 | P | projections | learned linear maps where the widths of teacher and student differ; none where they agree. Where |
-| | | the student's channels were chosen among the teacher's, P begins as what puts each in its place |
+| | | the student's channels were chosen among the teacher's, P begins as the selection of these channels |
 | (∂F/∂r) | | random rows of the Hessian, one per structure (arXiv 2501.09009) |
 
 ‖·‖₁ is the mean absolute value over rows and components. Where both have the same graphs, one topology is made for
@@ -124,9 +124,9 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     chosen = _chosen_features(student, teacher)
     for name, map_ in maps.items():
         branch, _, block = name.partition(" ")
-        places = chosen.get(name, chosen.get(branch)) if block else chosen.get(f"{branch} readout")
-        if places is not None and len(places) == cast("nn.Linear", map_).in_features:
-            _select(cast("nn.Linear", map_), places)
+        channels = chosen.get(name, chosen.get(branch)) if block else chosen.get(f"{branch} readout")
+        if channels is not None and len(channels) == cast("nn.Linear", map_).in_features:
+            _select(cast("nn.Linear", map_), channels)
     return maps
 
 
@@ -140,17 +140,17 @@ def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list
         return found
     for entry in student.history[len(teacher.history) :]:
         if entry.get("operation") == NARROWED:
-            for stream, places in entry["channels"].items():
-                found[stream] = [found[stream][place] for place in places] if stream in found else list(places)
+            for stream, channels in entry["channels"].items():
+                found[stream] = [found[stream][channel] for channel in channels] if stream in found else list(channels)
     streams = student.family.feature_streams(student)
     return {feature: found[stream] for feature, stream in streams.items() if stream in found}
 
 
 @torch.no_grad()
-def _select(map_: nn.Linear, places: Sequence[int]) -> None:
+def _select(map_: nn.Linear, channels: Sequence[int]) -> None:
     """Let a map put each channel in its place."""
     map_.weight.zero_()
-    map_.weight[list(places), range(len(places))] = 1.0
+    map_.weight[list(channels), range(len(channels))] = 1.0
 
 
 def on_graphs_of(model: BlockModel, batch: Batch) -> Batch:
@@ -293,12 +293,12 @@ def _block_parts(
     weights: Weights,
     maps: nn.ModuleDict,
 ) -> Iterator[Part]:
-    places = {block: place for place, block in enumerate((0, *teacher.block_ids))}
-    for place, block in enumerate((0, *student.block_ids)):
+    indices = {block: index for index, block in enumerate((0, *teacher.block_ids))}
+    for index, block in enumerate((0, *student.block_ids)):
         for branch in ("node", "edge"):
             mine, other = getattr(ours, branch), getattr(theirs, branch)
-            if block in places and mine and other:
-                difference = _absolute(_mapped(maps, f"{branch} {block}", mine[place]), other[places[block]])
+            if block in indices and mine and other:
+                difference = _absolute(_mapped(maps, f"{branch} {block}", mine[index]), other[indices[block]])
                 yield Part(f"block {block}, {branch}", weights.blocks, difference)
 
 

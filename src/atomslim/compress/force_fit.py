@@ -264,7 +264,7 @@ def _linearised(small: BlockModel, rows: Rows) -> tuple[Float[Tensor, "rows d k"
             layer.requires_grad_(True)
         found = torch.cat(said(small, rows))
         roots = rows.weights.sqrt()
-        counted = [(row, place) for row, place in roots.nonzero().tolist()]
+        counted = [(row, column) for row, column in roots.nonzero().tolist()]
         made = [torch.cat(_gradient(found[at], layers), dim=1) * roots[at].to(layers[0]) for at in counted]
     finally:
         for layer, was in zip(layers, asked, strict=True):

@@ -78,7 +78,7 @@ def _fit(
     for number, (batch, topology) in enumerate(batches, start=1):
         along = random_directions(batch, count, generator)
         given, wanted = (
-            _values_and_slopes(model, place, batch, topology, along) for model, place in ((small, ours), (full, theirs))
+            _values_and_slopes(model, index, batch, topology, along) for model, index in ((small, ours), (full, theirs))
         )
         for kind in [kind for kind in given if kind in wanted]:
             both = tuple(_equations(one, two, number) for one, two in zip(given[kind], wanted[kind], strict=True))
@@ -93,15 +93,15 @@ def _fit(
 
 
 def _values_and_slopes(
-    model: BlockModel, place: int, batch: AtomsBatch, topology: Any, along: Any
+    model: BlockModel, index: int, batch: AtomsBatch, topology: Any, along: Any
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what a block takes in by kind, and its slopes, as rows of channels."""
 
     def taken(moving: AtomsBatch) -> list[Tensor]:
-        return list(model.block_inputs(moving, topology)[place].values())
+        return list(model.block_inputs(moving, topology)[index].values())
 
     with torch.no_grad():
-        values = model.block_inputs(batch, topology)[place]
+        values = model.block_inputs(batch, topology)[index]
     slopes = slopes_of(taken, model, batch, along)
     return {
         kind: (x.flatten(0, -2), torch.cat([one[at].flatten(0, -2) for one in slopes]))
@@ -130,7 +130,7 @@ def _solved(parts: list[tuple[NormalEquations, NormalEquations]]) -> tuple[Tenso
 
 def _both(parts: list[tuple[NormalEquations, NormalEquations]]) -> NormalEquations:
     """Add up values and slopes, each divided by the sum of squares of what is wanted."""
-    sums = [_sum([pair[place] for pair in parts]) for place in (0, 1)]
+    sums = [_sum([pair[index] for pair in parts]) for index in (0, 1)]
     return (
         _sum([_divided(one, one.square) for one in sums if one.square]) if any(one.square for one in sums) else sums[0]
     )

@@ -86,8 +86,8 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
         wrong = "needs calibration structures" if calibration is None else "looks at no calibration structures"
         way = f"{realign} with hand-over" if hand_over else realign
         raise ConfigError(f"re-alignment {way} {wrong}: give them with least squares, for each task")
-    places = places_of(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks)
-    small = (model.without_units(without) if without else model).with_blocks(places)
+    indices = block_indices(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks)
+    small = (model.without_units(without) if without else model).with_blocks(indices)
     entry = _entry(model, small, realign) | ({"without": list(without)} if without else {})
     if realign == "random":
         _draw_readout(small, seed)
@@ -107,8 +107,8 @@ def first_blocks(model: BlockModel, count: int) -> tuple[int, ...]:
     return model.block_ids[:count]
 
 
-def places_of(model: BlockModel, blocks: Sequence[int]) -> tuple[int, ...]:
-    """Turn numbers of the original model into places (1 … b) in this one, ascending.
+def block_indices(model: BlockModel, blocks: Sequence[int]) -> tuple[int, ...]:
+    """Turn block numbers of the original model into indices (1 … b) in this one, ascending.
 
     Raises ConfigError for the embedding, which is never removed and needs no naming, or blocks that are not there.
     """

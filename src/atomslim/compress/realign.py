@@ -17,7 +17,7 @@ structures:
 | λ | ridge | a pure number; chosen on every fourth batch, which is held out, unless given |
 
 The mean of A_kk in place of each fits unseen structures no better: as well for a model of one task, worse for one of
-eight. Every row counts alike. Middle blocks may go, too: f' then differs from f in the kept places. Needs memory for
+eight. Every row counts alike. Middle blocks may go, too: f' then differs from f in the kept columns. Needs memory for
 A, and none for the rows. Changes outputs.
 """
 

@@ -84,7 +84,7 @@ def refit(
 
 
 def _summary(part: str, sweeps: Sequence[list[tuple[float, float]]]) -> StageFit:
-    before, after = (statistics.fmean(one[place] for one in sweeps[at]) for at, place in ((0, 0), (-1, 1)))
+    before, after = (statistics.fmean(one[index] for one in sweeps[at]) for at, index in ((0, 0), (-1, 1)))
     return StageFit(part, len(sweeps[0]), before, after)
 
 

@@ -28,7 +28,7 @@ def draw(relevance: BlockScores) -> Figure:
 
 
 def _scores(axes: Axes, relevance: BlockScores, name: str) -> None:
-    places = np.arange(len(relevance.blocks))
+    positions = np.arange(len(relevance.blocks))
     if name in relevance.tasks:
         by_branch = relevance.tasks[name].gradcam
         width = 0.8 / len(by_branch)
@@ -36,29 +36,29 @@ def _scores(axes: Axes, relevance: BlockScores, name: str) -> None:
             share = score.normalised
             error = np.nan_to_num(share.deviation) / max(share.batches, 1) ** 0.5
             colour = NODE if branch == "node" else EDGE
-            at = places + (number - (len(by_branch) - 1) / 2) * width
+            at = positions + (number - (len(by_branch) - 1) / 2) * width
             axes.bar(at, share.mean, width, yerr=error, color=colour, label=branch, error_kw={"linewidth": 0.8})
     else:
-        axes.bar(places, relevance.mix("gradcam"), 0.7, color=SUM, label="node and edge")
+        axes.bar(positions, relevance.mix("gradcam"), 0.7, color=SUM, label="node and edge")
     _finish(axes, relevance, f"GradCAM, {name}", "share of the relevance")
 
 
 def _compare(axes: Axes, relevance: BlockScores) -> None:
     names = [*map(str, relevance.blocks[1:]), *relevance.units]
-    places = np.arange(1, len(names) + 1)
+    positions = np.arange(1, len(names) + 1)
     width = 0.8 / len(relevance.scores)
     for number, (name, colour) in enumerate(zip(relevance.scores, (SUM, NODE, EDGE, "#cc79a7"), strict=False)):
         finer = relevance.unit_mix(name) if name in relevance.unit_scores else np.full(len(relevance.units), np.nan)
         values = np.append(relevance.mix(name)[1:], finer)
         top = np.nanmax(np.abs(values)) or 1.0
-        at = places + (number - (len(relevance.scores) - 1) / 2) * width
+        at = positions + (number - (len(relevance.scores) - 1) / 2) * width
         axes.bar(at, values / top, width, color=colour, label=SCORES[name])
     axes.axhline(0, color="#555555", linewidth=0.6)
     _finish(axes, relevance, "all scores, mix", "score, largest = 1")
     axes.set_xlim(0.4, len(names) + 0.6)
     axes.set_ylim(top=1.4)  # room for the legend
     if relevance.units:
-        axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_xticks(positions, names, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_xlabel("block, or what is finer", fontsize=8)
         axes.axvline(len(relevance.blocks) - 0.5, color="#555555", linewidth=0.6, linestyle=":")
 

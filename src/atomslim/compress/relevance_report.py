@@ -28,7 +28,7 @@ class Relevance(Shown, BlockScores):
     def lowest(self, count: int, name: str = "gradcam") -> tuple[int, ...]:
         """Return the interaction blocks that matter least by a score, as numbers of the original model, ascending."""
         order = np.argsort(self.mix(name)[1:], kind="stable")[:count]
-        return tuple(sorted(self.blocks[1 + int(place)] for place in order))
+        return tuple(sorted(self.blocks[1 + int(index)] for index in order))
 
     @property
     def agreement(self) -> Numbers:
@@ -71,14 +71,14 @@ class Relevance(Shown, BlockScores):
         del console, options
         yield "Relevance of each block (shares of the sum over blocks; leave-out: relative change of the errors)"
         table = Table("block", *(f"{SCORES[name]}, mix" for name in self.scores), *self._task_columns())
-        for place, block in enumerate(self.blocks):
-            table.add_row(self._block_name(block), *self._cells(place))
+        for index, block in enumerate(self.blocks):
+            table.add_row(self._block_name(block), *self._cells(index))
         yield table
         if self.unit_scores:
             yield "What is finer than blocks (shares of the sum over blocks, on top of theirs)"
             finer = Table("unit", *(f"{SCORES[name]}, mix" for name in self.unit_scores))
-            for place, unit in enumerate(self.units):
-                finer.add_row(unit, *(_cell(self.unit_mix(name)[place]) for name in self.unit_scores))
+            for index, unit in enumerate(self.units):
+                finer.add_row(unit, *(_cell(self.unit_mix(name)[index]) for name in self.unit_scores))
             yield finer
         yield from self.words()
 
@@ -93,8 +93,8 @@ class Relevance(Shown, BlockScores):
             if not np.isnan(scores).all():
                 yield f"By {SCORES[name]}, {self.units[int(np.nanargmin(scores))]} matters least of what is finer."
         if len(self.blocks) > 2:
-            for place, name in enumerate(self.scores[1:], start=1):
-                yield f"Rank correlation of {SCORES[name]} with GradCAM: {self.agreement[0, place]:+.2f}"
+            for index, name in enumerate(self.scores[1:], start=1):
+                yield f"Rank correlation of {SCORES[name]} with GradCAM: {self.agreement[0, index]:+.2f}"
 
     def parts(self) -> Iterator[str]:
         """Give the figure and the table of scores."""
@@ -103,24 +103,24 @@ class Relevance(Shown, BlockScores):
 
         yield picture(draw(self), "Shares of the sum over blocks.")
         columns = ("block", *(f"{SCORES[name]}, mix" for name in self.scores), *self._task_columns())
-        rows = tuple((self._block_name(block), *self._cells(place)) for place, block in enumerate(self.blocks))
+        rows = tuple((self._block_name(block), *self._cells(index)) for index, block in enumerate(self.blocks))
         yield TextTable("", "", columns, rows).body()
 
     def _task_columns(self) -> list[str]:
         return [f"{task}, {branch}" for task, scores in self.tasks.items() for branch in scores.gradcam]
 
-    def _cells(self, place: int) -> list[str]:
-        mix = [self.mix(name)[place] for name in self.scores]
+    def _cells(self, index: int) -> list[str]:
+        mix = [self.mix(name)[index] for name in self.scores]
         cells = [_cell(value) for value in mix]
         for scores in self.tasks.values():
             for score in scores.gradcam.values():
                 share = score.normalised
-                spread = "" if np.isnan(share.deviation[place]) else f" ± {share.deviation[place]:.3f}"
-                cells.append(f"{share.mean[place]:.3f}{spread}")
+                spread = "" if np.isnan(share.deviation[index]) else f" ± {share.deviation[index]:.3f}"
+                cells.append(f"{share.mean[index]:.3f}{spread}")
         return cells
 
-    def _unit_cells(self, place: int) -> list[str]:
-        return [_cell(self.unit_mix(name)[place]) if name in self.unit_scores else "" for name in self.scores]
+    def _unit_cells(self, index: int) -> list[str]:
+        return [_cell(self.unit_mix(name)[index]) if name in self.unit_scores else "" for name in self.scores]
 
     def _units_dict(self) -> dict[str, Any]:
         return {"names": list(self.units), "mix": {name: _plain(self.unit_mix(name)) for name in self.unit_scores}}

@@ -52,11 +52,11 @@ def random_directions(
     device = batch.positions.device
     return [
         Direction(
-            torch.cat([moves[place] for moves, _, _ in parts]).to(device),
-            torch.stack([strains[place] for _, strains, _ in parts]).to(device),
-            torch.stack([weights[place] for _, _, weights in parts]).to(device),
+            torch.cat([moves[index] for moves, _, _ in parts]).to(device),
+            torch.stack([strains[index] for _, strains, _ in parts]).to(device),
+            torch.stack([weights[index] for _, _, weights in parts]).to(device),
         )
-        for place in range(count)
+        for index in range(count)
     ]
 
 
@@ -130,8 +130,8 @@ def _of_structure(
 def _strains() -> Float[Tensor, "6 3 3"]:
     """Return the six symmetric strains of a cell, each of norm 1."""
     found = torch.zeros(6, 3, 3, dtype=torch.float64)
-    for place, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
-        found[place, i, j] = found[place, j, i] = 1.0 if i == j else 0.5**0.5
+    for index, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+        found[index, i, j] = found[index, j, i] = 1.0 if i == j else 0.5**0.5
     return found
 
 

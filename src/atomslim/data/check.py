@@ -233,7 +233,7 @@ def _report_labels(report: Report, seen: _Seen, samples: Iterable[Sample]) -> No
 
 def _report_structures(report: Report, seen: _Seen) -> None:
     if seen.bad:
-        report.add("problem", "impossible values", f"in {len(seen.bad)} places, first {seen.bad[0]}")
+        report.add("problem", "impossible values", f"in {len(seen.bad)} structures, first {seen.bad[0]}")
     else:
         report.add(
             "ok", "impossible values", "none: all numbers are finite, all elements known, all cells have a volume"

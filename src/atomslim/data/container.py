@@ -161,7 +161,7 @@ class Container:
             self[number]
 
     def __getstate__(self) -> Path:
-        """Pickle the place only: another process maps the file itself."""
+        """Pickle the path only: another process maps the file itself."""
         return self.path
 
     def __setstate__(self, path: Path) -> None:
@@ -207,7 +207,7 @@ def whole_folder(path: Path) -> Path:
 
 
 def _read_front(path: Path, file: BinaryIO) -> tuple[int, bytes, bytes, int]:
-    """Read and check everything before the records: count, JSON, index, place of the first record."""
+    """Read and check everything before the records: count, JSON, index, offset of the first record."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size or not head.startswith(_MAGIC):
         raise DataError(f"{path}: is not a container of samples, or is cut off: {_REMEDY}")
@@ -248,10 +248,10 @@ def _what_is_lost(table: bytes, count: int, present: int) -> str:
 
 def _parse_index(table: bytes, count: int, extra: Sequence[str]) -> Index:
     columns: dict[str, NDArray[Any]] = {}
-    place = 0
+    offset = 0
     for name, kind in [*_COLUMNS.items(), *((name, "<f8") for name in extra)]:
-        columns[name] = np.frombuffer(table, kind, count, place)
-        place += columns[name].nbytes + -columns[name].nbytes % 8
+        columns[name] = np.frombuffer(table, kind, count, offset)
+        offset += columns[name].nbytes + -columns[name].nbytes % 8
     known = {name: columns.pop(name) for name in _COLUMNS}
     return Index(**known, extra=columns)
 
@@ -299,11 +299,11 @@ def contents(files: Sequence[Path]) -> str:
 def require_current(container: Container, source: Path | None = None) -> None:
     """Raise DataError if the files that a container was made from are there and have changed since.
 
-    `source` is their place; without it they are looked for where the container says that they were, beside it. They are
-    read again only if the system says that one of them changed after the container was written.
+    `source` is where they are; without it, they are looked for beside the container, where it says that
+    they were. They are read again only if the system says that one of them changed after the container was written.
     """
-    noted, place = container.metadata.get("contents"), container.metadata.get("place")
-    path = container.path.parent / str(place) if source is None and place else source
+    noted, recorded = container.metadata.get("contents"), container.metadata.get("place")
+    path = container.path.parent / str(recorded) if source is None and recorded else source
     if noted is None or path is None or not path.exists() or path == container.path:
         return
     files = source_files(path)

@@ -1,6 +1,6 @@
 """Downloads that go on where they broke off, and count only when their checksum is right.
 
-A file grows as `<name>.part` beside its final place, and is moved there once its size and checksum are right. Beside it
+A file grows as `<name>.part` beside its final path, and is moved there once its size and checksum are right. Beside it
 lies `<name>.part.json`: which version of the file it is a part of, so that parts of two versions are never mixed. Where
 the source publishes no checksum, the one found is written to `<name>.sha256`, so that later damage shows.
 """

@@ -40,12 +40,12 @@ class Batch:
     |---|---|---|
     | atoms | | the structures, float64 |
     | tasks | b names | task of each structure |
-    | task_index | (b,) | the same as its place in the mixture |
+    | task_index | (b,) | index of its task in the mixture |
     | targets | energy and scalars (b,), forces (n, 3), stress (b, 3, 3), hessian (n, 6) | float64; NaN: none |
     | present | (b,) for each target | whether the structure has it (and its task asks for it) |
     | names | b names | file and record of each structure, for messages |
     | topology | | what the topology builder made, or None |
-    | plan | | place in the epoch, number of structures over all processes; None for a batch made by hand |
+    | plan | | position in the epoch, number of structures over all processes; None for a batch made by hand |
 
     All targets of the mixture are keys of every batch, even where none of its structures has them.
     """
@@ -125,7 +125,7 @@ class BatchLoader:
         )
 
     def __len__(self) -> int:
-        """Number of batches of the present epoch, those before a resumed place included."""
+        """Number of batches of the present epoch, those before a resumed position included."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -163,7 +163,7 @@ class BatchLoader:
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place after the last batch handed out."""
+        """Return the position after the last batch handed out."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def collate(
 
     """
     atoms = to_batch(samples)
-    places = {name: place for place, name in enumerate(targets)}
+    indices = {name: index for index, name in enumerate(targets)}
     wanted = dict.fromkeys(name for names in targets.values() for name in names)
     values, present = {}, {}
     for name in wanted:
@@ -205,7 +205,7 @@ def collate(
     return Batch(
         atoms=atoms,
         tasks=tuple(tasks),
-        task_index=torch.tensor([places[task] for task in tasks]),
+        task_index=torch.tensor([indices[task] for task in tasks]),
         targets=values,
         present=present,
         names=tuple(sample.name for sample in samples),
@@ -231,13 +231,13 @@ class _Batches(Dataset["Batch | _Packed | AtomslimError"]):
 
     def _made(self, plan: BatchPlan) -> Batch:
         located = [self._mixture.locate(number) for number in plan.numbers.tolist()]
-        samples = [self._mixture.tasks[task][place] for task, place in located]
+        samples = [self._mixture.tasks[task][index] for task, index in located]
         tasks = [self._mixture.names[task] for task, _ in located]
         return collate(samples, tasks, self._targets, self._topology, plan)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Span:
     """Where a tensor lies in a buffer."""
 
     start: int
@@ -248,7 +248,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Packed:
-    """A batch whose tensors lie in one buffer, with places where they were.
+    """A batch whose tensors lie in one buffer, with spans where they were.
 
     Each tensor on its own costs a file descriptor and a round trip between processes, of which there are some thirty
     in a batch: many workers would run out of descriptors.
@@ -262,21 +262,21 @@ class _Packed:
         parts: list[Tensor] = []
         end = 0
 
-        def put(tensor: Tensor) -> _Place:
+        def put(tensor: Tensor) -> _Span:
             nonlocal end
             raw = tensor.contiguous().reshape(-1).view(torch.uint8)
             start = end
             end += len(raw) + -len(raw) % _ALIGNMENT
             parts.extend((raw, raw.new_zeros(end - start - len(raw))))
-            return _Place(start, start + len(raw), tensor.dtype, tensor.shape)
+            return _Span(start, start + len(raw), tensor.dtype, tensor.shape)
 
-        places = _mapped(batch, Tensor, put)
-        return cls(torch.cat(parts), places)
+        spans = _mapped(batch, Tensor, put)
+        return cls(torch.cat(parts), spans)
 
     def unpack(self) -> Batch:
         """Return the batch, its tensors views of the buffer."""
         return _mapped(
-            self.batch, _Place, lambda place: self.buffer[place.start : place.end].view(place.dtype).view(place.shape)
+            self.batch, _Span, lambda span: self.buffer[span.start : span.end].view(span.dtype).view(span.shape)
         )
 
     def pin_memory(self) -> "_Packed":
@@ -332,13 +332,13 @@ def _side_by_side(name: str, labels: Sequence[NDArray[np.float64] | None], sampl
 
 
 def _topology(builder: TopologyBuilder, atoms: AtomsBatch, tasks: Sequence[str], samples: Sequence[Sample]) -> Any:
-    """Build the graphs; where a structure is refused, find out which, for a place in a batch says little."""
+    """Build the graphs; where a structure is refused, find out which, since an index within a batch says little."""
     try:
         return builder(atoms, tasks)
     except StructureError:
-        for place, (task, sample) in enumerate(zip(tasks, samples, strict=True)):
+        for index, (task, sample) in enumerate(zip(tasks, samples, strict=True)):
             try:
-                builder(atoms.structure(place), [task])
+                builder(atoms.structure(index), [task])
             except StructureError as error:
-                raise StructureError(f"{sample.name or f'structure {place}'}: {error}") from error
+                raise StructureError(f"{sample.name or f'structure {index}'}: {error}") from error
         raise

@@ -11,8 +11,8 @@
 | m_t | counts | structures of task t in one epoch: p_t · Σ_s n_s, rounded so that their sum stays |
 
 Shares are met exactly, not by chance: a task hands out one shuffled pass over its structures after the other, and epoch
-e takes the places e · m_t to (e + 1) · m_t of them. So no structure is drawn twice before all others of its task were
-drawn once, over the epochs too, and any epoch can be made without those before it.
+e takes the positions e · m_t to (e + 1) · m_t of them. So no structure is drawn twice before all others of its task
+were drawn once, over the epochs too, and any epoch can be made without those before it.
 
 Nothing here reads a structure: numbers of atoms are enough.
 """
@@ -80,9 +80,9 @@ class TaskData:
         """Number of structures."""
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> Sample:
-        """Read the structure at a place of `numbers`."""
-        return self.dataset[int(self.numbers[place])]
+    def __getitem__(self, index: int) -> Sample:
+        """Read the structure at an index of `numbers`."""
+        return self.dataset[int(self.numbers[index])]
 
     @cached_property
     def numbers(self) -> IntArray:
@@ -110,8 +110,8 @@ class TaskData:
             return
         unseen, zero = set(self.targets), set[str]()
         others: set[str] = set()
-        for place in range(len(self)):
-            sample = self[place]
+        for index in range(len(self)):
+            sample = self[index]
             labels = {name: values for name, values in sample.targets.items() if sample.label(name) is not None}
             others |= labels.keys()
             zero |= unseen & labels.keys()
@@ -173,15 +173,15 @@ class Mixture:
         return np.concatenate([task.costs for task in self.tasks])
 
     def locate(self, number: int) -> tuple[int, int]:
-        """Return the task (its place in `tasks`) of a structure, and the structure's place in this task."""
+        """Return the task of a structure, as an index into `tasks`, and the structure's index within this task."""
         task = int(np.searchsorted(self.starts, number, side="right")) - 1
         return task, number - int(self.starts[task])
 
     def epoch(self, epoch: int, seed: int) -> IntArray:
         """Return the structures of an epoch in their order, shape (structures,)."""
         drawn = [
-            start + _from_stream(len(data), int(count), epoch, (seed, _STREAM, place))
-            for place, (start, data, count) in enumerate(zip(self.starts, self.tasks, self.counts, strict=False))
+            start + _from_stream(len(data), int(count), epoch, (seed, _STREAM, index))
+            for index, (start, data, count) in enumerate(zip(self.starts, self.tasks, self.counts, strict=False))
         ]
         return np.random.RandomState([seed, _EPOCH, epoch]).permutation(np.concatenate(drawn))
 
@@ -274,7 +274,7 @@ class BatchSampler(Sampler[BatchPlan]):
         self.set_epoch(self._epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the training run, and what it is a place of."""
+        """Return the position in the training run, and which mixture it belongs to."""
         return {"epoch": self._epoch, "position": self._position, "of": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -365,22 +365,22 @@ def cut(costs: IntArray, batch_size: int | None, max_cost: int | None, *, at_lea
 def equal_parts(costs: IntArray, parts: int) -> list[IntArray]:
     """Share structures out so that the parts cost about the same: the dearest first, each to the cheapest part so far.
 
-    Returns the places of each part's structures, ascending. No part costs more than the mean and the dearest structure
+    Returns the indices of each part's structures, ascending. No part costs more than the mean and the dearest structure
     together; with at least as many structures as parts, none is empty (Graham 1969).
     """
     if parts == 1:
         return [np.arange(len(costs), dtype=np.int64)]
     members: list[list[int]] = [[] for _ in range(parts)]
     loads = [(0, part) for part in range(parts)]
-    for place in np.argsort(-costs, kind="stable").tolist():
+    for index in np.argsort(-costs, kind="stable").tolist():
         load, part = loads[0]
-        members[part].append(place)
-        heapq.heapreplace(loads, (load + int(costs[place]), part))
+        members[part].append(index)
+        heapq.heapreplace(loads, (load + int(costs[index]), part))
     return [np.array(sorted(member), dtype=np.int64) for member in members]
 
 
 def _from_stream(size: int, count: int, epoch: int, seed: tuple[int, ...]) -> IntArray:
-    """Take the places epoch · count to (epoch + 1) · count of endless shuffled passes over `size` structures."""
+    """Take the positions epoch · count to (epoch + 1) · count of endless shuffled passes over `size` structures."""
     start, end = epoch * count, (epoch + 1) * count
     passes = range(start // size, math.ceil(end / size))
     drawn = np.concatenate([np.random.RandomState([*seed, number]).permutation(size) for number in passes])

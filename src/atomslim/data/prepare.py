@@ -68,7 +68,7 @@ def prepare(
 
     Raises:
         DataError: the files are not there, are broken, or hold another number of structures than they say.
-        ConfigError: no place for the output is named, it is a file of the source or one that was not made from it, or
+        ConfigError: no output is named, it is a file of the source or one that was not made from it, or
             another process is making this container.
         OSError: the disk is full.
 
@@ -188,7 +188,7 @@ def _require_own(target: Path, metadata: Mapping[str, Any]) -> None:
 def _metadata(source: Source, target: Path, *, edges: bool) -> dict[str, Any]:
     """What a container says of itself; nothing that depends on the machine or the time."""
     info, files = source.info, source_files(source.path)
-    place = os.path.relpath(source.path.resolve(), target.parent.resolve())
+    relative = os.path.relpath(source.path.resolve(), target.parent.resolve())
     return {
         "dataset": f"{source.reader}:{source.variant.name}".rstrip(":"),
         "title": info.title,
@@ -199,7 +199,7 @@ def _metadata(source: Source, target: Path, *, edges: bool) -> dict[str, Any]:
         "source": [[path.name, path.stat().st_size] for path in files][:1000],
         "fingerprint": _fingerprint(source.path),
         "contents": contents(files),
-        "place": None if place.startswith("..") else place,
+        "place": None if relative.startswith("..") else relative,
         "edges": {"cutoff": info.cutoff, "neighbours": info.neighbours} if edges else None,
     }
 

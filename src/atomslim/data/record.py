@@ -31,7 +31,7 @@ _PBC = [np.array([bits & 1, bits & 2, bits & 4], dtype=np.bool_) for bits in ran
 
 
 def encode(sample: Sample) -> bytes:
-    """Give the bytes of a sample, a multiple of 8; raises DataError for what has no place in a record."""
+    """Give the bytes of a sample, a multiple of 8; raises DataError for what a record cannot hold."""
     texts = [text.encode() for text in (_layout(sample), sample.name, sample.group)]
     _require_encodable(sample, texts)
     flags = sum(1 << axis for axis in range(3) if sample.pbc[axis])
@@ -54,13 +54,13 @@ def encode(sample: Sample) -> bytes:
 def decode(record: memoryview) -> Sample:
     """Make a sample of the bytes of a record; its arrays are its own."""
     natoms, layout_length, name_length, group_length, flags = _HEAD.unpack_from(record)
-    place = _HEAD.size + layout_length + name_length + group_length
-    layout, name, group = _split(bytes(record[_HEAD.size : place]), layout_length, name_length)
-    numbers = np.frombuffer(record, np.uint8, natoms, place).astype(np.int64)
-    place += natoms
-    tags, place = _optional(record, flags & _TAGS, np.int8, natoms, place)
-    fixed, place = _optional(record, flags & _FIXED, np.uint8, natoms, place)
-    floats = np.frombuffer(record, "<f8", -1, place + -place % 8).astype(np.float64)  # one copy for all of them
+    offset = _HEAD.size + layout_length + name_length + group_length
+    layout, name, group = _split(bytes(record[_HEAD.size : offset]), layout_length, name_length)
+    numbers = np.frombuffer(record, np.uint8, natoms, offset).astype(np.int64)
+    offset += natoms
+    tags, offset = _optional(record, flags & _TAGS, np.int8, natoms, offset)
+    fixed, offset = _optional(record, flags & _FIXED, np.uint8, natoms, offset)
+    floats = np.frombuffer(record, "<f8", -1, offset + -offset % 8).astype(np.float64)  # one copy for all of them
     start = 3 * natoms
     positions = floats[:start].reshape(natoms, 3)
     cell = np.zeros((3, 3))
@@ -114,11 +114,11 @@ def _split(texts: bytes, layout_length: int, name_length: int) -> tuple[str, str
 
 
 def _optional(
-    record: memoryview, flag: int, kind: type[np.int8 | np.uint8], natoms: int, place: int
+    record: memoryview, flag: int, kind: type[np.int8 | np.uint8], natoms: int, offset: int
 ) -> tuple[NDArray[np.int8 | np.uint8] | None, int]:
     if not flag:
-        return None, place
-    return np.frombuffer(record, kind, natoms, place), place + natoms
+        return None, offset
+    return np.frombuffer(record, kind, natoms, offset), offset + natoms
 
 
 def _layout(sample: Sample) -> str:
@@ -142,14 +142,14 @@ def _parse(layout: str, natoms: int) -> tuple[tuple[str, tuple[int, ...], int], 
 
 
 def _require_encodable(sample: Sample, texts: list[bytes]) -> None:
-    place = sample.name or "structure"
+    label = sample.name or "structure"
     if max(map(len, texts)) > _LONGEST_TEXT:
-        raise DataError(f"{place[:80]}: a name, a group or the names of the targets are too long: shorten them")
+        raise DataError(f"{label[:80]}: a name, a group or the names of the targets are too long: shorten them")
     if any(";" in key or not key for key in sample.targets):
         raise DataError(
-            f"{place}: the target names {list(sample.targets)} may not contain ';' or be empty: rename them"
+            f"{label}: the target names {list(sample.targets)} may not contain ';' or be empty: rename them"
         )
     for field, low, high in (("numbers", 0, 255), ("tags", -128, 127)):
         values = getattr(sample, field)
         if len(values) and (values.min() < low or values.max() > high):
-            raise DataError(f"{place}: {field} lie outside {low} to {high}: check the file")
+            raise DataError(f"{label}: {field} lie outside {low} to {high}: check the file")

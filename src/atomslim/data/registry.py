@@ -3,7 +3,7 @@
 | name | means |
 |---|---|
 | `rmd17:aspirin` | a variant of a dataset, its files at `<root>/rmd17/…` as `atomslim data download` puts them |
-| `rmd17:aspirin@file.npz` | the same, its file or folder at a place of the user's own |
+| `rmd17:aspirin@file.npz` | the same, read from a file or folder of your own |
 | `xyz:water.extxyz` | any file of structures; `ase:`, `db:`, `aselmdb:` mean the same |
 | `water.extxyz` | the same, where a file of this name is there |
 | `water.samples` | a container of ours |
@@ -67,11 +67,11 @@ class Source:
         What a reader notices beside the labels goes to ``remarks``.
         """
         require_files(self)
-        place = part or self.path
+        source = part or self.path
         noting = _optional(self.reader, "read_noting", None)
         if remarks is not None and noting is not None:
-            return noting(remarks, place, self.variant.name, **self.options)
-        return reader_of(self.reader).read(place, self.variant.name, **self.options)
+            return noting(remarks, source, self.variant.name, **self.options)
+        return reader_of(self.reader).read(source, self.variant.name, **self.options)
 
     def count(self) -> int | None:
         """Count the structures, if the reader can do that cheaply."""
@@ -111,17 +111,17 @@ def resolve(name: str, root: str | os.PathLike[str] | None = None, options: dict
     given = dict(options or {})
     if first in FILE_PREFIXES and rest:
         return _file(name, Path(rest), given)
-    text, _, place = name.partition("@")
+    text, _, location = name.partition("@")
     prefix, _, variant_name = text.partition(":")
     if name not in names() and Path(name).exists():
         return _file(name, Path(name), given)
     if prefix not in names() and (os.sep in name or Path(name).suffix):
         raise DataError(f"{name}: there is no such file: check the path")
     found = info(prefix)
-    variant = _variant(found, variant_name, optional=bool(place))
+    variant = _variant(found, variant_name, optional=bool(location))
     folder = data_root(root) / found.name
-    prepared = None if place else folder / f"{variant.name or found.name}{SUFFIX}"
-    path = Path(place).expanduser() if place else folder / variant.path
+    prepared = None if location else folder / f"{variant.name or found.name}{SUFFIX}"
+    path = Path(location).expanduser() if location else folder / variant.path
     return Source(name, prefix, found, variant, path, prepared, _checked(prefix, given))
 
 

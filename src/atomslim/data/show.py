@@ -146,8 +146,8 @@ class Statistics:
 
     def _median_force(self) -> float:
         share = np.cumsum(self.force_lengths) / self.force_lengths.sum()
-        place = int(np.searchsorted(share, 0.5))
-        return float(np.sqrt(FORCE_EDGES[place] * FORCE_EDGES[place + 1]))
+        index = int(np.searchsorted(share, 0.5))
+        return float(np.sqrt(FORCE_EDGES[index] * FORCE_EDGES[index + 1]))
 
 
 def statistics(dataset: Dataset, limit: int | None = None) -> Statistics:

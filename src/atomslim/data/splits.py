@@ -97,7 +97,7 @@ class Split(BaseModel):
             return self
         chosen = evenly(len(self.train), count)
         recipe = f"{self.recipe}; {count} of {len(self.train)} for training, evenly"
-        return self.model_copy(update={"recipe": recipe, "train": tuple(self.train[place] for place in chosen)})
+        return self.model_copy(update={"recipe": recipe, "train": tuple(self.train[index] for index in chosen)})
 
     def require(self, count: int, name: str) -> None:
         """Raise ConfigError unless the dataset `name` has as many structures as the split was made for."""
@@ -229,9 +229,9 @@ def by_scaffold(groups: Sequence[str], train: float, validation: float) -> Split
     sets: list[list[Indices]] = [[], [], []]
     filled = [0, 0, 0]
     for group in sorted(members, key=lambda one: (len(one), one[0]), reverse=True):
-        place = next((place for place in (0, 1) if sum(filled[: place + 1]) + len(group) <= sum(sizes[: place + 1])), 2)
-        sets[place].append(group)
-        filled[place] += len(group)
+        index = next((index for index in (0, 1) if sum(filled[: index + 1]) + len(group) <= sum(sizes[: index + 1])), 2)
+        sets[index].append(group)
+        filled[index] += len(group)
     found = [np.concatenate([np.empty(0, dtype=np.int64), *parts]) for parts in sets]
     if not filled[0]:
         raise ConfigError("every scaffold has more structures than the training set may have: use a random split")
@@ -273,14 +273,14 @@ def _kfold(count: int, fold: int) -> Indices:
 def _stratified(labels: NDArray[Any], fold: int) -> Indices:
     """Deal the structures of each class, classes by first appearance, out to five folds in a shuffled order."""
     _, first, member = np.unique(labels, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))[member]
-    ordered, random = np.sort(place), np.random.RandomState(MATBENCH_SEED)
+    rank = np.argsort(np.argsort(first))[member]
+    ordered, random = np.sort(rank), np.random.RandomState(MATBENCH_SEED)
     share = np.array([np.bincount(ordered[start::5], minlength=len(first)) for start in range(5)])
     folds = np.empty(len(labels), dtype=np.int64)
     for one in range(len(first)):
         dealt = np.arange(5).repeat(share[:, one])
         random.shuffle(dealt)
-        folds[place == one] = dealt
+        folds[rank == one] = dealt
     return np.flatnonzero(folds == fold)
 
 

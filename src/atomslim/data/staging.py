@@ -313,12 +313,12 @@ def _records(folder: Path, number: int, extra: Iterable[str]) -> Iterator[memory
     path = part_paths(folder, number)[0]
     start = 0
     with _mapped(path) as data:
-        for place, row in enumerate(_read_rows(folder, number, extra)):
+        for index, row in enumerate(_read_rows(folder, number, extra)):
             end = start + int(row["length"])
             with data[start:end] as record:
                 if zlib.crc32(record) != row["crc"]:
                     raise DataError(
-                        f"{path}: record {place} (counting from 0) is broken: remove {folder} and begin again"
+                        f"{path}: record {index} (counting from 0) is broken: remove {folder} and begin again"
                     )
                 yield record
             start = end

@@ -117,6 +117,6 @@ def described(found: Survey, dataset: object) -> Survey:
 
 
 def _count_layouts(found: Survey, container: Container, numbers: Sequence[int] | NDArray[np.int64]) -> None:
-    for place in evenly(len(numbers), MOST):
+    for index in evenly(len(numbers), MOST):
         found.structures += 1
-        found.counts.update(container.labels_of(int(numbers[place])))
+        found.counts.update(container.labels_of(int(numbers[index])))

@@ -6,7 +6,7 @@ with the name in the message. Tensors and arrays come out as numpy arrays, graph
 
 Tensors inside such pickles are pickles again: `torch.storage._load_from_bytes` loads them, and torch's own function
 would run whatever is hidden there. Ours reads them as a file of `torch.save`, unless they are byte for byte what it
-writes for a storage: then the numbers are taken from their place, ten times as fast.
+writes for a storage: then the numbers are read directly from there, ten times as fast.
 """
 
 import math
@@ -104,7 +104,7 @@ def _load_storage(content: object) -> NDArray[Any]:
         return numbers
     storage = parse_pt(content)
     if not isinstance(storage, Storage):
-        raise pickle.UnpicklingError("something else in the place of a storage")
+        raise pickle.UnpicklingError("something else where a storage is expected")
     array: NDArray[Any] = storage.numbers().numpy()
     return array
 
@@ -165,12 +165,12 @@ def load(path: str | os.PathLike[str]) -> Any:
     return loads(content, str(path))
 
 
-def loads(content: bytes, place: str) -> Any:
+def loads(content: bytes, location: str) -> Any:
     """Return what a pickle holds; nothing in it is executed and nothing that it names is imported.
 
     Raises:
         DataError: a name that graph datasets do not need (nothing has been run then), or a pickle that is cut off,
-            damaged, or asks for more memory than its length explains; names `place`.
+            damaged, or asks for more memory than its length explains; names `location`.
 
     """
     try:
@@ -178,28 +178,28 @@ def loads(content: bytes, place: str) -> Any:
     except RefusedError as error:
         name = printable(" ".join(str(error).split()))[:200]
         raise DataError(
-            f"{place}: refused, as it names {name}, which no graph dataset needs; nothing was run: "
+            f"{location}: refused, as it names {name}, which no graph dataset needs; nothing was run: "
             "get the file from its original source"
         ) from error
     # a damaged pickle can raise anything
     except Exception as error:
-        raise DataError(f"{place}: cut off or damaged ({one_line(error)}): download it again") from error
+        raise DataError(f"{location}: cut off or damaged ({one_line(error)}): download it again") from error
 
 
-def graph_fields(graph: object, place: str) -> dict[str, Any]:
-    """Give the fields of an unpickled graph object; raises DataError, naming `place`, for anything else."""
+def graph_fields(graph: object, location: str) -> dict[str, Any]:
+    """Give the fields of an unpickled graph object; raises DataError, naming `location`, for anything else."""
     if not isinstance(graph, Graph):
-        raise DataError(f"{place}: holds a {_kind(graph)} where a graph object is expected: check the file")
+        raise DataError(f"{location}: holds a {_kind(graph)} where a graph object is expected: check the file")
     try:
         return graph.fields()
     except pickle.UnpicklingError as error:
-        raise DataError(f"{place}: {error}: download the file again") from error
+        raise DataError(f"{location}: {error}: download the file again") from error
 
 
-def plain_dictionary(content: object, place: str) -> Mapping[Any, Any]:
-    """Give an unpickled dictionary with its arrays; raises DataError, naming `place`, for anything else."""
+def plain_dictionary(content: object, location: str) -> Mapping[Any, Any]:
+    """Give an unpickled dictionary with its arrays; raises DataError, naming `location`, for anything else."""
     if not isinstance(content, dict):
-        raise DataError(f"{place}: holds a {_kind(content)} where a dictionary is expected: check the file")
+        raise DataError(f"{location}: holds a {_kind(content)} where a dictionary is expected: check the file")
     return {key: plain(value) for key, value in content.items()}
 
 

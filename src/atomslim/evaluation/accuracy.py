@@ -50,16 +50,16 @@ class Accuracy:
         predicted: Mapping[str, Tensor],
         labels: Mapping[str, Tensor],
         atoms: AtomsBatch,
-        places: Sequence[str] = (),
+        locations: Sequence[str] = (),
     ) -> None:
         """Compare the predictions of one batch, in physical units, with its labels: what both have, by name.
 
         Labels that are missing (NaN) are left out; a prediction that is not finite makes the error so, too. Raises
-        DataError, with the structure's name in ``places``, for a label of yes or no that is neither 0 nor 1.
+        DataError, with the structure's name in ``locations``, for a binary label that is neither 0 nor 1.
         """
         for name in predicted.keys() & labels.keys():
             if name in self.labels:
-                self._add_class(name, predicted[name], labels[name], places)
+                self._add_class(name, predicted[name], labels[name], locations)
                 continue
             known = torch.isfinite(labels[name])
             error = predicted[name].detach().double() - labels[name].double()
@@ -75,9 +75,9 @@ class Accuracy:
         new = torch.stack([error.abs().sum(), error.square().sum(), error.new_tensor(float(error.numel()))]).cpu()
         self.sums[name] = self.sums[name] + new if name in self.sums else new
 
-    def _add_class(self, name: str, predicted: Tensor, label: Tensor, places: Sequence[str]) -> None:
+    def _add_class(self, name: str, predicted: Tensor, label: Tensor, locations: Sequence[str]) -> None:
         wanted = label.double().cpu()
-        require_labels(wanted.numpy(), name, places)
+        require_labels(wanted.numpy(), name, locations)
         known = torch.isfinite(wanted)
         pairs = torch.stack([predicted.detach().double().cpu(), wanted], dim=-1)[known]
         self.classes.setdefault(name, []).append(pairs)

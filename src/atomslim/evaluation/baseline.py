@@ -45,8 +45,8 @@ class Baseline:
         """Take in the labels of a batch; missing ones are NaN."""
         zeros = {name: torch.zeros_like(label) for name, label in labels.items() if label.dim() > 1}
         self._nothing.add(zeros, labels, atoms)
-        place = atoms.batch * _SIZE + atoms.numbers
-        counts = torch.bincount(place, minlength=atoms.num_structures * _SIZE).reshape(-1, _SIZE)
+        index = atoms.batch * _SIZE + atoms.numbers
+        counts = torch.bincount(index, minlength=atoms.num_structures * _SIZE).reshape(-1, _SIZE)
         compositions = counts.double().cpu().numpy()
         for name, label in labels.items():
             if label.dim() == 1:

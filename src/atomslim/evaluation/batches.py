@@ -45,7 +45,7 @@ def spread_out(dataset: Dataset, limit: int | None) -> list[Sample]:
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}: give the number of structures to read, 1 or more")
     count = len(dataset)
-    return [dataset[place] for place in evenly(count, count if limit is None else limit)]
+    return [dataset[index] for index in evenly(count, count if limit is None else limit)]
 
 
 def batches(model: BlockModel, task: str, samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:

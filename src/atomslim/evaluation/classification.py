@@ -146,9 +146,9 @@ def shown(value: float | None) -> str:
 
 def roc_auc(probabilities: Numbers, labels: Numbers) -> float:
     """Return the area under the receiver's operating characteristic by ranks (Mann and Whitney)."""
-    values, place, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    values, inverse, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
     del values
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     positives = labels.sum()
     negatives = len(labels) - positives
     return float((ranks[labels > 0.5].sum() - positives * (positives + 1) / 2) / (positives * negatives))
@@ -156,9 +156,9 @@ def roc_auc(probabilities: Numbers, labels: Numbers) -> float:
 
 def average_precision(probabilities: Numbers, labels: Numbers) -> float:
     """Return Σ (R_k − R_k−1) P_k over the values of the probability, from the highest down."""
-    values, place = np.unique(-probabilities, return_inverse=True)
-    found = np.cumsum(np.bincount(place, weights=labels, minlength=len(values)))
-    taken = np.cumsum(np.bincount(place, minlength=len(values)))
+    values, inverse = np.unique(-probabilities, return_inverse=True)
+    found = np.cumsum(np.bincount(inverse, weights=labels, minlength=len(values)))
+    taken = np.cumsum(np.bincount(inverse, minlength=len(values)))
     recall = found / labels.sum()
     return float((np.diff(recall, prepend=0.0) * found / taken).sum())
 
@@ -203,15 +203,15 @@ def undefined(found: dict[str, Errors]) -> list[str]:
     ]
 
 
-def require_labels(labels: ArrayLike, name: str, places: Sequence[str]) -> None:
-    """Raise DataError, naming the place, for a label that is neither 0 nor 1 nor missing (NaN)."""
+def require_labels(labels: ArrayLike, name: str, locations: Sequence[str]) -> None:
+    """Raise DataError, naming the structure, for a label that is neither 0 nor 1 nor missing (NaN)."""
     values = np.asarray(labels, dtype=np.float64)
     wrong = np.flatnonzero(np.isfinite(values) & (values != 0) & (values != 1) | np.isinf(values))
     if wrong.size:
         first = int(wrong[0])
         raise DataError(
-            f"{places[first] if places else f'structure {first}'}: {name} is {values[first]:g}, and a label is 0 or 1 "
-            "(or missing): mend it, or learn it as a number (kind: scalar)"
+            f"{locations[first] if locations else f'structure {first}'}: {name} is {values[first]:g}, and a label "
+            "is 0 or 1 (or missing): mend it, or learn it as a number (kind: scalar)"
         )
 
 

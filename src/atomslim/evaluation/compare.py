@@ -166,12 +166,12 @@ def _loaded(models: Models) -> dict[str, BlockModel]:
 def named(models: Sequence[Named]) -> dict[str, Named]:
     """Name models by their files: best, or kd/best where several are called best, or best (2) for the very same."""
     paths = [None if isinstance(model, BlockModel) else Path(model).absolute() for model in models]
-    stems = [f"model {place}" if path is None else _stem(path) for place, path in enumerate(paths, start=1)]
+    stems = [f"model {number}" if path is None else _stem(path) for number, path in enumerate(paths, start=1)]
     found: dict[str, Named] = {}
-    for place, (model, path, stem) in enumerate(zip(models, paths, stems, strict=True), start=1):
+    for number, (model, path, stem) in enumerate(zip(models, paths, stems, strict=True), start=1):
         homes = {other.parent for other in paths if other is not None and other.stem == stem}
         name = f"{path.parent.name}/{stem}" if path is not None and len(homes) > 1 else stem
-        found[f"{name} ({place})" if name in found else name] = model
+        found[f"{name} ({number})" if name in found else name] = model
     return found
 
 

@@ -68,12 +68,12 @@ def _label(axes: Axes, points: list[tuple[float, float, str]]) -> None:
     """Write names beside points, towards the middle of the figure and in turn above and below, so that few collide."""
     costs = [cost for cost, _, _ in points]
     middle = (min(costs) + max(costs)) / 2
-    for place, (cost, error, name) in enumerate(sorted(points)):
+    for index, (cost, error, name) in enumerate(sorted(points)):
         left = cost > middle
         axes.annotate(
             name,
             (cost, error),
-            xytext=(-6 if left else 6, -12 if place % 2 else 6),
+            xytext=(-6 if left else 6, -12 if index % 2 else 6),
             textcoords="offset points",
             ha="right" if left else "left",
             fontsize=8,

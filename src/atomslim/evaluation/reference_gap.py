@@ -49,8 +49,8 @@ class EnergyDifferences:
         """Take in a batch; NaN where a structure has no label."""
         found = difference.detach().double().cpu().numpy()
         known = np.isfinite(found)
-        places = atoms.batch.cpu() * (LAST_ELEMENT + 1) + atoms.numbers.cpu()
-        table = torch.bincount(places, minlength=len(found) * (LAST_ELEMENT + 1)).view(len(found), -1).numpy()
+        indices = atoms.batch.cpu() * (LAST_ELEMENT + 1) + atoms.numbers.cpu()
+        table = torch.bincount(indices, minlength=len(found) * (LAST_ELEMENT + 1)).view(len(found), -1).numpy()
         self.counts.append(table[known].astype(np.int32))
         self.values.append(found[known])
 
@@ -94,7 +94,7 @@ def find_gap(
     if model.task(task).of_kind("energy") is None:
         return None
     labelled = [
-        sample for sample in (samples[place] for place in evenly(len(samples), limit)) if "energy" in sample.targets
+        sample for sample in (samples[index] for index in evenly(len(samples), limit)) if "energy" in sample.targets
     ]
     return differences(model, task, labelled, batch_size).gap()
 

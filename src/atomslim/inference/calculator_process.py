@@ -210,7 +210,7 @@ def main() -> None:
 def _forget_own_folder() -> None:
     """Take the folder of this file from where modules are looked for: its other files are none of the calculator's."""
     own = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 -- as Python writes it
-    sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") != own]  # noqa: PTH100
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != own]  # noqa: PTH100
 
 
 def _calculator(what: Mapping[str, Any]) -> tuple[Calculator, dict[str, Any]]:
@@ -229,9 +229,9 @@ def _model(name: str, task: str | None) -> tuple[Calculator, dict[str, Any]]:
         calculators = import_module("atomslim.inference.calculator")
     except ImportError as error:
         raise _Said(f"{error}: a model needs atomslim in this Python, a calculator (ase:…) does not") from error
-    places, described = import_module("atomslim.models.registry"), import_module("atomslim.models.metadata")
+    registry, described = import_module("atomslim.models.registry"), import_module("atomslim.models.metadata")
     made = calculators.Calculator(name, task=task)
-    path, family = places.located(name)
+    path, family = registry.located(name)
     versions = described.versions(family) | {"sha256": described.checksum(path)}
     return made, {"versions": versions, "settings": {"task": made.task.name}}
 

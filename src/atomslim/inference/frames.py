@@ -34,7 +34,7 @@ def read_numbered(path: Path, wanted: Callable[[int], bool] | None = None) -> It
         raise StructureError(f"{path}: the file holds no structures; check that it was written completely")
 
 
-def place(path: Path | str, record: int) -> str:
+def record_label(path: Path | str, record: int) -> str:
     """Name one record of a file as every message about it does."""
     return f"{path}: record {record} (counting from 0)"
 
@@ -54,7 +54,7 @@ def _named(path: Path, record: int) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise StructureError(
-            f"{place(path, record)} cannot be read: {reason(error)}; mend or remove this record"
+            f"{record_label(path, record)} cannot be read: {reason(error)}; mend or remove this record"
         ) from error
 
 

@@ -30,7 +30,7 @@ from atomslim.data.known import names, require_structures
 from atomslim.data.readers import ase_files
 from atomslim.data.registry import FILE_PREFIXES, Source, require_files, resolve, written_options
 from atomslim.errors import ConfigError, StructureError
-from atomslim.inference.frames import place, read_numbered
+from atomslim.inference.frames import read_numbered, record_label
 
 Wanted = Callable[[int], bool]
 """Says of a number whether its structure is to be read."""
@@ -42,7 +42,7 @@ def _all(_: int) -> bool:
 
 @dataclass(frozen=True)
 class Frame:
-    """One checked structure; `number` is its place among all, `name` says which file and record it is."""
+    """One checked structure; `number` is its index among all, `name` says which file and record it is."""
 
     number: int
     name: str
@@ -105,7 +105,7 @@ class FileInput:
                 yield Found(name, frame.atoms, ignored=ignored) if wanted(number) else None
         else:
             for number, atoms in read_numbered(self.path, wanted):
-                yield None if atoms is None else Found(place(self.path, number), atoms)
+                yield None if atoms is None else Found(record_label(self.path, number), atoms)
 
     def identity(self) -> dict[str, Any]:
         """Name, and a checksum of the contents."""
@@ -142,7 +142,9 @@ class ContainerInput:
     def read(self, wanted: Wanted) -> Iterator[Found | None]:
         """Read as `Input` says; raises DataError for a broken record."""
         for number in range(len(self.container)):
-            yield Found.of(self.container[number], place(self.container.path, number)) if wanted(number) else None
+            yield (
+                Found.of(self.container[number], record_label(self.container.path, number)) if wanted(number) else None
+            )
 
     def identity(self) -> dict[str, Any]:
         """Name and checksum."""
@@ -158,7 +160,7 @@ class DatasetInput:
     def read(self, wanted: Wanted) -> Iterator[Found | None]:
         """Read as `Input` says; raises DataError for a broken file."""
         for number, sample in enumerate(self.source.read()):
-            yield Found.of(sample, place(self.source.name, number)) if wanted(number) else None
+            yield Found.of(sample, record_label(self.source.name, number)) if wanted(number) else None
 
     def identity(self) -> dict[str, Any]:
         """Name, number of files, and checksums of their names and contents."""
@@ -197,7 +199,7 @@ def first_structure(source: str | os.PathLike[str]) -> Atoms:
 
 @contextmanager
 def naming_structure(name: str) -> Iterator[None]:
-    """Put the file and record in place of "structure 0" in an error about a batch of one structure."""
+    """Name the file and record instead of "structure 0" in an error about a batch of one structure."""
     try:
         yield
     except StructureError as error:

@@ -114,10 +114,10 @@ def atoms_of(topology: Any, positions: Any) -> Atoms:
             f"particle {elements.index(None)} is not an element: give the force its own particles and atoms"
         )
     vectors = topology.getPeriodicBoxVectors()
-    places = unit.Quantity(positions, None if unit.is_quantity(positions) else unit.nanometer)
+    quantity = unit.Quantity(positions, None if unit.is_quantity(positions) else unit.nanometer)
     cell = None if vectors is None else np.array(vectors.value_in_unit(unit.angstrom))
     numbers = [element.atomic_number for element in elements]
-    return Atoms(numbers, np.array(places.value_in_unit(unit.angstrom)), cell=cell, pbc=cell is not None)
+    return Atoms(numbers, np.array(quantity.value_in_unit(unit.angstrom)), cell=cell, pbc=cell is not None)
 
 
 def _made(compute: Compute) -> openmm.PythonForce:

@@ -126,7 +126,7 @@ def compiled(program: Program, path: Path) -> Path:
 def _plain_scatters() -> Iterator[None]:
     """Let compiled programs call torch's own kernels for sums at indices, as they do where results must repeat.
 
-    Inductor's C++ for them (torch 2.13) adds numbers at wrong places where it transposes on the way, and does not
+    Inductor's C++ for them (torch 2.13) adds numbers at wrong offsets where it transposes on the way, and does not
     compile for a single structure.
     """
     before, only_warn = (

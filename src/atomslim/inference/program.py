@@ -9,7 +9,7 @@
 | neighbours | (n, k) | int64 | source atoms: all within the cutoff, in any order, and as many others |
 | offsets | (n, k, 3) | int64 | cell offset o of each source, whose image is at r_source + o · cell |
 
-Both directions of a pair are listed, and a place without a neighbour holds the atom itself with a zero offset.
+Both directions of a pair are listed, and an empty slot holds the atom itself with a zero offset.
 
 | output | shape | dtype | meaning |
 |---|---|---|---|
@@ -110,12 +110,12 @@ def neighbour_matrix(pairs: Pairs, num_atoms: int) -> tuple[Int[Tensor, "n k"], 
     """Return the inputs ``neighbours`` and ``offsets`` of a program, with at least one column."""
     target, source = pairs.target.numpy(), pairs.source.numpy()
     sizes = np.bincount(target, minlength=num_atoms)
-    place = np.arange(len(target)) - (np.cumsum(sizes) - sizes)[target]
+    slot = np.arange(len(target)) - (np.cumsum(sizes) - sizes)[target]
     width = max(int(sizes.max()), 1)
     neighbours = np.repeat(np.arange(num_atoms)[:, None], width, axis=1)
     offsets = np.zeros((num_atoms, width, 3), dtype=np.int64)
-    neighbours[target, place] = source
-    offsets[target, place] = pairs.offset.numpy()
+    neighbours[target, slot] = source
+    offsets[target, slot] = pairs.offset.numpy()
     return torch.from_numpy(neighbours), torch.from_numpy(offsets)
 
 
@@ -142,14 +142,14 @@ def _example(device: torch.device) -> tuple[Tensor, ...]:
     They are larger than what the compiler treats apart, matrices of 32 numbers together, and then for all sizes.
     """
     atoms, neighbours = 31, 47
-    places = torch.zeros(atoms, neighbours, dtype=torch.int64)
+    indices = torch.zeros(atoms, neighbours, dtype=torch.int64)
     inputs = (
         torch.rand(atoms, 3, dtype=torch.float64),
         torch.ones(atoms, dtype=torch.int64),
         torch.full((atoms,), 2),
         torch.zeros(3, 3, dtype=torch.float64),
-        places,
-        places[..., None].repeat(1, 1, 3),
+        indices,
+        indices[..., None].repeat(1, 1, 3),
     )
     return tuple(tensor.to(device) for tensor in inputs)
 

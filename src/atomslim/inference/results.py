@@ -39,9 +39,9 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.tasks import Task
 
 ASE_RESULTS = ("energy", "forces", "stress")
-"""Predictions that ASE has a place for; the others are written beside them under their own names.
+"""Predictions that ASE has a field for; the others are written beside them under their own names.
 
-So are numbers of atoms, as columns of theirs, unless ASE has a place for them, too (magmoms).
+So are numbers of atoms, as columns of theirs, unless ASE has a field for them, too (magmoms).
 """
 
 Results: TypeAlias = dict[str, NDArray[np.float64]]
@@ -114,7 +114,7 @@ def write_frame(file: TextIO, atoms: Atoms, results: Results) -> None:
     for name, array in atoms.arrays.items():
         if name in results or array.ndim > 2:  # extended XYZ has columns, but no matrix for an atom
             del labelled.arrays[name]
-    others = {name: values for name, values in results.items() if name not in _places(results)}
+    others = {name: values for name, values in results.items() if name not in _known_to_ase(results)}
     labelled.info |= {name: values for name, values in others.items() if not values.ndim}
     for name, values in others.items():
         if values.ndim:
@@ -133,14 +133,14 @@ def _has_text(value: object) -> bool:
 
 def _ase_results(results: Results) -> Results:
     """Keep what ASE's calculators give, stress as its six components."""
-    known = {name: results[name] for name in _places(results)}
+    known = {name: results[name] for name in _known_to_ase(results)}
     if "stress" in known:
         known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
     return known
 
 
-def _places(results: Results) -> list[str]:
-    """Names of the results that ASE has a place for."""
+def _known_to_ase(results: Results) -> list[str]:
+    """Names of the results that ASE has a field for."""
     return [
         name for name, values in results.items() if name in ASE_RESULTS or (values.ndim and name in per_atom_properties)
     ]

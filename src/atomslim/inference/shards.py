@@ -96,14 +96,14 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     sources = listed(structures)
     shards = Shards(Path(folder), form, shard_size, share)
     _require_apart(shards.folder, sources)
-    place = own_device(device, os.environ)
-    model = load(model_path, weights=weights, device=place, precision=precision)
+    own = own_device(device, os.environ)
+    model = load(model_path, weights=weights, device=own, precision=precision)
     chosen = model.task(task)
     inputs = open_inputs(sources, options)
     identity = _identity(model_path, weights or "", inputs, chosen.name, shards)
     identity |= {"precision": precision or DEFAULT}
     with shards.claimed(identity, resume=resume), shown_progress(shown=progress) as advance:
-        predictor = Predictor(model, task, place, batch_size, strict, PredictionSummary(place), advance)
+        predictor = Predictor(model, task, own, batch_size, strict, PredictionSummary(own), advance)
         for shard, frames in in_shards(read_inputs(inputs, shards.wanted), shard_size):
             shards.write(shard, list(predictor(frames)), result_names(model, chosen))
     predictor.summary.notes = shards.notes()

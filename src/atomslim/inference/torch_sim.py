@@ -97,10 +97,10 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         if self._looked_at is not None and torch.equal(self._looked_at, batch.numbers):
             return
         given = {name: getattr(state, name, None) for name in ("charge", "spin")}
-        for place in range(batch.num_structures):
-            here = {name: float(value[place]) for name, value in given.items() if isinstance(value, Tensor)}
-            numbers = batch.numbers[batch.batch == place].cpu().numpy()
-            self._watch.look(f"structure {place}", numbers, charge_or_spin(Atoms(), here))
+        for index in range(batch.num_structures):
+            here = {name: float(value[index]) for name, value in given.items() if isinstance(value, Tensor)}
+            numbers = batch.numbers[batch.batch == index].cpu().numpy()
+            self._watch.look(f"structure {index}", numbers, charge_or_spin(Atoms(), here))
         self._looked_at = batch.numbers.clone()
 
 

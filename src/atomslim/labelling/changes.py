@@ -40,7 +40,7 @@ _LARGEST = 2000
 
 @dataclass(frozen=True)
 class Substitution:
-    """One element in place of another."""
+    """One element instead of another."""
 
     old: int
     new: int
@@ -78,12 +78,12 @@ def with_vacancy(atoms: Atoms, random: Generator) -> Atoms:
 
 
 def substituted(atoms: Atoms, what: Substitution, random: Generator) -> Atoms:
-    """Put another element in the place of one to half of the atoms of an element, and rattle all a little."""
+    """Put another element in place of one to half of the atoms of an element, and rattle all a little."""
     copy = atoms.copy()
-    places = np.flatnonzero(copy.numbers == what.old)
-    count = int(random.integers(1, max(len(places) // 2, 1) + 1))
+    sites = np.flatnonzero(copy.numbers == what.old)
+    count = int(random.integers(1, max(len(sites) // 2, 1) + 1))
     numbers = copy.numbers.copy()
-    numbers[random.choice(places, count, replace=False)] = what.new
+    numbers[random.choice(sites, count, replace=False)] = what.new
     copy.numbers = numbers
     return _noisy(copy, A_LITTLE, random)
 

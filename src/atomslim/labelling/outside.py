@@ -88,7 +88,7 @@ class Outside:
         environment = dict.fromkeys(_THREADS, "1") | dict(os.environ)
         environment |= dict.fromkeys(_THREADS, "1") if self.one_thread else {}
         if self.python is None:
-            environment["PYTHONPATH"] = os.pathsep.join(place for place in sys.path if place)
+            environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
         try:
             with self._turn:

@@ -31,16 +31,16 @@ def by_distances(elements: Sequence[int]) -> Features:
 
     Shells of distances overlap and end smoothly at 6 Å.
     """
-    place = {number: index for index, number in enumerate(sorted(elements))}
+    columns = {number: index for index, number in enumerate(sorted(elements))}
 
     def features(sample: Sample) -> NDArray[np.float64]:
         pairs = find_pairs(to_batch([sample]), _REACH)
         source, target = pairs.source.numpy(), pairs.target.numpy()
-        kind = np.array([place[number] for number in sample.numbers.tolist()], dtype=np.int64)
+        kind = np.array([columns[number] for number in sample.numbers.tolist()], dtype=np.int64)
         shells = _shells(pairs.distance.numpy())
-        found = np.zeros((len(sample), len(place), _SHELLS))
+        found = np.zeros((len(sample), len(columns), _SHELLS))
         np.add.at(found, (target, kind[source]), shells)
-        return _summary(found.reshape(len(sample), -1), kind, len(place))
+        return _summary(found.reshape(len(sample), -1), kind, len(columns))
 
     return features
 
@@ -73,7 +73,7 @@ def farthest(
         features: of all structures, (n, f).
         size: how many are chosen at most.
         given: so many, from the first, are chosen before all others.
-        moving: which ones get half of the other places (n,): frames of dynamics are what a student is for, and nearer
+        moving: which ones make up half of the others (n,): frames of dynamics are what a student is for, and nearer
             to each other than copies that are rattled.
 
     Returns:
@@ -82,14 +82,14 @@ def farthest(
 
     """
     scaled = _scaled(features)
-    places, everything = np.arange(len(scaled)), np.ones(len(scaled), dtype=np.bool_)
-    few = np.zeros_like(everything) if moving is None else moving & (places >= given)
+    indices, everything = np.arange(len(scaled)), np.ones(len(scaled), dtype=np.bool_)
+    few = np.zeros_like(everything) if moving is None else moving & (indices >= given)
     half = given + min(int(few.sum()), max(size - given, 0) // 2)
     nearest = np.full(len(scaled), np.inf)
     chosen: list[int] = []
     distances: list[float] = []
     for count in range(min(size, len(scaled))):
-        among = places < given if count < given else few if count < half else everything
+        among = indices < given if count < given else few if count < half else everything
         number = int(np.where(among, nearest, -np.inf).argmax())
         chosen.append(number)
         distances.append(float(nearest[number]))

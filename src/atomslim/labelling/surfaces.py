@@ -33,8 +33,8 @@ def is_bulk(atoms: Atoms) -> bool:
     if not atoms.pbc.all() or atoms.cell.rank < 3:
         return False
     heights = 1 / np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
-    places = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)
-    gaps = np.diff(places, axis=0, append=places[:1] + 1).max(axis=0)
+    scaled = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)
+    gaps = np.diff(scaled, axis=0, append=scaled[:1] + 1).max(axis=0)
     return bool((gaps * heights < np.maximum(_GAP, heights / len(atoms) + 1e-6)).all())
 
 
@@ -48,7 +48,7 @@ def facets(atoms: Atoms) -> list[Facet]:
     spacing = 1 / np.linalg.norm(np.array(indices) @ atoms.cell.reciprocal().array, axis=1)
     ordered = sorted(zip((-spacing).round(4).tolist(), indices, strict=True), key=itemgetter(0))
     groups = [[facet for _, facet in group] for _, group in groupby(ordered, key=itemgetter(0))]
-    return [group[place] for place in range(len(indices)) for group in groups if place < len(group)]
+    return [group[index] for index in range(len(indices)) for group in groups if index < len(group)]
 
 
 def slab(atoms: Atoms, facet: Facet, random: Generator) -> Atoms:

@@ -50,7 +50,7 @@ Predictions = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class BlockFeatures:
-    """Features of every block, embedding first: place i belongs to block i. Widths may differ from block to block.
+    """Features of every block, embedding first: index i belongs to block i. Widths may differ from block to block.
 
     They do not change when a structure is turned: an equivariant family hands over its scalars.
     """
@@ -205,7 +205,7 @@ class BlockModel(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
+    def map_block_input(self, index: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
         """Work x → x · matrix, by kind, of what a block (from 0) takes in into weights: only with *hand-over*."""
         raise NotImplementedError
 

@@ -20,10 +20,10 @@ def write_card(model: "BlockModel", path: Path, results: Sequence[str] = ()) -> 
 
     Raises OSError if it cannot be written.
     """
-    place = path.with_suffix(".md")
-    if place.exists() and MARK not in place.read_text(encoding="utf-8", errors="replace")[: len(MARK)]:
+    card_path = path.with_suffix(".md")
+    if card_path.exists() and MARK not in card_path.read_text(encoding="utf-8", errors="replace")[: len(MARK)]:
         return
-    with atomic_write(place) as temporary:
+    with atomic_write(card_path) as temporary:
         temporary.write_text(card(model, path, results), encoding="utf-8")
 
 

@@ -54,8 +54,8 @@ class ChannelLayout:
         """Return the length of an axis."""
         return sum(math.prod(map(self._size, part)) for part in axis)
 
-    def places(self, axis: Axis, kept: Kept) -> Int[Tensor, " kept"]:
-        """Return the places along an axis that stay."""
+    def indices(self, axis: Axis, kept: Kept) -> Int[Tensor, " kept"]:
+        """Return the indices along an axis that are kept."""
         found, start = [], 0
         for part in axis:
             grid = torch.zeros(1, dtype=torch.int64)
@@ -83,16 +83,16 @@ class ChannelLayout:
         axes = self.axes[name]
         chosen = tensor.detach().reshape([self.length(axis) for axis in axes])
         for dim, axis in enumerate(axes):
-            chosen = chosen.index_select(dim, self.places(axis, kept).to(tensor.device))
+            chosen = chosen.index_select(dim, self.indices(axis, kept).to(tensor.device))
         return chosen
 
     def rows(self, layer: str, kept: Kept) -> Int[Tensor, " kept"]:
         """Return the outputs of a linear layer that stay."""
-        return self.places(self.axes[f"{layer}.weight"][0], kept)
+        return self.indices(self.axes[f"{layer}.weight"][0], kept)
 
     def inputs(self, layer: str, kept: Kept) -> Int[Tensor, " kept"]:
         """Return the inputs of a linear layer that stay."""
-        return self.places(self.axes[f"{layer}.weight"][1], kept)
+        return self.indices(self.axes[f"{layer}.weight"][1], kept)
 
     def readers(self, stream: str) -> list[str]:
         """Name the layers that take in the channels of a stream."""

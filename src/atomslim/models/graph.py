@@ -51,19 +51,19 @@ def count_edges(graph: Graph, batch: AtomsBatch) -> Int[Tensor, " b"]:
     return torch.bincount(batch.batch[graph.edges().target], minlength=batch.num_structures)
 
 
-def places_of_elements(batch: AtomsBatch, species: tuple[int, ...]) -> Int[Tensor, " n"]:
-    """Return each atom's place in a list of atomic numbers, on the CPU; raises StructureError for one not in it."""
+def element_indices(batch: AtomsBatch, species: tuple[int, ...]) -> Int[Tensor, " n"]:
+    """Return each atom's index in a list of atomic numbers, on the CPU; raises StructureError for one not in it."""
     table = torch.full((len(chemical_symbols),), -1)
     table[torch.tensor(species)] = torch.arange(len(species))
-    places = table[batch.numbers.cpu()]
-    if bool((places < 0).any()):
-        atom = int(torch.nonzero(places < 0)[0])
+    indices = table[batch.numbers.cpu()]
+    if bool((indices < 0).any()):
+        atom = int(torch.nonzero(indices < 0)[0])
         symbol = chemical_symbols[int(batch.numbers[atom])]
         raise StructureError(
             f"structure {int(batch.batch[atom])}: the model does not know {symbol}; it knows {len(species)} elements: "
             "remove the structure or use another model"
         )
-    return places
+    return indices
 
 
 def neighbour_vectors(batch: AtomsBatch, edges: EdgeList) -> Float[Tensor, "e 3"]:

@@ -104,10 +104,10 @@ def _family_in(content: Mapping[str, Any], where: str) -> Family:
 def _typed(content: dict[str, Any], of: Family) -> dict[str, Any]:
     """Return the metadata with configuration and graphs as their family has them; raises ValueError if it cannot."""
     tasks = [
-        task | {"graph": _validated(of.graph_settings, task["graph"], f"tasks.{place}.graph")}
+        task | {"graph": _validated(of.graph_settings, task["graph"], f"tasks.{index}.graph")}
         if isinstance(task, dict) and "graph" in task
         else task  # what is missing, `Metadata` says
-        for place, task in enumerate(content["tasks"])
+        for index, task in enumerate(content["tasks"])
     ]
     config = _validated(of.config, content["config"], "config")
     return content | {"config": config, "tasks": tasks, "format_version": FORMAT_VERSION}

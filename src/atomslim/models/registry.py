@@ -27,7 +27,7 @@ _REGISTERED: dict[str, Family] = {}
 
 
 def register(one: Family) -> None:
-    """Make a family known to this process, in place of an entry point: for notebooks and tests."""
+    """Make a family known to this process without an entry point: for notebooks and tests."""
     _REGISTERED[one.name] = one
     family_names.cache_clear()
     family.cache_clear()

@@ -14,7 +14,7 @@ def replace_tasks(model: BlockModel, tasks: Sequence[Task]) -> None:
     """Replace the tasks of a model and keep its heads.
 
     If the model has tasks of these names, they are replaced and the others stay; otherwise as many tasks as the model
-    has must be given, in its order. Inside a task, heads keep to the target of their name, or else to their place.
+    has must be given, in its order. Inside a task, heads are matched to targets by name, or else by order.
     Conservative forces have no head and may be added to any energy or left out.
 
     Raises ConfigError if heads and targets do not pair up, or for graphs that the model cannot have.
@@ -63,7 +63,7 @@ def _with_heads(task: Task, *, direct: bool) -> list[Target]:
 
 
 def reuse_heads(model: BlockModel, heads: nn.ModuleDict, task: Task, old: Task | None) -> list[Target]:
-    """Put copies of a task's heads in the place of fresh ones, target by target, as `matching` finds them.
+    """Put copies of a task's heads in place of fresh ones, target by target, as `matching` finds them.
 
     Returns the targets whose heads stay fresh: all without an ``old`` task.
     """

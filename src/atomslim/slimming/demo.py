@@ -40,7 +40,7 @@ def slim_demo(folder: Path, tell: Callable[[str], None], **options: Any) -> Slim
         data = open_dataset("mini:dynamics")
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(given) as temporary:
-            frames = [data[place].to_ase() for place in evenly(len(data), _FRAMES)]
+            frames = [data[index].to_ase() for index in evenly(len(data), _FRAMES)]
             write(temporary, [frame.copy() for frame in frames], format="extxyz")
     student = folder / "student.safetensors"
     if not student.exists():

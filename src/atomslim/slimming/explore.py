@@ -124,7 +124,7 @@ class _Run:
     def go(self) -> None:
         """Run to the end, or until the known region is left."""
         steps, frames = self.exploring.steps, self.exploring.frames
-        kept = {round(steps * (place + 1) / frames) for place in range(frames)}
+        kept = {round(steps * (index + 1) / frames) for index in range(frames)}
         try:
             for step in self._steps():
                 self.step = step
@@ -204,16 +204,16 @@ def starts_of(samples: Sequence[Sample], temperatures: Sequence[float], runs: in
     tense = [sample for sample in samples if sample.group in {"rattled", "strained", "volumes"}] or calm
     moving = _spread(calm or samples, runs)
     still = _spread(tense or samples, max(1, runs // 5))
-    chosen = [(sample, temperatures[place % len(temperatures)]) for place, sample in enumerate(moving)]
+    chosen = [(sample, temperatures[index % len(temperatures)]) for index, sample in enumerate(moving)]
     chosen += [(sample, 0.0) for sample in still]
-    return [Start(place, one.name, _bare(one), temperature) for place, (one, temperature) in enumerate(chosen)]
+    return [Start(index, one.name, _bare(one), temperature) for index, (one, temperature) in enumerate(chosen)]
 
 
 def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Take so many, evenly; the same ones again where there are fewer."""
     if count > len(samples):
-        return [samples[place % len(samples)] for place in range(count)]
-    return [samples[place] for place in evenly(len(samples), count)]
+        return [samples[index % len(samples)] for index in range(count)]
+    return [samples[index] for index in evenly(len(samples), count)]
 
 
 def _bare(sample: Sample) -> Atoms:

@@ -26,7 +26,7 @@ def require_cut(work: Work) -> None:
 
 def learned(work: Work, start: Path, seconds: float) -> tuple[Path, float]:
     """Let the student in a file learn the teacher's features, too; gives its new file, and the seconds left."""
-    share, path = work.options.distil_features, work.place / "features.safetensors"
+    share, path = work.options.distil_features, work.work_folder / "features.safetensors"
     if not share:
         return start, seconds
     if "features" not in work.done:
@@ -39,7 +39,7 @@ def learned(work: Work, start: Path, seconds: float) -> tuple[Path, float]:
 def _trained(work: Work, start: Path, seconds: float) -> BlockModel:
     full = work.source if isinstance(work.source, BlockModel) else load(work.teacher.name)
     task = work.options.task or next(iter(full.tasks))
-    output = work.place / "features"
+    output = work.work_folder / "features"
     return distill(
         str(start),
         full,
@@ -49,8 +49,8 @@ def _trained(work: Work, start: Path, seconds: float) -> BlockModel:
         tasks=[
             {
                 "name": task,
-                "data": str(work.place / "train.samples"),
-                "validation_data": str(work.place / "validation.samples"),
+                "data": str(work.work_folder / "train.samples"),
+                "validation_data": str(work.work_folder / "validation.samples"),
             }
         ],
         teacher_cache=True,

@@ -1,4 +1,4 @@
-"""The last stages: the student in its final place, its speed beside the teacher, and the validation."""
+"""The last stages: the student at its final path, its speed beside the teacher, and the validation."""
 
 import json
 from collections.abc import Mapping
@@ -62,10 +62,10 @@ def check(work: Work) -> None:
                 frames,
                 against=_reference(work, session),
                 checks=work.options.checks,
-                output=work.place / "validation",
+                output=work.work_folder / "validation",
                 progress=work.progress,
             )
-        text = (work.place / "validation" / VALIDATION).read_text(encoding="utf-8")
+        text = (work.work_folder / "validation" / VALIDATION).read_text(encoding="utf-8")
         content = json.loads(text.replace(str(work.folder / MODEL), MODEL))
         content |= {"model": MODEL, "against": work.teacher.name, **_own(work)}
         with atomic_write(work.folder / VALIDATION) as temporary:

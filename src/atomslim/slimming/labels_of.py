@@ -31,13 +31,13 @@ def take(work: Work) -> None:
     other = Path(work.options.labels_of)
     stages = _stages(work, other)
     work.tell(f"student, pools and labels: those of {other}")
-    work.place.mkdir(exist_ok=True)
+    work.work_folder.mkdir(exist_ok=True)
     for name in FOLDERS:
         if (other / "work" / name).is_dir():
-            shutil.copytree(other / "work" / name, work.place / name, dirs_exist_ok=True)
+            shutil.copytree(other / "work" / name, work.work_folder / name, dirs_exist_ok=True)
     for name in FILES:
         if (other / "work" / name).is_file():
-            shutil.copyfile(other / "work" / name, work.place / name)
+            shutil.copyfile(other / "work" / name, work.work_folder / name)
     work.journal.done.update(stages)
     work.journal.write()
 

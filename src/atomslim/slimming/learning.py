@@ -40,8 +40,8 @@ def distil(work: Work, test: Sequence[Sample]) -> None:
     promised(work, "distil", seconds)
     start, seconds = features.learned(work, start, seconds)
     with work.journal.stage("distil", f"{work.done['labels']['train']} structures, {lasting(work, seconds)}") as facts:
-        tuned = learn(work, start, work.place / "train.samples", work.place / "distil", seconds, first=True)
-        facts.update(kept(work, tuned, work.place / "distilled.safetensors", test))
+        tuned = learn(work, start, work.work_folder / "train.samples", work.work_folder / "distil", seconds, first=True)
+        facts.update(kept(work, tuned, work.work_folder / "distilled.safetensors", test))
 
 
 def _fitted(work: Work) -> Path:
@@ -50,7 +50,7 @@ def _fitted(work: Work) -> Path:
     path = work.folder / work.done.get("weights", student)["student"]
     if student.get("kind") != "cut of the teacher" or work.options.forces != "conservative":
         return path
-    fitted = work.place / "fitted.safetensors"
+    fitted = work.work_folder / "fitted.safetensors"
     if "fit" not in work.done:
         with work.journal.stage("fit", "of the cut's readout to the teacher's energies and forces") as facts:
             try:
@@ -69,7 +69,7 @@ def _cut(work: Work, recipe: Recipe) -> BlockModel:
         full,
         full.block_ids if recipe.blocks is None else recipe.blocks,
         realign="least-squares-forces",
-        calibration={work.options.task or next(iter(full.tasks)): str(work.place / "train.samples")},
+        calibration={work.options.task or next(iter(full.tasks)): str(work.work_folder / "train.samples")},
         limit=FITTED_ON,
         batch_size=1,
         seed=work.options.seed,
@@ -102,7 +102,7 @@ def learn(work: Work, start: Path, train: Path, output: Path, seconds: float, *,
         output=output,
         resume=begun(output, resume=True) is not None,
         progress=work.progress,
-        validation_data=str(work.place / "validation.samples"),
+        validation_data=str(work.work_folder / "validation.samples"),
         name=TASK,
         forces=options.forces,
         learn=_learned(work),

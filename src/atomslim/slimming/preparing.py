@@ -75,8 +75,8 @@ def time_teacher(work: Work) -> None:
 def _mean_of_sizes(work: Work, session: Session, known: dict[int, float]) -> float:
     """Return the mean time of the structures that dynamics may start from, which may be of several sizes."""
     times = []
-    for place in evenly(len(work.frames), STARTS):
-        atoms = repeated(work.frames[place].atoms, work.options.width)
+    for index in evenly(len(work.frames), STARTS):
+        atoms = repeated(work.frames[index].atoms, work.options.width)
         if len(atoms) not in known:
             try:
                 known[len(atoms)] = min(session.seconds(_moved(atoms, step)) for step in range(3))
@@ -91,7 +91,7 @@ def choose_student(work: Work) -> None:
     if "student" in work.done:
         return
     with work.journal.stage("student", work.options.student or f"one that has {work.options.target}") as facts:
-        path = work.place / "student.safetensors"
+        path = work.work_folder / "student.safetensors"
         facts["student"] = str(path.relative_to(work.folder))
         if work.options.student:
             model = load(work.options.student)
@@ -148,7 +148,7 @@ def _pool(work: Work, name: str, moving: dict[str, int], affordable: int) -> Poo
     copies = {"rattled": 0, "strained": 0, "volumes": 0} if alone else {}
     return pool(
         list(options.structures),
-        work.place / name,
+        work.work_folder / name,
         work.source if moving["frames"] else None,
         task=options.task,
         timeout=options.timeout,
@@ -172,8 +172,8 @@ def label_pools(work: Work) -> None:
         return
     with work.journal.stage("labels", f"by {work.teacher.name}") as facts:
         if work.done["held-out pool"]["structures"]:
-            work.label([_moving(work)], work.place / "held-out")
-        found = work.label([work.place / "pool" / POOL], work.place / "labelled")
+            work.label([_moving(work)], work.work_folder / "held-out")
+        found = work.label([work.work_folder / "pool" / POOL], work.work_folder / "labelled")
         samples = list(found.container)
         facts["seconds per label"] = found.seconds / max(len(samples), 1)
         if len(samples) < _FEW:
@@ -188,7 +188,9 @@ def label_pools(work: Work) -> None:
             parts["test"] = chosen[tenth : 2 * tenth]
         parts["train"] = chosen[sum(map(len, parts.values())) :]
         for name, numbers in parts.items():
-            write_container(work.place / f"{name}.samples", (samples[number] for number in sorted(numbers.tolist())))
+            write_container(
+                work.work_folder / f"{name}.samples", (samples[number] for number in sorted(numbers.tolist()))
+            )
         facts |= {name: len(numbers) for name, numbers in parts.items()}
         if work.options.energies and ENERGIES not in found.given.labels:
             work.tell(f"{work.teacher.name}: gives no energies of atoms, so that students learn none")
@@ -200,7 +202,7 @@ def draw_weights(work: Work) -> None:
     if work.options.start == "trained" or "weights" in work.done:
         return
     with work.journal.stage("weights", "drawn anew, in place of the trained ones") as facts:
-        student, path = work.done["student"], work.place / "random.safetensors"
+        student, path = work.done["student"], work.work_folder / "random.safetensors"
         save(with_random_weights(load(work.folder / student["student"]), work.options.seed), path)
         named = {"name": f"{student['name']}, with random weights", "kind": "from scratch"}
         work.journal.done["student"] = {**student, **named}
@@ -211,14 +213,14 @@ def test_set(work: Work) -> list[Any]:
     """Return the held-out structures with their labels."""
     if work.done["held-out pool"]["structures"]:
         return work.labelled("held-out")
-    return list(Container(work.place / "test.samples"))
+    return list(Container(work.work_folder / "test.samples"))
 
 
 def _moving(work: Work) -> Path:
     """Write the held-out frames of dynamics without the given structures, which are in the pool."""
-    path = work.place / "held-out.samples"
-    frames = [one for one in Container(work.place / "held-out pool" / POOL) if one.group.startswith("dynamics")]
-    write_container(path, frames or list(Container(work.place / "held-out pool" / POOL)))
+    path = work.work_folder / "held-out.samples"
+    frames = [one for one in Container(work.work_folder / "held-out pool" / POOL) if one.group.startswith("dynamics")]
+    write_container(path, frames or list(Container(work.work_folder / "held-out pool" / POOL)))
     return path
 
 

@@ -66,7 +66,7 @@ def students(work: Work) -> list[str]:
 
 def outcomes(work: Work, stage: str) -> list[Outcome]:
     """Read how the runs of a stage went."""
-    return [outcome_of(path) for path in sorted((work.place / stage).glob("run-*.samples"))]
+    return [outcome_of(path) for path in sorted((work.work_folder / stage).glob("run-*.samples"))]
 
 
 def unstable(work: Work, stage: str) -> int:
@@ -84,7 +84,7 @@ def move(work: Work, stage: str, last: str, before: str | None) -> None:
     if stage in work.done:
         return
     options = work.options
-    samples = list(Container(work.place / "train.samples"))
+    samples = list(Container(work.work_folder / "train.samples"))
     starts = starts_of(samples, options.temperatures, options.runs)
     student = Calculator(load(work.folder / work.done[last]["student"]))
     steps = _steps(work, student, [start.atoms for start in starts])
@@ -93,7 +93,7 @@ def move(work: Work, stage: str, last: str, before: str | None) -> None:
         known = Known.of(_seen(work))
         other = None if before is None else Calculator(load(work.folder / before))
         exploring = Exploring(student, known, other, steps, _frames(work, len(starts)), options.seed)
-        folder = work.place / stage
+        folder = work.work_folder / stage
         folder.mkdir(parents=True, exist_ok=True)
         found = [exploring.run(start, folder) for start in starts]
         moving = [one for one in found if one.temperature]
@@ -134,7 +134,7 @@ def _label(work: Work, name: str) -> None:
         return
     paths = _to_label(work, name)
     with work.journal.stage(stage, number_of(sum(len(Container(path)) for path in paths), "frame")) as facts:
-        found = work.label(paths, work.place / stage, ODD)
+        found = work.label(paths, work.work_folder / stage, ODD)
         student = load(work.folder / work.done[f"{name}, dynamics"]["student"])
         fresh = accuracy(student, list(found.container))
         work.tell(f"{name}: on the frames that it came to: {fresh}")
@@ -143,10 +143,10 @@ def _label(work: Work, name: str) -> None:
 
 def _to_label(work: Work, name: str) -> list[Path]:
     """Return the files of frames to label: of a round in which all went well, the last frame of each run is enough."""
-    paths = sorted((work.place / f"{name}, dynamics").glob("run-*.samples"))
+    paths = sorted((work.work_folder / f"{name}, dynamics").glob("run-*.samples"))
     if any(one["left"] or one["disagreed"] for one in work.done[f"{name}, dynamics"]["outcomes"]):
         return paths
-    last = work.place / f"{name}, last frames.samples"
+    last = work.work_folder / f"{name}, last frames.samples"
     if not last.exists():
         write_container(last, [list(Container(path))[-1] for path in paths])
     return [last]
@@ -157,15 +157,15 @@ def _train(work: Work, name: str, number: int, last: str, test: Sequence[Sample]
     stage = f"{name}, training"
     if stage in work.done:
         return
-    train = work.place / f"{stage}.samples"
-    new = [work.place / f"round {before}, labels" / LABELLED for before in range(1, number + 1)]
-    count = joined([work.place / "train.samples", *new], train)
+    train = work.work_folder / f"{stage}.samples"
+    new = [work.work_folder / f"round {before}, labels" / LABELLED for before in range(1, number + 1)]
+    count = joined([work.work_folder / "train.samples", *new], train)
     seconds = work.done.get(f"{stage}, begun", {}).get("seconds of training") or _seconds(work, number)
     promised(work, stage, seconds)
     with work.journal.stage(stage, f"{count} structures, {lasting(work, seconds)}") as facts:
         start = work.folder / work.done[last]["student"]
-        tuned = learn(work, start, train, work.place / stage, seconds, first=False)
-        facts.update(kept(work, tuned, work.place / f"round-{number}.safetensors", test))
+        tuned = learn(work, start, train, work.work_folder / stage, seconds, first=False)
+        facts.update(kept(work, tuned, work.work_folder / f"round-{number}.safetensors", test))
         facts |= {"structures": count, "before": work.done[last]["student"]}
         old, now = errors_of(work.done[last]["held out"]), errors_of(facts["held out"])
         if now.forces > WORSE * old.forces or now.energy > max(MUCH_WORSE * old.energy, work.options.energy_bar):
@@ -214,6 +214,6 @@ def _frames(work: Work, runs: int) -> int:
 
 def _seen(work: Work) -> list[Sample]:
     """Return all that is labelled and learned from."""
-    paths: list[Path] = [work.place / "train.samples", work.place / "validation.samples"]
-    paths += [work.place / name / LABELLED for name in work.done if name.startswith("round") and "labels" in name]
+    paths: list[Path] = [work.work_folder / "train.samples", work.work_folder / "validation.samples"]
+    paths += [work.work_folder / name / LABELLED for name in work.done if name.startswith("round") and "labels" in name]
     return [sample for path in paths for sample in Container(path)]

@@ -40,7 +40,7 @@ class Work:
     progress: bool = True
 
     @property
-    def place(self) -> Path:
+    def work_folder(self) -> Path:
         """Where stages leave what they work with."""
         return self.folder / "work"
 
@@ -100,7 +100,7 @@ class Work:
 
     def labelled(self, name: str) -> list[Sample]:
         """Read what was labelled in a folder of the run."""
-        return list(Container(self.place / name / LABELLED))
+        return list(Container(self.work_folder / name / LABELLED))
 
     def student(self, stage: str) -> BlockModel:
         """Read the student that a stage ended with."""

@@ -120,8 +120,8 @@ def _finer_panel(title: str, label: str, variants: Sequence[Variant], error: Any
         axes.axhline(full.mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=STRATEGIES["full"])
     for strategy in dict.fromkeys(variant.strategy for variant in variants):
         of_strategy = [variant for variant in variants if variant.strategy == strategy]
-        places = [(named.index(finer_name(one)), error(one)) for one in of_strategy]
-        _line(axes, strategy, places, joined=False)
+        points = [(named.index(finer_name(one)), error(one)) for one in of_strategy]
+        _line(axes, strategy, points, joined=False)
     axes.set_xticks(range(len(named)), named, rotation=30, ha="right")
     _errors_axis(axes)
     _legend(figure)
@@ -174,11 +174,11 @@ def shown_curves(curves: Sequence[Curve]) -> list[Curve]:
 def _relevance_panel(name: str, by_branch: Mapping[str, Any], numbers: Sequence[int]) -> Figure:
     figure, axes = _panel(name, "block", "share of the relevance")
     width = 0.8 / len(by_branch)
-    for place, (branch, score) in enumerate(by_branch.items()):
+    for number, (branch, score) in enumerate(by_branch.items()):
         mean, deviation = (np.array(score[what], dtype=float) for what in ("mean", "deviation"))
         total = np.nansum(mean) or 1.0
         error = np.nan_to_num(deviation) / total / score["batches"] ** 0.5 if score["batches"] > 1 else None
-        at = np.arange(len(numbers)) + (place - (len(by_branch) - 1) / 2) * width
+        at = np.arange(len(numbers)) + (number - (len(by_branch) - 1) / 2) * width
         axes.bar(at, mean / total, width, yerr=error, color=BRANCHES[branch], label=branch, error_kw={"linewidth": 0.8})
     _name_blocks(axes, numbers)
     return figure
@@ -262,5 +262,5 @@ def _errors_axis(axes: Axes) -> None:
 
 
 def _plain(value: float) -> str:
-    """Write the place of a tick with the digits that it has and never an exponent, so that no two ticks look alike."""
+    """Format the position of a tick with all its digits and no exponent, so that no two ticks look the same."""
     return np.format_float_positional(value, precision=4, fractional=False, trim="-")

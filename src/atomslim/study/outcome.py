@@ -15,7 +15,7 @@ def outcome(run: Path) -> dict[str, Any]:
     """Return the best model's errors on the test set (on the validation set where there is none), and what it took.
 
     `curve` has a row for each validation: seconds of training, steps, and target → error: the mean absolute one, or of
-    labels of 0 and 1 what `ClassErrors.error` is, which then stands in place of `mae` and is named by `unit`.
+    labels of 0 and 1 what `ClassErrors.error` is, which then replaces `mae` and is named by `unit`.
     """
     summary = parse_json((run / "summary.json").read_text(encoding="utf-8"))
     validations = [row for row in RunFolder(run).metrics() if "score" in row]

@@ -17,7 +17,7 @@ MILLI = 1000.0
 FULL = "full"
 
 MEASURES = ("1 − ROC-AUC", "log loss")
-"""Errors of labels of 0 and 1, which stand in the place of units."""
+"""Errors of labels of 0 and 1, which stand where units would."""
 
 _LOST = 1.01
 """Where slicing adds less than a hundredth to the error, there is nothing to win back."""

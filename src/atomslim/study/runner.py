@@ -40,13 +40,13 @@ class Board:
     folder: Path
     cells: Sequence[Cell]
 
-    def place(self, cell: Cell) -> Path:
+    def folder_of(self, cell: Cell) -> Path:
         """Return the folder of a cell."""
         return self.folder / "cells" / cell.name
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """Return what a cell found, or None if it is not finished."""
-        path = self.place(cell) / "result.json"
+        path = self.folder_of(cell) / "result.json"
         if not path.is_file():
             return None
         found: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
@@ -54,12 +54,12 @@ class Board:
 
     def error(self, cell: Cell) -> str:
         """Return why a cell failed in one line, or an empty text."""
-        path = self.place(cell) / "error.txt"
+        path = self.folder_of(cell) / "error.txt"
         return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
 
     def state(self, cell: Cell) -> State:
         """Say how far a cell is; blocked: the one it needs has failed."""
-        if (self.place(cell) / "result.json").is_file():
+        if (self.folder_of(cell) / "result.json").is_file():
             return "done"
         if self.error(cell):
             return "failed"
@@ -75,9 +75,9 @@ class Board:
     def forget_errors(self) -> None:
         """Let failed cells be tried again, unless another process is at work on them."""
         for cell in self.cells:
-            with locked(self.place(cell)) as held:
+            with locked(self.folder_of(cell)) as held:
                 if held:
-                    (self.place(cell) / "error.txt").unlink(missing_ok=True)
+                    (self.folder_of(cell) / "error.txt").unlink(missing_ok=True)
 
 
 def run_cells(board: Board, work: Work, *, wait: bool = True, say: Callable[[str], None] = print) -> None:
@@ -98,21 +98,21 @@ def run_cells(board: Board, work: Work, *, wait: bool = True, say: Callable[[str
 
 def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -> bool:
     """Do a cell if nobody else does; return whether it was done here."""
-    place = board.place(cell)
-    with locked(place) as held:
+    cell_folder = board.folder_of(cell)
+    with locked(cell_folder) as held:
         if not held or board.state(cell) != "running":
             return False
         start = time.perf_counter()
-        tidy(place)
+        tidy(cell_folder)
         say(f"{cell.name}: begins")
         try:
-            result = work(cell, place)
+            result = work(cell, cell_folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
-            _write(place / "error.txt", _reason(error))
+            _write(cell_folder / "error.txt", _reason(error))
             say(f"{cell.name}: failed: {_reason(error).partition(chr(10))[0]}")
         else:
             result["seconds"] = round(time.perf_counter() - start, 2)
-            _write(place / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+            _write(cell_folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
             steps = f", {number_of(result['steps'], 'step')}" if "steps" in result else ""
             say(f"{cell.name}: done in {result['seconds']:.0f} s{steps}")
     return True

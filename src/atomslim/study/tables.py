@@ -32,8 +32,8 @@ def units(results: Results) -> TextTable | None:
     if not scores:
         return None
     rows = [
-        (unit, *("" if (value := scores[name][place]) is None else f"{value:.3f}" for name in scores))
-        for place, unit in enumerate(found["names"])
+        (unit, *("" if (value := scores[name][index]) is None else f"{value:.3f}" for name in scores))
+        for index, unit in enumerate(found["names"])
     ]
     return TextTable(
         "What is finer than blocks",

@@ -72,23 +72,23 @@ class Workshop:
         """Return structures of every task's set, evenly over it."""
         return {task.name: spread_over(task.part(part), count) for task in self.tasks}
 
-    def do(self, cell: Cell, place: Path) -> dict[str, Any]:
+    def do(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
         """Compute a cell in its folder and return its result."""
-        return getattr(self, f"_{cell.kind}")(cell, place)
+        return getattr(self, f"_{cell.kind}")(cell, cell_folder)
 
-    def _relevance(self, cell: Cell, place: Path) -> dict[str, Any]:
+    def _relevance(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
         del cell
         samples = self.samples("validation", self.options.relevance)
         found = block_relevance(self.full, samples, limit=None, cutoffs=self.options.cutoffs)
-        found.plot(place / "relevance.png")
+        found.plot(cell_folder / "relevance.png")
         return found.as_dict()
 
-    def _reduce(self, cell: Cell, place: Path) -> dict[str, Any]:
-        del place
+    def _reduce(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
+        del cell_folder
         found = self._errors(self._cut(cell))
         return found if cell != Cell("reduce") else {**found, "mean": self._mean_errors(), "sample": self._sample()}
 
-    def _distill(self, cell: Cell, place: Path) -> dict[str, Any]:
+    def _distill(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
         options = self.options.distill
         if options is None:
             raise ConfigError("the study has no options distill")
@@ -97,10 +97,10 @@ class Workshop:
             self._cut(cut),
             self.full,
             known={"student": self._known(cut), "teacher": self._known(Cell("reduce"))},
-            **self._run(place),
+            **self._run(cell_folder),
             **{**options.run, "tasks": self._limited(cell.structures), "seed": cell.seed},
         )
-        return {**self._errors(student), "run": self._relative(place / "run"), **learning(place / "run")}
+        return {**self._errors(student), "run": self._relative(cell_folder / "run"), **learning(cell_folder / "run")}
 
     def _limited(self, structures: int | None) -> list[TaskOptions]:
         """Return the mix with at most so many training structures of each task."""
@@ -108,19 +108,19 @@ class Workshop:
             return list(self.options.mix)
         return [task.model_copy(update={"train_limit": structures}) for task in self.options.mix]
 
-    def _tune(self, cell: Cell, place: Path) -> dict[str, Any]:
+    def _tune(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
         downstream = self._downstream(cell.downstream)
         finetune(
             self._start(cell),
             downstream.data,
             known=None if cell.needs is not None else {"model": self._known(cell)},
-            **self._run(place),
+            **self._run(cell_folder),
             **{**downstream.finetune, "name": cell.downstream, "seed": cell.seed},
         )
-        return {**outcome(place / "run"), "run": self._relative(place / "run")}
+        return {**outcome(cell_folder / "run"), "run": self._relative(cell_folder / "run")}
 
-    def _speed(self, cell: Cell, place: Path) -> dict[str, Any]:
-        del cell, place
+    def _speed(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
+        del cell, cell_folder
         speed = self.options.speed
         if speed is None:
             raise ConfigError("the study has no options speed")
@@ -151,7 +151,7 @@ class Workshop:
             "finer": {name: rows[name] for name in map(_finer, finer)},
         }
 
-    def _validate(self, cell: Cell, place: Path) -> dict[str, Any]:
+    def _validate(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
         options = self.options.validate_physics
         if options is None:
             raise ConfigError("the study has no options validate_physics")
@@ -162,20 +162,20 @@ class Workshop:
             options.structures or None,
             against=against,
             checks=options.checks,
-            output=place / "validation",
+            output=cell_folder / "validation",
             **how,
         )
         return {"outcomes": outcomes(found), "sentence": found.sentence()}
 
-    def _run(self, place: Path) -> dict[str, Any]:
+    def _run(self, cell_folder: Path) -> dict[str, Any]:
         """Return what all runs have in common; one that was cut short goes on."""
-        run = place / "run"
+        run = cell_folder / "run"
         resumed = (run / "state.pt").is_file()
         accelerator = "gpu" if self.device.type == "cuda" else "cpu"
         return {"output": run, "resume": resumed, "progress": False, "accelerator": accelerator}
 
-    def _relative(self, place: Path) -> str:
-        return place.relative_to(self.folder).as_posix()
+    def _relative(self, cell_folder: Path) -> str:
+        return cell_folder.relative_to(self.folder).as_posix()
 
     def _start(self, cell: Cell) -> BlockModel:
         """Return the model that a cell's fine-tuning starts from."""

@@ -150,7 +150,7 @@ class Distillation:
         return on_graphs_of(self._teacher, batch) if self.own_graphs else batch
 
     def _perhaps_rattled(self, model: BlockModel, batch: Batch) -> Batch:
-        """Displace every other batch, told apart by its place in the run, so that a resumed run does the same."""
+        """Displace every other batch, counted by its position in the run, so that a resumed run does the same."""
         options = self.options
         if not (options.rattle or options.strain) or batch.plan is None or batch.plan.position % 2:
             return batch

@@ -43,7 +43,7 @@ SCALE_EDGES = 50_000
 """Edges of the structures on which a new model is fitted, at most: they are in memory together."""
 
 FRESH = "fresh"
-"""In place of a task's name: heads that have learned nothing."""
+"""Instead of a task's name: heads that have learned nothing."""
 
 
 class PretrainTask(TaskOptions):
@@ -104,7 +104,7 @@ def pretrain(
     Args:
         options: what YAML says: ``{"sizes": …, "tasks": [{"name": "oc20", "data": "oc20:…"}, …], "steps": 1000}``.
         output: folder of the run; default `runs/pretrain-DATE`.
-        data: structures of tasks by their name, in place of the dataset that the options name.
+        data: structures of tasks by their name, instead of the dataset that the options name.
         resume: continue the run in `output`.
         progress: show baselines, a progress bar and the summary.
 
@@ -170,10 +170,10 @@ def _learning_tasks(
 ) -> list[LearningTask]:
     """Prepare all tasks, last those that take references from others."""
     done: dict[int, LearningTask] = {}
-    for place in sorted(range(len(options)), key=lambda place: _borrows(options[place])):
-        task, others = options[place], {task.name: task.normalisation for task in done.values()}
-        done[place] = _learning_task(task, data.get(task.name, task.data), folder, start, others)
-    return [done[place] for place in range(len(options))]
+    for index in sorted(range(len(options)), key=lambda index: _borrows(options[index])):
+        task, others = options[index], {task.name: task.normalisation for task in done.values()}
+        done[index] = _learning_task(task, data.get(task.name, task.data), folder, start, others)
+    return [done[index] for index in range(len(options))]
 
 
 def _borrows(task: TaskOptions) -> bool:

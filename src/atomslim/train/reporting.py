@@ -146,9 +146,9 @@ def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
     against steps, and against seconds of training; dashed: predicting the mean or base rate; stars: the best model on
     the test set.
     """
-    place = Path(folder)
-    rows = _validations(place / "metrics.csv")
-    results = parse_json((place / "summary.json").read_text(encoding="utf-8"))["rows"]
+    root = Path(folder)
+    rows = _validations(root / "metrics.csv")
+    results = parse_json((root / "summary.json").read_text(encoding="utf-8"))["rows"]
     targets = list(dict.fromkeys(row["target"] for row in results if row["target"] != "energy"))
     tasks = dict.fromkeys(row["task"] for row in results)
     colours = {task: _COLOURS[number % len(_COLOURS)] for number, task in enumerate(tasks)}
@@ -164,7 +164,7 @@ def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
     if any(row["test"] for row in results):
         lines.append(Line2D([], [], color="0.4", marker="*", markersize=9, linestyle="", label="best model, test set"))
     figure.legend(handles=lines, loc="outside upper center", ncols=5, fontsize=7, frameon=False)
-    path = place / "learning_curve.png"
+    path = root / "learning_curve.png"
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     return path

@@ -95,7 +95,7 @@ class RunFolder:
     def has_run(self) -> bool:
         """Whether a run got as far as to have baselines; one that failed before leaves nothing of use."""
         first = self.path / f"{ROUND}1"
-        return any((place / name).is_file() for place in (self.path, first) for name in ("state.pt", "summary.json"))
+        return any((folder / name).is_file() for folder in (self.path, first) for name in ("state.pt", "summary.json"))
 
     @contextmanager
     def claimed(self, *, resume: bool, first: bool = True) -> Iterator[None]:

@@ -56,8 +56,8 @@ def base_rate(train: TaskData, name: str) -> TargetScale:
     Raises DataError for a label that is neither 0 nor 1, and unless there are both.
     """
     values: list[float] = []
-    for place in range(len(train)):
-        sample = train[place]
+    for index in range(len(train)):
+        sample = train[index]
         label = sample.label(name)
         if label is not None:
             require_labels(label.reshape(1), name, [sample.name])
@@ -159,7 +159,7 @@ def energy_scale(data: TaskData, name: str, e0s: E0s, inherited: Inherited) -> T
 
     """
     rule = parsed_e0s(e0s)
-    compositions = compositions_of((data[place] for place in range(len(data))), name)
+    compositions = compositions_of((data[index] for index in range(len(data))), name)
     if isinstance(rule, dict):
         return compositions.taken(name, rule, source="as given by e0s")
     if rule == "mean":
@@ -198,8 +198,8 @@ def isolated_atoms(dataset: Dataset, name: str = "energy") -> dict[int, float]:
     These are structures of one atom that are not periodic, or marked as isolated in their file.
     """
     found: dict[int, float] = {}
-    for place in np.flatnonzero(np.asarray(dataset.natoms) == 1)[:SINGLE_ATOMS]:
-        sample = dataset[int(place)]
+    for index in np.flatnonzero(np.asarray(dataset.natoms) == 1)[:SINGLE_ATOMS]:
+        sample = dataset[int(index)]
         if name not in sample.targets or (sample.pbc.any() and sample.group != ISOLATED_ATOM):
             continue
         number, energy = int(sample.numbers[0]), float(sample.targets[name])
@@ -322,7 +322,7 @@ def _scale(train: TaskData, name: str, options: TargetOptions, choice: Choice) -
     changes = {key: value for key in ("mean", "std") if (value := getattr(options, key)) is not None}
     if options.references is None and options.mean is None and is_extensive(name, options):
         return energy_scale(train, name, choice.e0s, choice.inherited).model_copy(update=changes)
-    samples = (train[place] for place in range(len(train)))
+    samples = (train[index] for index in range(len(train)))
     labelled = (sample for sample in samples if sample.label(name) is not None)
     if isinstance(options.references, str):
         found = fit(labelled, [name], given={name: _references_of(options.references, train.name, name, choice.known)})

@@ -55,7 +55,7 @@ class LearningTask:
     normalisation: Normalisation
     graph: GraphSettings
     others: dict[Part, Dataset] = field(default_factory=dict)
-    """Datasets of their own for validation or test, in place of the split's."""
+    """Separate datasets for validation or test, instead of the split's."""
     answered: bool = False
     """Whether labels for validation and test are a teacher's answers: probabilities of yes, where targets are that."""
     unlabelled: bool = False
@@ -84,7 +84,7 @@ class LearningTask:
     def looked_at(self) -> Iterator[Sample]:
         """Give training structures to see what they are made of: all, or `LOOKED_AT` of them, evenly."""
         train = self.split.train
-        return (self.dataset[train[place]] for place in evenly(len(train), LOOKED_AT))
+        return (self.dataset[train[index]] for index in evenly(len(train), LOOKED_AT))
 
     @property
     def has_test(self) -> bool:
@@ -355,4 +355,4 @@ def on_reference_of_model(data: LearningTask, model: BlockModel) -> LearningTask
 
 def spread_over(data: TaskData, count: int) -> list[Sample]:
     """Return at most so many structures, evenly over a set."""
-    return [data[place] for place in evenly(len(data), count)]
+    return [data[index] for index in evenly(len(data), count)]

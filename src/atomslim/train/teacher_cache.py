@@ -141,7 +141,7 @@ def _front(path: Path) -> tuple[int, dict[str, Any]]:
 
 def labelled_by(teacher: BlockModel, part: TaskData, task: str, batch_size: int) -> Dataset:
     """Return a set with a teacher's predictions of a task as labels."""
-    samples = [part[place] for place in range(len(part))]
+    samples = [part[index] for index in range(len(part))]
     answered: list[Sample] = []
     for batch in batches(teacher, task, samples, batch_size):
         predicted = teacher.predict(batch.atoms, task, batch.topology)
@@ -199,8 +199,8 @@ def _checksum_of_structures(task: LearningTask) -> str:
     """Return the SHA-256 of a task's training structures, without their labels."""
     part = task.part("train")
     found = hashlib.sha256()
-    for place in range(len(part)):
-        sample = part[place]
+    for index in range(len(part)):
+        sample = part[index]
         for array in (sample.numbers, sample.positions, sample.cell, sample.pbc, sample.tags):
             found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()

@@ -140,8 +140,8 @@ class Feeding(TrainingModule):
         )
         saved = self.conductor.saved
         if saved is not None:
-            place = {key: int(saved["clock"][key]) for key in ("epoch", "position")}
-            feed.loader.load_state_dict({**place, "of": saved["feed"]})
+            position = {key: int(saved["clock"][key]) for key in ("epoch", "position")}
+            feed.loader.load_state_dict({**position, "of": saved["feed"]})
         self.conductor.feed = feed
         return feed
 

@@ -54,7 +54,7 @@ def _numpy_scalar(kind: object, content: object) -> Any:
 def _encode(text: object, encoding: object) -> bytes:
     """Give the bytes that old protocols write as text."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("a text in the place of bytes")
+        raise pickle.UnpicklingError("a text where bytes are expected")
     return text.encode("latin1")
 
 

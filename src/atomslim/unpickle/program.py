@@ -2,7 +2,7 @@
 
 A pickle is a program: it names functions and calls them. Nothing that a file names is imported here; each name is
 answered by something of the caller's list, or by `Foreign`, or the file is refused. The program is looked through
-before it runs, because a few bytes can ask for gigabytes: by a length that the file does not have, or a place in the
+before it runs, because a few bytes can ask for gigabytes: by a length that the file does not have, or a slot in the
 table of remembered objects.
 """
 
@@ -83,7 +83,7 @@ def unpickled(
     references: Callable[[Any], Any] | None = None,
     encoding: str = "ASCII",
 ) -> tuple[Any, int]:
-    """Return what the pickle at a place of a file makes, and the place where it ends.
+    """Return what the pickle at an offset of a file makes, and the offset where it ends.
 
     Nothing in it is executed, and the memory it takes is bounded by a small multiple of its length.
 
@@ -152,24 +152,24 @@ def _end(program: Buffer, start: int) -> int:
     """Walk over a pickle, without running it, to where it ends; raises UnpicklingError for one that asks for too much.
 
     Every argument must lie in the file, and the table of remembered objects, which the unpickler makes as long as the
-    highest place that is named, must not be longer than the program.
+    highest slot that is named, must not be longer than the program.
     """
-    place, length = start, len(program)
-    while place < length:
-        opcode = program[place]
-        argument = place + 1
+    position, length = start, len(program)
+    while position < length:
+        opcode = program[position]
+        argument = position + 1
         kind = _ARGUMENTS[opcode]
         if opcode == _STOP:
             return argument
         if kind is None:
-            raise pickle.UnpicklingError(f"no pickle: byte {opcode} at {place}")
-        place = _after(program, argument, kind)
+            raise pickle.UnpicklingError(f"no pickle: byte {opcode} at {position}")
+        position = _after(program, argument, kind)
         remembered = 0
         if opcode == _LONG_PUT:
-            remembered = int.from_bytes(program[argument:place], "little")
+            remembered = int.from_bytes(program[argument:position], "little")
         elif opcode == _PUT:
-            remembered = int(program[argument:place])
-        elif opcode == _FRAME and int.from_bytes(program[argument:place], "little") > length - place:
+            remembered = int(program[argument:position])
+        elif opcode == _FRAME and int.from_bytes(program[argument:position], "little") > length - position:
             break
         if remembered > length:
             raise pickle.UnpicklingError(f"remembers an object at {remembered}, beyond the length of the file")
@@ -177,15 +177,15 @@ def _end(program: Buffer, start: int) -> int:
 
 
 def _after(program: Buffer, argument: int, kind: int) -> int:
-    """Give the place after an argument; beyond the file where it is cut off."""
+    """Give the offset after an argument; beyond the file where it is cut off."""
     if kind >= 0:
         return argument + kind
     if kind < -10:
         size = -10 - kind
         return argument + size + int.from_bytes(program[argument : argument + size], "little")
-    place = argument
+    position = argument
     for _ in range(-kind):
-        place = program.find(b"\n", place) + 1
-        if not place:
+        position = program.find(b"\n", position) + 1
+        if not position:
             raise EOFError("a line of the pickle has no end")
-    return place
+    return position

@@ -137,7 +137,7 @@ TENSORS: dict[tuple[str, str], Any] = {
 """What `torch.save` names to describe tensors."""
 
 
-class _Place(Protocol):
+class _StorageStart(Protocol):
     """Says where in the file the storage with a key begins (None: not known yet)."""
 
     def __call__(self, key: str, num_bytes: int) -> int | None: ...
@@ -148,7 +148,7 @@ class _Source:
     """The mapped file, and the storages of it that were named so far."""
 
     buffer: Buffer
-    place: _Place
+    storage_start: _StorageStart
 
     def __post_init__(self) -> None:
         self.storages: dict[str, Storage] = {}
@@ -165,7 +165,7 @@ class _Source:
             raise pickle.UnpicklingError(f"unknown reference {kind!r}")
         if key not in self.storages:
             storage = Storage(self.buffer, dtype, count, None)
-            storage.start = self.place(key, storage.num_bytes)
+            storage.start = self.storage_start(key, storage.num_bytes)
             self.storages[key] = storage
         if (self.storages[key].dtype, self.storages[key].count) != (dtype, count):
             raise pickle.UnpicklingError("one storage under two types or sizes")
@@ -200,7 +200,7 @@ def parse_pt(buffer: Buffer, names: Names | None = None) -> Any:
 def _read_zip(buffer: Buffer, names: Names) -> Any:
     file: Any = buffer if isinstance(buffer, mmap.mmap) else BytesIO(buffer)
     with zipfile.ZipFile(file) as archive:
-        records = {info.filename: _place_of(info, buffer) for info in archive.infolist()}
+        records = {info.filename: _span_of(info, buffer) for info in archive.infolist()}
     if sum(size for _, size in records.values()) > len(buffer):
         raise pickle.UnpicklingError("records that overlap")
     programs = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -210,17 +210,17 @@ def _read_zip(buffer: Buffer, names: Names) -> Any:
     if _bytes(buffer, records.get(folder + "byteorder", (0, 0))) == b"big":
         raise pickle.UnpicklingError("written on a big-endian machine")
 
-    def place(key: str, num_bytes: int) -> int:
+    def storage_start(key: str, num_bytes: int) -> int:
         start, size = records[f"{folder}data/{key}"]
         if size < num_bytes:
             raise pickle.UnpicklingError(f"record {key} is too short")
         return start
 
-    program, source = _bytes(buffer, records[programs[0]]), _Source(buffer, place)
+    program, source = _bytes(buffer, records[programs[0]]), _Source(buffer, storage_start)
     return unpickled(program, names, others=Foreign, references=source.storage, encoding="utf-8")[0]
 
 
-def _place_of(info: zipfile.ZipInfo, buffer: Buffer) -> tuple[int, int]:
+def _span_of(info: zipfile.ZipInfo, buffer: Buffer) -> tuple[int, int]:
     """Return where the content of a record begins, and its size."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise pickle.UnpicklingError("compressed records, which torch.save does not write")
@@ -231,8 +231,8 @@ def _place_of(info: zipfile.ZipInfo, buffer: Buffer) -> tuple[int, int]:
     return start, info.file_size
 
 
-def _bytes(buffer: Buffer, place: tuple[int, int]) -> bytes:
-    start, size = place
+def _bytes(buffer: Buffer, span: tuple[int, int]) -> bytes:
+    start, size = span
     return buffer[start : start + size]
 
 
@@ -253,7 +253,7 @@ def _read_legacy(buffer: Buffer, names: Names) -> Any:
 
 
 def _pickles(buffer: Buffer, names: Names, source: _Source) -> tuple[Any, Any, int]:
-    """Read the pickles: content, keys of the storages, and the place where the storages begin."""
+    """Read the pickles: content, keys of the storages, and the offset where the storages begin."""
     found: list[Any] = []
     start = 0
     for references in (None, None, None, source.storage, None):

@@ -82,9 +82,9 @@ def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
     moved = with_calculator(squeezed, calculator)
     found = stress_of(moved)
     step, slopes = settings["step"], []
-    for place in range(6):
-        energies = [energy_of(strained(moved, place, sign * step)) for sign in (1, -1)]
-        twice = 2 if place < 3 else 4  # a shear strain stands twice in the tensor
+    for component in range(6):
+        energies = [energy_of(strained(moved, component, sign * step)) for sign in (1, -1)]
+        twice = 2 if component < 3 else 4  # a shear strain stands twice in the tensor
         slopes.append((energies[0] - energies[1]) / (twice * step) / moved.get_volume())
     return Measurement({"error": float(np.abs(np.array(slopes) - found).max() / np.abs(slopes).max())})
 
@@ -92,7 +92,7 @@ def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
 def strained(atoms: Atoms, component: int, strain: float) -> Atoms:
     """Return a copy, with the same calculator, under one component ε of the strain tensor (Voigt's order).
 
-    A shear strain stands in both places of the tensor.
+    A shear strain stands in both off-diagonal components of the tensor.
     """
     row, column = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)][component]
     deformation = np.eye(3)
@@ -141,7 +141,7 @@ def extensivity(calculator: Calculator, atoms: Atoms, settings: Settings) -> Mea
     energy, found = energy_of(start), np.asarray(start.get_forces())
     if start.pbc.any():
         axis = int(np.flatnonzero(start.pbc)[np.argmin(start.cell.lengths()[start.pbc])])
-        double = start.repeat([2 if place == axis else 1 for place in range(3)])
+        double = start.repeat([2 if number == axis else 1 for number in range(3)])
     else:
         other = start.copy()
         other.positions += [FAR + np.ptp(start.positions), 0, 0]
@@ -156,7 +156,7 @@ def extensivity(calculator: Calculator, atoms: Atoms, settings: Settings) -> Mea
 
 
 def locality(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Disturb a place and look how far away forces change: nothing is to be felt beyond a distance.
+    """Disturb one spot and look how far away forces change: nothing is to be felt beyond a distance.
 
     A periodic structure is repeated along its shortest side, and one atom in it moved; a molecule has a second copy
     beside it, nearer and nearer. Gives the largest change of forces (eV/Å) beyond that distance, and by distance.
@@ -209,7 +209,7 @@ def dimers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
     """
     numbers, curves = {"minima": 0.0, "wall": 0.0}, {}
     elements = sorted(set(atoms.numbers.tolist()))
-    for first, second in ((a, b) for place, a in enumerate(elements) for b in elements[place:]):
+    for first, second in ((a, b) for index, a in enumerate(elements) for b in elements[index:]):
         distances, energies = _curve(calculator, first, second, settings)
         name = f"{chemical_symbols[first]}–{chemical_symbols[second]}"
         zero = energies[np.isfinite(energies)][-1:].sum()  # the farthest
@@ -253,7 +253,7 @@ def _moved_atom(calculator: Calculator, start: Atoms, settings: Settings) -> tup
     """Return distances of all atoms from one that was moved, and the change of the forces on them."""
     axis = int(np.flatnonzero(start.pbc)[np.argmin(start.cell.lengths()[start.pbc])])
     count = int(np.ceil(2 * (settings["beyond"] + 1) / height(start, axis)))
-    row = with_calculator(start.repeat([count if place == axis else 1 for place in range(3)]), calculator)
+    row = with_calculator(start.repeat([count if number == axis else 1 for number in range(3)]), calculator)
     moved = with_calculator(row, calculator)
     moved.positions[0] += settings["move"] / np.sqrt(3)
     found = np.linalg.norm(moved.get_forces() - row.get_forces(), axis=1)
@@ -300,10 +300,10 @@ def _curve(calculator: Calculator, first: int, second: int, settings: Settings) 
 def _pair_energies(calculator: Calculator, first: int, second: int, distances: FloatArray) -> FloatArray:
     """Return energies of a pair, no number where the calculator fails; raises what it says where it always does."""
     energies, failure = np.full(len(distances), np.nan), None
-    for place, distance in enumerate(distances):
+    for index, distance in enumerate(distances):
         pair = with_calculator(Atoms([first, second], [[0, 0, 0], [0, 0, distance]]), calculator)
         try:
-            energies[place] = energy_of(pair)
+            energies[index] = energy_of(pair)
         except Exception as error:  # noqa: BLE001 - calculators of others raise what they like
             failure = error
     if failure is not None and np.isnan(energies).all():

@@ -40,7 +40,7 @@ ANGLED_ATOMS = 10_000
 """Atoms, over all frames, whose angles are taken."""
 
 Curve: TypeAlias = tuple[list[float], list[float]]
-"""Places and values."""
+"""x and y values."""
 
 
 def conservation(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:

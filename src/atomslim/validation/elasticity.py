@@ -13,7 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from atomslim.validation.measurement import FloatArray, NotDoneError, imported
 
-PLACES = sorted(
+PAIRS = sorted(
     ((i, j) for i in range(6) for j in range(i, 6)), key=lambda pair: (max(pair) > 2, pair[0] != pair[1], pair)
 )
 """Of the 21 constants: C11, C22, C33, then C12, C13, C23, then C44, C55, C66, and the rest."""
@@ -42,19 +42,19 @@ def averaged(constants: FloatArray, turns: Sequence[FloatArray]) -> FloatArray:
 
 
 def independent(turns: Sequence[FloatArray]) -> list[tuple[int, int]]:
-    """Return the places of constants that determine all the others, in the order of their names."""
+    """Return the indices of constants that determine all the others, in the order of their names."""
     matrices, rows = [_on_stress(turn) for turn in turns], []
-    for place in PLACES:
+    for pair in PAIRS:
         one = np.zeros((6, 6))
-        one[place] = one[place[::-1]] = 1.0
+        one[pair] = one[pair[::-1]] = 1.0
         found = _averaged(one, matrices)
-        rows.append([found[other] for other in PLACES])
+        rows.append([found[other] for other in PAIRS])
     allowed = np.array(rows)  # a row for each kind of constants that symmetry allows
     chosen: list[int] = []
-    for column in range(len(PLACES)):
+    for column in range(len(PAIRS)):
         if np.linalg.matrix_rank(allowed[:, [*chosen, column]], tol=1e-6) > len(chosen):
             chosen.append(column)
-    return sorted(PLACES[column] for column in chosen)
+    return sorted(PAIRS[column] for column in chosen)
 
 
 def _averaged(constants: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:

@@ -42,7 +42,7 @@ def begin(path: Path, identity: Mapping[str, Any]) -> Path:
     return path
 
 
-def place(folder: Path, who: str, structure: str, check: str, settings: Mapping[str, Any]) -> Path:
+def measurement_path(folder: Path, who: str, structure: str, check: str, settings: Mapping[str, Any]) -> Path:
     """Return where a measurement lies; other settings, of another set or version, lie elsewhere."""
     exact = _hash(json.dumps([structure, dict(settings)], sort_keys=True))[:8]
     return folder / "measurements" / f"{_slug(structure)}.{_slug(check)}.{exact}.{who}.json"

@@ -67,11 +67,11 @@ def structures_of(
 
 
 def named(samples: Sequence[Sample]) -> dict[str, Atoms]:
-    """Return samples as structures by their names, or by their places where they have none or the same."""
+    """Return samples as structures by their names, or by their indices where names are missing or not unique."""
     names = [sample.name for sample in samples]
     return {
-        sample.name if sample.name and names.count(sample.name) == 1 else f"structure {place}": sample.to_ase()
-        for place, sample in enumerate(samples)
+        sample.name if sample.name and names.count(sample.name) == 1 else f"structure {index}": sample.to_ase()
+        for index, sample in enumerate(samples)
     }
 
 
@@ -90,8 +90,8 @@ def end_points_of(given: str | os.PathLike[str] | tuple[Atoms, Atoms] | None) ->
     if len(frames) != 2:
         raise ConfigError(f"{name}: holds {len(frames)} structures: end points are two, the first and the last")
     first, last = frames
-    for place, atoms in (("first", first), ("last", last)):
-        _require_sound(f"{name}, {place}", atoms)
+    for end, atoms in (("first", first), ("last", last)):
+        _require_sound(f"{name}, {end}", atoms)
     if first.numbers.tolist() != last.numbers.tolist():
         raise ConfigError(f"{name}: both end points need the same atoms in the same order")
     if (first.pbc != last.pbc).any() or not np.allclose(first.cell, last.cell):

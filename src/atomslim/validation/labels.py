@@ -98,7 +98,7 @@ def _forces(found: Sequence[Found]) -> dict[str, float]:
     pairs = _pairs(found, "forces")
     if not pairs:
         return {}
-    theirs, ours = (np.concatenate([pair[place] for pair in pairs]) for place in (1, 2))
+    theirs, ours = (np.concatenate([pair[index] for pair in pairs]) for index in (1, 2))
     numbers = {
         "forces": float(np.abs(ours - theirs).mean()),
         "forces, largest": float(np.linalg.norm(ours - theirs, axis=1).max()),

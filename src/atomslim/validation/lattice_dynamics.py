@@ -40,7 +40,7 @@ def phonons(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
         "highest": float(frequencies.max()),
         "mean": float(frequencies.mean()),
         "imaginary": float((frequencies < IMAGINARY).mean()),
-        **{f"Γ{place}": float(value) for place, value in enumerate(gamma[3:], start=1)},
+        **{f"Γ{number}": float(value) for number, value in enumerate(gamma[3:], start=1)},
     }
     curves = {
         "density of states": (
@@ -131,4 +131,4 @@ def _bands(phonon: Any) -> dict[str, tuple[list[float], list[float]]]:
     phonon.run_band_structure(path)
     distance = np.concatenate(phonon.band_structure.distances)
     branches = np.concatenate(phonon.band_structure.frequencies)
-    return {f"band {place}": (distance.tolist(), branch.tolist()) for place, branch in enumerate(branches.T, start=1)}
+    return {f"band {number}": (distance.tolist(), branch.tolist()) for number, branch in enumerate(branches.T, start=1)}

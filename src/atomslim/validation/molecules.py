@@ -51,11 +51,11 @@ def vibrations(calculator: Calculator, atoms: Atoms, settings: Settings) -> Meas
         raise DoesNotFitError("one atom has no vibrations")
     start = relaxed(atoms, calculator, settings)
     step, rows = settings["displacement"], []
-    for place in range(start.positions.size):
+    for index in range(start.positions.size):
         images = []
         for sign in (1, -1):
             image = with_calculator(start, calculator)
-            image.positions.ravel()[place] += sign * step
+            image.positions.ravel()[index] += sign * step
             images.append(np.asarray(image.get_forces()).ravel())
         rows.append(-(images[0] - images[1]) / (2 * step))
     hessian = np.array(rows)

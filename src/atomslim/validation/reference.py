@@ -102,4 +102,4 @@ def is_model(name: str) -> bool:
 
 
 def _spread(samples: Dataset | Sequence[Sample], count: int) -> list[Sample]:
-    return [samples[place] for place in evenly(len(samples), count)]
+    return [samples[index] for index in evenly(len(samples), count)]

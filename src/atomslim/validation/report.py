@@ -111,8 +111,8 @@ def _panel(
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     told = 1 < len(names) <= len(COLOURS) and not names[0].startswith("band ")
-    for place, name in enumerate(names):
-        first, second = (COLOURS[place], COLOURS[place]) if told else COLOURS[:2]
+    for index, name in enumerate(names):
+        first, second = (COLOURS[index], COLOURS[index]) if told else COLOURS[:2]
         few: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(model.curves[name][0]) <= FEW else {}
         line = "" if name in SCATTERED else "-"
         few |= {"marker": ".", "markersize": 3.0} if name in SCATTERED else {}

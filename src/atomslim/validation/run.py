@@ -173,7 +173,7 @@ def _jobs(
 
 def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | None) -> Measurement:
     """Measure, or take what an earlier run measured; raises NotDoneError, also where a calculator fails."""
-    path = None if folder is None else files.place(folder, who, job.name, job.check.name, job.settings)
+    path = None if folder is None else files.measurement_path(folder, who, job.name, job.check.name, job.settings)
     if path is not None and files.is_whole(path):
         return files.kept(path)
     found = _timed(job, who, calculator)

@@ -87,10 +87,12 @@ def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
     """
     start = relaxed(atoms, calculator, settings, cell=True)
     rows = []
-    for place in range(6):
+    for component in range(6):
         step = settings["strain"]
-        stresses = [stress_of(relaxed(strained(start, place, sign * step), calculator, settings)) for sign in (1, -1)]
-        width = 2 * step if place < 3 else 4 * step  # of Voigt's η, twice the shear strain
+        stresses = [
+            stress_of(relaxed(strained(start, component, sign * step), calculator, settings)) for sign in (1, -1)
+        ]
+        width = 2 * step if component < 3 else 4 * step  # of Voigt's η, twice the shear strain
         rows.append((stresses[0] - stresses[1]) / width)
     measured = np.array(rows) / GPa
     measured = (measured + measured.T) / 2

@@ -81,9 +81,9 @@ def test_a_batch_of_unlike_structures_has_the_numbers_of_each() -> None:
     structures = list(STRUCTURES.values())
     outputs = atomslim.load("chgnet:0.3.0").predict(from_ase(structures))
     theirs, start = shipped_model(), 0
-    for place, atoms in enumerate(structures):
+    for index, atoms in enumerate(structures):
         rows = slice(start, start + len(atoms))
-        own = {"energy": outputs["energy"][place : place + 1], "stress": outputs["stress"][place : place + 1]}
+        own = {"energy": outputs["energy"][index : index + 1], "stress": outputs["stress"][index : index + 1]}
         own |= {name: outputs[name][rows] for name in ("forces", "magmoms")}
         compare(own, package_results(theirs, atoms), atoms)
         start = rows.stop

@@ -85,12 +85,12 @@ def test_relevance_scores_updates_by_what_they_change(model: CHGNet, crystal: At
         changed |= {f"bonds {number}": (given[0], bonds), f"angles {number}": (given[1], angles)}
     heads: Any = model.heads
     energy = heads["chgnet"]["energy"].mlp(model.readout(atoms)).sum()
-    for place, unit in enumerate(model.fine_units):
+    for index, unit in enumerate(model.fine_units):
         before, after = changed[unit]
         product = ((after - before) * torch.autograd.grad(-energy, after, retain_graph=True)[0]).detach()
-        assert float(found["taylor"]["unit"][place]) == pytest.approx(float(product.sum(1).abs().sum()) / 8, rel=1e-9)
+        assert float(found["taylor"]["unit"][index]) == pytest.approx(float(product.sum(1).abs().sum()) / 8, rel=1e-9)
         relevance = float(product.clamp(min=0).sum()) / 8 / product.shape[1]
-        assert float(found["gradcam"]["unit"][place]) == pytest.approx(relevance, rel=1e-9)
+        assert float(found["gradcam"]["unit"][index]) == pytest.approx(relevance, rel=1e-9)
 
     scores = block_relevance(model, [sample], cutoffs=[4.0])
     assert scores.units == (*model.fine_units, "cutoff 4 Å")
@@ -203,9 +203,9 @@ def test_a_batch_of_tasks_with_different_cutoffs_has_the_numbers_of_each(model: 
     together = both.predict(
         from_ase([crystal, crystal]), "chgnet", both.topology(from_ase([crystal] * 2), ["chgnet", "short"])
     )
-    for place, name in enumerate(("chgnet", "short")):
+    for index, name in enumerate(("chgnet", "short")):
         alone = both.predict(from_ase(crystal), name)
-        torch.testing.assert_close(together["energy"][place : place + 1], alone["energy"])
+        torch.testing.assert_close(together["energy"][index : index + 1], alone["energy"])
 
 
 def test_a_longer_cutoff_and_direct_forces_are_refused_by_name(model: CHGNet) -> None:

@@ -43,8 +43,8 @@ def kept_bytes(model: JMP, batch: AtomsBatch) -> int:
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if (place := tensor.untyped_storage().data_ptr()) not in weights:
-            sizes[place] = tensor.untyped_storage().nbytes()
+        if (address := tensor.untyped_storage().data_ptr()) not in weights:
+            sizes[address] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

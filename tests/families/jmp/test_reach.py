@@ -161,8 +161,8 @@ def largest_step(graph: JMPGraphSettings) -> float:
     length = torch.linspace(0.0, 5.0, 60, dtype=torch.float64)
     sizes = torch.tensor([edges_along(batch, x * way, graph) for x in length])
     steps = []
-    for place in torch.nonzero(sizes[1:] != sizes[:-1]).flatten().tolist()[:6]:
-        low, high = bisected(batch, way, graph, length[place], length[place + 1])
+    for index in torch.nonzero(sizes[1:] != sizes[:-1]).flatten().tolist()[:6]:
+        low, high = bisected(batch, way, graph, length[index], length[index + 1])
         steps.append(abs(energy_along(model, batch, high * way) - energy_along(model, batch, low * way)))
     return max(steps)
 
@@ -216,13 +216,13 @@ def energy_along(model: JMP, batch: AtomsBatch, move: Tensor) -> float:
 
 
 def neighbour_matrix(batch: AtomsBatch) -> tuple[Tensor, Tensor]:
-    """Return neighbours (n, k) and offsets (n, k, 3); empty places hold the atom itself."""
+    """Return neighbours (n, k) and offsets (n, k, 3); empty slots hold the atom itself."""
     pairs = find_pairs(batch, 6.3)
     counts = torch.bincount(pairs.target, minlength=batch.num_atoms)
-    place = torch.arange(len(pairs)) - (counts.cumsum(0) - counts)[pairs.target]
+    slot = torch.arange(len(pairs)) - (counts.cumsum(0) - counts)[pairs.target]
     neighbours = torch.arange(batch.num_atoms)[:, None].repeat(1, int(counts.max()))
     offsets = torch.zeros(*neighbours.shape, 3, dtype=torch.long)
-    neighbours[pairs.target, place], offsets[pairs.target, place] = pairs.source, pairs.offset
+    neighbours[pairs.target, slot], offsets[pairs.target, slot] = pairs.source, pairs.offset
     return neighbours, offsets
 
 

@@ -30,7 +30,7 @@ def test_a_namesake_is_replaced_and_the_others_stay() -> None:
     assert model.heads.get_submodule("conservative.energy") is heads[1]
 
 
-def test_as_many_tasks_as_there_are_go_by_place() -> None:
+def test_as_many_tasks_as_there_are_go_by_order() -> None:
     model = jmp()
     first, second = (model.heads.get_submodule(f"{name}.energy") for name in ("direct", "conservative"))
     replace_tasks(
@@ -41,7 +41,7 @@ def test_as_many_tasks_as_there_are_go_by_place() -> None:
     assert not model.tasks["molecules"].conservative
 
 
-def test_targets_go_by_name_or_else_by_place() -> None:
+def test_targets_go_by_name_or_else_by_order() -> None:
     a, b = Target(name="a", kind="scalar"), Target(name="b", kind="scalar")
     model = jmp(task("properties", a, b), direct_forces=False)
     first, second = model.heads.get_submodule("properties.a"), model.heads.get_submodule("properties.b")

@@ -41,8 +41,8 @@ def options(**changes: Any) -> dict[str, Any]:
         "gate": torch.nn.functional.silu,
         "radial_MLP": [7, 7],
         "heads": heads,
-        "atomic_inter_scale": [1.3 + 0.2 * place for place in range(len(heads))],
-        "atomic_inter_shift": [0.4 - 0.1 * place for place in range(len(heads))],
+        "atomic_inter_scale": [1.3 + 0.2 * index for index in range(len(heads))],
+        "atomic_inter_shift": [0.4 - 0.1 * index for index in range(len(heads))],
         **changes,
     }
     for name in ("interaction_cls_first", "interaction_cls", "readout_cls"):

@@ -79,7 +79,7 @@ MODELS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("mace")
-    return {name: saved(folder / f"{place}.model", **made) for place, (name, made) in enumerate(MODELS.items())}
+    return {name: saved(folder / f"{index}.model", **made) for index, (name, made) in enumerate(MODELS.items())}
 
 
 def structures() -> list[Atoms]:
@@ -94,14 +94,14 @@ def differences(model: BlockModel, task: str, theirs: Any) -> tuple[float, float
     whole = structures()
     ours = model.predict(from_ase(whole), task)
     found, start = np.zeros(3), 0
-    for place, atoms in enumerate(whole):
+    for index, atoms in enumerate(whole):
         atoms.calc = theirs
         forces = ours["forces"][start : start + len(atoms)].numpy()
         start += len(atoms)
-        energy = abs(atoms.get_potential_energy() - float(ours["energy"][place])) / len(atoms)
+        energy = abs(atoms.get_potential_energy() - float(ours["energy"][index])) / len(atoms)
         stress = 0.0
         if atoms.pbc.all():
-            stress = np.abs(atoms.get_stress(voigt=False) - ours["stress"][place].numpy()).max()
+            stress = np.abs(atoms.get_stress(voigt=False) - ours["stress"][index].numpy()).max()
         found = np.maximum(found, [energy, np.abs(atoms.get_forces() - forces).max(), stress])
     return float(found[0]), float(found[1]), float(found[2])
 
@@ -155,8 +155,8 @@ def test_a_cut_is_the_model_with_zeros_for_what_is_missing(name: str, files: dic
     for kept in (some for count in range(model.num_blocks) for some in combinations(whole, count)):
         cut = model.with_blocks(kept)
         found = cut.features(batch, cut.topology(batch, next(iter(cut.tasks)))).node
-        for place, expected in enumerate(padded(model, kept, batch), start=1):
-            assert torch.allclose(found[place], expected, rtol=1e-9, atol=1e-12)
+        for index, expected in enumerate(padded(model, kept, batch), start=1):
+            assert torch.allclose(found[index], expected, rtol=1e-9, atol=1e-12)
 
 
 def padded(model: Any, kept: tuple[int, ...], batch: Any) -> list[torch.Tensor]:

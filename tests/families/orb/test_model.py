@@ -36,8 +36,8 @@ TIGHT = {"energy": 1e-12, "forces": 1e-11, "stress": 1e-12}
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("orb")
     return {
-        name: saved(folder / f"{place}-direct-{neighbours}-x.ckpt", kind, neighbours)
-        for place, (name, (kind, neighbours)) in enumerate(MODELS.items())
+        name: saved(folder / f"{index}-direct-{neighbours}-x.ckpt", kind, neighbours)
+        for index, (name, (kind, neighbours)) in enumerate(MODELS.items())
     }
 
 
@@ -59,13 +59,13 @@ def differences(model: BlockModel, theirs: Any) -> dict[str, float]:
     whole = structures()
     ours = model.predict(from_ase(whole))
     found, start = dict.fromkeys(LOOSE, 0.0), 0
-    for place, atoms in enumerate(whole):
+    for index, atoms in enumerate(whole):
         atoms.calc = theirs
-        mine = {"energy": float(ours["energy"][place]) / len(atoms), "forces": ours["forces"][start:][: len(atoms)]}
+        mine = {"energy": float(ours["energy"][index]) / len(atoms), "forces": ours["forces"][start:][: len(atoms)]}
         start += len(atoms)
         other = {"energy": atoms.get_potential_energy() / len(atoms), "forces": atoms.get_forces()}
         if atoms.pbc.all():
-            mine["stress"] = ours["stress"][place]
+            mine["stress"] = ours["stress"][index]
             other["stress"] = atoms.get_stress(voigt=False)
         found |= {name: max(found[name], float(np.abs(np.asarray(mine[name]) - other[name]).max())) for name in mine}
     return found

@@ -118,7 +118,7 @@ def test_one_level_becomes_a_model_of_its_own(tmp_path: Path) -> None:
     require_same(Calculator(atomslim.load(tmp_path / "ours.pth")), Calculator(tuned), structures())
 
 
-def test_what_the_format_has_no_place_for_is_refused(tmp_path: Path) -> None:
+def test_what_the_format_cannot_express_is_refused(tmp_path: Path) -> None:
     model = atomslim.load(checkpoint(tmp_path / "theirs.pth"))
     with pytest.raises(ConfigError, match="no models without blocks"):
         atomslim.export(keep_blocks(model, 0), tmp_path / "none.pth")

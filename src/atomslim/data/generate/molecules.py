@@ -109,9 +109,9 @@ def _hessian(atoms: Atoms, method: Method) -> NDArray[np.float64]:
     moved.calc = method.calculator()
     start = moved.get_forces()
     rows = []
-    for place in range(start.size):
+    for index in range(start.size):
         moved.positions = atoms.positions
-        moved.positions.flat[place] += _STEP
+        moved.positions.flat[index] += _STEP
         rows.append((start - moved.get_forces()).ravel() / _STEP)
     hessian = np.array(rows)
     return (hessian + hessian.T) / 2

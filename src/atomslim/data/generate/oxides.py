@@ -94,8 +94,8 @@ def exchange(atoms: Atoms, random: Generator) -> str:
     """Exchange up to four atoms of an element in most of the groups; say what was done: " 2Ca"."""
     if random.random() > _EXCHANGED:
         return ""
-    places = [place for place, symbol in enumerate(atoms.symbols) if symbol in MATES]
-    symbol = atoms.symbols[places[random.integers(len(places))]]
+    sites = [site for site, symbol in enumerate(atoms.symbols) if symbol in MATES]
+    symbol = atoms.symbols[sites[random.integers(len(sites))]]
     mates = MATES[symbol].split()
     mate = mates[random.integers(len(mates))]
     same = np.flatnonzero(atoms.symbols == symbol)

@@ -120,9 +120,9 @@ def interpolated(start: Atoms, end: Atoms) -> Path:
     nodes = np.array([image.positions for image in images])
 
     def path(where: float) -> NDArray[np.float64]:
-        place = min(int(where * (_NODES - 1)), _NODES - 2)
-        part = where * (_NODES - 1) - place
-        return (1 - part) * nodes[place] + part * nodes[place + 1]
+        segment = min(int(where * (_NODES - 1)), _NODES - 2)
+        part = where * (_NODES - 1) - segment
+        return (1 - part) * nodes[segment] + part * nodes[segment + 1]
 
     return path
 

@@ -133,7 +133,7 @@ def make_group(domain: Domain, seed: int, number: int, size: int) -> tuple[list[
     samples: list[Sample] = []
     start = time.process_time()
     for attempt in range(ATTEMPTS):
-        random = np.random.default_rng((seed, domain.place, number, attempt))
+        random = np.random.default_rng((seed, domain.stream, number, attempt))
         label = Labeller(domain.method, limit=made.dropped.total() + _LIMIT * size, dropped=made.dropped)
         try:
             # What was given before the group is dropped stays.
@@ -219,15 +219,15 @@ def _groups(domain: Domain, generated: Mapping[str, Any]) -> list[_Group]:
     ]
 
 
-def _write_group(group: _Group, place: int, folder: Path) -> Made:
+def _write_group(group: _Group, index: int, folder: Path) -> Made:
     """Write a group as a part, unless it is finished; one that was begun is begun anew."""
-    note = folder / f"{place:06d}.json"
+    note = folder / f"{index:06d}.json"
     if note.exists():
         return Made.read(parse_json(note.read_text(encoding="utf-8")))
-    for path in part_paths(folder, place):
+    for path in part_paths(folder, index):
         path.unlink(missing_ok=True)
     samples, made = group.make()
-    with Part(folder, place) as part:
+    with Part(folder, index) as part:
         for sample in samples:
             part.append(sample)
     with atomic_write(note) as temporary:

@@ -9,7 +9,7 @@ _WORDS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "f": 0.0, "t": 1.0}
 _MISSING = {"", "nan", "na", "n/a", "none", "null"}
 
 
-def class_label(value: object, what: str, place: str) -> float | None:
+def class_label(value: object, what: str, location: str) -> float | None:
     """Give 0 or 1, or None for a label that is missing; raises DataError, naming the record, for anything else."""
     array = np.asarray(value)
     if array.size == 1:
@@ -22,7 +22,7 @@ def class_label(value: object, what: str, place: str) -> float | None:
             return number
     shown = " ".join(str(value).split())[:40]
     raise DataError(
-        f"{place}: {what} is {shown!r}, and a label is 0 or 1, false or true, or missing: mend the record, or "
+        f"{location}: {what} is {shown!r}, and a label is 0 or 1, false or true, or missing: mend the record, or "
         "choose other labels"
     )
 

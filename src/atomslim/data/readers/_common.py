@@ -85,75 +85,75 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 
 @contextmanager
-def damaged(place: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors of these kinds, raised by a library on a broken file, into a DataError that names the place."""
+def damaged(location: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds, raised by a library on a broken file, into a DataError that names the location."""
     try:
         yield
     except DataError:
         raise
     except (MemoryError, RecursionError) as error:
-        raise DataError(f"{place}: damaged, or larger than memory ({one_line(error)}): download it again") from error
+        raise DataError(f"{location}: damaged, or larger than memory ({one_line(error)}): download it again") from error
     except kinds as error:
-        raise DataError(f"{place}: cut off or damaged ({one_line(error)}): download it again") from error
+        raise DataError(f"{location}: cut off or damaged ({one_line(error)}): download it again") from error
 
 
-def require_keys(content: Collection[str] | Mapping[str, Any], keys: Collection[str], place: str) -> None:
+def require_keys(content: Collection[str] | Mapping[str, Any], keys: Collection[str], location: str) -> None:
     """Raise DataError, naming what is missing and what is there, unless `content` has all keys."""
     missing = [key for key in keys if key not in content]
     if missing:
         there = ", ".join(sorted(content)[:12]) or "nothing"
-        raise DataError(f"{place}: has no {', '.join(missing)} (there is: {there}): check that the layout is right")
+        raise DataError(f"{location}: has no {', '.join(missing)} (there is: {there}): check that the layout is right")
 
 
-def number(value: object, what: str, place: str) -> float:
+def number(value: object, what: str, location: str) -> float:
     """Give a number that is written as such, or as an array of one; raises DataError for anything else."""
     try:
         given = np.asarray(value)
         if given.dtype.kind == "b":
-            raise DataError(f"{place}: {what} is true or false, not a number: check the file")
+            raise DataError(f"{location}: {what} is true or false, not a number: check the file")
         array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{place}: {what} is not a number: check the file") from error
+        raise DataError(f"{location}: {what} is not a number: check the file") from error
     if array.size != 1:
-        raise DataError(f"{place}: {what} has {array.size} values where one is expected: check the file")
+        raise DataError(f"{location}: {what} has {array.size} values where one is expected: check the file")
     return float(array.reshape(()))
 
 
-def converted(atoms: Atoms, place: str) -> AtomsBatch:
-    """Convert a structure of ASE's; raises DataError, naming `place`, for constraints of atoms that are not there."""
+def converted(atoms: Atoms, location: str) -> AtomsBatch:
+    """Convert an ASE structure; raises DataError, naming `location`, for constraints on atoms that do not exist."""
     try:
         return from_ase(atoms)
     except StructureError as error:
-        raise DataError(f"{place}: {str(error).removeprefix('structure 0').lstrip(',: ')}") from error
+        raise DataError(f"{location}: {str(error).removeprefix('structure 0').lstrip(',: ')}") from error
 
 
-def floats(value: ArrayLike, what: str, place: str) -> NDArray[np.float64]:
+def floats(value: ArrayLike, what: str, location: str) -> NDArray[np.float64]:
     """Convert numbers of any type to an array of their shape; raises DataError for dates, texts and objects."""
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{place}: the {what} are not numbers but {array.dtype}: check the file")
+        raise DataError(f"{location}: the {what} are not numbers but {array.dtype}: check the file")
     return array.astype(np.float64)
 
 
-def require_size(count: int, size: int, what: str, place: str) -> None:
+def require_size(count: int, size: int, what: str, location: str) -> None:
     """Raise DataError for something of so many bytes in a file of a size: nothing real is packed so tightly."""
     if count > most_expanded(size):
-        raise DataError(f"{place}: {what} would take {count:.2g} bytes, from {size} of the file: get the file again")
+        raise DataError(f"{location}: {what} would take {count:.2g} bytes, from {size} of the file: get the file again")
 
 
-def integers(value: ArrayLike, what: str, place: str) -> NDArray[np.int64]:
+def integers(value: ArrayLike, what: str, location: str) -> NDArray[np.int64]:
     """Convert whole numbers of any type (some files keep atomic numbers as floats); raises DataError for others."""
     try:
         array = np.asarray(value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{place}: the {what} are not numbers: check the file") from error
+        raise DataError(f"{location}: the {what} are not numbers: check the file") from error
     if not np.array_equal(array, np.rint(array)) or np.abs(array).max(initial=0) >= 2**53:  # NaN too
-        raise DataError(f"{place}: the {what} are not whole numbers: check the file")
+        raise DataError(f"{location}: the {what} are not whole numbers: check the file")
     return array.astype(np.int64)
 
 
 def labelled(  # noqa: PLR0913 -- a structure has this many parts
-    place: str,
+    location: str,
     numbers: ArrayLike,
     positions: ArrayLike,
     targets: Mapping[str, ArrayLike],
@@ -168,10 +168,10 @@ def labelled(  # noqa: PLR0913 -- a structure has this many parts
 
     Raises:
         DataError: no atoms, unknown elements, shapes that do not fit each other, or numbers that are not finite; names
-            `place`.
+            `location`.
 
     """
-    elements = integers(numbers, "atomic numbers", place)
+    elements = integers(numbers, "atomic numbers", location)
     try:
         sample = Sample.create(
             elements,
@@ -179,15 +179,15 @@ def labelled(  # noqa: PLR0913 -- a structure has this many parts
             targets,
             cell=cell,
             pbc=pbc,
-            tags=None if tags is None else integers(tags, "tags", place),
+            tags=None if tags is None else integers(tags, "tags", location),
             fixed=fixed,
-            name=place,
+            name=location,
             group=group,
         )
     except StructureError as error:
         raise DataError(str(error)) from error
     except (TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise DataError(f"{place}: holds something else than numbers ({one_line(error)}): check the file") from error
+        raise DataError(f"{location}: holds something else than numbers ({one_line(error)}): check the file") from error
     _require_elements(sample)
     _require_finite(sample)
     return sample

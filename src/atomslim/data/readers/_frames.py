@@ -12,34 +12,34 @@ from atomslim.errors import DataError
 
 
 def read_frames(path: Path) -> Iterator[tuple[str, Atoms]]:
-    """Give the place (file and record) and the structure of every record, in order, without holding more than one.
+    """Give the location (file and record) and the structure of every record, in order, without holding more than one.
 
     Raises:
         DataError: the file is not there or has no known format; a record cannot be read, is cut off, or there is none.
 
     """
     record = -1
-    for record, atoms in numbered(_records(path), lambda record: readable(_place(path, record))):
+    for record, atoms in numbered(_records(path), lambda record: readable(_location(path, record))):
         if atoms is not None:
-            yield _place(path, record), atoms
+            yield _location(path, record), atoms
     if record < 0:
         raise DataError(f"{path}: the file holds no structures: check that it was written completely")
 
 
 @contextmanager
-def readable(place: str) -> Iterator[None]:
+def readable(location: str) -> Iterator[None]:
     """Say which record is unreadable, whatever ASE's reader raises."""
     try:
         yield
     except DataError:
         raise
     except ModuleNotFoundError as error:
-        raise DataError(f"{place}: reading this format needs the Python package {error.name}: install it") from error
+        raise DataError(f"{location}: reading this format needs the Python package {error.name}: install it") from error
     except Exception as error:
-        raise DataError(f"{place}: cannot be read: {reason(error)}: mend or remove this record") from error
+        raise DataError(f"{location}: cannot be read: {reason(error)}: mend or remove this record") from error
 
 
-def _place(path: Path, record: int) -> str:
+def _location(path: Path, record: int) -> str:
     return f"{path}, record {record}"
 
 

@@ -39,15 +39,15 @@ class GraphShards:
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, index: int) -> tuple[str, Fields]:
-        """Return the place ("file, record 17") and the fields of a record; negative: from the end."""
+        """Return the location ("file, record 17") and the fields of a record; negative: from the end."""
         index = range(len(self))[index]
         shard = bisect_right(self.ends, index)
         record = index - (self.ends[shard - 1] if shard else 0)
-        place = f"{self.files[shard].path}, record {record}"
+        location = f"{self.files[shard].path}, record {record}"
         content = self.files[shard].get(str(record).encode())
         if content is None:
-            raise DataError(f"{place}: missing, though the file announces more: get the file again")
-        return place, graph_fields(loads(content, place), place)
+            raise DataError(f"{location}: missing, though the file announces more: get the file again")
+        return location, graph_fields(loads(content, location), location)
 
     def natoms(self) -> NDArray[np.int64] | None:
         """Return the number of atoms of every record from `metadata.npz` beside the shards; None where there is none.
@@ -69,19 +69,19 @@ class GraphShards:
 
 
 def graph_list(path: Path) -> Iterator[tuple[str, Fields]]:
-    """Give place and fields of each graph object of a pickled list; raises DataError for anything else."""
+    """Give location and fields of each graph object of a pickled list; raises DataError for anything else."""
     content = load(path)
     if not isinstance(content, list | tuple):
         raise DataError(f"{path}: holds a {type(content).__name__} where a list is expected: check the file")
     if not content:
         raise DataError(f"{path}: is empty: remove the file")
     for record, graph in enumerate(content):
-        place = f"{path}, record {record}"
-        yield place, graph_fields(graph, place)
+        location = f"{path}, record {record}"
+        yield location, graph_fields(graph, location)
 
 
 def graph_sample(
-    fields: Fields, place: str, *, group: str = "", periodic: bool = True, relaxed: bool = False, shift: float = 0.0
+    fields: Fields, location: str, *, group: str = "", periodic: bool = True, relaxed: bool = False, shift: float = 0.0
 ) -> Sample:
     """Make a sample of the fields of a graph object.
 
@@ -93,16 +93,16 @@ def graph_sample(
         DataError: fields are missing, do not fit each other, or are not finite.
 
     """
-    require_keys(fields, ["pos", "atomic_numbers", *(["cell"] if periodic else [])], place)
-    energy = _first(fields, ("y_relaxed", "y", "energy") if relaxed else ("y", "energy"), place)
-    targets: dict[str, ArrayLike] = {"energy": number(fields[energy], energy, place) + shift}
+    require_keys(fields, ["pos", "atomic_numbers", *(["cell"] if periodic else [])], location)
+    energy = _first(fields, ("y_relaxed", "y", "energy") if relaxed else ("y", "energy"), location)
+    targets: dict[str, ArrayLike] = {"energy": number(fields[energy], energy, location) + shift}
     if energy != "y_relaxed" or "force" in fields or "forces" in fields:
-        targets["forces"] = fields[_first(fields, ("force", "forces"), place)]
-    numbers = integers(fields["atomic_numbers"], "atomic numbers", place)
-    if "natoms" in fields and number(fields["natoms"], "natoms", place) != len(numbers):
-        raise DataError(f"{place}: natoms is not the number of atoms, {len(numbers)}: get the file again")
+        targets["forces"] = fields[_first(fields, ("force", "forces"), location)]
+    numbers = integers(fields["atomic_numbers"], "atomic numbers", location)
+    if "natoms" in fields and number(fields["natoms"], "natoms", location) != len(numbers):
+        raise DataError(f"{location}: natoms is not the number of atoms, {len(numbers)}: get the file again")
     return labelled(
-        place,
+        location,
         numbers,
         fields["pos"],
         targets,
@@ -114,22 +114,22 @@ def graph_sample(
     )
 
 
-def system(fields: Fields, place: str) -> str:
+def system(fields: Fields, location: str) -> str:
     """Give the system's number, `sid`, as text, and "" where the record has none."""
     if "sid" not in fields:
         return ""
     sid = fields["sid"]
-    return sid if isinstance(sid, str) else f"{number(sid, 'sid', place):.0f}"
+    return sid if isinstance(sid, str) else f"{number(sid, 'sid', location):.0f}"
 
 
-def formula(fields: Fields, place: str) -> Formula:
+def formula(fields: Fields, location: str) -> Formula:
     """Give the sum formula of a molecule, in Hill's order."""
-    require_keys(fields, ["atomic_numbers"], place)
-    numbers = integers(fields["atomic_numbers"], "atomic numbers", place)
+    require_keys(fields, ["atomic_numbers"], location)
+    numbers = integers(fields["atomic_numbers"], "atomic numbers", location)
     from ase.data import chemical_symbols  # noqa: PLC0415 -- beside ase.formula
 
     if len(numbers) and not 0 < numbers.min() <= numbers.max() < len(chemical_symbols):
-        raise DataError(f"{place}: an atomic number is not an element: check the file")
+        raise DataError(f"{location}: an atomic number is not an element: check the file")
     return Formula.from_list([chemical_symbols[z] for z in numbers]).convert("hill")
 
 
@@ -144,9 +144,9 @@ def _length(file: LmdbFile) -> int:
     return int(length)
 
 
-def _first(fields: Fields, names: Sequence[str], place: str) -> str:
+def _first(fields: Fields, names: Sequence[str], location: str) -> str:
     """Return the first of several names that is there."""
     found = [name for name in names if name in fields]
     if not found:
-        require_keys(fields, [" or ".join(names)], place)
+        require_keys(fields, [" or ".join(names)], location)
     return found[0]

@@ -15,7 +15,7 @@ from atomslim.data.readers._common import damaged, existing, floats, integers, l
 from atomslim.errors import DataError
 
 _BROKEN = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
-"""What h5py raises for files that are damaged or have something else in the place of a dataset."""
+"""What h5py raises for files that are damaged or have something else where a dataset is expected."""
 
 
 @contextmanager
@@ -28,13 +28,13 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         yield file
 
 
-def children(group: Any, place: str) -> Iterator[tuple[str, Any]]:
+def children(group: Any, location: str) -> Iterator[tuple[str, Any]]:
     """Give the subgroups of a group in the order of their names; raises DataError for a group without any."""
     package = data_package("h5py")
-    with damaged(place, *_BROKEN):
+    with damaged(location, *_BROKEN):
         found = [(name, member) for name, member in group.items() if isinstance(member, package.Group)]
     if not found:
-        raise DataError(f"{place}: is empty, or has another layout: check that it is the right file")
+        raise DataError(f"{location}: is empty, or has another layout: check that it is the right file")
     yield from found
 
 
@@ -49,15 +49,15 @@ class Columns:
     energy_factor: float = 1.0
     forces_factor: float = 1.0
 
-    def count(self, group: Any, place: str) -> int:
+    def count(self, group: Any, location: str) -> int:
         """Count the conformations without reading them."""
-        return _rows(group, self.energy, place)
+        return _rows(group, self.energy, location)
 
-    def natoms(self, group: Any, place: str) -> int:
+    def natoms(self, group: Any, location: str) -> int:
         """Count the atoms without reading them."""
-        return _rows(group, self.numbers, place)
+        return _rows(group, self.numbers, location)
 
-    def read(self, group: Any, place: str, name: str) -> Iterator[Sample]:
+    def read(self, group: Any, location: str, name: str) -> Iterator[Sample]:
         """Give the conformations of a group as samples of the group `name`.
 
         Raises:
@@ -65,57 +65,57 @@ class Columns:
                 finite.
 
         """
-        require_keys(group.keys(), [self.numbers, self.positions, self.energy, self.forces], place)
-        numbers = atomic_numbers(_array(group, self.numbers, place), place)
-        energies = floats(_array(group, self.energy, place), self.energy, place)
+        require_keys(group.keys(), [self.numbers, self.positions, self.energy, self.forces], location)
+        numbers = atomic_numbers(_array(group, self.numbers, location), location)
+        energies = floats(_array(group, self.energy, location), self.energy, location)
         if energies.ndim != 1:
-            raise DataError(f"{place}: {self.energy} has the shape {energies.shape} where (m,) is expected")
+            raise DataError(f"{location}: {self.energy} has the shape {energies.shape} where (m,) is expected")
         shape = (len(energies), len(numbers), 3)
-        positions = _shaped(group, self.positions, shape, place)
-        forces = _shaped(group, self.forces, shape, place)
+        positions = _shaped(group, self.positions, shape, location)
+        forces = _shaped(group, self.forces, shape, location)
         for frame in range(len(energies)):
             targets = {
                 "energy": np.float64(energies[frame]) * self.energy_factor,
                 "forces": forces[frame] * self.forces_factor,
             }
-            yield labelled(f"{place}, conformation {frame}", numbers, positions[frame], targets, group=name)
+            yield labelled(f"{location}, conformation {frame}", numbers, positions[frame], targets, group=name)
 
 
-def atomic_numbers(species: NDArray[Any], place: str) -> NDArray[np.int64]:
+def atomic_numbers(species: NDArray[Any], location: str) -> NDArray[np.int64]:
     """Convert element symbols (bytes) or atomic numbers to atomic numbers; raises DataError for unknown symbols."""
     if species.dtype.kind not in "SO":
-        return integers(species, "atomic numbers", place)
+        return integers(species, "atomic numbers", location)
     from ase.data import atomic_numbers as table  # noqa: PLC0415
 
     symbols = [value.decode("ascii", "replace") if isinstance(value, bytes) else str(value) for value in species]
     unknown = [symbol for symbol in symbols if symbol not in table]
     if unknown:
-        raise DataError(f"{place}: {unknown[0]!r} is not an element: check the file")
+        raise DataError(f"{location}: {unknown[0]!r} is not an element: check the file")
     return np.array([table[symbol] for symbol in symbols], dtype=np.int64)
 
 
-def _rows(group: Any, key: str, place: str) -> int:
-    require_keys(group.keys(), [key], place)
-    with damaged(f"{place}, {key}", *_BROKEN):
+def _rows(group: Any, key: str, location: str) -> int:
+    require_keys(group.keys(), [key], location)
+    with damaged(f"{location}, {key}", *_BROKEN):
         return int(group[key].shape[0])
 
 
-def _shaped(group: Any, key: str, shape: tuple[int, ...], place: str) -> NDArray[Any]:
-    array = floats(_array(group, key, place), key, place)
+def _shaped(group: Any, key: str, shape: tuple[int, ...], location: str) -> NDArray[Any]:
+    array = floats(_array(group, key, location), key, location)
     if array.shape != shape:
         raise DataError(
-            f"{place}: {key} has the shape {array.shape} where {shape} (conformations, atoms, 3) is expected: "
+            f"{location}: {key} has the shape {array.shape} where {shape} (conformations, atoms, 3) is expected: "
             "get the file again"
         )
     return array
 
 
-def _array(group: Any, key: str, place: str) -> NDArray[Any]:
+def _array(group: Any, key: str, location: str) -> NDArray[Any]:
     """Read a dataset that lies in the file itself and is no larger than the file explains."""
-    place = f"{place}, {key}"
-    with damaged(place, *_BROKEN):
+    location = f"{location}, {key}"
+    with damaged(location, *_BROKEN):
         dataset = group[key]
         if dataset.external or dataset.is_virtual or dataset.file.id != group.file.id:
-            raise DataError(f"{place}: lies in another file: get a file that holds its data itself")
-        require_size(dataset.nbytes, Path(group.file.filename).stat().st_size, "the dataset", place)
+            raise DataError(f"{location}: lies in another file: get a file that holds its data itself")
+        require_size(dataset.nbytes, Path(group.file.filename).stat().st_size, "the dataset", location)
         return np.asarray(dataset[()])

@@ -64,7 +64,7 @@ class _Stream:
         self._file = file
         self._path = path
         self._text = ""
-        self._place = 0
+        self._offset = 0
         self._ended = False
         self._decoder = JSONDecoder()
 
@@ -77,41 +77,41 @@ class _Stream:
     def at(self, character: str) -> bool:
         """Say whether the next character that is not a space is this one."""
         while True:
-            while self._place < len(self._text) and self._text[self._place] in _SPACE:
-                self._place += 1
-            if self._place < len(self._text):
-                return self._text[self._place] == character
+            while self._offset < len(self._text) and self._text[self._offset] in _SPACE:
+                self._offset += 1
+            if self._offset < len(self._text):
+                return self._text[self._offset] == character
             self._more("the text ends too early")
 
     def skip(self, character: str) -> bool:
         """Pass the next character if it is this one."""
         if not self.at(character):
             return False
-        self._place += 1
+        self._offset += 1
         return True
 
     def take(self, character: str, what: str) -> None:
         """Pass the next character, which has to be this one."""
         if not self.skip(character):
-            raise self._error(f"{what} is expected and {self._text[self._place :][:20]!r} found")
+            raise self._error(f"{what} is expected and {self._text[self._offset :][:20]!r} found")
 
     def value(self) -> Any:
         """Pass and give the next value, reading as much as it needs."""
         self.at("")
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._place)
+                value, end = self._decoder.raw_decode(self._text, self._offset)
             except JSONDecodeError as error:
                 if self._ended or len(self._text) - error.pos > _LONGEST:
                     raise self._error(error.msg) from error
-                if len(self._text) - self._place > _LARGEST:
+                if len(self._text) - self._offset > _LARGEST:
                     raise self._error(f"one value of more than {_LARGEST} letters") from error
             except (RecursionError, ValueError, OverflowError) as error:
                 raise self._error(one_line(error)) from error
             else:
                 rest = len(self._text) - end
                 if self._ended or rest > _LONGEST or (rest and self._text[end] in _AFTER):  # a number may go on
-                    self._place = end
+                    self._offset = end
                     return value
             self._more("")
 
@@ -128,9 +128,9 @@ class _Stream:
         if self._ended:
             raise self._error(complaint)
         with damaged(f"{self._path}", *_BROKEN):
-            text = self._file.read(max(_CHUNK, len(self._text) - self._place))
-        self._text = self._text[self._place :] + text
-        self._place = 0
+            text = self._file.read(max(_CHUNK, len(self._text) - self._offset))
+        self._text = self._text[self._offset :] + text
+        self._offset = 0
         self._ended = not text
 
     def _error(self, what: str) -> DataError:

@@ -1,4 +1,4 @@
-"""Finding energy, forces, stress and other labels of a structure under the many names and places they have in files.
+"""Finding energy, forces, stress and other labels of a structure under the many names that files give them.
 
 Since ASE 3.23, `energy`, `forces` and `stress` of an extended XYZ file leave `info` and `arrays` for the calculator,
 and other spellings stay; databases keep labels in a row's results, key-value pairs or data. All are looked at, and
@@ -51,15 +51,15 @@ class Frame:
         return cls(atoms, getattr(atoms.calc, "results", {}), data or {})
 
     @property
-    def places(self) -> tuple[Mapping[str, Any], ...]:
+    def sources(self) -> tuple[Mapping[str, Any], ...]:
         """Where labels are looked for, in this order."""
         return (self.results, self.atoms.info, self.atoms.arrays, self.data)
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Give all names with their values, without the structure's own (positions, numbers and so on)."""
         own = {"positions", "numbers", "tags", "momenta", "masses"}
-        for place in self.places:
-            yield from ((key, value) for key, value in place.items() if key not in own)
+        for source in self.sources:
+            yield from ((key, value) for key, value in source.items() if key not in own)
 
 
 @dataclass(frozen=True)
@@ -84,51 +84,51 @@ class Labels:
     """Empty: that of the energy and of lengths."""
     required: tuple[str, ...] = ()
 
-    def sample(self, frame: Frame, place: str, remarks: Remarks | None = None) -> Sample:
+    def sample(self, frame: Frame, location: str, remarks: Remarks | None = None) -> Sample:
         """Make a sample, in eV and Å, of a frame with the labels that it has; `remarks` get what else is noticed.
 
         Raises:
             DataError: a required label is missing; two labels contradict each other; numbers that are not finite, or
-                shapes that do not fit. Names `place`.
+                shapes that do not fit. Names `location`.
 
         """
         length = factor(self.length_unit, "length_unit")
         atoms = frame.atoms
-        batch = converted(atoms, place)
+        batch = converted(atoms, location)
         sample = labelled(
-            place,
+            location,
             atoms.numbers,
             atoms.positions * length,
-            self.targets(frame, place, Remarks() if remarks is None else remarks),
+            self.targets(frame, location, Remarks() if remarks is None else remarks),
             cell=atoms.cell.array * length,
             pbc=atoms.pbc,
             tags=batch.tags.numpy(),
             fixed=batch.fixed.numpy(),
-            group=self._group(frame, place),
+            group=self._group(frame, location),
         )
         return replace(sample, ignored=charge_or_spin(atoms, frame.data))
 
-    def targets(self, frame: Frame, place: str, remarks: Remarks) -> dict[str, Any]:
+    def targets(self, frame: Frame, location: str, remarks: Remarks) -> dict[str, Any]:
         """Find and convert the labels; raises as `sample` does."""
         energy, length = factor(self.energy_unit, "energy_unit"), factor(self.length_unit, "length_unit")
         found: dict[str, Any] = {}
-        if (value := _find(frame, "energy", self.energy_key, place, remarks)) is not None:
-            found["energy"] = number(value, "the energy", place) * energy
-        if (value := _find(frame, "forces", self.forces_key, place, remarks)) is not None:
-            found["forces"] = _floats(value, "forces", place) * (energy / length)
-        if (value := self._stress(frame, place, energy / length**3, remarks)) is not None:
+        if (value := _find(frame, "energy", self.energy_key, location, remarks)) is not None:
+            found["energy"] = number(value, "the energy", location) * energy
+        if (value := _find(frame, "forces", self.forces_key, location, remarks)) is not None:
+            found["forces"] = _floats(value, "forces", location) * (energy / length)
+        if (value := self._stress(frame, location, energy / length**3, remarks)) is not None:
             found["stress"] = value
         for name in self.properties:
             if (value := _named(frame, name)) is not None:
-                found[name] = number(value, name, place)
+                found[name] = number(value, name, location)
                 remarks.found(name, name)
         for name in self.classes:
             value = _named(frame, name)
-            if value is not None and (label := class_label(value, name, place)) is not None:
+            if value is not None and (label := class_label(value, name, location)) is not None:
                 found[name] = label
                 remarks.found(name, name)
         remarks.look_for_unused(frame.items(), self.used, len(frame.atoms))
-        self._require(found, frame, place)
+        self._require(found, frame, location)
         return found
 
     @cached_property
@@ -149,44 +149,44 @@ class Labels:
                 there = ", ".join(sorted(remarks.looked_at)[:12]) or "nothing"
                 raise DataError(f"{path}: no structure has {key} (there is: {there}): correct the name in the option")
 
-    def _stress(self, frame: Frame, place: str, unit: float, remarks: Remarks) -> NDArray[np.float64] | None:
+    def _stress(self, frame: Frame, location: str, unit: float, remarks: Remarks) -> NDArray[np.float64] | None:
         """Give the stress in eV/Å³, (3, 3); a structure without a volume has none. `unit` is that of the virial."""
-        value = _find(frame, "stress", self.stress_key, place, remarks)
-        virial = None if self.stress_key else _find(frame, "virial", "", place, remarks)
+        value = _find(frame, "stress", self.stress_key, location, remarks)
+        virial = None if self.stress_key else _find(frame, "virial", "", location, remarks)
         if value is None and virial is None:
             return None
         volume = abs(float(np.linalg.det(frame.atoms.cell.array)))
         if value is None and frame.atoms.pbc.all() and not volume:
-            raise DataError(f"{place}: has a virial and a cell without volume: correct the lattice vectors")
+            raise DataError(f"{location}: has a virial and a cell without volume: correct the lattice vectors")
         if not frame.atoms.pbc.any() or not volume:
             remarks.left_out["stress or virial without a volume"] += 1
             return None
-        from_virial = None if virial is None else -_matrix(virial, "virial", place, remarks) / volume * unit
+        from_virial = None if virial is None else -_matrix(virial, "virial", location, remarks) / volume * unit
         if value is None:
             return None if from_virial is None else from_virial * self.stress_factor
         own = factor(self.stress_unit, "stress_unit") if self.stress_unit else unit
-        stress = _matrix(value, "stress", place, remarks) * (own * self.stress_factor)
+        stress = _matrix(value, "stress", location, remarks) * (own * self.stress_factor)
         if from_virial is not None:
-            _compare(stress, from_virial, place, remarks)
+            _compare(stress, from_virial, location, remarks)
         return stress
 
-    def _group(self, frame: Frame, place: str) -> str:
+    def _group(self, frame: Frame, location: str) -> str:
         if not self.group_key:
             kinds = (str(value).lower() for name, value in frame.items() if name.lower() == "config_type")
             return ISOLATED_ATOM if ISOLATED_ATOM.lower() in kinds else ""
         value = _named(frame, self.group_key)
         if value is None:
             raise DataError(
-                f"{place}: has no {self.group_key} (it has: {_names(frame)}): correct the option group_key or remove "
-                "the record"
+                f"{location}: has no {self.group_key} (it has: {_names(frame)}): correct the option group_key or "
+                "remove the record"
             )
         return str(value)
 
-    def _require(self, found: Mapping[str, Any], frame: Frame, place: str) -> None:
+    def _require(self, found: Mapping[str, Any], frame: Frame, location: str) -> None:
         missing = [name for name in self.required if name not in found]
         if missing:
             raise DataError(
-                f"{place}: has no {', '.join(missing)} (it has: {_names(frame)}): mend or remove the record"
+                f"{location}: has no {', '.join(missing)} (it has: {_names(frame)}): mend or remove the record"
             )
 
 
@@ -201,7 +201,7 @@ def check_options(labels: Labels) -> Labels:
     return labels
 
 
-def _find(frame: Frame, what: str, key: str, place: str, remarks: Remarks) -> Any:
+def _find(frame: Frame, what: str, key: str, location: str, remarks: Remarks) -> Any:
     """Give the value under a key, or under the known names of a label; None where there is none."""
     if key:
         value = _named(frame, key)
@@ -211,7 +211,7 @@ def _find(frame: Frame, what: str, key: str, place: str, remarks: Remarks) -> An
     if any(not _same(value, found[0][1]) for _, value in found[1:]):
         names = " and ".join(dict.fromkeys(name for name, _ in found))
         option = "stress_key" if what == "virial" else f"{what}_key"
-        raise DataError(f"{place}: {names} differ: say with the option {option} which one is meant")
+        raise DataError(f"{location}: {names} differ: say with the option {option} which one is meant")
     if not found:
         return None
     if what in {"stress", "virial"} and _of_each_atom(found[0][1], len(frame.atoms)):
@@ -254,31 +254,31 @@ def _same(one: Any, other: Any) -> bool:
     return bool(np.array_equal(np.ravel(np.asarray(one)), np.ravel(np.asarray(other))))
 
 
-def _floats(value: Any, what: str, place: str) -> NDArray[np.float64]:
+def _floats(value: Any, what: str, location: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(value)
         if array.dtype.kind == "b":
-            raise DataError(f"{place}: the {what} are true and false, not numbers: check the file")
+            raise DataError(f"{location}: the {what} are true and false, not numbers: check the file")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: the {what} are not numbers ({one_line(error)}): check the file") from error
+        raise DataError(f"{location}: the {what} are not numbers ({one_line(error)}): check the file") from error
 
 
-def _matrix(value: Any, what: str, place: str, remarks: Remarks) -> NDArray[np.float64]:
+def _matrix(value: Any, what: str, location: str, remarks: Remarks) -> NDArray[np.float64]:
     """Give 6 numbers in Voigt's order or 9 as a symmetric matrix (3, 3)."""
-    array = _floats(value, what, place)
+    array = _floats(value, what, location)
     if array.size == 6:
         return np.asarray(voigt_6_to_full_3x3_stress(array.reshape(6)))
     if array.size != 9:
-        raise DataError(f"{place}: the {what} has {array.size} numbers where 6 or 9 are expected: check the file")
+        raise DataError(f"{location}: the {what} has {array.size} numbers where 6 or 9 are expected: check the file")
     matrix = array.reshape(3, 3)
     if not symmetric(matrix):
-        text = f"{place}: the {what} is not symmetric: its symmetric part is taken, here and in all other structures"
+        text = f"{location}: the {what} is not symmetric: its symmetric part is taken, here and in all other structures"
         remarks.say_once(f"asymmetric {what}", text)
     return np.asarray((matrix + matrix.T) / 2)
 
 
-def _compare(stress: NDArray[np.float64], other: NDArray[np.float64], place: str, remarks: Remarks) -> None:
+def _compare(stress: NDArray[np.float64], other: NDArray[np.float64], location: str, remarks: Remarks) -> None:
     """Say it where a stress and what follows from the virial do not agree."""
     size = float(np.linalg.norm(stress))
     if not np.isfinite(size) or np.linalg.norm(stress - other) <= _AGREEMENT * size:
@@ -288,4 +288,4 @@ def _compare(stress: NDArray[np.float64], other: NDArray[np.float64], place: str
         text += "positive, give the option stress_factor=-1"
     else:
         text = "do not agree (virial = -volume × stress in eV): check their units"
-    remarks.say_once("stress and virial", f"{place}: stress and virial {text}; the stress is taken")
+    remarks.say_once("stress and virial", f"{location}: stress and virial {text}; the stress is taken")

@@ -66,8 +66,8 @@ def read_npz(path: Path, formulas: Mapping[str, str], energy_unit: str, length_u
             "energy": np.float64(energies[frame]) * to_ev,
             "forces": forces[frame] * (to_ev / to_angstrom),
         }
-        place = f"{path}, record {frame}"
-        yield labelled(place, numbers, positions[frame] * to_angstrom, targets, group=group)
+        location = f"{path}, record {frame}"
+        yield labelled(location, numbers, positions[frame] * to_angstrom, targets, group=group)
 
 
 def count_npz(path: Path) -> int:
@@ -101,11 +101,11 @@ def molecule_file(path: Path, info: DatasetInfo, variant: str, suffixes: tuple[s
     raise DataError(f"{path}: has several files ({', '.join(file.name for file in found[:12])}): name one of them")
 
 
-def require_molecule(numbers: NDArray[np.int64], formulas: Mapping[str, str], variant: str, place: str) -> None:
+def require_molecule(numbers: NDArray[np.int64], formulas: Mapping[str, str], variant: str, location: str) -> None:
     """Raise DataError when a frame is not of the molecule asked for."""
     wanted = {name.lower(): formula for name, formula in formulas.items()}.get(variant.lower())
     if wanted not in {None, _formula(numbers)}:
-        raise DataError(f"{place}: is {_formula(numbers)}, and {variant} is {wanted}: choose the right file")
+        raise DataError(f"{location}: is {_formula(numbers)}, and {variant} is {wanted}: choose the right file")
 
 
 def molecule_name(numbers: NDArray[np.int64], formulas: Mapping[str, str]) -> str:

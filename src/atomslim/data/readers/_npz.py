@@ -30,13 +30,13 @@ class Archive:
             DataError: it is damaged, holds objects, or announces more bytes than the file can have.
 
         """
-        place, what = f"{self._path}", f"the array {name}"
-        with damaged(place, *_BROKEN):
+        location, what = f"{self._path}", f"the array {name}"
+        with damaged(location, *_BROKEN):
             member = self._archive.getinfo(f"{name}.npy")
-            require_size(member.file_size, self._path.stat().st_size, what, place)
+            require_size(member.file_size, self._path.stat().st_size, what, location)
             with self._archive.open(member) as content:
                 shape, kind = _announced(content)
-                require_size(int(np.prod(shape, dtype=object)) * kind.itemsize, member.file_size, what, place)
+                require_size(int(np.prod(shape, dtype=object)) * kind.itemsize, member.file_size, what, location)
                 content.seek(0)
                 return np.asarray(np.lib.format.read_array(content, allow_pickle=False))
 

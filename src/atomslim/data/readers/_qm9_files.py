@@ -57,7 +57,7 @@ _BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, 
 class Molecule:
     """A molecule as it is in a file: positions in Å, properties under our names; its number in GDB-9 where given."""
 
-    place: str
+    location: str
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
     values: dict[str, float]
@@ -85,15 +85,15 @@ def read_tar(file: Path) -> Iterator[Molecule]:
     found = False
     with damaged(f"{existing(file)}", *_BROKEN_TAR), _open_tar(file) as archive:
         while (member := archive.next()) is not None:
-            place = f"{file}, {member.name}"
+            location = f"{file}, {member.name}"
             if not member.name.endswith(".xyz") or member.isdir():
                 continue
             if not member.isreg() or member.issparse() or member.size > _LONGEST:
-                raise DataError(f"{place}: is a link, or no molecule of a few lines: get the archive again")
+                raise DataError(f"{location}: is a link, or no molecule of a few lines: get the archive again")
             content = archive.extractfile(member)
             if content is not None:
                 found = True
-                yield parse_raw(content.read().decode("ascii", "replace"), place)
+                yield parse_raw(content.read().decode("ascii", "replace"), location)
             getattr(archive, "members", []).clear()  # or it would remember all of them
         _require_end(archive)
     if not found:
@@ -138,7 +138,7 @@ def _require_end(archive: tarfile.TarFile) -> None:
             raise tarfile.ReadError("the end is missing")
 
 
-def parse_raw(text: str, place: str) -> Molecule:
+def parse_raw(text: str, location: str) -> Molecule:
     """Parse an original file: natoms; "gdb N" and 15 properties; atoms x y z charge; frequencies, SMILES, InChI.
 
     Raises:
@@ -149,15 +149,15 @@ def parse_raw(text: str, place: str) -> Molecule:
     head = lines[1].split() if len(lines) > 1 else []
     if len(head) != len(RAW) + 2 or head[0] != "gdb" or not _is_count(lines[0]) or not _is_count(head[1]):
         raise DataError(
-            f"{place}: is not an original QM9 file (natoms, then 'gdb', number and 15 properties): check the path"
+            f"{location}: is not an original QM9 file (natoms, then 'gdb', number and 15 properties): check the path"
         )
     natoms = int(lines[0])
     atoms = [line.split() for line in lines[2 : natoms + 2]]
     if len(atoms) < natoms or len(lines) < natoms + 5:
-        raise DataError(f"{place}: ends after {len(lines)} of {natoms + 5} lines: get the file again")
-    values = {name: _float(value, name, place) for name, value in zip(RAW, head[2:], strict=True)}
-    numbers, positions = _atoms(atoms, place)
-    return Molecule(place, numbers, positions, values, int(head[1]))
+        raise DataError(f"{location}: ends after {len(lines)} of {natoms + 5} lines: get the file again")
+    values = {name: _float(value, name, location) for name, value in zip(RAW, head[2:], strict=True)}
+    numbers, positions = _atoms(atoms, location)
+    return Molecule(location, numbers, positions, values, int(head[1]))
 
 
 def read_sdf(file: Path, table: Path | None) -> Iterator[Molecule]:
@@ -172,16 +172,16 @@ def read_sdf(file: Path, table: Path | None) -> Iterator[Molecule]:
     rows = read_table(source)
     index = -1
     for index, block in enumerate(_sdf_blocks(file)):
-        place = f"{file}, record {index}"
+        location = f"{file}, record {index}"
         row = next(rows, None)
         if row is None:
             raise DataError(f"{source}: has {index} rows, and {file.name} has more molecules: get both files again")
         name, values = row
         title = block[0].strip()
         if title and name and title != name:
-            raise DataError(f"{place}: is {title}, and its row in {source.name} is {name}: get both files again")
-        numbers, positions = _sdf_atoms(block, place)
-        yield Molecule(place, numbers, positions, values, gdb_number(name or title))
+            raise DataError(f"{location}: is {title}, and its row in {source.name} is {name}: get both files again")
+        numbers, positions = _sdf_atoms(block, location)
+        yield Molecule(location, numbers, positions, values, gdb_number(name or title))
     if next(rows, None) is not None:
         raise DataError(f"{file}: has {index + 1} molecules, and {source.name} more rows: get both files again")
 
@@ -197,8 +197,11 @@ def read_table(file: Path) -> Iterator[tuple[str, dict[str, float]]]:
         if not columns:
             raise DataError(f"{file}: has no column of a QM9 property: check that it is the right file")
         for index, row in enumerate(rows):
-            place = f"{file}, record {index}"
-            yield row.get("mol_id") or "", {name: _float(row[column], name, place) for name, column in columns.items()}
+            location = f"{file}, record {index}"
+            yield (
+                row.get("mol_id") or "",
+                {name: _float(row[column], name, location) for name, column in columns.items()},
+            )
 
 
 def read_xyz(file: Path) -> Iterator[Molecule]:
@@ -208,9 +211,9 @@ def read_xyz(file: Path) -> Iterator[Molecule]:
     if file.name.startswith("dsgdb9nsd") or (len(head) > 1 and head[1].startswith(b"gdb")):
         yield from read_raw(file)
         return
-    for place, atoms in read_frames(file):
+    for location, atoms in read_frames(file):
         frame = Frame.of(atoms)
-        yield _labelled_molecule(frame, place, {**frame.results, **frame.atoms.info})
+        yield _labelled_molecule(frame, location, {**frame.results, **frame.atoms.info})
 
 
 def read_database(file: Path) -> tuple[Iterator[Molecule], dict[str, str]]:
@@ -226,17 +229,17 @@ def read_database(file: Path) -> tuple[Iterator[Molecule], dict[str, str]]:
         raise DataError(f"{file}: its metadata has no _property_unit_dict, so the units are not known")
     if str(about.get("_distance_unit", "Ang")) not in {"Ang", "Angstrom"}:
         raise DataError(f"{file}: the positions are in {about['_distance_unit']}, and Ang is expected")
-    molecules = (_labelled_molecule(frame, place, frame.data) for place, frame in database_frames(file))
+    molecules = (_labelled_molecule(frame, location, frame.data) for location, frame in database_frames(file))
     return molecules, {name: str(units[column]) for name, column in _known(units).items()}
 
 
-def _labelled_molecule(frame: Frame, place: str, labels: Mapping[str, Any]) -> Molecule:
-    values = {name: number(labels[key], name, place) for name, key in _known(labels).items()}
+def _labelled_molecule(frame: Frame, location: str, labels: Mapping[str, Any]) -> Molecule:
+    values = {name: number(labels[key], name, location) for name, key in _known(labels).items()}
     if not values:
         there = ", ".join(sorted(labels)[:12]) or "nothing"
-        raise DataError(f"{place}: has no QM9 property (there is: {there}): check that it is the right file")
+        raise DataError(f"{location}: has no QM9 property (there is: {there}): check that it is the right file")
     atoms = frame.atoms
-    return Molecule(place, atoms.numbers.astype(np.int64), atoms.positions, values)
+    return Molecule(location, atoms.numbers.astype(np.int64), atoms.positions, values)
 
 
 def _known(names: Iterable[str]) -> dict[str, str]:
@@ -291,35 +294,35 @@ def _sdf_blocks(file: Path) -> Iterator[list[str]]:
         raise DataError(f"{file}: the last molecule has no end ($$$$): the file is cut off, get it again")
 
 
-def _sdf_atoms(block: list[str], place: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _sdf_atoms(block: list[str], location: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Read the atoms of a V2000 block: their number in the first three columns of the fourth line."""
     counts = block[3] if len(block) > 3 else ""
     if not _is_count(counts[:3]) or "V3000" in counts:
-        raise DataError(f"{place}: is not a molecule in the V2000 format: check that it is an SDF file of QM9")
+        raise DataError(f"{location}: is not a molecule in the V2000 format: check that it is an SDF file of QM9")
     natoms = int(counts[:3])
     rows = [line.split() for line in islice(block, 4, 4 + natoms)]
     if len(rows) < natoms or any(len(row) < 4 for row in rows):
-        raise DataError(f"{place}: ends before {natoms} atoms: get the file again")
-    return _atoms([[row[3], *row[:3]] for row in rows], place)
+        raise DataError(f"{location}: ends before {natoms} atoms: get the file again")
+    return _atoms([[row[3], *row[:3]] for row in rows], location)
 
 
-def _atoms(rows: list[list[str]], place: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _atoms(rows: list[list[str]], location: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Convert rows of symbol, x, y, z."""
     for atom, row in enumerate(rows):
         if len(row) < 4 or row[0] not in atomic_numbers:
             raise DataError(
-                f"{place}: atom {atom} is not an element with a position ({' '.join(row)[:60]!r}): check the file"
+                f"{location}: atom {atom} is not an element with a position ({' '.join(row)[:60]!r}): check the file"
             )
     numbers = np.array([atomic_numbers[row[0]] for row in rows], dtype=np.int64)
     positions = [
-        [_float(value, f"position of atom {atom}", place) for value in row[1:4]] for atom, row in enumerate(rows)
+        [_float(value, f"position of atom {atom}", location) for value in row[1:4]] for atom, row in enumerate(rows)
     ]
     return numbers, np.array(positions, dtype=np.float64).reshape(-1, 3)
 
 
-def _float(text: Any, what: str, place: str) -> float:
+def _float(text: Any, what: str, location: str) -> float:
     """Convert a number that may be written as Mathematica does: 1.2*^-5."""
     try:
         return float(str(text).replace("*^", "e"))
     except ValueError as error:
-        raise DataError(f"{place}: {what} is {text!r}, which is not a number: check the file") from error
+        raise DataError(f"{location}: {what} is {text!r}, which is not a number: check the file") from error

@@ -63,11 +63,11 @@ _TOLERANCE = 0.03
 """Covers binding (1 % in H2O, 18 % in H2, which is why a molecule needs heavier atoms) and the functional."""
 
 
-def factor(unit: str, place: str) -> float:
+def factor(unit: str, location: str) -> float:
     """Give the size of a unit such as `kcal/mol`, `hartree/bohr`, `eV Ang^-1` or `a0^3` in eV and Å.
 
     Raises:
-        DataError: a name that is not known; names `place`.
+        DataError: a name that is not known; names `location`.
 
     """
     result, divide = 1.0, False
@@ -77,30 +77,30 @@ def factor(unit: str, place: str) -> float:
             continue
         name, _, power = part.partition("^")
         if name.lower() not in FACTORS or not re.fullmatch(r"-?\d*", power):
-            raise DataError(f"{place}: the unit {unit!r} is not known: write it as eV, Hartree/bohr, kcal/mol/Å, …")
+            raise DataError(f"{location}: the unit {unit!r} is not known: write it as eV, Hartree/bohr, kcal/mol/Å, …")
         result *= float(FACTORS[name.lower()]) ** (int(power or 1) * (-1 if divide else 1))
         divide = False
     return result
 
 
-def require_total(energy: float, numbers: NDArray[np.int64], unit: str, place: str) -> None:
+def require_total(energy: float, numbers: NDArray[np.int64], unit: str, location: str) -> None:
     """Refuse a total energy (in eV, converted from `unit`) that would be right in another unit.
 
     Energies that fit no unit pass: references may be subtracted, or core electrons left out.
 
     Raises:
-        DataError: names `place`, the unit that would fit and how to say so.
+        DataError: names `location`, the unit that would fit and how to say so.
 
     """
     expected = _total(numbers)
     if expected is None or abs(energy / expected - 1) < _TOLERANCE:
         return
-    written = energy / factor(unit, place)
+    written = energy / factor(unit, location)
     for other in _TOTAL_UNITS:
-        if abs(written * factor(other, place) / expected - 1) < _TOLERANCE:
+        if abs(written * factor(other, location) / expected - 1) < _TOLERANCE:
             formula = Formula.from_list([chemical_symbols[number] for number in numbers]).format("hill")
             raise DataError(
-                f"{place}: the energy {written:.6g} {unit} would be right for {formula} in {other}: "
+                f"{location}: the energy {written:.6g} {unit} would be right for {formula} in {other}: "
                 f'if that is its unit, give the option energy_unit="{other}"'
             )
 

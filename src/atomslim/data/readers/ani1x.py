@@ -89,9 +89,9 @@ def count(path: Path, variant: str = "") -> int | None:
 def _read_hdf5(path: Path, min_atoms: int) -> Iterator[Sample]:
     with open_hdf5(path) as file:
         for name, group in children(file, str(path)):
-            place = f"{path}, {name}"
-            if COLUMNS.natoms(group, place) >= min_atoms:
-                yield from COLUMNS.read(group, place, name)
+            location = f"{path}, {name}"
+            if COLUMNS.natoms(group, location) >= min_atoms:
+                yield from COLUMNS.read(group, location, name)
 
 
 def _count(path: Path) -> int:
@@ -101,8 +101,8 @@ def _count(path: Path) -> int:
 
 
 def _read_list(path: Path) -> Iterator[Sample]:
-    for place, fields in graph_list(path):
+    for location, fields in graph_list(path):
         # The release writes every count, also 1: groups of both forms of the dataset have the same names.
-        elements = formula(fields, place).count()
+        elements = formula(fields, location).count()
         group = "".join(f"{element}{atoms}" for element, atoms in elements.items())
-        yield graph_sample(fields, place, group=group, periodic=False)
+        yield graph_sample(fields, location, group=group, periodic=False)

@@ -120,10 +120,10 @@ def read_noting(remarks: Remarks, path: Path, variant: str = "", **options: Any)
         raise ConfigError(f"a file has no variants: leave {variant!r} out")
     labels = check_options(_labels(**options))
     checked = bool(options.get("energy_unit"))
-    for place, frame in frames(path):
-        sample = frame if isinstance(frame, Sample) else labels.sample(frame, place, remarks)
+    for location, frame in frames(path):
+        sample = frame if isinstance(frame, Sample) else labels.sample(frame, location, remarks)
         if not checked and "energy" in sample.targets and len(sample) > 1:
-            require_total(float(sample.targets["energy"]), sample.numbers, "eV", place)
+            require_total(float(sample.targets["energy"]), sample.numbers, "eV", location)
             checked = True
         yield sample
     labels.require_named(remarks, path)
@@ -141,18 +141,20 @@ def _names(given: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def frames(path: Path) -> Iterator[tuple[str, Frame | Sample]]:
-    """Give the place (file and record) and the contents of every record; raises DataError as `read` does.
+    """Give the location (file and record) and the contents of every record; raises DataError as `read` does.
 
     Records of a container of ours, which a folder may hold, are samples already.
     """
     if existing(path).is_dir():
         yield from chain.from_iterable(map(frames, files_of(path)))
     elif is_container(path):
-        yield from ((sample.name or f"{path}, record {place}", sample) for place, sample in enumerate(Container(path)))
+        yield from (
+            (sample.name or f"{path}, record {location}", sample) for location, sample in enumerate(Container(path))
+        )
     elif path.suffix == ".aselmdb" or is_database(path):
         yield from database_frames(path)
     else:
-        yield from ((place, Frame.of(atoms)) for place, atoms in read_frames(path))
+        yield from ((location, Frame.of(atoms)) for location, atoms in read_frames(path))
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -198,19 +200,19 @@ def count(path: Path, variant: str = "") -> int | None:
 
 
 def database_frames(path: Path) -> Iterator[tuple[str, Frame]]:
-    """Give the place and the contents of every row of a database; raises DataError as `read` does."""
+    """Give the location and the contents of every row of a database; raises DataError as `read` does."""
     if path.suffix == ".aselmdb":
         yield from _lmdb_frames(path)
         return
     rows = _rows(path)
     for index in integers_from():
-        place = f"{path}, record {index}"
-        with readable(place), bounded_arrays():
+        location = f"{path}, record {index}"
+        with readable(location), bounded_arrays():
             row = next(rows, None)
             if row is None:
                 break
             frame = Frame.of(row.toatoms(), {**row.key_value_pairs, **row.data})
-        yield place, frame
+        yield location, frame
     if index == 0:
         raise DataError(f"{path}: the database holds no structures: check that it was written completely")
 
@@ -235,8 +237,8 @@ def _lmdb_frames(path: Path) -> Iterator[tuple[str, Frame]]:
     numbers = file.numbers()
     _require_all(file, numbers)
     for number in numbers:
-        place = f"{path}, record {number}"
-        yield place, _frame(_json(file.get(b"%d" % number) or b"", place), place)
+        location = f"{path}, record {number}"
+        yield location, _frame(_json(file.get(b"%d" % number) or b"", location), location)
 
 
 def _require_all(file: LmdbFile, numbers: Sequence[int]) -> None:
@@ -258,11 +260,11 @@ def _count_rows(file: LmdbFile) -> int:
     return file.entries - sum(file.get(key) is not None for key in _NO_ROWS)
 
 
-def _json(record: bytes | None, place: str) -> Any:
+def _json(record: bytes | None, location: str) -> Any:
     """Read a packed JSON text; None where there is no record."""
     if record is None:
         return None
-    with damaged(place, zlib.error, ValueError, TypeError, OverflowError):
+    with damaged(location, zlib.error, ValueError, TypeError, OverflowError):
         unpacking, most = zlib.decompressobj(), most_expanded(len(record))
         text = unpacking.decompress(record, most)
         if not unpacking.eof:
@@ -282,8 +284,8 @@ def _array(content: dict[str, Any]) -> Any:
     return np.array(numbers, dtype=dtype).reshape(shape)
 
 
-def _frame(row: Any, place: str) -> Frame:
-    with readable(place):
+def _frame(row: Any, location: str) -> Frame:
+    with readable(location):
         atoms = Atoms(
             numbers=row["numbers"],
             positions=row["positions"],

@@ -101,19 +101,19 @@ def read(path: Path, variant: str = "") -> Iterator[Sample]:
     file, task = _file(path, variant)
     index = -1
     for index, (before, row) in enumerate(read_object(file, "data")):
-        place = f"{file}, record {index}"
-        structure, value = _pair(before.get("columns"), row, task, place)
-        yield crystal(structure, _targets(value, task, place), place)
+        location = f"{file}, record {index}"
+        structure, value = _pair(before.get("columns"), row, task, location)
+        yield crystal(structure, _targets(value, task, location), location)
     if index < 0:
         raise DataError(f"{file}: the file holds no structures: check that it was written completely")
 
 
-def _targets(value: Any, task: str, place: str) -> dict[str, float]:
+def _targets(value: Any, task: str, location: str) -> dict[str, float]:
     """Give a row's target; a label of no and yes may be missing."""
     if INFO.is_label(task):
-        label = class_label(value, COLUMNS[task], place)
+        label = class_label(value, COLUMNS[task], location)
         return {} if label is None else {task: label}
-    return {task: number(value, COLUMNS[task], place) * _FACTORS.get(task, 1.0)}
+    return {task: number(value, COLUMNS[task], location) * _FACTORS.get(task, 1.0)}
 
 
 def _file(path: Path, variant: str) -> tuple[Path, str]:
@@ -132,14 +132,14 @@ def _file(path: Path, variant: str) -> tuple[Path, str]:
     return existing(next((name for name in names if name.is_file()), names[0])), wanted
 
 
-def _pair(columns: Any, row: Any, task: str, place: str) -> tuple[Any, Any]:
+def _pair(columns: Any, row: Any, task: str, location: str) -> tuple[Any, Any]:
     """Give the structure and the number of a row."""
     names = list(columns) if isinstance(columns, list) else []
     if "structure" not in names or COLUMNS[task] not in names:
         raise DataError(
-            f"{place}: the columns are {', '.join(map(str, names)) or 'not named'}, and structure and {COLUMNS[task]} "
-            f"are expected: check that it is the file of {task}"
+            f"{location}: the columns are {', '.join(map(str, names)) or 'not named'}, and structure and "
+            f"{COLUMNS[task]} are expected: check that it is the file of {task}"
         )
     if not isinstance(row, list) or len(row) != len(names):
-        raise DataError(f"{place}: the row does not have {len(names)} columns: download the file again")
+        raise DataError(f"{location}: the row does not have {len(names)} columns: download the file again")
     return row[names.index("structure")], row[names.index(COLUMNS[task])]

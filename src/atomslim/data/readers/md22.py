@@ -102,11 +102,11 @@ def count(path: Path, variant: str = "") -> int | None:
 def _read_xyz(file: Path, energy_unit: str, length_unit: str) -> Iterator[Sample]:
     labels = check_options(Labels(energy_unit=energy_unit, length_unit=length_unit, required=("energy", "forces")))
     first: Sample | None = None
-    for place, atoms in read_frames(file):
-        sample = labels.sample(Frame.of(atoms), place)
+    for location, atoms in read_frames(file):
+        sample = labels.sample(Frame.of(atoms), location)
         if first is None:
             first = sample
-            require_total(float(sample.targets["energy"]), sample.numbers, energy_unit, place)
+            require_total(float(sample.targets["energy"]), sample.numbers, energy_unit, location)
         if not np.array_equal(sample.numbers, first.numbers):
-            raise DataError(f"{place}: has other atoms than record 0: all frames must be of one molecule")
+            raise DataError(f"{location}: has other atoms than record 0: all frames must be of one molecule")
         yield replace(sample, group=molecule_name(sample.numbers, FORMULAS))

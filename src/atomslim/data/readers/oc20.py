@@ -101,12 +101,12 @@ class _EnergyRule:
         sign = 0 if self.wanted == self.stored else (1 if self.wanted == "total" else -1)
         object.__setattr__(self, "sign", sign)
 
-    def shift(self, group: str, place: str) -> float:
+    def shift(self, group: str, location: str) -> float:
         if not self.sign:
             return 0.0
         if self.references is None or group not in self.references:
             name = group or "this record, which names no system"
-            raise DataError(f"{place}: no reference energy for {name}: check that oc20_ref.pkl is the right file")
+            raise DataError(f"{location}: no reference energy for {name}: check that oc20_ref.pkl is the right file")
         return self.sign * self.references[group]
 
 
@@ -186,10 +186,10 @@ def _read_shards(shards: GraphShards, rule: _EnergyRule, *, known: bool) -> Iter
     if not known and rule.wanted == "total":
         _warn_if_referenced(shards)
     for record in range(len(shards)):
-        place, fields = shards[record]
-        number_ = system(fields, place)
+        location, fields = shards[record]
+        number_ = system(fields, location)
         group = number_ if not number_ or number_.startswith("random") else f"random{number_}"
-        yield graph_sample(fields, place, group=group, shift=rule.shift(group, place))
+        yield graph_sample(fields, location, group=group, shift=rule.shift(group, location))
 
 
 def _warn_if_referenced(shards: GraphShards) -> None:
@@ -213,13 +213,13 @@ def _read_raw(path: Path, rule: _EnergyRule) -> Iterator[Sample]:
     """Read a file of extended XYZ together with the text file beside it."""
     systems = _systems(path)
     for record, (system_line, text) in enumerate(zip_longest(systems, _frames(path))):
-        place = f"{path}, record {record}"
+        location = f"{path}, record {record}"
         if system_line is None or text is None:
-            raise DataError(f"{place}: only in one of the frames and {_text_file(path).name}: get both files again")
+            raise DataError(f"{location}: only in one of the frames and {_text_file(path).name}: get both files again")
         group, reference = system_line
         references = rule.references or {group: reference}
-        shift = _EnergyRule(rule.wanted, rule.stored, references).shift(group, place)
-        yield _ase_sample(_parsed(text, place), place, group, shift)
+        shift = _EnergyRule(rule.wanted, rule.stored, references).shift(group, location)
+        yield _ase_sample(_parsed(text, location), location, group, shift)
 
 
 def _read_trajectory(path: Path, rule: _EnergyRule) -> Iterator[Sample]:
@@ -227,10 +227,10 @@ def _read_trajectory(path: Path, rule: _EnergyRule) -> Iterator[Sample]:
         if not len(trajectory):
             raise DataError(f"{path}: is empty: remove the file")
         for record in range(len(trajectory)):
-            place = f"{path}, record {record}"
-            with damaged(place, Exception):
+            location = f"{path}, record {record}"
+            with damaged(location, Exception):
                 atoms = trajectory[record]
-            yield _ase_sample(atoms, place, path.stem, rule.shift(path.stem, place))
+            yield _ase_sample(atoms, location, path.stem, rule.shift(path.stem, location))
 
 
 def _count_trajectory(path: Path) -> int:
@@ -238,17 +238,17 @@ def _count_trajectory(path: Path) -> int:
         return len(trajectory)
 
 
-def _ase_sample(atoms: Atoms, place: str, group: str, shift: float) -> Sample:
+def _ase_sample(atoms: Atoms, location: str, group: str, shift: float) -> Sample:
     """Take the labels from the calculator's results, where no constraint has touched them."""
     results = atoms.calc.results if atoms.calc is not None else {}
     if not {"energy", "forces"} <= results.keys():
-        raise DataError(f"{place}: has no energy or no forces: check the file")
-    batch = converted(atoms, place)
+        raise DataError(f"{location}: has no energy or no forces: check the file")
+    batch = converted(atoms, location)
     return labelled(
-        place,
+        location,
         atoms.numbers,
         atoms.positions,
-        {"energy": number(results["energy"], "energy", place) + shift, "forces": results["forces"]},
+        {"energy": number(results["energy"], "energy", location) + shift, "forces": results["forces"]},
         cell=atoms.cell.array,
         pbc=atoms.pbc,
         tags=batch.tags.numpy(),
@@ -265,8 +265,8 @@ def _trajectory(path: Path) -> Any:
 def _text_file(path: Path) -> Path:
     """Return the path of the text file of a file of frames, compressed or not."""
     base = path.name.removesuffix(".xz").removesuffix(".extxyz")
-    places = [path.with_name(f"{base}.txt.xz"), path.with_name(f"{base}.txt")]
-    return next((place for place in places if place.exists()), places[0])
+    candidates = [path.with_name(f"{base}.txt.xz"), path.with_name(f"{base}.txt")]
+    return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
 
 def _systems(path: Path) -> list[tuple[str, float]]:
@@ -302,11 +302,11 @@ def _frames(path: Path) -> Iterator[str]:
             yield "".join(lines)
 
 
-def _parsed(text: str, place: str) -> Atoms:
+def _parsed(text: str, location: str) -> Atoms:
     try:
         atoms = ase.io.read(StringIO(text), format="extxyz")
     # ASE raises anything on a line that it does not understand
     except Exception as error:
-        raise DataError(f"{place}: is not extended XYZ ({one_line(error)}): get the file again") from error
+        raise DataError(f"{location}: is not extended XYZ ({one_line(error)}): get the file again") from error
     assert isinstance(atoms, Atoms)  # noqa: S101 -- one frame in, one out
     return atoms

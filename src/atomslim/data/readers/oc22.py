@@ -62,7 +62,9 @@ def read(path: Path, variant: str = "") -> Iterator[Sample]:
     files = parts(path, variant)
     shards = files[0].suffix == ".lmdb"
     records = _records(GraphShards(files)) if shards else (item for file in files for item in graph_list(file))
-    return (graph_sample(fields, place, group=system(fields, place), relaxed=True) for place, fields in records)
+    return (
+        graph_sample(fields, location, group=system(fields, location), relaxed=True) for location, fields in records
+    )
 
 
 def parts(path: Path, variant: str = "") -> list[Path]:

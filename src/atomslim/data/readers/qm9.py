@@ -113,7 +113,7 @@ def read(
             _require_unit(molecule, energy_unit)
         if uncharacterised and molecule.number is None:
             raise DataError(
-                f"{molecule.place}: has no molecule's number, so the uncharacterised ones cannot be left out"
+                f"{molecule.location}: has no molecule's number, so the uncharacterised ones cannot be left out"
             )
         if molecule.number not in dropped:
             yield _sample(molecule, targets, reference)
@@ -171,19 +171,19 @@ def _source(path: Path) -> Path:
 def _require_unit(molecule: Molecule, energy_unit: str) -> None:
     for name in ("U0", "U", "H", "G"):
         if name in molecule.values:
-            require_total(molecule.values[name], molecule.numbers, energy_unit, f"{molecule.place}, {name}")
+            require_total(molecule.values[name], molecule.numbers, energy_unit, f"{molecule.location}, {name}")
 
 
 def _sample(molecule: Molecule, targets: tuple[str, ...], reference: str) -> Sample:
     missing = [name for name in targets if name not in molecule.values]
     if missing:
         there = ", ".join(molecule.values) or "nothing"
-        raise DataError(f"{molecule.place}: has no {', '.join(missing)} (there is: {there}): choose another file")
+        raise DataError(f"{molecule.location}: has no {', '.join(missing)} (there is: {there}): choose another file")
     values = {name: molecule.values[name] for name in targets or TARGETS if name in molecule.values}
     if reference == "atoms":
         values = {name: value - _atoms(molecule, name) for name, value in values.items()}
     group = "" if molecule.number is None else f"gdb_{molecule.number}"
-    return labelled(molecule.place, molecule.numbers, molecule.positions, values, group=group)
+    return labelled(molecule.location, molecule.numbers, molecule.positions, values, group=group)
 
 
 def _atoms(molecule: Molecule, name: str) -> float:
@@ -193,5 +193,5 @@ def _atoms(molecule: Molecule, name: str) -> float:
     table: Mapping[int, float] = ATOMS[name]
     unknown = sorted({int(number) for number in molecule.numbers} - set(table))
     if unknown:
-        raise DataError(f"{molecule.place}: no isolated atom with atomic number {unknown[0]}: use reference=none")
+        raise DataError(f"{molecule.location}: no isolated atom with atomic number {unknown[0]}: use reference=none")
     return sum(table[int(number)] for number in molecule.numbers) * (1.0 if name == "Cv" else float(Hartree))

@@ -86,33 +86,33 @@ def gaps(file: Path, functional: str = "pbe") -> dict[str, float]:
 
 
 def _json_pair(folder: Path) -> tuple[Path, Path] | None:
-    for place in (folder, folder / "qmof_database"):
-        structures = [place / f"{_STRUCTURES}{suffix}" for suffix in ("", ".gz")]
+    for parent in (folder, folder / "qmof_database"):
+        structures = [parent / f"{_STRUCTURES}{suffix}" for suffix in ("", ".gz")]
         found = next((file for file in structures if file.is_file()), None)
-        if found and (place / _PROPERTIES).is_file():
-            return place / _PROPERTIES, found
+        if found and (parent / _PROPERTIES).is_file():
+            return parent / _PROPERTIES, found
     return None
 
 
 def _read_json(properties: Path, structures: Path, functional: str) -> Iterator[Sample]:
     found = dict(_json_gaps(properties, functional))
     for index, entry in enumerate(read_array(structures)):
-        place = f"{structures}, record {index}"
-        name = str(_member(entry, "qmof_id", place))
+        location = f"{structures}, record {index}"
+        name = str(_member(entry, "qmof_id", location))
         if name not in found:
-            raise DataError(f"{place}: {name} is not in {properties.name}: both files must be of one version")
+            raise DataError(f"{location}: {name} is not in {properties.name}: both files must be of one version")
         gap = found[name]
         if gap is not None:
-            yield crystal(_member(entry, "structure", place), {"band_gap": gap}, place, group=name)
+            yield crystal(_member(entry, "structure", location), {"band_gap": gap}, location, group=name)
 
 
 def _json_gaps(file: Path, functional: str) -> Iterator[tuple[str, float | None]]:
     """Give the gaps by qmof_id, None where there is none; they may be nested or under one dotted name."""
     for index, entry in enumerate(read_array(file)):
-        place = f"{file}, record {index}"
-        name, dotted = str(_member(entry, "qmof_id", place)), f"outputs.{functional}.bandgap"
-        gap = entry[dotted] if dotted in entry else _nested(_member(entry, "outputs", place), functional)
-        yield name, None if gap is None else number(gap, "the band gap", place)
+        location = f"{file}, record {index}"
+        name, dotted = str(_member(entry, "qmof_id", location)), f"outputs.{functional}.bandgap"
+        gap = entry[dotted] if dotted in entry else _nested(_member(entry, "outputs", location), functional)
+        yield name, None if gap is None else number(gap, "the band gap", location)
 
 
 def _nested(outputs: Any, functional: str) -> Any:
@@ -120,10 +120,10 @@ def _nested(outputs: Any, functional: str) -> Any:
     return values.get("bandgap") if isinstance(values, dict) else None
 
 
-def _member(entry: Any, key: str, place: str) -> Any:
+def _member(entry: Any, key: str, location: str) -> Any:
     if not isinstance(entry, dict) or key not in entry:
         there = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise DataError(f"{place}: has no {key} (there is: {there[:200]}): check that it is the right file")
+        raise DataError(f"{location}: has no {key} (there is: {there[:200]}): check that it is the right file")
     return entry[key]
 
 
@@ -152,8 +152,8 @@ def _rows(file: Path, functional: str) -> Iterator[tuple[str, str, float]]:
             )
         for index, row in enumerate(table):
             if row[gap]:
-                place = f"{file}, record {index}"
-                yield row[name], row.get("cif") or f"{row[name]}.cif", number(row[gap], "the band gap", place)
+                location = f"{file}, record {index}"
+                yield row[name], row.get("cif") or f"{row[name]}.cif", number(row[gap], "the band gap", location)
 
 
 def _read_cifs(file: Path, functional: str, cifs: Path | None, *, skip_missing: bool) -> Iterator[Sample]:
@@ -175,24 +175,24 @@ def read_cif(file: Path, targets: Mapping[str, float], group: str = "") -> Sampl
         DataError: the file is cut off or damaged, says no element symbols, or has partly occupied sites.
 
     """
-    place = f"{file}"
-    with readable(place):
+    location = f"{file}"
+    with readable(location):
         block = next((block for block in parse_cif(str(existing(file))) if block.get("_atom_site_type_symbol")), None)
         if block is None:
-            raise DataError(f"{place}: has no _atom_site_type_symbol, so its elements are not known: get a full CIF")
-        _require_whole(block, place)
+            raise DataError(f"{location}: has no _atom_site_type_symbol, so its elements are not known: get a full CIF")
+        _require_whole(block, location)
         # Without symmetry, what get_atoms gives but for wrapping, and 300 times as fast.
         atoms = block.get_unsymmetrized_structure() if _only_identity(block) else block.get_atoms()
-    return labelled(place, atoms.numbers, atoms.positions, targets, cell=atoms.cell.array, pbc=True, group=group)
+    return labelled(location, atoms.numbers, atoms.positions, targets, cell=atoms.cell.array, pbc=True, group=group)
 
 
-def _require_whole(block: CIFBlock, place: str) -> None:
+def _require_whole(block: CIFBlock, location: str) -> None:
     columns = [block.get(f"_atom_site_{name}") for name in ("type_symbol", "fract_x", "fract_y", "fract_z")]
     if len({len(column) for column in columns if isinstance(column, list)}) > 1:
-        raise DataError(f"{place}: the columns of atoms differ in length: the file may be cut off")
+        raise DataError(f"{location}: the columns of atoms differ in length: the file may be cut off")
     occupancy = block.get("_atom_site_occupancy")
     if occupancy is not None and np.any(np.asarray(occupancy, dtype=np.float64) < _FULL):
-        raise DataError(f"{place}: a site is partly occupied: only ordered structures can be used")
+        raise DataError(f"{location}: a site is partly occupied: only ordered structures can be used")
 
 
 def _only_identity(block: CIFBlock) -> bool:

@@ -123,15 +123,15 @@ def read_noting(
     failures, count, given = _Failures(), 0, 0
     with _rows(file) as (columns, rows):
         wanted = _labels(labels, variant, columns, file)
-        place_of_smiles = _column(smiles, columns, file, "smiles")
-        place_of_name = _column(name, columns, file, "name") if name else None
+        smiles_column = _column(smiles, columns, file, "smiles")
+        name_column = _column(name, columns, file, "name") if name else None
         for count, row in enumerate(rows, start=1):
-            place = f"{file}, record {count - 1}" + (
-                f" ({row[place_of_name][:40]})" if place_of_name is not None else ""
+            location = f"{file}, record {count - 1}" + (
+                f" ({row[name_column][:40]})" if name_column is not None else ""
             )
-            targets = {label: class_label(row[column], label, place) for label, column in wanted.items()}
+            targets = {label: class_label(row[column], label, location) for label, column in wanted.items()}
             try:
-                found = conformer(row[place_of_smiles].strip(), seed)
+                found = conformer(row[smiles_column].strip(), seed)
             except LeftOutError as error:
                 failures.rows[str(error)].append(count - 1)
                 remarks.left_out[str(error)] += 1
@@ -139,7 +139,7 @@ def read_noting(
             if found.remark:
                 remarks.left_out[found.remark] += 1
             known = {label: value for label, value in targets.items() if value is not None}
-            sample = labelled(place, found.numbers, found.positions, known, group=found.scaffold)
+            sample = labelled(location, found.numbers, found.positions, known, group=found.scaffold)
             given += 1
             yield replace(sample, ignored=f"charge {found.charge:+d}") if found.charge else sample
     if not count:
@@ -179,9 +179,9 @@ def _labels(given: str | Sequence[str], variant: str, columns: Sequence[str], fi
 
 
 def _column(name: str, columns: Sequence[str], file: Path, option: str) -> int:
-    """Return the place of a column that is spelt exactly so, or else but for upper and lower case."""
-    found = [place for place, column in enumerate(columns) if column.lower() == name.lower()]
-    exact = [place for place in found if columns[place] == name]
+    """Return the index of a column of exactly this name, or else of this name in any case."""
+    found = [index for index, column in enumerate(columns) if column.lower() == name.lower()]
+    exact = [index for index in found if columns[index] == name]
     if len(exact or found) == 1:
         return (exact or found)[0]
     problem = "there is no column" if not found else f"there are {len(exact or found)} columns"

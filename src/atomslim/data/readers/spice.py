@@ -111,39 +111,39 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", " ").replace("-", " ")
 
 
-def _subset(group: Any, place: str) -> str:
-    require_keys(group.keys(), ["subset"], place)
-    with damaged(place, OSError, RuntimeError, IndexError):
+def _subset(group: Any, location: str) -> str:
+    require_keys(group.keys(), ["subset"], location)
+    with damaged(location, OSError, RuntimeError, IndexError):
         value = np.ravel(group["subset"][()])[0]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _conformations(group: Any, place: str, name: str, column: str) -> Iterator[Sample]:
+def _conformations(group: Any, location: str, name: str, column: str) -> Iterator[Sample]:
     """Convert a molecule's conformations: F = -gradient."""
-    require_keys(group.keys(), ["atomic_numbers", "conformations", column, "dft_total_gradient"], place)
-    with damaged(place, OSError, RuntimeError):
-        numbers = integers(group["atomic_numbers"][()], "atomic numbers", place)
-    energies = _converted(group, column, place).reshape(-1)
+    require_keys(group.keys(), ["atomic_numbers", "conformations", column, "dft_total_gradient"], location)
+    with damaged(location, OSError, RuntimeError):
+        numbers = integers(group["atomic_numbers"][()], "atomic numbers", location)
+    energies = _converted(group, column, location).reshape(-1)
     shape = (len(energies), len(numbers), 3)
-    positions = _converted(group, "conformations", place, shape)
-    gradients = _converted(group, "dft_total_gradient", place, shape)
+    positions = _converted(group, "conformations", location, shape)
+    gradients = _converted(group, "dft_total_gradient", location, shape)
     if column == "dft_total_energy" and len(energies):
-        require_total(float(energies[0]), numbers, _unit(group, column), place)
+        require_total(float(energies[0]), numbers, _unit(group, column), location)
     for frame in range(len(energies)):
         targets = {"energy": energies[frame], "forces": -gradients[frame]}
-        yield labelled(f"{place}, conformation {frame}", numbers, positions[frame], targets, group=name)
+        yield labelled(f"{location}, conformation {frame}", numbers, positions[frame], targets, group=name)
 
 
-def _converted(group: Any, key: str, place: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
+def _converted(group: Any, key: str, location: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
     """Read a dataset into float64, in eV and Å."""
-    with damaged(f"{place}, {key}", OSError, RuntimeError, TypeError, ValueError):
+    with damaged(f"{location}, {key}", OSError, RuntimeError, TypeError, ValueError):
         array = np.asarray(group[key][()], dtype=np.float64)
     if shape is not None and array.shape != shape:
         raise DataError(
-            f"{place}: {key} has the shape {array.shape} where {shape} (conformations, atoms, 3) is expected: "
+            f"{location}: {key} has the shape {array.shape} where {shape} (conformations, atoms, 3) is expected: "
             "get the file again"
         )
-    return array * factor(_unit(group, key), f"{place}, {key}")
+    return array * factor(_unit(group, key), f"{location}, {key}")
 
 
 def _unit(group: Any, key: str) -> str:

@@ -82,18 +82,18 @@ def count(path: Path, variant: str = "") -> int | None:
         if file.suffix == ".pkl":
             return None
         with open_hdf5(file) as content:
-            total += sum(COLUMNS.count(group, place) for _, group, place in _reactions(content, file, variant))
+            total += sum(COLUMNS.count(group, location) for _, group, location in _reactions(content, file, variant))
     return total
 
 
 def _read_hdf5(path: Path, variant: str) -> Iterator[Sample]:
     with open_hdf5(path) as content:
-        for name, group, place in _reactions(content, path, variant):
-            yield from COLUMNS.read(group, place, name)
+        for name, group, location in _reactions(content, path, variant):
+            yield from COLUMNS.read(group, location, name)
 
 
 def _reactions(content: Any, path: Path, variant: str) -> Iterator[tuple[str, Any, str]]:
-    """Give name ("formula/reaction"), group and place of every reaction of a split, or of all splits together."""
+    """Give name ("formula/reaction"), group and location of every reaction of a split, or of all splits together."""
     splits = dict(children(content, str(path)))
     chosen = [variant or UNION] if variant or UNION in splits else [split for split in SPLITS if split in splits]
     if not chosen or chosen[0] not in splits:
@@ -105,8 +105,8 @@ def _reactions(content: Any, path: Path, variant: str) -> Iterator[tuple[str, An
 
 
 def _read_list(path: Path) -> Iterator[Sample]:
-    for place, fields in graph_list(path):
-        group = str(formula(fields, place))
+    for location, fields in graph_list(path):
+        group = str(formula(fields, location))
         if "sid" in fields:
-            group = f"{group}/rxn{number(fields['sid'], 'sid', place):04.0f}"
-        yield graph_sample(fields, place, group=group, periodic=False)
+            group = f"{group}/rxn{number(fields['sid'], 'sid', location):04.0f}"
+        yield graph_sample(fields, location, group=group, periodic=False)

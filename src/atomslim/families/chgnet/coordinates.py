@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atomslim.families.chgnet.layers import linear_places
+from atomslim.families.chgnet.layers import linear_indices
 
 
 def tell_atoms(embedding: Any, blocks: Sequence[Any], matrix: Float[Tensor, "d_atom d_atom"]) -> None:
@@ -53,11 +53,11 @@ def _give(layer: Any, matrix: Tensor) -> None:
         _set(parameter, lambda weight: matrix.T @ weight)
 
 
-def _take_in(network: Any, back: Tensor, places: Sequence[slice]) -> None:
+def _take_in(network: Any, back: Tensor, slices: Sequence[slice]) -> None:
     """Multiply the columns of a gated network's first layers that take in features."""
     for mlp in (network.mlp_core, network.mlp_gate):
-        weight = mlp.layers[linear_places(mlp)[0]].weight
-        for columns in places:
+        weight = mlp.layers[linear_indices(mlp)[0]].weight
+        for columns in slices:
             weight[:, columns] = (weight[:, columns].double() @ back.T).to(weight)
 
 

@@ -109,8 +109,8 @@ def _angles(first: IntArray, second: IntArray) -> tuple[IntArray, IntArray, IntA
     centres = centres[order]
     counts = np.bincount(centres)[centres] if len(centres) else centres
     one = np.repeat(np.arange(len(centres)), counts)
-    place = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
-    other = np.searchsorted(centres, centres)[one] + place
+    within = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
+    other = np.searchsorted(centres, centres)[one] + within
     different = one != other
     one, other = one[different], other[different]
     return centres[one], order[one], order[other]

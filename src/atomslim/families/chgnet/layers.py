@@ -143,16 +143,16 @@ def gated(network: Any, summed: Summed) -> Tensor:
 
 def _applied(network: Any, summed: Summed) -> Tensor:
     """Apply layers of the package; a dropout of the inputs, before the first linear one, is left out."""
-    place = linear_places(network)[0]
-    rows = summed(network.layers[place])
-    for layer in network.layers[place + 1 :]:
+    index = linear_indices(network)[0]
+    rows = summed(network.layers[index])
+    for layer in network.layers[index + 1 :]:
         rows = layer(rows)
     return rows
 
 
-def linear_places(network: Any) -> list[int]:
-    """Return the places of the linear layers among the layers of a network of the package."""
-    return [place for place, layer in enumerate(network.layers) if isinstance(layer, nn.Linear)]
+def linear_indices(network: Any) -> list[int]:
+    """Return the indices of the linear layers among the layers of a network of the package."""
+    return [index for index, layer in enumerate(network.layers) if isinstance(layer, nn.Linear)]
 
 
 def _added(layer: Any, total: Tensor, before: Tensor, norm: nn.Module | None) -> Tensor:

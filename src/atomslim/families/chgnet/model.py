@@ -169,13 +169,13 @@ class CHGNet(BlockModel):
             raise ConfigError("hand-over: updates of this CHGNet model are normalised, so that no map fits into them")
         return [{"atoms": atoms, "bonds": bonds} for atoms, bonds in self._passed(batch, topology)][:-1]
 
-    def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
+    def map_block_input(self, index: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
         """Let the embedding and the blocks before one (from 0) give what they give times a matrix."""
         tell = {"atoms": tell_atoms, "bonds": tell_bonds}
         with torch.no_grad():
             for kind, matrix in maps.items():
                 weight = self.readout.first.weight
-                tell[kind](self.embedding, list(self.blocks)[:place], invertible(matrix, WORST_MAP).to(weight.device))
+                tell[kind](self.embedding, list(self.blocks)[:index], invertible(matrix, WORST_MAP).to(weight.device))
 
     def _passed(self, batch: AtomsBatch, topology: BondGraph) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the features of atoms and of bonds of the embedding and after every block."""
@@ -240,7 +240,7 @@ class CHGNet(BlockModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters into groups; the map to magnetic moments counts as readout."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding]}
-        parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
+        parts |= {f"block {number}": [block] for number, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout, self.moments]
         return parts | {f"head {name}": [head] for name, head in self.heads.items()}
 

@@ -11,7 +11,7 @@ from atomslim.models.family import Change
 if TYPE_CHECKING:
     from atomslim.families.chgnet.model import CHGNet
 
-_PLACES = {"bonds": 1, "angles": 2}
+_INDICES = {"bonds": 1, "angles": 2}
 """Of what is updated, among the arguments and the results of a block."""
 
 
@@ -27,8 +27,8 @@ def unit_changes(model: "CHGNet") -> Iterator[dict[str, list[Change]]]:
 
 def _noting(found: dict[str, list[Change]], number: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
     def note(block: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-        for kind, place in _PLACES.items():
+        for kind, index in _INDICES.items():
             if getattr(block, kind) is not None:
-                found.setdefault(f"{kind} {number}", [Change(given[place], made[place])])
+                found.setdefault(f"{kind} {number}", [Change(given[index], made[index])])
 
     return note

@@ -127,8 +127,8 @@ class _Layout:
     def result(self) -> ChannelLayout:
         """Return the layout."""
         stages = {"embedding": list(self._embedding())}
-        for place, block in enumerate(self.model.block_ids):
-            layers = [*self._block(f"backbone.blocks.{place}"), *self._output(f"backbone.outputs.{place + 1}")]
+        for index, block in enumerate(self.model.block_ids):
+            layers = [*self._block(f"backbone.blocks.{index}"), *self._output(f"backbone.outputs.{index + 1}")]
             stages[f"block {block}"] = layers
         stages |= {"readout": list(self._readout()), "heads": list(self._heads())}
         sizes = widths(self.model)
@@ -158,8 +158,8 @@ class _Layout:
 
     def residuals(self, name: str, stream: str, width: str) -> Iterator[str]:
         """Note residual layers: their hidden channels are each layer's own."""
-        for place, _ in enumerate(cast("nn.Sequential", self.model.get_submodule(name))):
-            layer = f"{name}.{place}"
+        for index, _ in enumerate(cast("nn.Sequential", self.model.get_submodule(name))):
+            layer = f"{name}.{index}"
             hidden = self.stream(layer, width)
             yield self.linear(f"{layer}.first", ((stream,),), hidden)
             yield self.linear(f"{layer}.second", ((hidden,),), stream)
@@ -248,8 +248,8 @@ class _Layout:
 
     def _head(self, head: str, stream: str) -> Iterator[str]:
         layers = cast("Any", self.model.get_submodule(head)).layers
-        for place, _ in enumerate(layers):
-            last = place == len(layers) - 1
-            row: str | int = 1 if last else self.stream(f"{head}.{place}", self.streams[stream])
-            yield self.linear(f"{head}.layers.{place}", ((stream,),), row)
+        for index, _ in enumerate(layers):
+            last = index == len(layers) - 1
+            row: str | int = 1 if last else self.stream(f"{head}.{index}", self.streams[stream])
+            yield self.linear(f"{head}.layers.{index}", ((stream,),), row)
             stream = str(row)

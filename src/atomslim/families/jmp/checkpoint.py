@@ -237,8 +237,8 @@ def _tasks(layout: Layout, where: str) -> list[Task]:
     names = _task_names(layout, count) if layout.pretraining else ["finetuned"]
     try:
         return [
-            _task(name, [head for head in layout.heads if head.task == place])
-            for place, name in enumerate(names[:count])
+            _task(name, [head for head in layout.heads if head.task == index])
+            for index, name in enumerate(names[:count])
         ]
     except ValueError as error:
         raise CheckpointError(f"{where}: no JMP model: {first_problem(error)}") from error
@@ -248,7 +248,7 @@ def _task_names(layout: Layout, count: int) -> list[str]:
     standard = [task.name for task in PRETRAINING_TASKS]
     if count == len(standard) and set(layout.counted) <= set(standard):
         return standard
-    return list(layout.counted) if len(layout.counted) == count else [f"task{place}" for place in range(count)]
+    return list(layout.counted) if len(layout.counted) == count else [f"task{index}" for index in range(count)]
 
 
 def _task(name: str, heads: Sequence[Head]) -> Task:

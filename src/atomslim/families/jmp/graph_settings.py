@@ -35,7 +35,7 @@ class JMPGraphSettings(GraphSettings):
         gt=0,
         allow_inf_nan=False,
         description=(
-            "In place of all caps on neighbours: about so many that count, within a reach that every atom has of its "
+            "Instead of all caps on neighbours: about so many that count, within a reach that every atom has of its "
             "own and at which edges fade out, so that energies have no steps."
         ),
     )

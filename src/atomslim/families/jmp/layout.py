@@ -105,7 +105,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Head:
-    """One head: JMP's prefix of its tensors, the task's place, the target, and whether it has biases."""
+    """One head: JMP's prefix of its tensors, the task's index, the target, and whether it has biases."""
 
     prefix: str
     kind: HeadKind
@@ -135,7 +135,7 @@ class Layout:
         if pretraining:
             heads = _completed(heads)
         counted = tuple(match["task"] for match in map(_COUNTER.fullmatch, names) if match)
-        return cls(pretraining, tuple(sorted(heads, key=_place)), counted)
+        return cls(pretraining, tuple(sorted(heads, key=_order)), counted)
 
     @classmethod
     def of_tasks(cls, tasks: Sequence[Task], bare: Collection[str] = ()) -> "Layout":
@@ -147,8 +147,8 @@ class Layout:
             sorted(target.kind for target in task.targets) == ["direct_forces", "energy"] for task in tasks
         )
         heads = [
-            _head_of(target, place, pretraining=pretraining, bias=f"{task.name}.{target.name}" not in bare)
-            for place, task in enumerate(tasks)
+            _head_of(target, index, pretraining=pretraining, bias=f"{task.name}.{target.name}" not in bare)
+            for index, task in enumerate(tasks)
             for target in task.targets
             if target.kind != "conservative_forces"
         ]
@@ -159,7 +159,7 @@ class Layout:
                 "energy: save the model as .safetensors"
             )
         counted = tuple(task.name for task in tasks) if pretraining else ()
-        return cls(pretraining, tuple(sorted(heads, key=_place)), counted)
+        return cls(pretraining, tuple(sorted(heads, key=_order)), counted)
 
     def names(self, config: GemNetOCConfig, tasks: Sequence[str]) -> list[Name]:
         """Return all tensors of a model of this size, whose tasks have these names here, in JMP's order."""
@@ -178,7 +178,7 @@ class Layout:
         return [*names, *(Name(counter, "", "counter") for counter in counters)]
 
 
-def _place(head: Head) -> tuple[int, int]:
+def _order(head: Head) -> tuple[int, int]:
     return ["energy", "forces", "scalar"].index(head.kind), head.task
 
 

@@ -140,23 +140,23 @@ class JMP(BlockModel):
         """Return an independent copy with only these blocks (1 … b), the readout's first layers sliced to match."""
         kept = check_block_indices(indices, self.num_blocks)
         model = copy.deepcopy(self)
-        places = (0, *kept)
+        kept_outputs = (0, *kept)
         model.config = self.config.model_copy(update={"num_blocks": len(kept)})
         model.block_ids = tuple(self.block_ids[index - 1] for index in kept)
         model.backbone.bases.config = model.config
         model.backbone.blocks = nn.ModuleList(model.backbone.blocks[index - 1] for index in kept)
-        model.backbone.outputs = nn.ModuleList(model.backbone.outputs[place] for place in places)
+        model.backbone.outputs = nn.ModuleList(model.backbone.outputs[output] for output in kept_outputs)
         for mlp in model._mlps().values():  # noqa: SLF001 - the copy is one of our own
             columns = mlp.first.weight.detach().chunk(self.num_blocks + 1, dim=1)
-            mlp.first = _linear(torch.cat([columns[place] for place in places], dim=1))
+            mlp.first = _linear(torch.cat([columns[output] for output in kept_outputs], dim=1))
         return model
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters into groups; a block comes with its output block."""
         backbone = self.backbone
         parts = {"embedding": [self.embedding, backbone.bases, backbone.outputs[0]]}
-        for place, (block, output) in enumerate(zip(backbone.blocks, backbone.outputs[1:], strict=True), start=1):
-            parts[f"block {place}"] = [block, output]
+        for number, (block, output) in enumerate(zip(backbone.blocks, backbone.outputs[1:], strict=True), start=1):
+            parts[f"block {number}"] = [block, output]
         parts["readout"] = [self.readout]
         return parts | {f"head {name}": [head] for name, head in self.heads.items()}
 

@@ -41,13 +41,13 @@ _AXES = {
 _LAYER = r"(?P<layer>\d+)\.dense_mlp\..*"
 # Where the residual layers stand that these sizes count.
 _LAYERS = {
-    "num_before_skip": rf"(?P<place>{_BLOCK}layers_before_skip)\.{_LAYER}",
-    "num_after_skip": rf"(?P<place>{_BLOCK}layers_after_skip)\.{_LAYER}",
-    "num_concat": rf"(?P<place>{_BLOCK}residual_m)\.{_LAYER}",
-    "num_atom_emb_layers": rf"(?P<place>{_BLOCK}atom_emb_layers)\.{_LAYER}",
-    "num_atom": rf"(?P<place>(?:{_BLOCK}atom_update\.|{_OUTPUT})layers)\.{_LAYER}",
-    "num_output_afteratom": rf"(?P<place>{_OUTPUT}seq_energy2)\.{_LAYER}",
-    "num_global_out_layers": rf"(?P<place>backbone\.out_mlp_[EF]\.out_mlp)\.{_LAYER}",
+    "num_before_skip": rf"(?P<path>{_BLOCK}layers_before_skip)\.{_LAYER}",
+    "num_after_skip": rf"(?P<path>{_BLOCK}layers_after_skip)\.{_LAYER}",
+    "num_concat": rf"(?P<path>{_BLOCK}residual_m)\.{_LAYER}",
+    "num_atom_emb_layers": rf"(?P<path>{_BLOCK}atom_emb_layers)\.{_LAYER}",
+    "num_atom": rf"(?P<path>(?:{_BLOCK}atom_update\.|{_OUTPUT})layers)\.{_LAYER}",
+    "num_output_afteratom": rf"(?P<path>{_OUTPUT}seq_energy2)\.{_LAYER}",
+    "num_global_out_layers": rf"(?P<path>backbone\.out_mlp_[EF]\.out_mlp)\.{_LAYER}",
 }
 
 
@@ -82,7 +82,7 @@ def _num_blocks(shapes: Shapes) -> int:
 def _num_layers(shapes: Shapes, pattern: str) -> int:
     layers = defaultdict(set)
     for match in _matches(pattern, shapes):
-        layers[match["place"]].add(match["layer"])
+        layers[match["path"]].add(match["layer"])
     return _majority(len(found) for found in layers.values()) if layers else 0
 
 

@@ -261,9 +261,9 @@ def _names(model: MACE) -> Iterator[tuple[str, str, Tensor]]:
     """Give our name, the file's name, and our tensor of what is in both as it is."""
     for name, value in model.embedding.state_dict().items():
         yield name, name, value
-    for place, block in enumerate(model.blocks):
+    for index, block in enumerate(model.blocks):
         for name, value in block.state_dict().items():
-            yield name, re.sub(r"^(interaction|product)\.", rf"\1s.{place}.", name), value
+            yield name, re.sub(r"^(interaction|product)\.", rf"\1s.{index}.", name), value
 
 
 def _fill_readout(model: MACE, content: Stored, tensors: _Tensors) -> None:
@@ -275,8 +275,8 @@ def _fill_readout(model: MACE, content: Stored, tensors: _Tensors) -> None:
     for task in model.tasks:
         for weight in model.heads.get_submodule(f"{task}.energy").parameters():
             weight.zero_()
-    for place, task in enumerate(model.tasks):
-        model.heads.get_submodule(f"{task}.energy").get_parameter("linear")[place] = 1.0
+    for index, task in enumerate(model.tasks):
+        model.heads.get_submodule(f"{task}.energy").get_parameter("linear")[index] = 1.0
     readouts = content.modules("readouts")
     blocks = [len(terms) - 1] if len(readouts) == 1 else range(len(readouts))
     for number, (block, readout) in enumerate(zip(blocks, readouts, strict=True)):
@@ -292,14 +292,14 @@ def _fill_heads(model: MACE, tensors: _Tensors, name: str) -> None:
     config, count = model.config, len(model.tasks)
     units = config.hidden // count
     last = _matrix(tensors, f"{name}.linear_2", config.hidden, count)
-    for place, task in enumerate(model.tasks):
+    for index, task in enumerate(model.tasks):
         head: Any = model.heads.get_submodule(f"{task}.energy")
-        mine = slice(place * units, (place + 1) * units)
-        head.last[mine] = last[mine, place]
+        mine = slice(index * units, (index + 1) * units)
+        head.last[mine] = last[mine, index]
         if config.second_layer:
             head.middle[mine, mine] = _matrix(tensors, f"{name}.linear_mid", config.hidden, config.hidden)[mine, mine]
             head.middle_bias[mine] = tensors.take(f"{name}.linear_mid.bias")[mine]
-            head.bias[0] = tensors.take(f"{name}.linear_2.bias")[place]
+            head.bias[0] = tensors.take(f"{name}.linear_2.bias")[index]
 
 
 def _matrix(tensors: _Tensors, name: str, fan_in: int, out: int) -> Tensor:

@@ -58,8 +58,8 @@ class MACEConfig(BaseModel):
     @model_validator(mode="after")
     def _chained(self) -> "MACEConfig":
         given = f"{self.width}x0e"
-        for place, block in enumerate(self.blocks, start=1):
+        for number, block in enumerate(self.blocks, start=1):
             if block.source != given:
-                raise ValueError(f"block {place} takes {block.source} where {given} is given")
+                raise ValueError(f"block {number} takes {block.source} where {given} is given")
             given = block.out
         return self

@@ -93,11 +93,11 @@ def _paths(block: Block) -> list[tuple[Any, Any, Any]]:
         )
         for one in product.instructions
     }
-    return [found[place] for place in sorted(found)]
+    return [found[index] for index in sorted(found)]
 
 
 def _key(entries: Any, keys: list[Any] | None) -> Callable[[int], Any]:
-    return (lambda place: entries[place].ir) if keys is None else (lambda place: keys[place])
+    return (lambda index: entries[index].ir) if keys is None else (lambda index: keys[index])
 
 
 def _copy_linear(old: Any, new: Any, old_keys: list[Any] | None, new_keys: list[Any] | None) -> None:
@@ -141,20 +141,20 @@ def _copy_radial(old: Block, new: Block, kept: list[int]) -> set[str]:
     names = [name for name, value in net_new.state_dict().items() if value.shape != net_old.state_dict()[name].shape]
     if not names:
         return set()
-    sizes = [old.interaction.conv_tp.irreps_out[place].mul for place in range(len(_paths(old)))]
+    sizes = [old.interaction.conv_tp.irreps_out[index].mul for index in range(len(_paths(old)))]
     rows = isinstance(net_new, package_blocks.RadialMLP)
     for name in names:
         value: Tensor = net_old.state_dict()[name]
         axis = 0 if rows else 1
         parts = value.split(_by_instruction(old, sizes), dim=axis)
-        net_new.state_dict()[name].copy_(torch.cat([parts[place] for place in kept], dim=axis))
+        net_new.state_dict()[name].copy_(torch.cat([parts[index] for index in kept], dim=axis))
     return {f"interaction.conv_tp_weights.{name}" for name in names}
 
 
 def _by_instruction(block: Block, sizes: list[int]) -> list[int]:
     """Return sizes in the order of the weights, which is that of the messages: the package sorts its paths by them."""
     order = [one.i_out for one in cast("Any", block.interaction.conv_tp).instructions]
-    return [sizes[place] for place in order]
+    return [sizes[index] for index in order]
 
 
 def _copy_rest(old: Block, new: Block, done: set[str]) -> None:

@@ -57,8 +57,8 @@ def _check(model: MACE, heads: Sequence[Head]) -> None:
         not torch.allclose(head.pair, torch.ones(1).to(head.pair)) for head in heads
     ):
         raise ConfigError("its energies of repulsion are scaled otherwise than the rest, which the package cannot do")
-    hidden = [place for place in range(model.num_blocks) if _hidden(model, heads, place)]
-    straight = [place for place in range(model.num_blocks) if bool(_straight(model, heads, place).any())]
+    hidden = [index for index in range(model.num_blocks) if _hidden(model, heads, index)]
+    straight = [index for index in range(model.num_blocks) if bool(_straight(model, heads, index).any())]
     if len(hidden) > 1 or set(hidden) & set(straight):
         raise ConfigError(
             "its re-aligned readout takes a block both straight and through an activation, or several together "
@@ -66,19 +66,19 @@ def _check(model: MACE, heads: Sequence[Head]) -> None:
         )
 
 
-def _hidden(model: MACE, heads: Sequence[Head], place: int) -> bool:
-    rows = _term(model, place)[model.config.linear :]
+def _hidden(model: MACE, heads: Sequence[Head], index: int) -> bool:
+    rows = _term(model, index)[model.config.linear :]
     return any(bool(rows[_units(head)].any()) for head in heads)
 
 
-def _straight(model: MACE, heads: Sequence[Head], place: int) -> Tensor:
+def _straight(model: MACE, heads: Sequence[Head], index: int) -> Tensor:
     """Return what each head takes of a block straight, (scalars, heads)."""
-    rows = _term(model, place)[: model.config.linear]
+    rows = _term(model, index)[: model.config.linear]
     return torch.stack([head.linear.detach() @ rows for head in heads], dim=1)
 
 
-def _term(model: MACE, place: int) -> Tensor:
-    return cast("nn.Linear", model.readout[place]).weight.detach()
+def _term(model: MACE, index: int) -> Tensor:
+    return cast("nn.Linear", model.readout[index]).weight.detach()
 
 
 def _units(head: Head) -> Tensor:
@@ -99,10 +99,10 @@ def _package_model(model: MACE, targets: Sequence[Target], heads: Sequence[Head]
             there = getattr(embedding, name)
             if there is not None:
                 getattr(made, name).load_state_dict(there.state_dict(), strict=False)
-        ours = [_compiled(model, place) for place in range(model.num_blocks)]
+        ours = [_compiled(model, index) for index in range(model.num_blocks)]
         made.interactions = nn.ModuleList(block.interaction for block in ours)
         made.products = nn.ModuleList(block.product for block in ours)
-        made.readouts = nn.ModuleList(_readout(model, heads, place) for place in range(model.num_blocks))
+        made.readouts = nn.ModuleList(_readout(model, heads, index) for index in range(model.num_blocks))
     made.num_interactions.fill_(model.num_blocks)
     made = made.to(weight.dtype)
     made.r_max.fill_(config.cutoff)
@@ -145,16 +145,16 @@ def _empty(model: MACE, targets: Sequence[Target]) -> Any:
 def _constant(model: MACE, target: Target, task: str) -> float:
     """Return what a head says of nothing, where no block is read through its activation."""
     head = _head(model, task, target)
-    if head.bias is None or any(_hidden(model, [head], place) for place in range(model.num_blocks)):
+    if head.bias is None or any(_hidden(model, [head], index) for index in range(model.num_blocks)):
         return 0.0
     nothing = next(model.parameters()).new_zeros(1, model.config.linear + model.config.hidden)
     return target.std * float(head(nothing, None).detach())
 
 
-def _compiled(model: MACE, place: int) -> Block:
+def _compiled(model: MACE, index: int) -> Block:
     """Return a block of layers that are compiled as the package's are, with our weights."""
-    block = Block(model.config, model.config.blocks[place], compiled=True)
-    theirs = cast("Block", model.blocks[place])
+    block = Block(model.config, model.config.blocks[index], compiled=True)
+    theirs = cast("Block", model.blocks[index])
     numbers = {name: value.cpu().double() for name, value in theirs.state_dict().items() if "_w3j" not in name}
     block.load_state_dict(numbers, strict=False)  # constants follow from the irreps
     for made in contractions(block):
@@ -162,12 +162,12 @@ def _compiled(model: MACE, place: int) -> Block:
     return block
 
 
-def _readout(model: MACE, heads: Sequence[Head], place: int) -> Any:
+def _readout(model: MACE, heads: Sequence[Head], index: int) -> Any:
     """Return what reads a block: a linear map, or a network of one or two layers."""
-    source, count = irreps(model.config.blocks[place].out), o3.Irreps([(len(heads), (0, 1))])
-    if not _hidden(model, heads, place):
+    source, count = irreps(model.config.blocks[index].out), o3.Irreps([(len(heads), (0, 1))])
+    if not _hidden(model, heads, index):
         linear = blocks.LinearReadoutBlock(source, count)
-        _write(linear.linear, _straight(model, heads, place))
+        _write(linear.linear, _straight(model, heads, index))
         return linear
     units = [_units(head) for head in heads]
     width = max(len(one) for one in units)
@@ -176,7 +176,7 @@ def _readout(model: MACE, heads: Sequence[Head], place: int) -> Any:
     gate = None if model.config.gate is None else GATES[model.config.gate]
     hidden = o3.Irreps([(len(heads) * width, (0, 1))])
     made = kind(source, hidden, gate, count, len(heads))
-    rows = _term(model, place)[model.config.linear :]
+    rows = _term(model, index)[model.config.linear :]
     first, last = rows.new_zeros(rows.shape[1], hidden.dim), rows.new_zeros(hidden.dim, len(heads))
     middle, bias = rows.new_zeros(hidden.dim, hidden.dim), rows.new_zeros(hidden.dim)
     for number, (head, mine) in enumerate(zip(heads, units, strict=True)):

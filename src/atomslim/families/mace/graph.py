@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from atomslim.atoms import AtomsBatch, Pairs
-from atomslim.models.graph import places_of_elements
+from atomslim.models.graph import element_indices
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ class Graph:
 
 def build_graph(batch: AtomsBatch, pairs: Pairs, species: tuple[int, ...]) -> Graph:
     """Return the graph of a batch; raises StructureError for an element that the model does not know."""
-    kind = places_of_elements(batch, species)
+    kind = element_indices(batch, species)
     return Graph(pairs.source, pairs.target, pairs.offset, kind, batch.num_structures).to(batch.device)

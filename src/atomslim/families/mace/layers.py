@@ -200,8 +200,8 @@ def _resize(contraction: Any, counts: tuple[int, ...]) -> None:
             setattr(contraction, name, matrix.new_zeros(*matrix.shape[:-1], count))
     highest = len(counts)
     contraction.weights_max = _weight(contraction.weights_max, counts[-1])
-    for place in range(highest - 1):  # from the second highest power down
-        contraction.weights[place] = _weight(contraction.weights[place], counts[highest - 2 - place])
+    for index in range(highest - 1):  # from the second highest power down
+        contraction.weights[index] = _weight(contraction.weights[index], counts[highest - 2 - index])
 
 
 def _weight(weight: nn.Parameter, count: int) -> nn.Parameter:

@@ -127,7 +127,7 @@ class MACE(BlockModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters into groups."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding]}
-        parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
+        parts |= {f"block {number}": [block] for number, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout]
         return parts | {f"head {name}": [head] for name, head in self.heads.items()}
 

@@ -50,8 +50,8 @@ class Stored(Inert):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, a module, a buffer or a parameter."""
-        for place in (None, "_modules", "_buffers", "_parameters"):
-            entries = self.state if place is None else self.state.get(place)
+        for table in (None, "_modules", "_buffers", "_parameters"):
+            entries = self.state if table is None else self.state.get(table)
             if isinstance(entries, Mapping) and name in entries:
                 return entries[name]
         return default
@@ -131,8 +131,8 @@ def is_model(content: object) -> bool:
 
 def tensors_of(module: Stored, prefix: str = "") -> Iterator[tuple[str, StoredTensor]]:
     """Give all parameters and buffers by name, as `state_dict` does."""
-    for place in ("_parameters", "_buffers"):
-        for name, value in dict(module.state.get(place) or {}).items():
+    for table in ("_parameters", "_buffers"):
+        for name, value in dict(module.state.get(table) or {}).items():
             if isinstance(value, StoredTensor):
                 yield f"{prefix}{name}", value
     for name, child in dict(module.state.get("_modules") or {}).items():

@@ -20,7 +20,7 @@ ELEMENTS = 118
 
 
 def write_orb(model: Orb, path: Path) -> None:
-    """Write weights for ``load_model`` of the package; raises ConfigError for what it has no place for."""
+    """Write weights for ``load_model`` of the package; raises ConfigError for what it cannot express."""
     why = next(_obstacles(model), None)
     if why is not None:
         raise ConfigError(f"the package cannot hold {why}: save the model as .safetensors")

@@ -54,17 +54,17 @@ def build_graph(batch: AtomsBatch, pairs: Pairs, settings: Sequence[OrbGraphSett
     counts = torch.bincount(pairs.target, minlength=batch.num_atoms)
     kept = pairs.select(nearest(pairs, caps))
     tied = [
-        place
-        for place in _tied(pairs, counts, caps, structure)
-        if bool((batch.pbc[place] == batch.pbc[place, 0]).all())
+        number
+        for number in _tied(pairs, counts, caps, structure)
+        if bool((batch.pbc[number] == batch.pbc[number, 0]).all())
     ]
     source, target, offset = kept.source, kept.target, kept.offset
     if tied:
         untouched = ~torch.isin(structure[target], torch.tensor(tied))
         parts = [(source[untouched], target[untouched], offset[untouched])]
-        for place in tied:
-            first = int((structure < place).sum())
-            own = choose(batch.structure(place), settings[place])
+        for number in tied:
+            first = int((structure < number).sum())
+            own = choose(batch.structure(number), settings[number])
             parts.append((own[0] + first, own[1] + first, own[2]))
         source, target, offset = (torch.cat(found) for found in zip(*parts, strict=True))
         order = torch.argsort(target, stable=True)

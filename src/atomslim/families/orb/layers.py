@@ -16,7 +16,7 @@ from atomslim.models.outputs import reduce_over_atoms
 from atomslim.models.tasks import Target
 
 VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
-"""Which of xx, yy, zz, yz, xz, xy stands at each place of the matrix."""
+"""Which of xx, yy, zz, yz, xz, xy stands at each position of the matrix."""
 
 
 @dataclass(frozen=True)

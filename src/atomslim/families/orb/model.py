@@ -150,7 +150,7 @@ class Orb(BlockModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters into groups; the estimate of errors counts as readout."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding]}
-        parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
+        parts |= {f"block {number}": [block] for number, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout] if self.confidence is None else [self.readout, self.confidence]
         for name, head in self.heads.items():
             parts[f"head {name}"] = [head, self.stresses[name]] if name in self.stresses else [head]

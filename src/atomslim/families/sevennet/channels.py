@@ -106,45 +106,45 @@ class _Layout:
         """Return the layout."""
         self._note("embedding.weight", len(self.model.config.species), (self._part(0, SCALAR),))
         self._offsets("embedding", (self._part(0, SCALAR),))
-        stages = {f"block {block}": tuple(self._block(place)) for place, block in enumerate(self.model.block_ids)}
+        stages = {f"block {block}": tuple(self._block(index)) for index, block in enumerate(self.model.block_ids)}
         return ChannelLayout(self.sizes, self.widths, self.axes, stages)
 
-    def _part(self, place: int, kind: Irrep) -> tuple[str | int, ...]:
+    def _part(self, index: int, kind: Irrep) -> tuple[str | int, ...]:
         """Return the channels of an irrep of a state; those of the last state are not a stream."""
-        size = self.states[place][kind]
-        return (size,) if place == len(self.states) - 1 else self._stream(_state(self._number(place), kind), kind, size)
+        size = self.states[index][kind]
+        return (size,) if index == len(self.states) - 1 else self._stream(_state(self._number(index), kind), kind, size)
 
-    def _number(self, place: int) -> int:
+    def _number(self, index: int) -> int:
         """Return the number of the block that gives a state; 0 is the embedding."""
-        return (0, *self.model.block_ids)[place]
+        return (0, *self.model.block_ids)[index]
 
     def _stream(self, name: str, kind: Irrep, size: int) -> tuple[str | int, ...]:
         self.sizes[name], self.widths[name] = size, _width(kind)
         return (name,)
 
-    def _block(self, place: int) -> Iterator[str]:
-        block: Any = self.model.blocks[place]
+    def _block(self, index: int) -> Iterator[str]:
+        block: Any = self.model.blocks[index]
         hidden = {
-            kind: self._stream(f"first {self._number(place + 1)} {kind}", kind, size)
-            for kind, size in self.states[place].items()
+            kind: self._stream(f"first {self._number(index + 1)} {kind}", kind, size)
+            for kind, size in self.states[index].items()
         }
-        given = {kind: (self._part(place, kind),) for kind in self.states[place]}
+        given = {kind: (self._part(index, kind),) for kind in self.states[index]}
         paths = block.convolution.paths
         messages = {
             path.message: tuple(hidden[other.source] for other in paths if other.message == path.message)
             for path in paths
         }
-        inner, name = self._inner(place + 1), f"blocks.{place}"
+        inner, name = self._inner(index + 1), f"blocks.{index}"
         yield from self._linear(f"{name}.connection", given, inner)
         yield from self._linear(f"{name}.first", given, {kind: (part,) for kind, part in hidden.items()})
         yield from self._linear(f"{name}.second", messages, inner)
         last = f"{name}.convolution.last"
         self._note(last, self.model.get_parameter(last).shape[0], tuple(hidden[path.source] for path in paths))
 
-    def _inner(self, place: int) -> dict[Irrep, Axis]:
+    def _inner(self, index: int) -> dict[Irrep, Axis]:
         """Return what a gate takes in: even scalars, then a gate for each channel of a higher degree; the others."""
-        parts: dict[Irrep, Axis] = {kind: (self._part(place, kind),) for kind in self.states[place]}
-        gates = tuple(self._part(place, kind) for kind in self.states[place] if kind.l > 0)
+        parts: dict[Irrep, Axis] = {kind: (self._part(index, kind),) for kind in self.states[index]}
+        gates = tuple(self._part(index, kind) for kind in self.states[index] if kind.l > 0)
         return {**parts, SCALAR: (*parts[SCALAR], *gates)}
 
     def _linear(self, module: str, given: Mapping[Irrep, Axis], made: Mapping[Irrep, Axis]) -> Iterator[str]:

@@ -181,7 +181,7 @@ def _heads(tensors: _Tensors, config: SevenNetConfig, tasks: Sequence[Task]) -> 
     found = {"readout.weight": first.T.contiguous()}
     for level, task in enumerate(tasks):
         head = f"heads.{task.name}.energy"
-        found |= {f"{head}.layers.{place}": layer.clone() for place, layer in enumerate(later)}
+        found |= {f"{head}.layers.{index}": layer.clone() for index, layer in enumerate(later)}
         if offsets is not None:
             found[f"{head}.offset"] = offsets[level].clone()
         if bias is not None:
@@ -195,8 +195,8 @@ def _heads(tensors: _Tensors, config: SevenNetConfig, tasks: Sequence[Task]) -> 
 def _fcn_readout(tensors: _Tensors, config: SevenNetConfig) -> tuple[Tensor, None, list[Tensor], None]:
     widths = (scalar_widths(config)[-1], *config.readout_hidden, 1)
     layers = [
-        tensors.take(f"readout_FCN.fcn.layer{place}.weight", a * b).reshape(a, b) * a**-0.5
-        for place, (a, b) in enumerate(pairwise(widths))
+        tensors.take(f"readout_FCN.fcn.layer{index}.weight", a * b).reshape(a, b) * a**-0.5
+        for index, (a, b) in enumerate(pairwise(widths))
     ]
     return layers[0], None, layers[1:], None
 

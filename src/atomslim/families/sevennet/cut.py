@@ -16,7 +16,7 @@ from atomslim.families.sevennet.layers import block_of
 if TYPE_CHECKING:
     from atomslim.families.sevennet.model import SevenNet
 
-Places = dict[Irrep, list[int]]
+Indices = dict[Irrep, list[int]]
 """Irrep → where the channels of a narrower layer are among those of the wider one."""
 
 
@@ -98,8 +98,8 @@ def narrowed(model: "SevenNet", kept: Sequence[int], irreps: Sequence[Irreps], l
     small.config = SevenNetConfig.model_validate({**model.config.model_dump(), **changes})
     small.block_ids = tuple(model.block_ids[block - 1] for block in kept)
     small.blocks = nn.ModuleList(
-        _narrowed_block(blocks[block - 1], model.config, block - 1, small.config, place)
-        for place, block in enumerate(kept)
+        _narrowed_block(blocks[block - 1], model.config, block - 1, small.config, index)
+        for index, block in enumerate(kept)
     )
     _widen(small.embedding, channels(irreps[0])[SCALAR])
     small.readout = _reading(model.readout, scalar_widths(small.config)[-1])
@@ -121,14 +121,19 @@ def _reading(readout: nn.Linear, width: int) -> nn.Linear:
     return layer
 
 
-def _narrowed_block(old: nn.Module, before: SevenNetConfig, index: int, after: SevenNetConfig, place: int) -> nn.Module:
+def _narrowed_block(
+    old: nn.Module, before: SevenNetConfig, old_index: int, after: SevenNetConfig, new_index: int
+) -> nn.Module:
     """Return a block of the configuration ``after`` with the weights of the block ``old``."""
-    if before.irreps[index : index + 2] == after.irreps[place : place + 2] and before.lmax_edge == after.lmax_edge:
+    if (
+        before.irreps[old_index : old_index + 2] == after.irreps[new_index : new_index + 2]
+        and before.lmax_edge == after.lmax_edge
+    ):
         return copy.deepcopy(old)
     with torch.no_grad():
-        new = block_of(after, place).to(next(old.parameters()))
+        new = block_of(after, new_index).to(next(old.parameters()))
         source, out = (
-            tuple(Irreps(c.irreps[at + step]) for c, at in ((after, place), (before, index))) for step in (0, 1)
+            tuple(Irreps(c.irreps[at + step]) for c, at in ((after, new_index), (before, old_index))) for step in (0, 1)
         )
         _fill(new, old, source, out)
     return new.train(old.training)
@@ -137,19 +142,19 @@ def _narrowed_block(old: nn.Module, before: SevenNetConfig, index: int, after: S
 def _fill(new: Any, old: Any, source: tuple[Irreps, Irreps], out: tuple[Irreps, Irreps]) -> None:
     """Copy weights to a block with other irreps: ``source`` and ``out`` of the new one and of the old one."""
     same = {kind: _taken(0, mul, channels(source[1]).get(kind, 0)) for kind, mul in channels(source[0]).items()}
-    inner = _inner_places(*out)
+    inner = _inner_indices(*out)
     paths = new.convolution.paths, old.convolution.paths
     _fill_linear(new.connection, old.connection, same, inner)
     _fill_linear(new.first, old.first, same, same)
-    _fill_linear(new.second, old.second, _message_places(*paths), inner)
+    _fill_linear(new.second, old.second, _message_indices(*paths), inner)
     for weight, before in zip(new.convolution.hidden, old.convolution.hidden, strict=True):
         weight.copy_(before)
     new.convolution.denominator.copy_(old.convolution.denominator)
-    columns = [place for places in _path_places(*paths) for place in places]
+    columns = [index for indices in _path_indices(*paths) for index in indices]
     new.convolution.last.copy_(_chosen(old.convolution.last, columns))
 
 
-def _fill_linear(new: Any, old: Any, rows: Places, columns: Places) -> None:
+def _fill_linear(new: Any, old: Any, rows: Indices, columns: Indices) -> None:
     for kind, weight in new.weights.items():
         weight.zero_()
         if kind in old.weights:
@@ -160,37 +165,37 @@ def _fill_linear(new: Any, old: Any, rows: Places, columns: Places) -> None:
             getattr(new, name).copy_(_chosen(getattr(old, name), columns[SCALAR]))
 
 
-def _chosen(weight: Float[Tensor, "... before"], places: Sequence[int]) -> Float[Tensor, "... after"]:
-    """Take columns; those at place −1 are zero."""
-    index = torch.tensor(places, dtype=torch.int64, device=weight.device)
+def _chosen(weight: Float[Tensor, "... before"], columns: Sequence[int]) -> Float[Tensor, "... after"]:
+    """Take columns; those with index −1 are zero."""
+    index = torch.tensor(columns, dtype=torch.int64, device=weight.device)
     found = (
         weight.index_select(-1, index.clamp(min=0))
         if weight.shape[-1]
-        else weight.new_zeros(*weight.shape[:-1], len(places))
+        else weight.new_zeros(*weight.shape[:-1], len(columns))
     )
     return found * (index >= 0).to(weight)
 
 
 def _taken(start: int, count: int, there: int) -> list[int]:
-    """Return ``count`` places from ``start`` on, −1 beyond the first ``there``."""
-    return [start + place if place < there else -1 for place in range(count)]
+    """Return ``count`` indices from ``start`` on, −1 beyond the first ``there``."""
+    return [start + index if index < there else -1 for index in range(count)]
 
 
-def _inner_places(new: Irreps, old: Irreps) -> Places:
+def _inner_indices(new: Irreps, old: Irreps) -> Indices:
     """Say where the inputs of a gate are among those of another: even scalars first, then the gates in order."""
     counts, before = channels(new), channels(old)
-    places = {kind: _taken(0, mul, before.get(kind, 0)) for kind, mul in counts.items()}
+    indices = {kind: _taken(0, mul, before.get(kind, 0)) for kind, mul in counts.items()}
     starts, start = {}, before[SCALAR]
     for kind, mul in before.items():
         starts[kind] = start
         start += mul if kind.l > 0 else 0
     for kind, mul in counts.items():
         if kind.l > 0:
-            places[SCALAR] += _taken(starts.get(kind, 0), mul, before.get(kind, 0))
-    return places
+            indices[SCALAR] += _taken(starts.get(kind, 0), mul, before.get(kind, 0))
+    return indices
 
 
-def _path_places(new: Sequence[TensorPath], old: Sequence[TensorPath]) -> list[list[int]]:
+def _path_indices(new: Sequence[TensorPath], old: Sequence[TensorPath]) -> list[list[int]]:
     """Say where the channels of each path are among those of all paths of another convolution."""
     starts, start = {}, 0
     for path in old:
@@ -200,10 +205,10 @@ def _path_places(new: Sequence[TensorPath], old: Sequence[TensorPath]) -> list[l
     return [_taken(first, path.channels, count) for path, (first, count) in zip(new, known, strict=True)]
 
 
-def _message_places(new: Sequence[TensorPath], old: Sequence[TensorPath]) -> Places:
+def _message_indices(new: Sequence[TensorPath], old: Sequence[TensorPath]) -> Indices:
     """Say where the channels of the messages to each irrep are among those of another convolution."""
-    found: Places = {}
+    found: Indices = {}
     for kind in {path.message: None for path in new}:
         ours, theirs = ([path for path in paths if path.message == kind] for paths in (new, old))
-        found[kind] = [place for places in _path_places(ours, theirs) for place in places]
+        found[kind] = [index for indices in _path_indices(ours, theirs) for index in indices]
     return found

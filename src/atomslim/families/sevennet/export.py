@@ -191,10 +191,10 @@ def _readout(model: SevenNet, ours: Mapping[str, Tensor]) -> Iterator[tuple[str,
     config = model.config
     heads = [_head(model, task) for task in _in_order(model)]
     first = ours["readout.weight"].T
-    layers = [heads[0][f"layers.{place}"].cpu().float() for place in range(len(config.readout_hidden))]
+    layers = [heads[0][f"layers.{number}"].cpu().float() for number in range(len(config.readout_hidden))]
     if config.act_readout is not None:
-        for place, weight in enumerate([first, *layers]):
-            yield f"readout_FCN.fcn.layer{place}.weight", weight * weight.shape[0] ** 0.5
+        for number, weight in enumerate([first, *layers]):
+            yield f"readout_FCN.fcn.layer{number}.weight", weight * weight.shape[0] ** 0.5
         return
     levels = len(config.modality.names) if config.modality.readout else 0
     hidden = _hidden_width(config)

@@ -198,9 +198,9 @@ def _is_model(key: str) -> bool:
 def _present(name: str, path: str, const: Any) -> Path:
     """Return the file where the package looks for it; raises ConfigError if it is not there."""
     cached = path.replace(const._prefix, str(Path("~/.cache/sevennet").expanduser()))  # noqa: SLF001 - as the package does
-    for place in (path, cached):
-        if Path(place).is_file():
-            return Path(place)
+    for candidate in (path, cached):
+        if Path(candidate).is_file():
+            return Path(candidate)
     source = const.CHECKPOINT_DOWNLOAD_LINKS.get(path, "")
     raise ConfigError(
         f"sevennet:{name}: its weights do not come with the package: download {source} and give the file's path"

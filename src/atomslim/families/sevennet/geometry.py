@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atomslim.atoms import AtomsBatch, Pairs
 from atomslim.families.sevennet.config import SevenNetConfig
-from atomslim.models.graph import places_of_elements
+from atomslim.models.graph import element_indices
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Graph:
 
     | field | shape | meaning |
     |---|---|---|
-    | source, target | (E,) | edge source → target, by place of the target in `order` |
+    | source, target | (E,) | edge source → target, sorted by the target's rank in `order` |
     | offset | (E, 3) | cells, of the source: r_st = r_target − (r_source + o · cell) |
-    | order, place | (n,) | atoms by number of neighbours, and the place of each atom in that order |
+    | order, rank | (n,) | atoms by number of neighbours, and the rank of each atom in that order |
     | groups | | (number of atoms, number of neighbours of each) along `order` |
     | kind | (n,) | the atoms' elements as the weights count them |
-    | by_kind, kind_place | (n,) | atoms by element, and the place of each atom in that order |
+    | by_kind, kind_rank | (n,) | atoms by element, and the rank of each atom in that order |
     | kinds | | (element, number of atoms) along `by_kind` |
     | modality | (n,) | level of theory of each atom's structure |
     """
@@ -35,11 +35,11 @@ class Graph:
     target: Int[Tensor, " E"]
     offset: Int[Tensor, "E 3"]
     order: Int[Tensor, " n"]
-    place: Int[Tensor, " n"]
+    rank: Int[Tensor, " n"]
     groups: tuple[tuple[int, int], ...]
     kind: Int[Tensor, " n"]
     by_kind: Int[Tensor, " n"]
-    kind_place: Int[Tensor, " n"]
+    kind_rank: Int[Tensor, " n"]
     kinds: tuple[tuple[int, int], ...]
     modality: Int[Tensor, " n"]
     num_structures: int
@@ -76,23 +76,23 @@ class Graph:
 
 def build_graph(batch: AtomsBatch, pairs: Pairs, species: tuple[int, ...], modality: Int[Tensor, " b"]) -> Graph:
     """Put pairs within the cutoff in order; raises StructureError for an element that the model does not know."""
-    kind = places_of_elements(batch, species)
+    kind = element_indices(batch, species)
     count = batch.num_atoms
     degree = torch.bincount(pairs.target, minlength=count)
-    order, place = _order(degree)
-    edges = torch.argsort(place[pairs.target], stable=True)
-    by_kind, kind_place = _order(kind)
+    order, rank = _order(degree)
+    edges = torch.argsort(rank[pairs.target], stable=True)
+    by_kind, kind_rank = _order(kind)
     device = batch.device
     return Graph(
         source=pairs.source[edges].to(device),
         target=pairs.target[edges].to(device),
         offset=pairs.offset[edges].to(device),
         order=order.to(device),
-        place=place.to(device),
+        rank=rank.to(device),
         groups=tuple((number, size) for size, number in _runs(degree[order])),
         kind=kind.to(device),
         by_kind=by_kind.to(device),
-        kind_place=kind_place.to(device),
+        kind_rank=kind_rank.to(device),
         kinds=_runs(kind[by_kind]),
         modality=modality.to(device)[batch.batch],
         num_structures=batch.num_structures,
@@ -100,11 +100,11 @@ def build_graph(batch: AtomsBatch, pairs: Pairs, species: tuple[int, ...], modal
 
 
 def _order(key: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return the atoms in the order of a key, and the place of each atom in that order."""
+    """Return the atoms in the order of a key, and the rank of each atom in that order."""
     order = torch.argsort(key, stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    return order, place
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return order, rank
 
 
 def _runs(values: Int[Tensor, " n"]) -> tuple[tuple[int, int], ...]:

@@ -109,7 +109,7 @@ class ElementLinear(nn.Module):
                 weights = self.weights[str(kind)]
                 parts = x.index_select(0, graph.by_kind).split(counts)
                 mapped = [part @ weights[element] for part, (element, _) in zip(parts, graph.kinds, strict=True)]
-                made[kind] = torch.cat(mapped).index_select(0, graph.kind_place)
+                made[kind] = torch.cat(mapped).index_select(0, graph.kind_rank)
         return made
 
 
@@ -150,7 +150,7 @@ class Convolution(nn.Module):
                 weighted = (neighbours[path.source] * weight[:, None, :]).flatten(1)
                 outer = graph.products(harmonics[path.edge.l], weighted.to(edges.radial.dtype))
                 summed.setdefault(path.message, []).append(self._coupled(outer, path))
-            return {kind: torch.cat(parts, dim=-1).index_select(0, graph.place) for kind, parts in summed.items()}
+            return {kind: torch.cat(parts, dim=-1).index_select(0, graph.rank) for kind, parts in summed.items()}
 
     def _radial(self, x: Float[Tensor, "E radial"]) -> Float[Tensor, "E weights"]:
         for weight in self.hidden:
@@ -195,7 +195,7 @@ class Block(nn.Module):
 
     def __init__(self, config: SevenNetConfig, index: int, paths: Sequence[TensorPath]) -> None:
         super().__init__()
-        source, out = (Irreps(config.irreps[place]) for place in (index, index + 1))
+        source, out = (Irreps(config.irreps[at]) for at in (index, index + 1))
         inner = gated_irreps(out)
         modalities = config.modality
         count = len(modalities.names)

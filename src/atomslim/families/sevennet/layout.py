@@ -66,7 +66,7 @@ class Slot:
 
 
 def slots(config: SevenNetConfig) -> Iterator[Slot]:
-    """Give the place of every weight but those of the readout and of the convolutions' last layers."""
+    """Give the slot of every weight except those of the readout and of the convolutions' last layers."""
     modality = config.modality
     count = len(modality.names)
     species = Irreps([(len(config.species), SCALAR)])
@@ -87,7 +87,7 @@ def _renamed(pieces: Sequence[Piece]) -> Iterator[Piece]:
 
 def _block_slots(config: SevenNetConfig, index: int) -> Iterator[Slot]:
     modality, count = config.modality, len(config.modality.names)
-    source, out = (Irreps(config.irreps[place]) for place in (index, index + 1))
+    source, out = (Irreps(config.irreps[at]) for at in (index, index + 1))
     inner, ours = gated_irreps(out), f"blocks.{index}"
     if config.self_connection[index] == "linear":
         connection = _linear(f"{ours}.connection", source, inner)[0]

@@ -129,9 +129,9 @@ class SevenNet(BlockModel):
         states = [state for _, state in self._passed(batch, topology)]
         return [{str(kind): x for kind, x in state.items()} for state in states[:-1]]
 
-    def map_block_input(self, place: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
+    def map_block_input(self, index: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
         """Multiply the state that a block (from 0) takes in by a matrix for each irrep, in the block's own weights."""
-        block: Any = self.blocks[place]
+        block: Any = self.blocks[index]
         with torch.no_grad():
             for layer in (block.connection, block.first):
                 for kind, matrix in maps.items():
@@ -205,7 +205,7 @@ class SevenNet(BlockModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         """Split all parameters into groups."""
         parts: dict[str, list[nn.Module]] = {"embedding": [self.embedding, self.radial]}
-        parts |= {f"block {place}": [block] for place, block in enumerate(self.blocks, start=1)}
+        parts |= {f"block {number}": [block] for number, block in enumerate(self.blocks, start=1)}
         parts["readout"] = [self.readout]
         return parts | {f"head {name}": [head] for name, head in self.heads.items()}
 

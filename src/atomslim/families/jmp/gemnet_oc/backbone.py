@@ -19,7 +19,7 @@ from atomslim.families.jmp.gemnet_oc.output import OutputBlock
 
 @dataclass(frozen=True)
 class BackboneOutput:
-    """Features after the embedding (place 0) and after every interaction block."""
+    """Features after the embedding (index 0) and after every interaction block."""
 
     node: tuple[Float[Tensor, "n emb_atom"], ...]
     edge: tuple[Float[Tensor, "E emb_edge"], ...]

@@ -23,7 +23,7 @@ class QuadIndex:
     """
 
     incoming: Int[Tensor, "M D"]
-    """Main edge d→b in place j of the edges into b."""
+    """Main edge d→b in slot j of the edges into b."""
     incoming_kept: Bool[Tensor, "M D"]
     """Whether that edge exists and d is not a itself."""
     middle: Int[Tensor, "n Q"]
@@ -33,7 +33,7 @@ class QuadIndex:
     outgoing_kept: Bool[Tensor, "E Q"]
     """Whether that middle edge exists and c is not b itself."""
     closing: Int[Tensor, "E Q"]
-    """Flat place in ``incoming`` of the edge d→b with d = c: the closed triangle, which is not a quadruplet."""
+    """Flat index into ``incoming`` of the edge d→b with d = c: the closed triangle, which is not a quadruplet."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class IndexedTopology(Topology):
 def quad_index(main: Edges, quad: Edges, main_rows: Int[Tensor, "n D"], middle: Int[Tensor, "n Q"]) -> QuadIndex:
     """Make the tables of quadruplets; ``main_rows`` and ``middle`` hold the rows of each atom's main and quad edges.
 
-    The rows of one atom are neighbours; a place that is not filled holds the number of edges.
+    The rows of one atom are neighbours; an empty slot holds the number of edges.
     """
     incoming = main_rows[quad.source]
     outgoing = middle[main.target]
@@ -111,7 +111,7 @@ def quad_index(main: Edges, quad: Edges, main_rows: Int[Tensor, "n D"], middle: 
         )
         .view_as(q)
     )
-    place = q * incoming.shape[1] + closing_edge - incoming[q, 0]
+    flat = q * incoming.shape[1] + closing_edge - incoming[q, 0]
     closed = outgoing_kept & (closing_edge < main.count)
     return QuadIndex(
         incoming=incoming,
@@ -119,7 +119,7 @@ def quad_index(main: Edges, quad: Edges, main_rows: Int[Tensor, "n D"], middle: 
         middle=middle,
         outgoing=outgoing,
         outgoing_kept=outgoing_kept,
-        closing=torch.where(closed, place, incoming.numel()),
+        closing=torch.where(closed, flat, incoming.numel()),
     )
 
 
@@ -128,8 +128,8 @@ def _rows_of(segment: Int[Tensor, " rows"], num_segments: int) -> Int[Tensor, "s
     sizes = torch.bincount(segment, minlength=num_segments)
     rows = torch.arange(len(segment), device=segment.device)
     first = torch.zeros_like(sizes).scatter_reduce(0, segment, rows, "amin", include_self=False)
-    place = torch.arange(int(sizes.max()), device=segment.device)
-    return torch.where(place < sizes[:, None], first[:, None] + place, len(segment))
+    column = torch.arange(int(sizes.max()), device=segment.device)
+    return torch.where(column < sizes[:, None], first[:, None] + column, len(segment))
 
 
 class EdgeFinder:
@@ -145,9 +145,9 @@ class EdgeFinder:
         if not self.edges.count:
             return torch.zeros_like(wanted.source)
         keys = self._pack(wanted)
-        place = torch.searchsorted(self.keys, keys).clamp(max=self.edges.count - 1)
-        found = (self.keys[place] == keys) & (wanted.offset.abs() <= self.reach).all(-1)
-        return torch.where(found, self.order[place], self.edges.count)
+        index = torch.searchsorted(self.keys, keys).clamp(max=self.edges.count - 1)
+        found = (self.keys[index] == keys) & (wanted.offset.abs() <= self.reach).all(-1)
+        return torch.where(found, self.order[index], self.edges.count)
 
     def _pack(self, edges: Edges) -> Int[Tensor, " edges"]:
         key = edges.target * self.num_atoms + edges.source

@@ -2,7 +2,7 @@
 
 `build_topology` chooses edges with numpy on the CPU. What is here chooses the same ones inside a program that
 `torch.export` traces, whose only sizes that depend on numbers are those of the main graph: its edges E, and the most of
-them into one atom W. The other graphs stay matrices (n, neighbours), their empty places padded.
+them into one atom W. The other graphs stay matrices (n, neighbours), their empty slots padded.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from atomslim.families.jmp.gemnet_oc.segments import Part, Segments
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 
 NEVER = 1e9
-"""Å: the distance of a place that holds no neighbour."""
+"""Å: the distance of an empty slot."""
 
 WIDEST_SLICE = 64
 """Caps on neighbours up to here cut columns off the matrix; higher ones only mark what is beyond them."""
@@ -36,7 +36,7 @@ class NeighbourMatrix:
     """Neighbours of each of n atoms, nearest first.
 
     ``source`` is an atom, ``offset`` the integer cell offset o of its image, which is at r_source + o · cell, as in
-    `Edges`. A place without a neighbour is not ``real`` and holds the atom itself with a zero offset. Neighbours at one
+    `Edges`. An empty slot is not ``real`` and holds the atom itself with a zero offset. Neighbours at one
     distance are of one ``shell``, counted from the nearest.
     """
 
@@ -47,18 +47,18 @@ class NeighbourMatrix:
 
     @property
     def target(self) -> Int[Tensor, "n k"]:
-        """The atom itself, at every place."""
+        """The atom itself, in every slot."""
         return torch.arange(self.source.shape[0], device=self.source.device)[:, None].expand_as(self.source)
 
     def nearest(self, neighbours: int, *, ties: bool) -> "NeighbourMatrix":
         """Keep so many neighbours of each atom, with ties also those of the last one's shell."""
         ties = ties and neighbours > 0
         cut = self.columns(neighbours + ties * _room(neighbours)) if neighbours <= WIDEST_SLICE else self
-        place = torch.arange(cut.source.shape[1], device=cut.source.device)
+        slot = torch.arange(cut.source.shape[1], device=cut.source.device)
         if not ties:
-            return cut if neighbours <= WIDEST_SLICE else cut.only(place < neighbours)
-        last = torch.where(place == neighbours - 1, cut.shell, -1).amax(1, keepdim=True)
-        return cut.only((place < neighbours) | (cut.shell == last))
+            return cut if neighbours <= WIDEST_SLICE else cut.only(slot < neighbours)
+        last = torch.where(slot == neighbours - 1, cut.shell, -1).amax(1, keepdim=True)
+        return cut.only((slot < neighbours) | (cut.shell == last))
 
     def columns(self, number: int) -> "NeighbourMatrix":
         """Return the first columns."""
@@ -67,13 +67,13 @@ class NeighbourMatrix:
         )
 
     def only(self, wanted: Bool[Tensor, "n k"]) -> "NeighbourMatrix":
-        """Empty the places that are not wanted."""
+        """Empty the slots that are not wanted."""
         real = self.real & wanted
         source = torch.where(real, self.source, self.target)
         return replace(self, source=source, offset=self.offset * real[..., None], real=real)
 
     def edges(self) -> PaddedEdges:
-        """All places as edges, those of one atom after the other."""
+        """All slots as edges, those of one atom after the other."""
         return PaddedEdges(
             self.source.flatten(), self.target.flatten(), self.offset.flatten(0, 1), real=self.real.flatten()
         )
@@ -99,18 +99,18 @@ class MatrixSegments(Segments):
 
 @dataclass(frozen=True)
 class TableSegments(Segments):
-    """Rows looked up in a table (segments, width) that holds the number of rows where a place is empty.
+    """Rows looked up in a table (segments, width) that holds the number of rows in empty slots.
 
     Every product needs the table: what it is looked up by is made once, since a compiler's time goes with operations.
     """
 
     table: Int[Tensor, "segments width"]
-    place: Int[Tensor, " rows"]
+    slot: Int[Tensor, " rows"]
     """Where in the flattened table each row is."""
     found: Int[Tensor, "segments width"]
-    """The table with some row at empty places."""
+    """The table with some row in empty slots."""
     empty: Bool[Tensor, "segments width 1 1"]
-    """Those places."""
+    """Which slots are empty."""
 
     def outer(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the sums of `segment_outer`."""
@@ -120,7 +120,7 @@ class TableSegments(Segments):
         """Return the products of `segment_apply`."""
         segments, width = self.table.shape
         products = torch.bmm(self._padded(x), matrices)
-        return products.view(segments * width, x.shape[1], matrices.shape[2])[self.place]
+        return products.view(segments * width, x.shape[1], matrices.shape[2])[self.slot]
 
     def parts(self, together: int, at_once: int) -> tuple[Part, ...]:  # noqa: ARG002 - for any number of rows
         """Return all rows as one part."""
@@ -138,7 +138,7 @@ def matrix_topology(
     """Build the four graphs of one structure, and their tables, as `build_topology` does.
 
     ``neighbours`` and ``offsets`` hold, in any order, at least all neighbours within the cutoff, and may hold others;
-    a place without one holds the atom itself with a zero offset. There must be at least one pair within the cutoff.
+    an empty slot holds the atom itself with a zero offset. There must be at least one pair within the cutoff.
     Nothing here is differentiated, and ``capped_fraction`` is not computed but zero.
     """
     batch = replace(batch, positions=batch.positions.detach(), cell=batch.cell.detach())
@@ -193,7 +193,7 @@ def _smooth(
 def _nearest_first(
     batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: JMPGraphSettings
 ) -> NeighbourMatrix:
-    """Sort the neighbours within the cutoff; empty places are added, so that there are columns for every cap."""
+    """Sort the neighbours within the cutoff; empty slots are added, so that there are columns for every cap."""
     caps = (settings.atom, settings.main, settings.atom_edge, settings.quad)
     ties = settings.symmetrise == "invariant"
     empty = max((cap + ties * _room(cap) for cap in caps if cap <= WIDEST_SLICE), default=0)
@@ -217,7 +217,7 @@ def _room(neighbours: int) -> int:
 
 
 def _order(matrix: NeighbourMatrix, distance: Float[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Return the order of each atom's places by distance, where distances tie by source, then by offset; and shells.
+    """Return the order of each atom's slots by distance, where distances tie by source, then by offset; and shells.
 
     A distance ties with the next lower one if it is larger by no more than 1e-6 Å, as in `find_pairs`.
     """
@@ -255,8 +255,8 @@ def _both_ways(edges: Edges) -> tuple[Edges, Int[Tensor, " E"]]:
     number = torch.arange(source.shape[0], device=source.device)
     reverse = torch.cat([number[edges.count :], number[: edges.count]])
     order = torch.sort(target, stable=True)[1]
-    place = torch.zeros_like(order).scatter(0, order, number)
-    return Edges(source[order], target[order], offset[order]), place[reverse[order]]
+    rank = torch.zeros_like(order).scatter(0, order, number)
+    return Edges(source[order], target[order], offset[order]), rank[reverse[order]]
 
 
 def _index(main: Edges, atom: NeighbourMatrix, atom_edge: Edges, quad: Edges | None) -> InteractionIndex:
@@ -284,8 +284,8 @@ def _by_target(target: Int[Tensor, " rows"], num_atoms: int) -> TableSegments:
     column = torch.arange(width, device=target.device)
     rows = target.shape[0]
     table = torch.where(column < sizes[:, None], first[:, None] + column, rows)
-    place = target * width + torch.arange(rows, device=target.device) - first[target]
-    return TableSegments(rows, num_atoms, (), table, place, table.clamp(max=rows - 1), (table == rows)[..., None, None])
+    slot = target * width + torch.arange(rows, device=target.device) - first[target]
+    return TableSegments(rows, num_atoms, (), table, slot, table.clamp(max=rows - 1), (table == rows)[..., None, None])
 
 
 def _at_least(least: int, size: int) -> None:

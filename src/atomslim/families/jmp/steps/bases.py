@@ -144,21 +144,21 @@ class BasisMaker:
         graph: StepGraph,
     ) -> QuadMatrices:
         """Return the matrices of `BasisLayer`'s two halves of the quadruplet sum, multiplied with each other."""
-        num, (atoms, width, _), places = self.config.num_spherical, outward.shape, middle.table.width
+        num, (atoms, width, _), middle_width = self.config.num_spherical, outward.shape, middle.table.width
         first, last = sum(graph.sizes[:2]), sum(graph.sizes[:3])
         frame = _padded(frames(vectors[first:last] / distance[first:last, None]), middle.table)
         inward = outward.index_select(0, middle.source)
         incoming = torch.bmm(inward, frame.transpose(1, 2)).to(rbf)  # (n Q, W, 3)
-        outgoing = torch.bmm(outward, frame.view(atoms, places * 3, 3).transpose(1, 2)).to(rbf)
-        outgoing = outgoing.view(atoms * width, places, 3)
+        outgoing = torch.bmm(outward, frame.view(atoms, middle_width * 3, 3).transpose(1, 2)).to(rbf)
+        outgoing = outgoing.view(atoms * width, middle_width, 3)
         coefficient, azimuth = self._by_azimuth(rbf, outgoing, incoming, middle, smooth=graph.reach is not None)
         # (n W, S, 2L, Q) and (n Q, W, 2L)
-        slots = coefficient.view(atoms, width, -1, 2 * num, places).permute(0, 4, 1, 2, 3)
-        product = torch.bmm(slots.reshape(atoms * places, -1, 2 * num), azimuth.transpose(1, 2))
-        product = product.view(atoms, places, width, -1, width).permute(0, 2, 3, 1, 4) * middle.not_closed
+        slots = coefficient.view(atoms, width, -1, 2 * num, middle_width).permute(0, 4, 1, 2, 3)
+        product = torch.bmm(slots.reshape(atoms * middle_width, -1, 2 * num), azimuth.transpose(1, 2))
+        product = product.view(atoms, middle_width, width, -1, width).permute(0, 2, 3, 1, 4) * middle.not_closed
         return QuadMatrices(
             incoming=self._incoming(rbf_middle, incoming, middle),
-            sum=product.reshape(atoms, -1, places * width),
+            sum=product.reshape(atoms, -1, middle_width * width),
         )
 
     def _incoming(self, rbf: Tensor, incoming: Tensor, middle: MiddleTables) -> Float[Tensor, "blocks n*Q W quad"]:
@@ -193,7 +193,7 @@ class BasisMaker:
 
 
 def _padded(rows: Tensor, table: Table) -> Tensor:
-    """Put rows into their places, zeros into empty ones."""
+    """Put rows into their slots, zeros into empty ones."""
     if not rows.shape[0]:
         return rows
     return torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).index_select(0, table.rows)

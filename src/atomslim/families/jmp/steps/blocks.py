@@ -29,13 +29,13 @@ def features(
     """Give the features of atoms and, with ``edges``, of edges after the embedding and after every block."""
     m = _act(_concat(h, bases.rbf, weights.bases.embedding, graph)).mul_(SILU_GAIN)
     yield _output(h, m, weights.outputs[0], bases, graph, edges=edges)
-    for place, (block, output) in enumerate(zip(weights.blocks, weights.outputs[1:], strict=True)):
-        h, m = _block(h, m, block, bases, graph, place)
+    for index, (block, output) in enumerate(zip(weights.blocks, weights.outputs[1:], strict=True)):
+        h, m = _block(h, m, block, bases, graph, index)
         yield _output(h, m, output, bases, graph, edges=edges)
 
 
 def _block(
-    h: Tensor, m: Tensor, weights: BlockWeights, bases: StepBases, graph: StepGraph, place: int
+    h: Tensor, m: Tensor, weights: BlockWeights, bases: StepBases, graph: StepGraph, index: int
 ) -> tuple[Float[Tensor, "n atom"], Float[Tensor, "E edge"]]:
     atoms, width = h.shape[0], graph.main.width
     from_atoms = _act(torch.mm(h, weights.from_atoms))
@@ -43,7 +43,7 @@ def _block(
     narrow = _act(torch.bmm(started[1:] * torch.bmm(bases.passes, weights.gates), weights.down))  # (P, E, t)
     padded = narrow.index_select(1, graph.main.some).view(narrow.shape[0], atoms, width, -1)
 
-    x = _edge_messages(from_atoms, padded, weights, bases, graph, place)
+    x = _edge_messages(from_atoms, padded, weights, bases, graph, index)
     x = torch.add(started[0], x, alpha=INV_SQRT_2).mul_(SILU_GAIN / 2)
     h = _atom_messages(h, from_atoms, padded[-1], weights, bases, graph)
     m = _residual(_average(m, _residual(x, weights.before_skip)), weights.after_skip)
@@ -59,7 +59,7 @@ def _edge_messages(
     weights: BlockWeights,
     bases: StepBases,
     graph: StepGraph,
-    place: int,
+    index: int,
 ) -> Float[Tensor, "E edge"]:
     """Return the sum over all passes and both directions of an edge of act(W_up z)."""
     from_edges, from_sources, *quad = weights.sums
@@ -69,7 +69,7 @@ def _edge_messages(
         _triplet_sum(bases.atom_to_edge, y, from_sources),
     ]
     if bases.quad is not None and graph.middle is not None:
-        sums.append(_quadruplet_sum(padded[1], quad[0], bases.quad, graph.middle, place))
+        sums.append(_quadruplet_sum(padded[1], quad[0], bases.quad, graph.middle, index))
     z = torch.stack(sums).index_select(1, graph.both)  # (passes, 2 E, s)
     return _act(torch.bmm(z.view(2 * len(sums), -1, z.shape[2]), weights.up[: 2 * len(sums)])).sum(0)
 
@@ -89,9 +89,9 @@ def _triplet_sum(
 
 
 def _quadruplet_sum(
-    y: Float[Tensor, "n W t"], weight: Tensor, quad: QuadMatrices, middle: MiddleTables, place: int
+    y: Float[Tensor, "n W t"], weight: Tensor, quad: QuadMatrices, middle: MiddleTables, index: int
 ) -> Float[Tensor, "n*W s"]:
-    factors = quad.incoming[place]
+    factors = quad.incoming[index]
     incoming = y[..., : factors.shape[2]].index_select(0, middle.source) * factors  # (n Q, W, quad)
     z = torch.bmm(quad.sum, incoming.view(len(y), -1, factors.shape[2]))
     return torch.mm(z.view(-1, weight.shape[0]), weight)

@@ -24,10 +24,10 @@ class Table:
 
     width: int
     rows: Int[Tensor, "n*width"]
-    """The number of edges where a place is empty."""
+    """The number of edges where a slot is empty."""
     some: Int[Tensor, "n*width"]
-    """The same with any edge where a place is empty."""
-    place: Int[Tensor, " edges"]
+    """The same with any edge where a slot is empty."""
+    slot: Int[Tensor, " edges"]
     """Where each edge is in the flat table."""
     filled: Float[Tensor, "n width"]
 
@@ -38,10 +38,10 @@ class Table:
         sizes = torch.bincount(target, minlength=num_atoms)
         width = int(sizes.max()) if count else 0
         first = torch.zeros_like(sizes).scatter_reduce(0, target, _numbers(target), "amin", include_self=False)
-        place = target * width + _numbers(target) - first[target]
-        rows = torch.full((num_atoms * width,), count, device=target.device).scatter(0, place, _numbers(target))
-        filled = like.new_zeros(num_atoms * width).index_fill(0, place, 1).view(num_atoms, width)
-        return cls(width, rows, rows.clamp(max=max(count - 1, 0)), place, filled)
+        slot = target * width + _numbers(target) - first[target]
+        rows = torch.full((num_atoms * width,), count, device=target.device).scatter(0, slot, _numbers(target))
+        filled = like.new_zeros(num_atoms * width).index_fill(0, slot, 1).view(num_atoms, width)
+        return cls(width, rows, rows.clamp(max=max(count - 1, 0)), slot, filled)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class MiddleTables:
         index: QuadIndex = quad_index(topology.main, quad, main.rows.view(atoms, -1), table.rows.view(atoms, -1))
         kept = index.outgoing_kept.to(like)
         closed = torch.nonzero(index.closing < index.incoming.numel())
-        place = index.closing[closed[:, 0], closed[:, 1]] % index.incoming.shape[1]
+        slot = index.closing[closed[:, 0], closed[:, 1]] % index.incoming.shape[1]
         not_closed = like.new_ones(atoms * main.width, table.width, main.width)
-        not_closed[main.place[closed[:, 0]], closed[:, 1], place] = 0
+        not_closed[main.slot[closed[:, 0]], closed[:, 1], slot] = 0
         return cls(
             table=table,
             source=quad.source[table.some],
@@ -97,7 +97,7 @@ class StepGraph:
     triplets: Float[Tensor, "n W W+V 1"]
     """One for edges that come in beside one that goes out and are there; zero for the same edge."""
     both: Int[Tensor, " 2*E"]
-    """Places of main edges, and those of their reverse edges."""
+    """Slots of main edges, and those of their reverse edges."""
     ends: Int[Tensor, " 2*E"]
     """Source of each main edge, and target, among atoms' numbers for sources and targets in turn."""
     middle: MiddleTables | None
@@ -108,7 +108,7 @@ class StepGraph:
         """Make all tables of a topology with main edges; masks have the dtype of ``like``."""
         shared = topology.reach is not None
         parts = [topology.main, topology.atom_edge, topology.quad, topology.atom]
-        edges = [part for place, part in enumerate(parts) if not (shared and place == 1)]
+        edges = [part for slot, part in enumerate(parts) if not (shared and slot == 1)]
         offset = torch.cat([part.offset for part in edges])
         main = Table.of(topology.main.target, num_atoms, like)
         atom_edge = main if shared else Table.of(topology.atom_edge.target, num_atoms, like)
@@ -126,7 +126,7 @@ class StepGraph:
             atom_source=topology.atom.source[atom.some],
             atom_edge_source=topology.atom_edge.source[atom_edge.some],
             triplets=_triplets(main, atom_edge, same),
-            both=torch.cat([main.place, main.place[topology.reverse]]),
+            both=torch.cat([main.slot, main.slot[topology.reverse]]),
             ends=torch.cat([2 * topology.main.source, 2 * topology.main.target + 1]),
             middle=MiddleTables.of(main, topology, like) if topology.quad.count else None,
             reach=topology.reach,
@@ -137,8 +137,8 @@ def _triplets(main: Table, atom_edge: Table, same: Int[Tensor, " E"]) -> Float[T
     atoms, width = main.filled.shape
     edges = (1 - torch.eye(width).to(main.filled)) * main.filled[:, None] * main.filled[:, :, None]
     others = atom_edge.filled[:, None].repeat(1, width, 1).view(atoms * width, atom_edge.width)
-    there = torch.nonzero(same < atom_edge.place.shape[0]).squeeze(1)
-    others[main.place[there], atom_edge.place[same[there]] % max(atom_edge.width, 1)] = 0
+    there = torch.nonzero(same < atom_edge.slot.shape[0]).squeeze(1)
+    others[main.slot[there], atom_edge.slot[same[there]] % max(atom_edge.width, 1)] = 0
     others = others.view(atoms, width, atom_edge.width) * main.filled[:, :, None]
     return torch.cat([edges, others], dim=2)[..., None]
 

@@ -8,7 +8,7 @@ class Source:
 
     def __init__(self, module: nn.Module) -> None:
         """Take note of them as they are now."""
-        self._places = [
+        self._entries = [
             (held, name, value)
             for one in module.modules()
             for held in (one._parameters, one._buffers, one._modules)  # noqa: SLF001 - a walk by names takes far longer
@@ -24,7 +24,7 @@ class Source:
 
     def unchanged(self) -> bool:
         """Say whether they are the same objects with the same numbers, as far as torch counts changes in place."""
-        return all(held.get(name) is value for held, name, value in self._places) and all(
-            tensor._version == version and tensor.data_ptr() == place  # noqa: SLF001 - as above
-            for tensor, version, place in self._versions
+        return all(held.get(name) is value for held, name, value in self._entries) and all(
+            tensor._version == version and tensor.data_ptr() == address  # noqa: SLF001 - as above
+            for tensor, version, address in self._versions
         )
