@@ -118,7 +118,7 @@ def test_a_fault_of_ours_is_one_line_that_says_so(
 ) -> None:
     monkeypatch.setattr(cli, "app", raises(TypeError("a bug")))
     assert run("info") == 1
-    assert error_line(capsys).startswith("unexpected TypeError: a bug: this is a fault of atomslim; ATOMSLIM_DEBUG=1")
+    assert error_line(capsys).startswith("unexpected TypeError: a bug: this is a bug in atomslim; ATOMSLIM_DEBUG=1")
     monkeypatch.setenv("ATOMSLIM_DEBUG", "1")
     with pytest.raises(TypeError):
         run("info")

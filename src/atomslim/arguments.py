@@ -1,4 +1,4 @@
-"""Arguments and options: one that there is not, or of a wrong type, is an error of one line with a remedy."""
+"""Arguments and options: one that does not exist, or has the wrong type, is an error of one line with a remedy."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,11 +37,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOOKED_AT = 3
-"""Items of a list or table whose type is looked at; the function itself meets the others."""
+"""Items of a list or table whose type is checked; the function itself meets the others."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function raise ConfigError, with what may be meant, for arguments that it cannot take."""
+    """Let a function raise ConfigError, with suggestions, for arguments that it cannot take."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -59,7 +59,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def explained(function: Callable[P, R]) -> Callable[P, R]:
-    """Like `checked`, but looks at arguments once a call has failed: for what is called for every structure."""
+    """Like `checked`, but looks at arguments only after a call has failed: for what is called for every structure."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -73,7 +73,7 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Explained(type):
-    """Of classes whose objects are made as often; wrong arguments are a ConfigError."""
+    """Metaclass of classes whose objects are made as often; wrong arguments raise ConfigError."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an object."""
@@ -85,7 +85,7 @@ class Explained(type):
 
 
 class ExplainedModel(ModelMetaclass):
-    """Of pydantic's classes that users make themselves: what is wrong is a ConfigError of one line."""
+    """Metaclass of pydantic models that users make themselves: errors are a ConfigError of one line."""
 
     def __call__(self, *args: Any, **fields: Any) -> Any:
         """Make an object."""
@@ -99,7 +99,7 @@ class ExplainedModel(ModelMetaclass):
 
 
 def _explain(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: TypeError) -> None:
-    """Raise ConfigError where arguments are not those of a function; an error within it is another matter."""
+    """Raise ConfigError where arguments are not those of a function; an error inside the function passes through."""
     signature = _signature(function)
     try:
         signature.bind(*args, **kwargs)
@@ -124,7 +124,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 @cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of arguments; Any where a name is known to type checkers only."""
+    """Return the types of arguments; Any where a name is imported for type checkers only."""
     return {name: _hint(function, name) for name in function.__annotations__}
 
 
@@ -141,7 +141,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _require(function: Callable[..., Any], name: str, value: Any) -> None:
-    """Raise ConfigError for a value that is surely none of what an argument takes."""
+    """Raise ConfigError for a value that an argument certainly cannot take."""
     hint = _hints(function).get(name, Any)
     choices = _choices(hint)
     if choices and isinstance(value, str) and not _takes_text(hint) and value not in choices:
@@ -164,7 +164,7 @@ def _takes_text(hint: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Say whether a value may be of a type; types that are nothing to look at, such as those of tensors, are."""
+    """Say whether a value may be of a type; types that cannot be checked, such as those of tensors, count as yes."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in {Union, UnionType}:
         return any(_fits(value, part) for part in inner)
@@ -189,7 +189,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 @cache
 def _members(protocol: type) -> tuple[str, ...]:
-    """Name what an object of a protocol has, without properties, which may take long."""
+    """Name the members of a protocol, without properties, which may take long."""
     return (*protocol.__annotations__, *({"__len__", "__getitem__"} & vars(protocol).keys()))
 
 
@@ -218,7 +218,7 @@ def _words(hint: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Name what was given, with what is in it: list of int."""
+    """Name the type of a value, with that of its items: list of int."""
     name = type(value).__name__
     if not isinstance(value, Mapping | Sequence | set) or isinstance(value, str | bytes) or not value:
         return name
@@ -229,7 +229,7 @@ def _kind(value: Any) -> str:
 
 
 def problem_of(error: ValidationError, kind: type[BaseModel]) -> str:
-    """Return the first complaint about options of a kind; a name that there is not comes first, with near ones."""
+    """Return the first complaint about options of a kind; an unknown name comes first, with similar ones."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     first = next((one for one in found if one["type"] == "extra_forbidden"), None)
     if first is None:
@@ -239,7 +239,7 @@ def problem_of(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def unknown(name: str, location: tuple[str, ...], kind: type[BaseModel]) -> str:
-    """Say that there is no such option, and which one may be meant, wherever it belongs."""
+    """Say that there is no such option, and suggest one, in whatever group it is."""
     fields = dict(_fields(_group(location[:-1], kind)))
     same = [dotted for dotted in fields if dotted.rpartition(".")[2] == location[-1]]
     near = get_close_matches(location[-1], fields, n=2, cutoff=0.6)

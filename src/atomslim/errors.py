@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-"""What moves the cursor, colours, hides or turns round text on a terminal, or is not text at all."""
+"""What moves the cursor, colours, hides or reverses text on a terminal, or is not text at all."""
 
 
 class AtomslimError(Exception):
@@ -29,16 +29,16 @@ class DataError(AtomslimError):
 
 
 class AtomslimWarning(UserWarning):
-    """Results that are right as computed but may mislead: direct forces in molecular dynamics, capped neighbours."""
+    """Results that are correct but may mislead: direct forces in molecular dynamics, capped neighbours."""
 
 
 def printable(text: str) -> str:
-    """Write what a terminal would obey as its code: a file's escape sequence is shown, and does nothing."""
+    """Write control characters as their codes: an escape sequence in a file is shown, and does nothing."""
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def one_line(error: BaseException) -> str:
-    """Give an error's type and message on one line of at most 200 letters."""
+    """Give an error's type and message on one line of at most 200 characters."""
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 -- what a file has nested deeply has no text
@@ -47,7 +47,7 @@ def one_line(error: BaseException) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Say what a name that there is not may be meant for, and else what there is."""
+    """Suggest names similar to an unknown one, or else list those that exist."""
     there = list(known)
     near = get_close_matches(name.lower(), [one.lower() for one in there], n=2, cutoff=0.6)
     found = [one for one in there if one.lower() in near]

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process works in at a time."""
+"""Files that are written completely or not at all, and folders that one process works in at a time."""
 
 import errno
 import fcntl
@@ -16,11 +16,11 @@ LOCK = "lock"
 """File that a process holds while it works in a folder."""
 
 DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError)
-"""What a zip archive raises that is damaged, or packed or locked in a way that Python cannot read."""
+"""What `zipfile` raises for an archive that is damaged, encrypted, or compressed in an unsupported way."""
 
 
 def most_expanded(size: int) -> int:
-    """Return the most bytes that something in a compressed file of a size may become: more is an attack on memory."""
+    """Return the most bytes that a compressed file of a size may decompress to: more would be a decompression bomb."""
     return 2**24 + 100 * size
 
 
@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     On any error the temporary file is removed and whatever was at `path` before stays as it was. A symbolic link is
     followed, so that the file it points to is replaced. An `OSError` raised on the temporary file (disk full, say)
-    carries the name of `path`. What killed writers of the same file left is removed first.
+    carries the name of `path`. Leftovers of killed writers of the same file are removed first.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
@@ -55,9 +55,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: str | os.PathLike[str], names: Iterable[str]) -> Iterator[dict[str, Path]]:
-    """Give a temporary path for each of some files of a folder; they appear together, or none of them does.
+    """Give a temporary path for each of some files of a folder; all of them are moved there, or none.
 
-    The folder is made if need be, and goes again if the block fails. Raises as `atomic_write` does.
+    The folder is made if necessary, and removed again if the block fails. Raises as `atomic_write` does.
     """
     target = Path(folder)
     with new_folder(target), ExitStack() as stack:
@@ -66,7 +66,7 @@ def atomic_files(folder: str | os.PathLike[str], names: Iterable[str]) -> Iterat
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[None]:
-    """Make a folder and those above it; if the block fails, remove those that it made, as far as they are empty."""
+    """Make a folder and those above it; if the block fails, remove those that were made and are empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -80,9 +80,9 @@ def new_folder(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock while the block runs, if nobody else holds it; the system lets go of a dead process's.
+    """Hold a folder's lock while the block runs, if nobody else holds it; the system releases that of a dead process.
 
-    Raises OSError where the file system knows no locks.
+    Raises OSError where the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = _lock_of(folder / LOCK)
@@ -99,7 +99,7 @@ def locked(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in a folder, and keep others out; nothing is left lying there."""
+    """Wait until no other process holds a folder, then hold it; no lock file is left behind."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -110,7 +110,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Give the name of the file to errors of the system that have none (a full disk)."""
+    """Add the name of the file to OSErrors that have none (a full disk)."""
     try:
         yield
     except OSError as error:
@@ -120,20 +120,20 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def leftovers(folder: Path) -> dict[Path, str]:
-    """Find temporary files of `atomic_write` in a folder and the names they are for; some may be of living writers."""
+    """Find temporary files of `atomic_write` in a folder, and their final names; some may have running writers."""
     found = {path: re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", path.name) for path in folder.glob(".*.tmp")}
     return {path: match[1] for path, match in found.items() if match}
 
 
 def tidy(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of `atomic_write` in a folder, for one file or for all."""
+    """Remove temporary files of killed processes from a folder, for one file or for all."""
     for path, target in leftovers(folder).items():
         if name in {None, target}:
             remove_leftover(path)
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove a temporary file unless its writer lives, who holds a lock on it."""
+    """Remove a temporary file unless its writer is running, and so holds a lock on it."""
     with suppress(OSError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
@@ -149,18 +149,18 @@ def require_replaceable(target: Path) -> None:
 
 @contextmanager
 def _living(temporary: Path) -> Iterator[None]:
-    """Make a temporary file, and hold a lock on it that says that its writer lives."""
+    """Make a temporary file, and hold a lock on it that says that its writer is running."""
     while True:
         with temporary.open("xb") as file:
-            with suppress(OSError):  # a file system without locks: nobody removes there what is left
+            with suppress(OSError):  # a file system without locks: there, leftovers are not removed
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(file, temporary):  # else somebody took it for a leftover before it was locked
+            if _is_at(file, temporary):  # otherwise somebody took it for a leftover before it was locked
                 yield
                 return
 
 
 _held: set[IO[str]] = set()
-"""Locks of this process; its forks let go of them, lest a data loader's process keep those of a killed parent."""
+"""Locks of this process; its forks release them, so that data loaders do not keep those of a killed parent."""
 
 
 def _let_go() -> None:
@@ -184,7 +184,7 @@ def _lock_of(path: Path) -> IO[str] | None:
             file.close()
             path.unlink(missing_ok=True)
             raise
-        if _is_at(file, path):  # else the one who held it has removed it
+        if _is_at(file, path):  # otherwise its holder has removed it
             _held.add(file)
             return file
         file.close()

@@ -1,4 +1,4 @@
-"""Memory of the CPU: keep what is freed, because asking the system for it again is slow."""
+"""CPU memory: keep what is freed, because asking the system for it again is slow."""
 
 import ctypes
 import functools
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
     Every layer allocates a few tens of MB. By default glibc maps and unmaps such blocks each time, and the system fills
     their pages with zeros again: on a virtual machine that takes longer than the arithmetic. The price is that the
-    process keeps its peak memory. Only speeds up. ``ATOMSLIM_KEEP_MEMORY=0`` in the environment leaves glibc alone.
+    process keeps its peak memory. ``ATOMSLIM_KEEP_MEMORY=0`` in the environment leaves glibc alone.
     """
     if not sys.platform.startswith("linux") or os.environ.get("ATOMSLIM_KEEP_MEMORY") == "0":
         return False
@@ -37,7 +37,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Let glibc return what is free now to the system, so that what comes next can be measured."""
+    """Let glibc return free memory to the system, so that what follows can be measured."""
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -1,7 +1,7 @@
-"""How far something is, how fast it goes and how long it will take: a bar on a terminal, else a line every so often.
+"""Progress, rate and time left: a bar on a terminal, otherwise a line every so often.
 
-It goes to stderr. Nothing is said of what takes less than two seconds. Long loops of the library are quiet until a
-command lets them speak (`shown`); labels, pools and training speak unless they are told not to.
+It goes to stderr. Nothing is shown for what takes less than two seconds. Long loops of the library are quiet unless a
+command shows their progress (`shown`); labels, pools and training show it unless they are told not to.
 """
 
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SOON = 2.0
 """Seconds before anything is shown on a terminal."""
 FIRST, PERIOD = 10.0, 60.0
-"""Seconds before the first line where there is no terminal, and the most between two; they double in between."""
+"""Seconds before the first line without a terminal, and the most between two lines; intervals double until then."""
 
 AGAIN = 0.2
 """Seconds between two drawings of a bar."""
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _State:
-    """Whether long loops may speak, and whether one of them does: two bars at a time would overwrite each other."""
+    """Whether long loops may show progress, and whether one does: two bars at a time would overwrite each other."""
 
     allowed = False
     busy = False
@@ -35,7 +35,7 @@ class _State:
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Let long loops say how far they are, as commands do."""
+    """Let long loops show their progress, as commands do."""
     before, _State.allowed = _State.allowed, True
     try:
         yield
@@ -44,7 +44,7 @@ def shown() -> Iterator[None]:
 
 
 class Seldom:
-    """Says when a line is due: after ten seconds, then ever more seldom, in the end once a minute."""
+    """Says when a line is due: after ten seconds, then less and less often, finally once a minute."""
 
     def __init__(self) -> None:
         self._gap = FIRST
@@ -61,7 +61,7 @@ class Seldom:
 
 
 class Advance(Protocol):
-    """Told how much is done, perhaps of how much, and what else there is to say."""
+    """Takes how much is done, optionally the total, and a note."""
 
     def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
         """Show it."""
@@ -70,7 +70,7 @@ class Advance(Protocol):
 
 @contextmanager
 def counted(what: str, total: int | None = None, before: int = 0, unit: str = "structures") -> Iterator[Advance]:
-    """Show how many of `total` are done, how many a second, and the time that is left; `before` were done already."""
+    """Show how many of `total` are done, how many a second, and the time left; `before` were done already."""
     if _State.busy:
         yield _silent
         return
@@ -90,7 +90,7 @@ def tracked(
     unit: str = "structures",
     size: Callable[[T], int] = lambda _: 1,
 ) -> Iterator[T]:
-    """Give the items, and show how far they are where a command lets it; an item counts as its ``size``."""
+    """Yield the items, and show progress if a command allows it; an item counts as its ``size``."""
     if not _State.allowed or _State.busy:
         yield from items
         return
@@ -103,7 +103,7 @@ def tracked(
 
 
 def _silent(done: int, total: int | None = None, note: str = "") -> None:
-    """Say nothing: another count is being shown."""
+    """Show nothing: another count is being shown."""
     del done, total, note
 
 
@@ -115,11 +115,11 @@ class _Counter:
         self.begun = time.monotonic()
 
     def rate(self, done: int) -> float:
-        """Return how many a second there are since it began."""
+        """Return how many were done per second since it began."""
         return (done - self.before) / max(time.monotonic() - self.begun, 1e-9)
 
     def sentence(self, done: int, note: str) -> str:
-        """Say in a line how far it is."""
+        """Describe the progress in one line."""
         of = f" of {self.total:,}" if self.total else ""
         parts = [f"{done:,}{of} {self.unit}"]
         if rate := self.rate(done):
@@ -142,11 +142,11 @@ class _Lines(_Counter):
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Nothing: what was written stays."""
+        """Do nothing: what was written stays."""
 
 
 class _Bar(_Counter):
-    """A bar that comes after two seconds, and goes in the end."""
+    """A bar that appears after two seconds, and is removed at the end."""
 
     _bar: "Progress | None" = None
     _drawn = 0.0
@@ -167,14 +167,14 @@ class _Bar(_Counter):
         return f"{self.what}: {self.sentence(done, note)}"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def _rich_bar() -> "Progress":
     """Start a bar of rich's, whose text is ours; no thread draws it, which would disturb what is timed."""
-    from rich.console import Console  # noqa: PLC0415 - commands that are quick do without it
+    from rich.console import Console  # noqa: PLC0415 - quick commands do not need it
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
 
     console = Console(stderr=True, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""What is written to the terminal: file names and what files hold are shown as they are, and never obeyed."""
+"""Output to the terminal: file names and contents of files are shown literally, control characters as codes."""
 
 import os
 import shlex
@@ -9,19 +9,19 @@ from atomslim.errors import printable
 
 
 def say(text: str) -> None:
-    """Print a text, with what a terminal would obey shown as its code."""
+    """Print a text, with control characters shown as their codes."""
     print(printable(text))  # noqa: T201 -- this is what prints
 
 
 def command_line() -> str | None:
-    """Return the command that this process is, as it is typed; None where it is another program."""
+    """Return the command line of this process, as it is typed; None in another program."""
     program, *words = sys.argv or [""]
     ours = Path(program).name == "atomslim" or program.endswith("atomslim/__main__.py")
     return shlex.join(["atomslim", *words]) if ours else None
 
 
 def complete_streams() -> None:
-    """Let a process without stdin, stdout or stderr have them, to no effect; letters they cannot hold become codes.
+    """Open stdin, stdout and stderr on the null device if they are closed; unencodable characters become codes.
 
     Otherwise the next file that is opened would get a closed stream's descriptor, and what is meant for the terminal.
     """
@@ -35,7 +35,7 @@ def complete_streams() -> None:
 
 
 def _occupy(number: int) -> None:
-    """Make a closed descriptor one of the null device."""
+    """Open the null device in place of a closed descriptor."""
     try:
         os.fstat(number)
     except OSError:

@@ -3,9 +3,9 @@
     from atomslim.testing import check_block_model
     check_block_model(model)
 
-Each check raises AssertionError with the number it found. They run in float64, where an error of method shows and
-rounding does not, or, for families that compute in float32 whatever they are given, in that, with tolerances to match.
-The molecules are small enough that no cap on neighbours leaves one out.
+Each check raises AssertionError with the number it found. They run in float64, where errors of method show and
+rounding does not, or in float32, with tolerances to match, for families that always compute in float32.
+The molecules are small enough that no neighbour cap applies.
 """
 
 import tempfile
@@ -35,10 +35,10 @@ TOLERANCES: dict[torch.dtype, Tolerances] = {
 
 
 STEPS = {torch.float64: 2e-5, torch.float32: 1e-2}
-"""Å by which atoms are moved in central differences."""
+"""Å: displacement of atoms in central differences."""
 
 MOVED = 0.1
-"""Å: standard deviation of what atoms moved since pairs were found."""
+"""Å: standard deviation of displacements since pairs were found."""
 
 DIFFERENCES = ((-1.0, 1 / 6), (-0.5, -4 / 3), (0.5, 4 / 3), (1.0, -1 / 6))
 """Steps and weights of the central difference of fourth order: straight angles of some families bend within 1e-3 Å."""
@@ -106,7 +106,7 @@ def check_symmetries(
 def check_batching(
     model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
 ) -> None:
-    """Require that a structure's numbers do not depend on what else is in the batch."""
+    """Require that a structure's outputs do not depend on what else is in the batch."""
     model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     structures = sample_structures()
     together = _all_outputs(model, from_ase(structures))
@@ -119,7 +119,7 @@ def check_batching(
 
 
 def check_reuse(model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None) -> None:
-    """Require that pairs found earlier, with a larger cutoff and before atoms moved, lead to the same numbers."""
+    """Require that pairs found earlier, with a larger cutoff and before atoms moved, lead to the same outputs."""
     model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     for task in model.tasks.values():
         for atoms in sample_structures():
@@ -153,12 +153,12 @@ def check_gradients(
 
 
 def check_atoms(model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None) -> None:
-    """Require that energies of atoms, where the model says that it adds them up, do add up to those of structures."""
+    """Require that atomic energies, where the model says that it sums them, add up to those of structures."""
     model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     batch = from_ase(sample_structures())
     for task in (task for task in model.tasks.values() if model.adds_up_atoms(task)):
         energy = task.of_kind("energy")
-        assert energy is not None  # noqa: S101 - what is added up
+        assert energy is not None  # noqa: S101 - it is a sum
         found = model.predict(batch, task.name, energies=True)
         total = torch.zeros_like(found[energy.name]).index_add(0, batch.batch, found[ENERGIES])
         _compare(f"energies of atoms, task {task.name}", {"energy": total}, {"energy": found[energy.name]}, within)
@@ -190,7 +190,7 @@ def check_features(
 def check_blocks(
     model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None
 ) -> None:
-    """Require that cut copies are independent, keep the features of an unbroken start, and read them consistently."""
+    """Require that pruned copies are independent, keep the features of the first blocks, and read them consistently."""
     model, within = _ready(model, dtype), tolerances or TOLERANCES[dtype]
     batch = from_ase(sample_structures()[2])
     full = model.with_blocks(range(1, model.num_blocks + 1))
@@ -206,7 +206,7 @@ def check_blocks(
 
 
 def check_units(model: BlockModel, *, dtype: torch.dtype = torch.float64, tolerances: Tolerances | None = None) -> None:
-    """Require that each unit that is finer than a block can be left out, alone or with all others, and counts."""
+    """Require that each finer unit can be left out, alone or with all others, and changes the outputs."""
     del tolerances
     model, batch = _ready(model, dtype), from_ase(sample_structures())
     expected = _all_outputs(model, batch)
@@ -237,7 +237,7 @@ def check_round_trip(model: BlockModel, *, dtype: torch.dtype = torch.float64) -
 
 
 def _check_maps(model: BlockModel, features: BlockFeatures, readout: ReadoutFeatures) -> None:
-    """Require that the readout's maps are as wide as what they take and give."""
+    """Require that the readout's maps have the widths of their inputs and outputs."""
     maps = model.readout_maps()
     _require({"node"} | ({"edge"} if features.edge else set()) == set(maps), f"readout maps of {sorted(maps)}")
     for branch, found in maps.items():
@@ -257,7 +257,7 @@ def _check_cut(model: BlockModel, small: BlockModel, batch: AtomsBatch, toleranc
             _require_close(f"{branch} features of a cut model", second, first, tolerance)
     kept = small.num_blocks + 1
     if model.readout_kind == "last" and features.node[kept - 1].shape != features.node[-1].shape:
-        return  # the full readout cannot take what the cut one takes
+        return  # the full readout cannot take the inputs of the pruned one
     seen = replace(features, node=_as_cut(model, features.node, kept), edge=_as_cut(model, features.edge, kept))
     expected, found = model.read(seen), small.read(fewer)
     _require_close("readout of a cut model", found.node, expected.node, tolerance)
@@ -266,14 +266,14 @@ def _check_cut(model: BlockModel, small: BlockModel, batch: AtomsBatch, toleranc
 
 
 def _as_cut(model: BlockModel, blocks: tuple[Tensor, ...], kept: int) -> tuple[Tensor, ...]:
-    """Return features of which the full readout makes what that of the first blocks makes of theirs."""
+    """Return features for which the full readout gives what that of the first blocks gives for theirs."""
     if model.readout_kind == "last":
         return (*blocks[:-1], _resized(blocks[kept - 1], blocks[-1].shape[-1])) if blocks else ()
     return blocks[:kept] + tuple(torch.zeros_like(block) for block in blocks[kept:])
 
 
 def _resized(features: Tensor, width: int) -> Tensor:
-    """Keep the first columns, with zeros beyond those there are, as a readout of another width sees them."""
+    """Keep the first columns, padded with zeros, as a readout of another width sees them."""
     return torch.nn.functional.pad(features, (0, width - features.shape[-1]))
 
 

@@ -1,10 +1,10 @@
-"""Threads of the CPU: as many as this process may really use, and no more than the work is worth.
+"""CPU threads: as many as this process may actually use, and no more than the work justifies.
 
 Torch's threads wait for each other by spinning. Where two of them share a processor with another job, one spins until
-the other gets its turn, at every operation: a pass of 75 ms then takes seconds. Small work is therefore done by one
+the other is scheduled, at every operation: a pass of 75 ms then takes seconds. Small work is therefore done by one
 thread, which is no slower: most of its time goes to starting operations.
 
-Who sets ``OMP_NUM_THREADS`` decides: then nothing here changes the number of threads.
+If ``OMP_NUM_THREADS`` is set, nothing here changes the number of threads.
 """
 
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WORTH = 3e8
-"""Weights times atoms that make one more thread worth it: about 100 atoms for a model of three million weights."""
+"""Weights times atoms that justify one more thread: about 100 atoms for a model of three million weights."""
 
 _SYSTEM = Path("/")
 
@@ -26,7 +26,7 @@ _weights: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 
 
 def usable_cpus() -> int:
-    """Count the processors that this process may use: those of its affinity, within the quota of its control groups."""
+    """Count the processors that this process may use: its affinity mask, limited by the quota of its control groups."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -35,7 +35,7 @@ def usable_cpus() -> int:
 
 
 def limit_threads() -> None:
-    """Let torch use no more threads than there are usable processors; it knows of no quota itself."""
+    """Let torch use no more threads than there are usable processors; torch itself ignores quotas."""
     import torch  # noqa: PLC0415 - `import atomslim` does without
 
     if not _chosen_by_user() and torch.get_num_threads() > (usable := usable_cpus()):
@@ -43,7 +43,7 @@ def limit_threads() -> None:
 
 
 def shared_among(processes: int) -> None:
-    """Give this process its part of the threads, where ``processes`` like it compute at once on this machine."""
+    """Give this process its share of the threads, when ``processes`` of its kind run on this machine."""
     import torch  # noqa: PLC0415 - as above
 
     if not _chosen_by_user():
@@ -52,7 +52,7 @@ def shared_among(processes: int) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, whatever anybody chose: for times that are compared."""
+    """Compute with one thread, whatever was set: for times that are compared."""
     import torch  # noqa: PLC0415 - as above
 
     before = torch.get_num_threads()
@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def fitting_threads(model: "nn.Module", atoms: int) -> Iterator[None]:
-    """Compute with as many threads as a pass of the model over so many atoms is worth, at most as many as before."""
+    """Compute with as many threads as a pass of the model over so many atoms justifies, at most as many as before."""
     import torch  # noqa: PLC0415 - as above
 
     before = torch.get_num_threads()
@@ -81,7 +81,7 @@ def fitting_threads(model: "nn.Module", atoms: int) -> Iterator[None]:
 
 
 def fitting(model: "nn.Module", atoms: int, most: int) -> int:
-    """Return how many of at most so many threads a pass is worth; all of them on an accelerator."""
+    """Return how many threads, up to a maximum, a pass justifies; the maximum on an accelerator."""
     if most == 1 or _chosen_by_user() or next(model.parameters()).device.type != "cpu":
         return most
     if model not in _weights:
@@ -109,7 +109,7 @@ def _quotas() -> Iterator[float]:
 
 
 def _quota(folder: Path) -> Iterator[float]:
-    """Give the limit of one control group, of the second version or of the first, if it has one."""
+    """Give the limit of one control group (version 2 or 1), if it has one."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()

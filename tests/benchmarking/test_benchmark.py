@@ -155,7 +155,7 @@ def test_growing_cells_give_the_power_of_growth() -> None:
     found = benchmark(jmp(DIRECT, num_blocks=0), WATER, repeats=1, growing=128)
     assert [cell.atoms for cell in found.growth] == [64, 144]
     assert found.exponent is None  # one repeat shows no spread
-    assert "not claimed: the machine was busy" in list(found.words())[-1]
+    assert "not reported: the machine was busy" in list(found.words())[-1]
     growth = [timed(cell, [scale] * 5) for cell, scale in zip(found.growth, (1.0, (144 / 64) ** 1.5), strict=True)]
     steady = replace(found, growth=tuple(growth))
     assert steady.exponent == pytest.approx(1.5)
@@ -180,7 +180,7 @@ def test_a_speed_up_is_claimed_only_of_steady_times() -> None:
         assert shown[0] == "1.00 ×"
         assert shown[1].startswith("2.00 ×" if steady else "unclear (±")
         said = " ".join(made.words())
-        assert ("1 of 2 speed-ups are not claimed: the machine was busy" in said) is not steady
+        assert ("1 of 2 speed-ups are not reported: the machine was busy" in said) is not steady
         flops = whole.speed.flops / cut.speed.flops
         assert (f"FLOPs suggest {flops:.2f} ×." in said) is not steady
 

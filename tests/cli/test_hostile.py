@@ -218,7 +218,7 @@ def test_a_hostile_dataset_is_one_line(
         assert error.startswith("atomslim: error: ")
         assert error.count("\n") == 1
         assert str(tmp_path) in error
-        assert "a fault of atomslim" not in error
+        assert "a bug in atomslim" not in error
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_a_deleted_working_folder_is_one_line(
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert main(["data", "list"]) == 1
-    assert "the working folder does not exist any more" in capsys.readouterr().err
+    assert "the working folder no longer exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cell", ["=cmd()", "+1+1", "-x", "@sum", " =a", "\t=a"])

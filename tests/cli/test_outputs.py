@@ -114,7 +114,7 @@ def test_a_file_of_the_users_is_kept(
 ) -> None:
     (work / file).parent.mkdir(exist_ok=True)
     (work / file).write_text(PRECIOUS)
-    assert f"{file}: is there already" in refused(command, work, capsys)
+    assert f"{file}: already exists" in refused(command, work, capsys)
 
 
 def test_a_trained_model_is_kept_and_a_cut_is_made_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_reports_are_made_again_beside_other_files(work: Path, capsys: pytest.Ca
 def test_force_replaces_another_file_and_predictions_ask_for_it(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["predict", "full.safetensors", "water.xyz", "-o", "p.extxyz"]
     assert cli.main(command) == 0
-    assert "is there already" in refused(command, work, capsys)
+    assert "already exists" in refused(command, work, capsys)
     (work / "p.extxyz").write_text(PRECIOUS)
     assert cli.main([*command, "--force"]) == 0
     assert PRECIOUS not in (work / "p.extxyz").read_text()

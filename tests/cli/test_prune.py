@@ -124,7 +124,7 @@ def test_a_scan_prints_a_table_and_writes_it(files: Path, tmp_path: Path, capsys
         (["--blocks", "2", "--keep", "1"], "2 ways"),
         (["--blocks", "2", "--data", "xyz:a.xyz"], "--data has no use"),
         (["--blocks", "2", "--realign", "least-squares"], "needs calibration structures"),
-        (["--neighbours", "20", "--realign", "random"], "goes with a cut"),
+        (["--neighbours", "20", "--realign", "random"], "needs removed blocks"),
         (["--drop-lowest", "1"], "needs relevance"),
         (["--keep", "0,1"], "embedding"),
         (["--scan-neighbours", "10"], "labelled structures with --data"),

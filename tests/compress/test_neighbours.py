@@ -100,7 +100,7 @@ def test_a_scan_on_a_busy_machine_claims_no_speed_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_Case, "run", lambda case: {"seconds": next(taken[case.task.graph.main])})
     found = neighbour_scan(jmp(DIRECT, num_blocks=1), waters(2), [2], repeats=5)
     (said,) = found.words()
-    assert said.startswith("direct, 2 neighbours: a speed-up that is not claimed (±")
+    assert said.startswith("direct, 2 neighbours: an unclear speed-up (±")
 
 
 def test_a_scan_leaves_the_model_as_it_was_whatever_happens() -> None:

@@ -287,7 +287,7 @@ def test_other_files_are_kept_without_force(tmp_path: Path) -> None:
     first, second = frames(tmp_path / "a.extxyz", 3), frames(tmp_path / "b.extxyz", 4)
     output = tmp_path / "data.samples"
     output.write_text("precious")
-    with pytest.raises(ConfigError, match="is there already, and no container"):
+    with pytest.raises(ConfigError, match="already exists, and is no container"):
         prepare(resolve(str(first)), output)
     assert output.read_text() == "precious"
     assert prepare(resolve(str(first)), output, force=True).fresh == 3

@@ -28,7 +28,7 @@ from atomslim.models import Task
 from atomslim.models.model_file import encoded
 from samples import CAPPED, CONSERVATIVE, DIRECT, sheared_crystal, small_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges|leaves out)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|ignores charges|leaves out)")
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from pages import ROOT
 from samples import CONSERVATIVE, moving, sheared_crystal, small_model
 from small_models import jmp
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|ignores charges)")
 
 
 def started(atoms: Atoms, folder: Path, system: str = "metal") -> Any:

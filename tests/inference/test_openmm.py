@@ -15,7 +15,7 @@ from samples import CONSERVATIVE, ethanol, sheared_crystal, slab, small_model
 
 installed = importlib.util.find_spec("openmm") is not None
 needed = pytest.mark.skipif(not installed, reason="needs OpenMM")
-pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|ignores charges)")
 
 
 def rocksalt() -> Atoms:

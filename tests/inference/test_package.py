@@ -203,7 +203,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackagedCalculat
 @pytest.mark.parametrize("task", [DIRECT, CONSERVATIVE, BOTH], ids=lambda task: task.name)
 @pytest.mark.parametrize("structure", [ethanol, sheared_crystal, slab])
 @pytest.mark.filterwarnings("ignore:task .* keeps the 12 nearest")
-@pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
+@pytest.mark.filterwarnings("ignore:.*(was not trained on|ignores charges)")
 def test_calculates_what_the_usual_one_does(
     pretended: Callable[..., PackagedCalculator], structure: Callable[[], Atoms], task: Task
 ) -> None:
@@ -234,7 +234,7 @@ def test_warns_as_the_usual_one_does(pretended: Callable[..., PackagedCalculator
         atoms.get_forces()
 
 
-@pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
+@pytest.mark.filterwarnings("ignore:.*(was not trained on|ignores charges)")
 def test_a_single_atom_is_refused(pretended: Callable[..., PackagedCalculator]) -> None:
     atoms = molecule("H")
     atoms.calc = pretended(CONSERVATIVE)

@@ -27,7 +27,7 @@ from atomslim.models import Task
 from atomslim.models.model_file import save
 from samples import CONSERVATIVE, DIRECT, ethanol, moving, sheared_crystal, small_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|takes no charges)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(was not trained on|ignores charges)")
 
 IPI = Path(sys.executable).with_name("i-pi")
 

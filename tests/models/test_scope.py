@@ -147,7 +147,7 @@ def _relevance(atoms: Atoms, strict: bool, folder: Path) -> None:
 
 @pytest.mark.parametrize("use", [_calculator, _predict, _evaluate, _compare, _relevance])
 @pytest.mark.parametrize(
-    ("atoms", "message"), [(AMMONIA, "not trained on N"), (charged(), "charge -1: the model takes no charges")]
+    ("atoms", "message"), [(AMMONIA, "not trained on N"), (charged(), "charge -1: the model ignores charges")]
 )
 def test_every_use_of_a_model_says_it_once_and_refuses_if_strict(
     use: Callable[[Atoms, bool, Path], None], atoms: Atoms, message: str, tmp_path: Path
@@ -166,7 +166,7 @@ def test_charges_of_labelled_files_are_said(tmp_path: Path) -> None:
     atoms = charged()
     atoms.info["REF_energy"] = -1.0
     write(tmp_path / "x.xyz", atoms)
-    with pytest.warns(AtomslimWarning, match="charge -1: the model takes no charges"):
+    with pytest.warns(AtomslimWarning, match="charge -1: the model ignores charges"):
         evaluate(model(), str(tmp_path / "x.xyz"))
 
 

@@ -22,13 +22,13 @@ DEFAULT_TAG = 2
 """The tag of an atom of a structure without tags: everything counts as adsorbate, as in JMP."""
 
 FLAT_CELL = 1e-6
-"""A cell is flat when its volume (area, length) is below this share of the product of its vectors' lengths."""
+"""A cell is flat when its volume (area, length) is below this fraction of the product of its vectors' lengths."""
 
 SHORTEST_VECTOR = 0.01
 """Å: along a shorter lattice vector every atom would lie on top of its own image."""
 
 FARTHEST = 1e9
-"""Å: farther from the origin, positions are no longer told apart to 1e-6 Å, and sums and gaps of them overflow."""
+"""Å: farther from the origin, positions cannot be resolved to 1e-6 Å, and their sums and differences overflow."""
 
 LONGEST_VECTOR = 1e5
 """Å: a longer lattice vector is not a cell but a mistake, and searching it for neighbours would take minutes."""

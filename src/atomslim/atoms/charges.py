@@ -1,4 +1,4 @@
-"""Charges and spins that come with a structure. No model here takes them: who gives them should hear of it."""
+"""Charges and spins that come with a structure. No model here uses them, so users are told."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ _NEUTRAL = {
     "initial_magmom": (0.0,),
     "total_magmom": (0.0,),
 }
-"""Names in lower case → values that mean none."""
+"""Names in lower case → values that mean neutral or no spin."""
 
 _ARRAYS = {"initial_charges": "initial charges", "initial_magmoms": "initial magnetic moments"}
 

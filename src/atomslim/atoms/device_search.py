@@ -1,7 +1,7 @@
 """The search for neighbours on a device, by nvalchemi-toolkit-ops: all structures of a batch in one call.
 
 It is taken for tensors on a CUDA device where the package is installed. The environment variable ``ATOMSLIM_SEARCH``
-says it otherwise: ``nvalchemi`` for every device, the CPU included, ``vesin`` for none.
+overrides that: ``nvalchemi`` for every device, the CPU included, ``vesin`` for none.
 """
 
 import math
@@ -23,11 +23,11 @@ VARIABLE = "ATOMSLIM_SEARCH"
 CHOICES = ("auto", "vesin", "nvalchemi")
 
 MARGIN = 1e-6
-"""Å: how much farther is searched, so that rounding on the device loses no pair; whoever asks cuts at the cutoff."""
+"""Å: margin of the search, so that rounding on the device loses no pair; callers apply the cutoff."""
 
 
 def wanted(device: torch.device) -> bool:
-    """Say whether structures on a device are searched there; raises ConfigError for what was asked for and is not."""
+    """Say whether structures on a device are searched there; raises ConfigError if it is asked for but missing."""
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in CHOICES:
         raise ConfigError(f"environment variable {VARIABLE}={choice}: choose one of {', '.join(CHOICES)}")
@@ -37,7 +37,7 @@ def wanted(device: torch.device) -> bool:
     if choice == "nvalchemi" and not installed:
         raise ConfigError(
             f"environment variable {VARIABLE}=nvalchemi: nvalchemi-toolkit-ops is not installed: "
-            "pip install 'atomslim[nvalchemi]', or leave the variable out"
+            "pip install 'atomslim[nvalchemi]', or unset the variable"
         )
     return installed
 
@@ -69,7 +69,7 @@ def _boxed(
 ) -> tuple[FloatArray, FloatArray, float]:
     """Return positions, a cell, and about how many neighbours each atom has.
 
-    The cell holds all atoms along what is not periodic; along that, atoms are shifted and wide gaps closed, which
+    Along non-periodic directions the cell holds all atoms; there, atoms are shifted and wide gaps closed, which
     changes no pair.
     """
     box = search_box(cell, pbc)
@@ -85,7 +85,7 @@ def _boxed(
 
 
 def _searched(inputs: dict[str, Tensor], cutoff: float, room: int) -> tuple[Tensor, Tensor]:
-    """Return pairs (2, p), the shifted atoms in the second row, and shifts (p, 3); finds out how much room it takes."""
+    """Return pairs (2, p), the shifted atoms in the second row, and shifts (p, 3); retries with more room if needed."""
     neighbor_list, overflow = _library()
     while True:
         try:
@@ -99,7 +99,7 @@ def _searched(inputs: dict[str, Tensor], cutoff: float, room: int) -> tuple[Tens
 
 
 def _library() -> tuple[Any, type[Exception]]:
-    """Return its search and what it raises where there was too little room; warp says nothing of itself on the way."""
+    """Return its search function and its error for too little room; warp's start-up messages are suppressed."""
     import warp  # noqa: PLC0415 - an optional package
 
     warp.config.quiet = True

@@ -1,6 +1,6 @@
 """The records of a file of structures, one at a time: what all readers of such files share.
 
-What is wrong with a file, each reader says in its own error; here are only the reasons.
+Each reader raises its own errors; only the reasons are given here.
 """
 
 import re
@@ -27,7 +27,7 @@ LONGEST_ITEM = 1024
 """Bytes of one number or text of an array."""
 
 Record = Callable[[], Atoms]
-"""Gives the structure of a record; that of an extended XYZ file is not parsed before."""
+"""Gives the structure of a record; extended XYZ is only parsed then."""
 
 
 def format_of(path: Path) -> str | None:
@@ -39,10 +39,10 @@ def format_of(path: Path) -> str | None:
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """List a folder's files of structures in the order of their names, and the files that are left out of them.
+    """List a folder's files of structures in the order of their names, and the files that are skipped.
 
-    Hidden files and those that databases leave behind (locks, journals) are neither. Beside `.aselmdb` files, others
-    only describe them.
+    Hidden files and those that databases leave behind (locks, journals) are in neither list. Other files
+    beside `.aselmdb` files only describe them.
     """
     files = sorted(file for file in folder.iterdir() if file.is_file() and not _is_no_data(file.name))
     databases = [file for file in files if file.suffix == ".aselmdb"]
@@ -70,7 +70,7 @@ def records_of(path: Path, form: str) -> Iterator[Record]:
 
 @contextmanager
 def bounded_arrays() -> Iterator[None]:
-    """Let ASE make no array of JSON that is larger than the numbers that are there: it would repeat one of them."""
+    """Let ASE make no array from JSON that is larger than its numbers: ASE would repeat one of them."""
     usual = jsonio.create_ndarray
 
     def careful(shape: Any, dtype: Any, data: Any) -> Any:
@@ -97,7 +97,7 @@ def numbered(
     Args:
         records: as `records_of` gives them.
         readable: a context in which the record of a number is read; it says what is wrong with it.
-        wanted: says of a number whether its record is to be parsed; default: all are.
+        wanted: whether the record with a number is to be parsed; default: all are.
 
     """
     for number in count():
@@ -144,7 +144,7 @@ def _parsed(record: list[str]) -> Atoms:
 
 
 def _require_columns(record: list[str]) -> None:
-    """Raise ValueError for columns of more numbers than a line has letters: ASE would make room for them."""
+    """Raise ValueError for columns of more numbers than a line has characters: ASE would allocate them."""
     announced = re.search(r"Properties=(\S*)", record[1], re.IGNORECASE)
     counts = re.findall(r"\d+", announced[1]) if announced else []
     if any(len(digits) > 6 or int(digits) > max(map(len, record[2:]), default=0) for digits in counts):
@@ -152,7 +152,7 @@ def _require_columns(record: list[str]) -> None:
 
 
 def _say_unnamed_columns(record: list[str]) -> None:
-    """Say it once where rows have more columns than are declared: what is in them is not read."""
+    """Warn once if rows have more columns than are declared: these are not read."""
     declared = re.search(r"properties\s*=\s*\"?([^\s\"]+)", record[1], flags=re.IGNORECASE)
     counts = re.findall(r":(\d+)(?=:|$)", declared[1]) if declared else ["1", "3"]
     more = len(record[2].split()) - sum(map(int, counts)) if len(record) > 2 else 0

@@ -57,7 +57,7 @@ class Pairs:
         return self if len(kept) == len(self) else self.take(kept)
 
     def take(self, indices: Int[Tensor, " q"]) -> "Pairs":
-        """Return the pairs with these indices, in their order."""
+        """Return the pairs with these indices, in this order."""
         return Pairs(
             self.source.index_select(0, indices),
             self.target.index_select(0, indices),
@@ -97,7 +97,7 @@ def find_pairs(batch: AtomsBatch, cutoff: float | Sequence[float]) -> Pairs:
 
 
 def update_distances(pairs: Pairs, batch: AtomsBatch) -> Pairs:
-    """Return the same pairs with the distances (and the order) that the batch's present positions and cells give.
+    """Return the same pairs with the distances (and the order) of the batch's current positions and cells.
 
     For reuse of a list found with a larger cutoff while atoms move. Raises StructureError for overlapping atoms.
     """
@@ -154,7 +154,7 @@ def sorted_pairs(source: IntArray, target: IntArray, offset: IntArray, distance:
 def packed_keys(*columns: IntArray) -> IntArray:
     """Pack integer columns, most significant first, into one integer per row that sorts and compares as the row does.
 
-    A column takes the place of its own span only. Where the key would outgrow 63 bits, the key so far and the column
+    A column takes up only the values it spans. Where the key would outgrow 63 bits, the key so far and the column
     are replaced by their ranks, which leaves order and equality untouched.
     """
     key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
@@ -208,7 +208,7 @@ def _pairs_of_one(
 def _pairs_on_device(
     batch: AtomsBatch, structures: Sequence[tuple[FloatArray, FloatArray, NDArray[np.bool_]]], cutoffs: Sequence[float]
 ) -> Pairs:
-    """Find the pairs of all structures at once where the batch is; distances are computed here, alike both ways."""
+    """Find the pairs of all structures at once on the batch's device, with equal distances in both directions."""
     source, target, offset = device_search.half_lists(structures, max(cutoffs), batch.device)
     distance = _distances(batch, source, target, offset)
     _refuse_overlaps(batch, source, target, offset, distance)
@@ -222,7 +222,7 @@ def _pairs_on_device(
 
 
 def _distances(batch: AtomsBatch, source: IntArray, target: IntArray, offset: IntArray) -> FloatArray:
-    """|r_target − (r_source + o · cell)|, axis by axis: (b→a) and (a→b) round alike, unlike in a matrix product."""
+    """|r_target − (r_source + o · cell)|, axis by axis: (b→a) and (a→b) round equally, unlike in a matrix product."""
     positions = batch.positions.detach().to("cpu", torch.float64).numpy()
     cells = batch.cell.detach().to("cpu", torch.float64).numpy()
     structure = batch.batch.cpu().numpy()[target] if len(cells) > 1 else 0
@@ -252,7 +252,7 @@ def _order(source: IntArray, target: IntArray, offset: IntArray, distance: Float
 
 
 def _begins(target: IntArray, distance: FloatArray) -> NDArray[np.bool_]:
-    """Say of pairs in order whether one is farther than the one before it, or the first of its target."""
+    """Say for sorted pairs whether each is farther than the one before it, or the first of its target."""
     begins = np.ones(len(target), dtype=np.bool_)
     begins[1:] = (np.diff(target) != 0) | (np.diff(distance) > TIE_TOLERANCE)
     return begins

@@ -20,7 +20,7 @@ ASE_RESULTS = ("energy", "forces", "stress")
 """Targets that ASE keeps in a calculator; the others go to `atoms.info` under their own names."""
 
 ENERGIES = "energies"
-"""Shares of the energy that a teacher gives to the atoms: what two teachers call so need not be the same."""
+"""Atomic energies as a teacher partitions them: two teachers need not do it the same way."""
 
 HESSIAN = "hessian"
 """A row of the second derivatives of the energy: a direction u of all atoms, and the Hessian times u."""
@@ -28,7 +28,7 @@ HESSIAN = "hessian"
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sample(metaclass=Explained):
-    """One structure of n atoms with its labels; picklable, and never changed in place.
+    """One structure of n atoms with its labels; picklable, and never modified.
 
     | field | shape, type | unit, meaning |
     |---|---|---|
@@ -43,7 +43,7 @@ class Sample(metaclass=Explained):
     | | | scalar properties () under their own names, in the unit their dataset declares |
     | name | text | "file, record 17", for messages |
     | group | text | molecule, system or reaction of a frame, for splits by group; "" if there is none |
-    | ignored | text | charge or spin that the file gives and no model takes; containers do not keep it |
+    | ignored | text | charge or spin in the file, which models ignore; containers do not keep it |
     """
 
     numbers: NDArray[np.int64]
@@ -72,7 +72,7 @@ class Sample(metaclass=Explained):
         return bool(self.pbc.any()) and bool(abs(np.linalg.det(self.cell)) > 0.0)
 
     def label(self, name: str) -> NDArray[np.float64] | None:
-        """Return a target, or None where there is none; a stress without a volume means nothing and is none."""
+        """Return a target, or None where there is none; stress without a volume is meaningless and left out."""
         return None if name == "stress" and not self.has_volume else self.targets.get(name)
 
     @classmethod
@@ -90,7 +90,7 @@ class Sample(metaclass=Explained):
         name: str = "",
         group: str = "",
     ) -> "Sample":
-        """Convert what a file holds to the field types, filling in what it does not say.
+        """Convert the contents of a file to the field types, filling in defaults.
 
         No cell: zeros. No pbc: periodic in all directions with a cell, in none without. No tags: 2. No fixed: none.
         Shapes are brought into order where that is unambiguous (a (1, 3, 3) cell, a (1,) energy, a stress of six
@@ -119,7 +119,7 @@ class Sample(metaclass=Explained):
     def from_ase(cls, atoms: Atoms, targets: Mapping[str, ArrayLike], *, name: str = "", group: str = "") -> "Sample":
         """Take the structure (positions in Å, cell, tags, FixAtoms) from ASE and the labels from `targets`.
 
-        As in a batch, tags that are all zero mean that there are none. The atoms' own results are not looked at.
+        As in a batch, tags that are all zero mean none. The results of the atoms' calculator are not used.
         """
         batch = from_ase(atoms)
         return cls.create(
@@ -137,7 +137,7 @@ class Sample(metaclass=Explained):
     def to_ase(self) -> Atoms:
         """Convert to ASE atoms: energy, forces, stress and energies as calculator results, other targets in `info`.
 
-        A row of the Hessian, which is of atoms, is an array of theirs.
+        A row of the Hessian, which is per atom, becomes an array of the atoms.
         """
         atoms = Atoms(
             numbers=self.numbers,

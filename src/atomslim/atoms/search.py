@@ -1,4 +1,4 @@
-"""The search for neighbours of one structure, with vesin: what it needs to be safe and quick for any cell."""
+"""The search for neighbours of one structure, with vesin: preparations that make it safe and fast for any cell."""
 
 import math
 import threading
@@ -24,7 +24,7 @@ SCATTERED = 500.0
 """Å: from this extent on, atoms along a non-periodic direction are moved together before the search."""
 
 MANY_PAIRS = 2e6
-"""From so many pairs on, a search takes long enough to ask for memory first and to listen to signals."""
+"""Above this many pairs, a search takes long enough to check memory first and to handle signals."""
 
 _SPHERE = 4 / 3 * math.pi
 
@@ -61,7 +61,7 @@ def half_list(
 
 
 def expected_pairs(points: FloatArray, box: FloatArray, pbc: NDArray[np.bool_], cutoff: float) -> float:
-    """Estimate how many directed pairs there are, from the density and the part of the sphere that has atoms in it.
+    """Estimate how many directed pairs there are, from the density and the part of the sphere that contains atoms.
 
     The box has unit vectors instead of non-periodic ones. Without periodicity an atom has all others at most.
     """
@@ -78,7 +78,7 @@ def expected_pairs(points: FloatArray, box: FloatArray, pbc: NDArray[np.bool_], 
 
 
 def _volume(box: FloatArray) -> float:
-    """Return the volume of a cell; written out, as numpy takes long for nine numbers."""
+    """Return the volume of a cell; written out, since numpy is slow for nine numbers."""
     (a, b, c), (d, e, f), (g, h, i) = box.tolist()
     return float(abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)))
 
@@ -94,7 +94,7 @@ def require_memory(expected: float, cutoff: float) -> None:
 
 
 def interruptible(find: Callable[[], Found]) -> Found:
-    """Run a long search beside the main thread, so that Ctrl-C and other signals are heard while it lasts."""
+    """Run a long search in another thread, so that Ctrl-C and other signals are handled meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         return find()
     outcome: list[Found | BaseException] = []
@@ -128,7 +128,7 @@ def search_box(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
 def gaps_closed(positions: FloatArray, directions: FloatArray, cutoff: float) -> FloatArray:
     """Shorten every gap between widely scattered atoms along non-periodic directions that is longer than the cutoff.
 
-    No pair reaches across such a gap, so that none is lost and none is made. vesin's time grows with the extent of
+    No pair reaches across such a gap, so none is lost and none is added. vesin's time grows with the extent of
     the structure, and atoms that flew off (1e6 Å, say) would end the process.
     """
     if len(directions) == 0 or np.ptp(positions, axis=0).max() < SCATTERED:

@@ -1,8 +1,8 @@
 """The comment line of an extended XYZ record, read before ASE's parser sees it.
 
-ASE's parser knows `Lattice`, `pbc` and `Properties` in this spelling only, and takes what is spelt otherwise for a
-remark: the cell is lost without a word. Here these keys are found in any case, a stress or virial may have 6 or 9
-numbers, and what cannot be meant is an error. Everything else is left to ASE.
+ASE's parser knows `Lattice`, `pbc` and `Properties` in this spelling only, and takes other spellings for a
+remark: the cell is lost silently. Here these keys are found in any case, a stress or virial may have 6 or 9
+numbers, and nonsense is an error. Everything else is left to ASE.
 """
 
 import re
@@ -35,7 +35,7 @@ def fields(line: str) -> dict[str, Any]:
 
     Raises:
         ValueError: a key given twice, a lattice without 9 numbers, a periodicity that is neither true nor false,
-            columns that are declared wrongly, or a lattice under a name of its own.
+            columns that are declared wrongly, or a lattice under another name.
 
     """
     found: dict[str, str] = {}
@@ -59,7 +59,7 @@ def fields(line: str) -> dict[str, Any]:
 
 
 def symmetric(matrix: NDArray[np.float64]) -> bool:
-    """Say whether a stress or virial (3, 3) is symmetric but for rounding."""
+    """Say whether a stress or virial (3, 3) is symmetric up to rounding."""
     difference = np.abs(matrix - matrix.T).max(initial=0.0)
     return bool(difference <= ASYMMETRY * np.abs(matrix).max(initial=0.0) or not np.isfinite(matrix).all())
 

@@ -1,4 +1,4 @@
-"""What fewer blocks gain: a model and its cuts timed on well-known structures, as in the paper's Table 2."""
+"""What fewer blocks gain: a model and its pruned versions timed on well-known structures, as in the paper's Table 2."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ def benchmark(  # noqa: PLR0913 - what is measured, and how
     A pass that a task or the device does not allow, such as tf32 on a CPU, is left out with a note.
 
     Raises:
-        ConfigError: a number, mode or precision that makes no sense, or nothing left to measure.
+        ConfigError: an invalid number, mode or precision, or nothing left to measure.
         CheckpointError: a model file that cannot be read.
 
     """

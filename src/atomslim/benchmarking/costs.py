@@ -48,7 +48,7 @@ class Row:
     step: Speed
     """Of the structure alone."""
     stages: dict[str, float]
-    """Share of the pass's time by kind of part; without the graphs."""
+    """Fraction of the pass's time by kind of module; without the graphs."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""
@@ -70,7 +70,7 @@ class Benchmark(Shown):
 
     @property
     def exponent(self) -> float | None:
-        """The power of the number of atoms that time grows with; None without growing cells whose times are steady."""
+        """Exponent of the growth of time with the number of atoms; None without steady times of growing cells."""
         if len(self.growth) < 2 or not all(cell.steady for cell in self.growth):
             return None
         atoms = [cell.atoms for cell in self.growth]
@@ -92,17 +92,17 @@ class Benchmark(Shown):
         yield from (table.html() for table in self.tables())
 
     def words(self) -> Iterator[str]:
-        """Say on what was measured, what was left out, and how cost grows."""
+        """Say on which machine it was measured, what was left out, and how cost grows."""
         yield f"Task {self.task}, on {self.machine}."
         yield from self.notes
         if self.exponent is not None:
             sizes = f"{self.growth[0].atoms} to {self.growth[-1].atoms} atoms"
             yield f"From {sizes}, time grows with the power {self.exponent:.2f} of the number of atoms (1 is linear)."
         elif len(self.growth) > 1:
-            yield f"How time grows with the number of atoms is not claimed: {BUSY}."
+            yield f"The growth of time with the number of atoms is not reported: {BUSY}."
         unclear = [f"{gain.flops:.2f} ×" for gain in self.gains if not gain.reliable]
         if unclear:
-            yield f"{len(unclear)} of {len(self.gains)} speed-ups are not claimed: {BUSY}."
+            yield f"{len(unclear)} of {len(self.gains)} speed-ups are not reported: {BUSY}."
             yield f"For them, FLOPs suggest {', '.join(unclear)}."
 
     @property
@@ -127,7 +127,7 @@ class Benchmark(Shown):
         }
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write benchmark.json and benchmark.md into a folder, which is made if need be."""
+        """Write benchmark.json and benchmark.md into a folder, which is made if necessary."""
         parts = [" ".join(self.words()) + "\n", *(table.markdown() for table in self.tables()), CONVENTION + "\n"]
         content = json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
         with atomic_files(folder, FILES) as temporary:

@@ -25,13 +25,13 @@ from atomslim.memory import free_memory, give_back_freed_memory, is_out_of_memor
 from atomslim.models.precision import Format
 
 START, STEP = 64, 8
-"""Atoms of the first cell, and of the smallest; cells differ by so many at least."""
+"""Atoms of the first and of the smallest cell, and the least difference between cells."""
 
 GAP = 0.1
 """Of the largest cell that fits, to the smallest that does not."""
 
 TOO_LARGE = 3
-"""Exit status of a process whose pass got less memory than it needs."""
+"""Exit status of a process whose pass ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def require_free(limit: int, device: torch.device) -> None:
 
 
 def search(fitting: Callable[[int], Cell | None]) -> Cell | None:
-    """Return the largest cell that fits, given what tells whether a number of atoms does: doubling, then bisection."""
+    """Return the largest cell that fits, by a test of numbers of atoms: doubling, then bisection."""
     found, low, high = None, 0, START
     while cell := fitting(high):
         found, low, high = cell, high, 2 * high
@@ -134,7 +134,7 @@ def _pass(job: Job, atoms: Atoms) -> Callable[[], object]:
 
 
 def limit_memory(limit: int, device: torch.device) -> None:
-    """Let this process take at most so many bytes more than it has."""
+    """Limit the memory that this process takes beyond what it has, in bytes."""
     if device.type == "cuda":
         kept, whole = torch.cuda.memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min((kept + limit) / whole, 1.0), device)

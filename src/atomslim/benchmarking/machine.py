@@ -7,7 +7,7 @@ import torch
 
 
 def machine(device: torch.device | None = None) -> str:
-    """Name the processor or accelerator and the version of torch: times mean nothing without them."""
+    """Name the processor or accelerator and the version of torch: times are meaningless without them."""
     if device is not None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

@@ -6,7 +6,7 @@
 | forces | a prediction of everything that the task has |
 | train | a training step: prediction, loss against zeros, gradients of all weights, clipping, AdamW |
 
-What they compute in is one of the policies or number formats of `atomslim.models.precision`. A training step in a
+Their precision is one of the policies or number formats of `atomslim.models.precision`. A training step in a
 narrow format computes in it as Lightning's mixed precision does: the prediction and the loss, with scaled gradients in
 fp16.
 """
@@ -55,12 +55,12 @@ class Job:
 
     @property
     def format(self) -> Format:
-        """What is computed in; raises ConfigError where the weights or the device do not allow it."""
+        """The precision; raises ConfigError if the weights or the device do not allow it."""
         return format_of(self.precision or self.model.precision, self.weight)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the dense layers compute in."""
+        """Number format of the dense layers."""
         return NARROW.get(self.format, self.weight.dtype)
 
     def problem(self) -> str | None:
@@ -114,7 +114,7 @@ def _everything(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], obje
 
 
 def _training(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], object]:
-    """Return a training step whose learning rate is zero: it costs what any step costs, and weights stay."""
+    """Return a training step with learning rate zero: it costs as much as any step, and keeps the weights."""
     model, number_format = job.model, job.format
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
@@ -143,7 +143,7 @@ def _training(job: Job, batch: AtomsBatch, topology: Any) -> Callable[[], object
 
 @contextmanager
 def _trained(model: BlockModel, weights: list[nn.Parameter]) -> Iterator[None]:
-    """Put the model into training, and afterwards give back its mode and its gradients."""
+    """Put the model into training mode, and afterwards restore its mode and its gradients."""
     was_training, gradients = model.training, [weight.grad for weight in weights]
     for weight in weights:
         weight.grad = None

@@ -1,4 +1,4 @@
-"""What a pass costs: counted FLOPs, time, memory, and how near it comes to what the device can do at best.
+"""What a pass costs: counted FLOPs, time, memory, and how close it comes to the best the device can do.
 
 FLOPs are those of matrix products, forward and backward, with multiply and add counted as two; element-wise work,
 gathers and sums are left out. Times are the shortest of many repeats in which the models take turns, see
@@ -32,7 +32,7 @@ from atomslim.models.precision import computing
 Name = TypeVar("Name", bound=Hashable)
 
 SKIN = 0.5
-"""Å: how much farther than the cutoff the pairs that are reused were searched."""
+"""Å: margin beyond the cutoff with which reused pairs were found."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Speed:
     reuse_seconds: float
     """The same on pairs that were found before, as in molecular dynamics."""
     seconds: float
-    """The pass over the whole batch on graphs that are there."""
+    """The pass over the whole batch on existing graphs."""
     spread: float
     """Half the interquartile range of the rounds, in seconds."""
     over_floor: float | None
@@ -64,7 +64,7 @@ class Speed:
 
     @property
     def steady(self) -> bool:
-        """Whether the times tell how long the pass takes."""
+        """Whether the times are reliable."""
         return steady(self.times)
 
     def gain(self, before: "Speed", *, graphs: bool = True) -> Gain:
@@ -137,7 +137,7 @@ def count_flops(function: Callable[[], Any]) -> int:
 class _FlopCounter(TorchDispatchMode):
     """Adds up torch's own formulas as products are carried out.
 
-    `FlopCounterMode` does so, too, but keeps track of modules, takes every other operation apart to look inside, which
+    `FlopCounterMode` does so, too, but keeps track of modules, decomposes every other operation, which
     takes ten times as long as the pass, and leaves out products with a vector, of which the bases have one.
     """
 
@@ -164,7 +164,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, torch.ops.aten.mv: 
 
 
 class MatrixProduct:
-    """A product (rows, inner) · (inner, outer) of random numbers, as often as makes for a time that can be measured."""
+    """A product (rows, inner) · (inner, outer) of random numbers, repeated until its time can be measured."""
 
     def __init__(
         self, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, at_least: float = 0.01
@@ -227,14 +227,14 @@ class _Case:
         self.estimate = elapsed[0]
         self.flops = count_flops(self.run)
         if shape is not None:
-            # processors are quicker for a moment than for as long as a pass takes
+            # processors are faster for a moment than over a whole pass
             at_least = min(max(elapsed[0] / 10, 1e-3), 1.0)
             with computing(self.job.format, self.device):
                 self.product = MatrixProduct(shape, self.device, self.job.dtype, at_least)
 
     @property
     def kind(self) -> Hashable:
-        """What the cost depends on: equal for models that differ in their weights alone."""
+        """What the cost depends on: equal for models that differ only in their weights."""
         job, model = self.job, self.job.model
         task = model.task(job.task)
         weights = tuple((name, tuple(weight.shape), weight.dtype) for name, weight in model.named_parameters())

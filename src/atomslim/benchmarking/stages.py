@@ -1,4 +1,4 @@
-"""Which part of a model the time of a pass goes to."""
+"""Where in a model the time of a pass goes."""
 
 import time
 from collections import defaultdict
@@ -18,8 +18,8 @@ REST = "derivatives, rest"
 def stage_seconds(model: BlockModel, run: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Run a pass once, and return the seconds spent in each kind of part.
 
-    ``embedding`` (with the bases), ``blocks``, ``readout``, ``heads``, and what is left of the total. An accelerator
-    is waited for after each part, so that the total is a little more than without being watched.
+    ``embedding`` (with the bases), ``blocks``, ``readout``, ``heads``, and the rest of the total. An accelerator
+    is synchronised after each part, so that the total is slightly more than without.
     """
     seconds: dict[str, float] = defaultdict(float)
     with _watched(model, seconds, device):
@@ -59,7 +59,7 @@ def _stage(part: str) -> str:
 
 
 def _called(module: nn.Module) -> Iterator[nn.Module]:
-    """Give the module itself, or, for a container, which is never called, what is in it."""
+    """Give the module itself, or the contents of a container, which is never called."""
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
         for child in module.children():
             yield from _called(child)

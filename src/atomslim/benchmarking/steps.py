@@ -1,4 +1,4 @@
-"""Times of steps of dynamics by whatever gives forces: models, and calculators that are somebody else's."""
+"""Times of steps of dynamics with anything that gives forces: models, and other calculators."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,14 +8,14 @@ from ase import Atoms
 from atomslim.benchmarking.turns import Rounds
 
 MOVED = 1e-3
-"""Å: standard deviation of what every coordinate moves by from step to step."""
+"""Å: standard deviation of the displacement of each coordinate per step."""
 
 
 class Steps:
     """Steps on several structures, one each in a pass; a case for `atomslim.benchmarking.turns.take_turns`."""
 
     def __init__(self, seconds: Callable[[Atoms], float], structures: Sequence[Atoms]) -> None:
-        """Time by what says how many seconds the step to some positions took; the first of each is not counted."""
+        """Take functions that return the seconds of a step to given positions; the first of each is not counted."""
         self._seconds, self._random = seconds, np.random.default_rng(0)
         self._structures = [atoms.copy() for atoms in structures]
         self._rounds = Rounds.of(*self._names())
@@ -23,7 +23,7 @@ class Steps:
         self.estimate = sum(self._once().values())
 
     def fill(self, seconds: float) -> None:
-        """Step on all structures, or as often as takes so many seconds, and note the shortest time of each."""
+        """Step on all structures once, or for so many seconds, and note the shortest time of each."""
         self._rounds.fill(self._once, seconds)
 
     @property
@@ -50,7 +50,7 @@ class Steps:
 
 
 def of_different_sizes(structures: Sequence[Atoms], count: int) -> list[Atoms]:
-    """Return at most so many structures, evenly over the numbers of atoms that there are; of one, the middle."""
+    """Return at most so many structures, evenly spaced in their numbers of atoms; a single one from the middle."""
     sizes = {len(atoms): atoms for atoms in sorted(structures, key=len)}
     ordered = list(sizes.values())
     ranks = np.linspace(0, len(ordered) - 1, 2 * min(count, len(ordered)) + 1)[1::2]

@@ -1,10 +1,10 @@
-"""Times of cases that take turns, and what may be said of them: on a busy machine, nothing but that it was busy.
+"""Times of cases that take turns, and what can be concluded: on a busy machine, only that it was busy.
 
-Another job makes a pass take any number of times as long, and rarely both of two passes that are compared. So cases run
-in rounds, in a new random order in each, and fill a second or more in all; of every round a case keeps its shortest
-time. A speed-up is the median of the rounds' ratios. Its spread is half their interquartile range, and how far the
-ratio of the shortest times of all rounds is from it. Where the spread exceeds `BOUND`, or there were too
-few rounds to tell it, no speed-up is claimed.
+Another job can slow down one of two compared passes many times and not the other. So cases run
+in rounds, in a new random order in each, and fill a second or more in all; from every round a case keeps its shortest
+time. A speed-up is the median of the rounds' ratios. Its spread is half their interquartile range, or the
+distance to the ratio of the shortest times of all rounds, if that is larger. Where the spread exceeds `BOUND`, or there
+were too few rounds to tell, no speed-up is reported.
 """
 
 import math
@@ -16,22 +16,22 @@ from typing import Any, Protocol
 import numpy as np
 
 BOUND = 0.15
-"""Largest spread of a ratio, or of a time, that is still told, as a share of it."""
+"""Largest relative spread of a ratio, or of a time, that is still reported."""
 
 FEWEST_ROUNDS = 3
-"""Fewer do not show a spread."""
+"""Fewest rounds that show a spread."""
 
 BUSY = (
     f"the machine was busy, or there were too few repeats (times may differ by ± {BOUND:.0%} between them): repeat it "
     "when nothing else runs, or with more --repeats"
 )
-"""Why something is not claimed, and what helps."""
+"""Why something is not reported, and what helps."""
 
 MOST_ROUNDS = 20
-"""Short passes are repeated within a round instead."""
+"""Most rounds; short passes are repeated within a round instead."""
 
 FILL_SECONDS = 1.0
-"""What every case fills in all rounds together."""
+"""Seconds that every case fills in all rounds together."""
 
 
 class Case(Protocol):
@@ -43,7 +43,7 @@ class Case(Protocol):
         ...
 
     def fill(self, seconds: float) -> None:
-        """Run one pass, or as many as take so many seconds, and note the shortest time: one round."""
+        """Run one round: one pass, or as many as fit into so many seconds; note the shortest time."""
         ...
 
 
@@ -72,13 +72,13 @@ def half_range(values: Sequence[float]) -> float:
 
 
 def steady(times: Sequence[float]) -> bool:
-    """Say whether times tell how long something takes."""
+    """Say whether times are reliable."""
     return len(times) >= FEWEST_ROUNDS and half_range(times) <= BOUND * statistics.median(times)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times as fast one case is as another, by the rounds in which both were timed."""
+    """Speed-up of one case over another, from the rounds in which both were timed."""
 
     median: float
     """Of the rounds' ratios."""
@@ -91,7 +91,7 @@ class Gain:
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float], flops: float) -> "Gain":
-        """Compare times of the same rounds; what shares one time, as a case does with itself, is exactly as fast."""
+        """Compare times of the same rounds; cases that share one time are exactly as fast."""
         if list(before) == list(after):
             return cls(1.0, 1.0, 0.0, flops)
         ratios = [first / second for first, second in zip(before, after, strict=True)]
@@ -107,27 +107,27 @@ class Gain:
 
     @property
     def reliable(self) -> bool:
-        """Whether the speed-up may be told."""
+        """Whether the speed-up is reliable."""
         return self.spread <= BOUND
 
     def __str__(self) -> str:
-        """Give the speed-up with its spread, or what there is instead."""
+        """Give the speed-up with its spread, or why it is unclear."""
         if self.reliable:
             return f"{self.median:.2f} × ± {self.spread:.0%}" if self.spread else f"{self.median:.2f} ×"
         return f"unclear ({self.problem})"
 
     @property
     def problem(self) -> str:
-        """Why the speed-up is not told, in a few words."""
+        """Why the speed-up is not reported, in a few words."""
         return f"± {self.spread:.0%}" if math.isfinite(self.spread) else "too few repeats"
 
     def words(self) -> str:
-        """Say it as part of a sentence: the speed-up, or what was in its way, what FLOPs suggest, and how to repeat."""
+        """Say it as part of a sentence: the speed-up, or why it is unclear, what FLOPs suggest, and how to repeat."""
         if self.reliable:
             return f"{self.median:.2f} × the speed"
         why = "the machine was busy" if math.isfinite(self.spread) else "nothing is known of their spread"
         return (
-            f"a speed-up that is not claimed ({self.problem}: {why}; FLOPs suggest {self.flops:.2f} ×; repeat it when "
+            f"an unclear speed-up ({self.problem}: {why}; FLOPs suggest {self.flops:.2f} ×; repeat it when "
             "nothing else runs, or with more --repeats)"
         )
 
@@ -145,11 +145,11 @@ class Rounds:
 
     @classmethod
     def of(cls, *names: str) -> "Rounds":
-        """Begin without any."""
+        """Start without any times."""
         return cls({name: [] for name in names})
 
     def fill(self, run: Callable[[], dict[str, float]], seconds: float) -> None:
-        """Run once, or as often as takes so many seconds, and keep the shortest time of each part."""
+        """Run once, or for so many seconds, and keep the shortest time of each part."""
         seen = [run()]
         while sum(sum(one.values()) for one in seen) < seconds:
             seen.append(run())

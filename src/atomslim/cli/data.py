@@ -1,4 +1,4 @@
-"""`atomslim data`: what datasets there are, getting them, preparing, checking and looking at them."""
+"""`atomslim data`: list, download, prepare, check and show datasets."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +75,7 @@ def list_datasets(name: str | None = None, /, *, root: Path | None = None, json:
 
 @data.command
 def download(name: str, /, *, root: Path | None = None, json: Json = False) -> None:
-    """Download a dataset: resumes what broke off, compares checksums, unpacks archives.
+    """Download a dataset: resumes interrupted downloads, compares checksums, unpacks archives.
 
     Example: atomslim data download rmd17:aspirin
 
@@ -116,7 +116,7 @@ def prepare(
     option: Options = (),
     json: Json = False,
 ) -> None:
-    """Make a dataset's files into one container that training reads quickly; goes on where it was when it was killed.
+    """Put a dataset's files into one container that training reads quickly; continues where a killed run stopped.
 
     Example: atomslim data prepare oc20:train@/scratch/s2ef -o oc20.samples --processes 8
 
@@ -127,13 +127,13 @@ def prepare(
     root
         Folder of all datasets.
     output
-        The container; by default it goes to the dataset's folder.
+        The container to write; default: in the dataset's folder.
     processes
-        How many files of the dataset are read at once.
+        Number of files of the dataset read at once.
     edges
         Also count the edges of every structure's graph, for batches of equal cost.
     force
-        Make it again although it is there, or in place of another file; never in place of what it is made from.
+        Overwrite an existing container or file, but never a file that it is made from.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
     json
@@ -159,7 +159,7 @@ def prepare(
 
 
 def _in(root: Path | None) -> list[str | Path]:
-    """Repeat the folder of all datasets for the next command."""
+    """Repeat --root for the next command."""
     return [] if root is None else ["--root", root]
 
 
@@ -194,18 +194,18 @@ def generate(
     output
         Folder of the containers, one for each domain, and of generated.json.
     structures
-        How many in all.
+        Number of structures.
     domains
         Which domains: molecules, reactions, adsorbates, oxides, dynamics.
     seed
-        Of all random numbers.
+        Seed of all random numbers.
     extremes
-        Share of each domain's structures (0.2, say) that are atoms alone, pairs from far apart to inside each other,
+        Share of each domain's structures (0.2, say) that are isolated atoms, pairs at all distances,
         structures with two atoms pushed together, and strained cells with stress: for potentials without holes.
     processes
-        How many groups of structures are made at once.
+        Number of groups of structures made at once.
     resume
-        Go on where an earlier call ended.
+        Continue where an earlier call stopped.
     json
         Print the result as JSON, for programs.
 
@@ -235,7 +235,7 @@ def check(
     option: Options = (),
     json: Json = False,
 ) -> None:
-    """Look for what is wrong with a dataset: counts, impossible values, units, duplicates, energies against forces.
+    """Look for errors in a dataset: counts, impossible values, units, duplicates, energies against forces.
 
     Exits with status 1 when there is a problem.
 
@@ -266,7 +266,7 @@ def check(
     options = reader_options(option)
     source = resolve(name, root, options)
     variant = source.variant
-    expected = variant.count if source.prepared is not None else None  # a file of the user's own may be a part
+    expected = variant.count if source.prepared is not None else None  # any file may be a part
     report = checks.check(
         open_dataset(name, root, options=options),
         expected,
@@ -294,7 +294,7 @@ def show(
     option: Options = (),
     json: Json = False,
 ) -> None:
-    """Print the numbers of a dataset, and draw histograms of energies, forces, atoms and elements.
+    """Print statistics of a dataset, and draw histograms of energies, forces, atoms and elements.
 
     Example: atomslim data show rmd17:aspirin --figure aspirin.png
 
@@ -307,9 +307,9 @@ def show(
     figure
         The figure to write: .png, .pdf or .svg.
     limit
-        Look at this many structures only.
+        Use only this many structures.
     force
-        Write over a figure that is there already.
+        Overwrite an existing figure.
     option
         An option of the dataset's reader, such as energy_unit=kcal/mol; may be repeated.
     json

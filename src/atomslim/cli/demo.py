@@ -38,7 +38,7 @@ def demo(
     processes
         Number of processes for independent parts.
     slim
-        The other story: from three structures and a teacher to a fast, validated student, as `atomslim slim` does it.
+        The other example: from three structures and a teacher to a fast, validated student, as `atomslim slim` does it.
     json
         Print the result as JSON, for programs.
 
@@ -78,7 +78,7 @@ def demo(
 
 
 def _slim(folder: Path, *, json: bool) -> None:
-    """Tell the story of a fast student."""
+    """Run the example of a fast student."""
     from atomslim.memory import keep_freed_memory
     from atomslim.report.console import plain_console
     from atomslim.slimming.demo import TEACHER, slim_demo

@@ -1,4 +1,4 @@
-"""Where a command computes."""
+"""The device that a command uses."""
 
 from typing import Literal
 

@@ -58,8 +58,8 @@ def distill(  # noqa: PLR0913 -- the most common of many options
     epochs
         Stop after this many passes over the data.
     rounds
-        Cut the teacher in this many steps, a part of the way to the student each, and train after each for an equal
-        part of the budget; for students with less than half of the teacher. Channels are chosen anew on the data.
+        Prune the teacher to the student in this many steps, and train after each step for an equal
+        part of the budget; for students of less than half the teacher's size. Channels are chosen again on the data.
     option
         An option of the datasets' readers, such as energy_key=MACE_energy; may be repeated.
     log
@@ -118,7 +118,7 @@ def _each(option: str, values: Sequence[str]) -> list[str]:
 
 
 def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
-    """Put datasets named on the command line into the options of tasks, so that a resumed run knows them."""
+    """Put datasets named on the command line into the options of tasks, where a resumed run finds them."""
     if isinstance(data, str):
         return [{"data": data}]
     options = {task["name"]: task for task in listed(known, {"name"})}
@@ -126,6 +126,6 @@ def named_tasks(data: str | dict[str, str], known: Any) -> list[dict[str, Any]]:
 
 
 def _data_of(options: dict[str, Any]) -> list[str]:
-    """Name the datasets of a run as the command line does; what stands for them where none have names."""
+    """Name the datasets of a run as the command line does; a placeholder if they have no names."""
     tasks = [task for task in options.get("tasks", ()) if task.get("data")]
     return [f"{task['name']}={task['data']}" if "name" in task else str(task["data"]) for task in tasks] or ["DATA"]

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 FLAG = "--help-all"
 
 _LETTERS = {str: "STR", int: "INT", float: "FLOAT", bool: "true|false"}
-"""What stands for a value of a type, as in `--help`."""
+"""Placeholder of a value of a type, as in `--help`."""
 
 
 def show_all(app: App, words: Sequence[str]) -> None:
-    """Print the help of the command that words name, or of all commands, with the options that have no name there."""
+    """Print the help of one command, or of all, including the options that only --set or --option reach."""
     chain = app.parse_commands(list(words))[0]
     command = _inner(app, chain)
     below = [name for name in command if not name.startswith("-")]
@@ -35,7 +35,7 @@ def show_all(app: App, words: Sequence[str]) -> None:
 
 
 def in_paragraphs(text: str) -> str:
-    """Return a docstring whose paragraphs are single lines, which a terminal of any width breaks by itself."""
+    """Return a docstring whose paragraphs are single lines, so that a terminal of any width can wrap them."""
     before, heading, parameters = inspect.cleandoc(text).partition("\nParameters\n")
     joined = "\n\n".join(" ".join(paragraph.split()) for paragraph in before.split("\n\n"))
     lines: list[str] = []
@@ -48,7 +48,7 @@ def in_paragraphs(text: str) -> str:
 
 
 def unbreak(app: App) -> None:
-    """Let the help of all commands be in paragraphs."""
+    """Turn the help of all commands into paragraphs."""
     for name in app:
         if name.startswith("-"):
             continue
@@ -91,7 +91,7 @@ def _options_of(command: str) -> "type[BaseModel] | None":
 
 
 def _settings(kind: "type[BaseModel]", prefix: str = "") -> Iterator[HelpEntry]:
-    """Give every option by its dotted name; those of a list or a table of groups stand behind [] or NAME."""
+    """Give every option by its dotted name; those in a list or table of groups are prefixed by [] or NAME."""
     for name, field in kind.model_fields.items():
         groups = list(_groups(field.annotation))
         if not groups or (prefix + name).count(".") > 2:
@@ -115,7 +115,7 @@ def _groups(annotation: Any, suffix: str = "") -> Iterator[tuple[str, "type[Base
 
 
 def _letters(annotation: Any) -> str:
-    """Say what is written for a value of a type."""
+    """Say how a value of a type is written."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _letters(arguments[0])

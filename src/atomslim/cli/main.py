@@ -1,13 +1,13 @@
-"""The `atomslim` command: finds the subcommand, and turns what goes wrong into one line and an exit status.
+"""The `atomslim` command: finds the subcommand, and turns errors into one line and an exit status.
 
 | status | meaning |
 |---|---|
 | 0 | done |
 | 1 | bad input, or a file that cannot be read or written: one line on stderr |
-| 2 | a command line that makes no sense |
-| 130 | interrupted; a training has saved the step that ran |
+| 2 | a wrong command line |
+| 130 | interrupted; training has saved the step that was running |
 
-`ATOMSLIM_DEBUG=1` shows the traceback behind the line. A fault of the program itself ends in such a line, too.
+`ATOMSLIM_DEBUG=1` shows the traceback as well. A bug in the program itself is also reported in one line.
 """
 
 import errno
@@ -52,11 +52,11 @@ COMMANDS = (
     "models",
     "recipes",
 )
-"""Each is a function or an app in the module of its name, which is imported when it is asked for."""
+"""Each is a function or an app in the module of the same name, imported on use."""
 
 
 def shown_default(value: Any) -> Any:
-    """Write a default as it is typed; nothing for none, of which the text says what it means."""
+    """Write a default as it is typed; nothing for None, whose meaning the text gives."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return ", ".join(map(str, value)) or None if isinstance(value, tuple) else value
@@ -87,7 +87,7 @@ atomslim relevance mini molecules=mini:molecules -o relevance/           # which
 atomslim prune mini -o small.safetensors --drop-lowest 2 --relevance relevance/
 atomslim distill small.safetensors mini molecules=mini:molecules -o runs/small --budget 5min
 atomslim compare mini small.safetensors runs/small --data molecules=mini:molecules -o compare/"""
-"""What `atomslim` alone says; each of these commands names the next one."""
+"""What `atomslim` alone prints; each of these commands names the next one."""
 
 _HELP = {"--help", "-h", FLAG}
 
@@ -101,10 +101,10 @@ _REMEDIES = {
 }
 
 _OUT_OF_MEMORY = re.compile(r"allocate memory|failed to map segment|bad_alloc|bad allocation", re.IGNORECASE)
-"""What programs that are not Python's say when the system gives them no more."""
+"""What native libraries say when memory runs out."""
 
 _LONGEST = 2000
-"""Letters of an error: a value of thousands of letters, say, says no more."""
+"""Most characters of an error; longer ones are cut off."""
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -125,7 +125,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return _fail(_system_line(error) if isinstance(error, OSError) else str(error), status=1)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", status=130)
-    except Exception as error:  # whatever else it is: a user gets a line, and who looks for the fault the traceback
+    except Exception as error:  # anything else: users get one line, developers the traceback
         if os.environ.get("ATOMSLIM_DEBUG") == "1":
             raise
         return _fail(_unexpected_line(error), status=1)
@@ -133,12 +133,12 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 def _run(tokens: Sequence[str]) -> None:
-    """Run a command; without one, tell what a first hour may look like."""
+    """Run a command; without one, show the first commands to try."""
     if not tokens:
         say(f"{STORY}\nAll commands: atomslim --help")
         return
     if tokens[0] not in COMMANDS or not _HELP.isdisjoint(tokens):
-        unbreak(app)  # which imports every command: their first lines are in the help
+        unbreak(app)  # imports every command: their first lines are in the help
     if FLAG in tokens:
         show_all(app, [word for word in tokens if word != FLAG])
     else:
@@ -150,7 +150,7 @@ def _require_working_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise AtomslimError("the working folder does not exist any more: change to another one") from error
+        raise AtomslimError("the working folder no longer exists: change to another one") from error
 
 
 @contextmanager
@@ -179,10 +179,10 @@ def _fail(message: str, status: int) -> int:
 
 def _unexpected_line(error: Exception) -> str:
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
-        return "out of memory: give less at once (--batch-size, --limit), free some, or raise the limit on it"
+        return "out of memory: use a smaller --batch-size or --limit, free some memory, or raise the limit on it"
     if isinstance(error, RecursionError):
         return f"something is nested too deeply ({one_line(error)}): check the options and the file"
-    return f"unexpected {one_line(error)}: this is a fault of atomslim; ATOMSLIM_DEBUG=1 shows where, please report it"
+    return f"unexpected {one_line(error)}: this is a bug in atomslim; ATOMSLIM_DEBUG=1 shows where, please report it"
 
 
 def _usage_line(error: CycloptsError) -> str:
@@ -192,13 +192,13 @@ def _usage_line(error: CycloptsError) -> str:
 
 
 def _system_line(error: OSError) -> str:
-    """Say what the operating system refused: the file, the reason, and a remedy where there is an obvious one."""
+    """Say what the operating system refused: the file, the reason, and an obvious remedy if there is one."""
     prefix = f"{error.filename}: " if error.filename else ""
     remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
     return f"{prefix}{error.strerror or error}{remedy}"
 
 
 def _close_quietly() -> int:
-    """End without a word when the reader of our output has left (`atomslim info … | head`)."""
+    """Exit silently when the reader of our output has gone (`atomslim info … | head`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
     return 1

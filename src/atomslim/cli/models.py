@@ -1,4 +1,4 @@
-"""`atomslim models`: what models there are."""
+"""`atomslim models`: the models that can be used."""
 
 from atomslim.cli.ending import Json, next_step, say_json
 from atomslim.terminal import say

@@ -1,4 +1,4 @@
-"""Numbers on the command line: whole ones are not rounded, and none is NaN or infinite."""
+"""Numbers on the command line: whole numbers are not rounded, and NaN and infinity are refused."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 
 def whole(_type: Any, tokens: Sequence[Token]) -> int:
-    """Understand a whole number, and nothing else: 3.7 blocks are a mistake."""
+    """Parse a whole number and nothing else: 3.7 blocks are a mistake."""
     text = tokens[0].value
     if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         raise ValueError(f"{text[:60]}: write a whole number, as in 4")
@@ -18,7 +18,7 @@ def whole(_type: Any, tokens: Sequence[Token]) -> int:
 
 
 def _finite(_type: Any, tokens: Sequence[Token]) -> float:
-    """Understand a number that is neither NaN nor infinite."""
+    """Parse a number that is neither NaN nor infinite."""
     text = tokens[0].value
     try:
         value = float(text)
@@ -30,17 +30,17 @@ def _finite(_type: Any, tokens: Sequence[Token]) -> float:
 
 
 def _share(_type: Any, tokens: Sequence[Token]) -> float:
-    """Understand a share, from 0 to below 1 or in per cent."""
+    """Parse a fraction, from 0 to below 1 or in per cent."""
     text = tokens[0].value
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(\s*%)?", text, re.ASCII)
     value = math.nan if match is None else float(match[1]) / (100 if match[2] else 1)
     if not 0 <= value < 1:
-        raise ValueError(f"{text[:60]}: write a share below 1, as in 5% or 0.05")
+        raise ValueError(f"{text[:60]}: write a fraction below 1, as in 5% or 0.05")
     return value
 
 
 def _seconds(_type: Any, tokens: Sequence[Token]) -> float:
-    """Understand a time: seconds, or with a unit."""
+    """Parse a duration: seconds, or a number with a unit."""
     from atomslim.train.options import parse_duration
 
     text = tokens[0].value

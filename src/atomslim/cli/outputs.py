@@ -1,4 +1,4 @@
-"""Where a command may write: never over what it reads, and over another file that is not its own only with --force."""
+"""Where a command may write: never over its inputs, and over files of other origin only with --force."""
 
 import json
 from collections.abc import Callable, Collection, Iterable
@@ -8,7 +8,7 @@ from atomslim.errors import AtomslimError, ConfigError
 from atomslim.files import require_replaceable
 
 _FILES = {".html", ".md", ".csv", ".json", ".png", ".pdf", ".svg", ".safetensors", ".pt", ".ckpt", ".xyz", ".extxyz"}
-"""Endings that no folder has."""
+"""Suffixes that no folder has."""
 
 
 def require_output(
@@ -18,7 +18,7 @@ def require_output(
     force: bool,
     own: Callable[[Path], bool] = lambda _: False,
 ) -> None:
-    """Require a file that may be written: it is new, or the command's `own` from an earlier time, or `force` is given.
+    """Require a file that may be written: it is new, or the command's `own` from an earlier call, or `force` is given.
 
     Raises:
         ConfigError: it is, by whatever name, one of the `inputs`, lies in a folder that is, or is another file.
@@ -28,7 +28,7 @@ def require_output(
     require_replaceable(output.resolve())
     _require_apart(output, inputs)
     if output.exists() and not force and not own(output):
-        raise ConfigError(f"{output}: is there already, and not from this command: name another file, or give --force")
+        raise ConfigError(f"{output}: already exists, not from this command: name another file, or give --force")
 
 
 def require_folder(
@@ -48,13 +48,13 @@ def require_folder(
 
 
 def require_ending(output: Path, endings: Collection[str], what: str) -> None:
-    """Raise ConfigError unless a file's name ends as what is written into it must."""
+    """Raise ConfigError unless a file has one of the suffixes of its format."""
     if output.suffix.lower() not in endings:
         raise ConfigError(f"{output}: {what} ends in {' or '.join(sorted(endings))}: give it that ending")
 
 
 def has_report(keys: Collection[str], name: str = "") -> Callable[[Path], bool]:
-    """Return what says of a folder that its file `name`, or of a file, that it is a JSON report with these keys."""
+    """Return a test for a file, or a folder's file `name`: whether it is a JSON report with these keys."""
 
     def found(path: Path) -> bool:
         try:
@@ -69,7 +69,7 @@ def has_report(keys: Collection[str], name: str = "") -> Callable[[Path], bool]:
 def read_from(*names: str | Path) -> list[Path]:
     """Return the files and folders that models and datasets of these names, perhaps with their tasks, are read from.
 
-    A path is a file or folder as it is, or a run's, which stands for its best model; only a text may name a dataset.
+    A path is a file or folder, or a run's folder, which stands for its best model; only a str may name a dataset.
     """
     from atomslim.models.registry import BEST
 
@@ -86,7 +86,7 @@ def read_from(*names: str | Path) -> list[Path]:
 
 
 def _of_dataset(name: str) -> list[Path]:
-    """Return the files that a dataset is read from; none for what names no dataset, of which the command says more."""
+    """Return the files that a dataset is read from; none for what is no dataset, which the command reports itself."""
     from atomslim.data.registry import resolve
 
     try:
@@ -97,7 +97,7 @@ def _of_dataset(name: str) -> list[Path]:
 
 
 def is_cut(path: Path) -> bool:
-    """Say whether a file is a model as `prune` leaves it: nothing was learned since, it is quickly made anew."""
+    """Say whether a file is a model as `prune` wrote it: not trained since, so quick to make again."""
     from atomslim.models.model_file import load
 
     try:

@@ -89,11 +89,11 @@ def pool(  # noqa: PLR0913 -- the options of a command
     processes
         Trajectories at once.
     timeout
-        Longest time for a step of dynamics, as in 60s.
+        Time limit for a step of dynamics, as in 60s.
     teacher_python
         The Python that the teacher is installed in.
     seed
-        Of all random numbers.
+        Seed of all random numbers.
     option
         An option of the readers, such as length_unit=bohr; may be repeated.
     json
@@ -134,7 +134,7 @@ def pool(  # noqa: PLR0913 -- the options of a command
         say_json({**kept, "seconds": found.seconds})
     else:
         say(f"{output}: {found}")
-        say(f"{output / FIGURE}: what is in it")
+        say(f"{output / FIGURE}: an overview")
     next_step("label", output, "--teacher", teacher or "TEACHER", "-o", "labelled/")
 
 

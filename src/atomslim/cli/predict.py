@@ -71,7 +71,7 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
     process
         Write only this process's shards, as in 3/16: the fourth of 16.
     resume
-        Go on with the folder: shards that are there, as they were written, are not written again.
+        Continue in the folder: shards that are complete are not written again.
     force
         Overwrite an existing file.
     option
@@ -113,14 +113,14 @@ def predict(  # noqa: PLR0913 - what goes in, what comes out, and how
 
 
 def _is_file(output: Path, for_folders: list[str]) -> bool:
-    """Say whether predictions go to one file; raises ConfigError where that does not fit what else is asked for."""
+    """Say whether predictions go to one file; raises ConfigError if that contradicts other options."""
     from atomslim.errors import ConfigError
     from atomslim.inference.process import process_of
 
     if not output.suffix or output.is_dir():
         return False
     if output.suffix not in {".extxyz", ".xyz"}:
-        raise ConfigError(f"{output}: name an .extxyz file, or a folder for shards (one with a dot must be there)")
+        raise ConfigError(f"{output}: name an .extxyz file, or a folder for shards (one with a dot must exist already)")
     if for_folders:
         raise ConfigError(f"{output}: {', '.join(for_folders)} is for folders of shards: name a folder as output")
     if process_of(os.environ)[1] > 1:

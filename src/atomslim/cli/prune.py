@@ -165,7 +165,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     )
     if cuts == (scan_neighbours is not None):
         raise ConfigError(
-            "say what to do, one of it: --blocks, --keep, --drop-lowest, --max-params, --speedup, --max-ms, "
+            "say what to do with one of --blocks, --keep, --drop-lowest, --max-params, --speedup, --max-ms, "
             "--max-memory, --max-error (with or without --width, --neighbours, --without or --cutoff), --width, "
             "--neighbours, --without, --cutoff or --scan-neighbours"
         )
@@ -179,7 +179,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         next_step("prune", model, "-o", "small.safetensors", "--neighbours", scan_neighbours.split(",")[0])
         return
     if output is None:
-        raise ConfigError("say where the model goes: -o small.safetensors")
+        raise ConfigError("name the output: -o small.safetensors")
     whole = on_device(model, device)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     fitting |= {**options, "seed": seed}
@@ -210,12 +210,12 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
 
 def _structures(data: tuple[str, ...], option: tuple[str, ...]) -> Any:
-    """Return what opens the structures when they are asked for, or None; refuses options that nothing reads."""
+    """Return a function that opens the structures when they are needed, or None; refuses options that nothing reads."""
     from atomslim.cli.settings import opened_data
     from atomslim.errors import ConfigError
 
     if option and not data:
-        raise ConfigError(f"--option {option[0]}: is for the reader of --data, of which there is none: leave it out")
+        raise ConfigError(f"--option {option[0]}: is for the reader of --data, which is not given: leave it out")
     return partial(opened_data, data, option) if data else None
 
 
@@ -275,7 +275,7 @@ def _cut(
     structures: Any,
     options: dict[str, Any],
 ) -> "BlockModel":
-    """Return the model with the chosen blocks; the model itself if none of the ways was taken."""
+    """Return the model with the chosen blocks; the model itself if no choice was made."""
     from atomslim.compress.choose import chosen_blocks
     from atomslim.compress.prune import FITTED, keep_blocks
     from atomslim.errors import ConfigError
@@ -300,9 +300,9 @@ def _cut(
         kept = whole.block_ids
     if kept is None:
         if options["hand_over"]:
-            raise ConfigError("--hand-over: goes with a cut: say which blocks to keep")
+            raise ConfigError("--hand-over: needs removed blocks: say which blocks to keep")
         if realign != "sliced":
-            raise ConfigError(f"--realign {realign}: goes with a cut: say which blocks to keep")
+            raise ConfigError(f"--realign {realign}: needs removed blocks: say which blocks to keep")
         return whole
     calibration = (
         structures(labelled=False) if structures is not None and (realign in FITTED or options["hand_over"]) else None
@@ -311,7 +311,7 @@ def _cut(
 
 
 def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structures: Any) -> None:
-    """Refuse what has no part in a choice among blocks and finer units."""
+    """Refuse options that do not apply to a choice among blocks and finer units."""
     from atomslim.errors import ConfigError
 
     given = [name for name, value in others.items() if value is not None]
@@ -321,17 +321,17 @@ def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structur
     if given:
         raise ConfigError(
             f"{given[0]}: --finer, --max-error, --max-ms, --max-memory and what goes with them (--axes, --cutoffs, "
-            "--front, --measure-on) choose by what --data says: leave one of them out"
+            "--front, --measure-on) choose on --data: leave one of them out"
         )
     if structures is None:
         raise ConfigError(
-            "--finer, --max-error, --max-ms, --max-memory, --axes, --cutoffs, --front and --measure-on measure what "
-            "leaving out each costs: give structures with --data"
+            "--finer, --max-error, --max-ms, --max-memory, --axes, --cutoffs, --front and --measure-on measure the "
+            "cost of each cut: give structures with --data"
         )
 
 
 def _widths(text: str | None, score: str | None, structures: Any) -> dict[str, float] | None:
-    """Understand --width; raises ConfigError for one without structures, and for a score of channels without one."""
+    """Parse --width; raises ConfigError for widths without structures, and for a channel score without widths."""
     from atomslim.cli.settings import widths_of
     from atomslim.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""What `atomslim prune` says of a cut model."""
+"""What `atomslim prune` reports about a pruned model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def report(output: Path, whole: "BlockModel", small: "BlockModel", *, speed: bool) -> None:
-    """Say what was cut on every axis, and how well what was fitted fits."""
+    """Say what was removed on every axis, and how good the fits are."""
     from atomslim.models.modes import parameter_count
 
     say(f"{output}: blocks {_list(small.block_ids)} of {_list(whole.block_ids)}")
@@ -56,7 +56,7 @@ def _report_widths(entry: Mapping[str, Any]) -> None:
         say(f"readout: {entry['realign']}")
     for stage in entry["layers"]["stages"] if "layers" in entry else ():
         say(
-            f"{stage['stage']}: R² of what {stage['layers']} layers give {stage['R2 before']:.4f} on the full model's "
+            f"{stage['stage']}: R² of {stage['layers']} layers' outputs {stage['R2 before']:.4f} on the full model's "
             f"inputs fitted, {stage['R2 after']:.4f} on their own"
         )
 

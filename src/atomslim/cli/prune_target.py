@@ -1,4 +1,4 @@
-"""The targets of `atomslim prune` that choose among everything that can be left out."""
+"""The targets of `atomslim prune` that choose among everything that can be removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from atomslim.models.block_model import BlockModel
 
 MEASURED = "measured.json"
-"""In the folder of --front."""
+"""Name of the file in the folder of --front."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """For what is chosen, among what, and where it is kept what was measured of which model and data."""
+    """The target, what may be reduced for it, and where measurements of which model and data are kept."""
 
     targets: Mapping[str, Any]
     axes: tuple[Any, ...] | None
-    """None: whatever the family's models have."""
+    """None: all that the family supports."""
     cutoffs: str | None
     front: Path | None
     measured_on: Path | None
@@ -32,7 +32,7 @@ class Choices:
 def chosen(
     whole: "BlockModel", choices: Choices, realign: Any, structures: Any, options: dict[str, Any], *, said: bool
 ) -> "BlockModel":
-    """Return the model without what costs least for a target."""
+    """Return the model pruned to a target at the least added error."""
     from atomslim.benchmarking.machine import machine
     from atomslim.cli.settings import byte_count, numbers
     from atomslim.compress.cheapest import Axis, cheapest
@@ -68,13 +68,13 @@ def chosen(
     if choices.front is not None:
         write_front(choice, choices.front)
     if choices.front is not None and said:
-        say(f"{choices.front}: {len(choice.front())} of {len(choice.tried)} cuts that no other betters")
+        say(f"{choices.front}: {len(choice.front())} of {len(choice.tried)} cuts on the Pareto front")
     looks = realign in FITTED or options["hand_over"]
     return choice.apply(whole, data, realign=realign, calibration=data if looks else None, **options)
 
 
 def _identity(data: Any) -> str:
-    """Say which structures these are: their numbers and checksums, by task where several are named."""
+    """Identify the structures by number and checksum, by task if several are named."""
     from atomslim.train.run_state import data_identity
 
     found = {
@@ -85,7 +85,7 @@ def _identity(data: Any) -> str:
 
 
 def _measured_on(path: Path | None) -> tuple[list["Atoms"], str]:
-    """Return all structures of a file, and which they are in words; none without a file."""
+    """Return all structures of a file, and a description of them; none without a file."""
     from atomslim.errors import StructureError
     from atomslim.inference.inputs import open_inputs, read_inputs
     from atomslim.models.model_file import checksum
@@ -99,7 +99,7 @@ def _measured_on(path: Path | None) -> tuple[list["Atoms"], str]:
 
 
 def parse_axes(text: str) -> tuple[str, ...]:
-    """Understand --axes, each once."""
+    """Parse --axes, each once."""
     from atomslim.compress.cheapest import Axis
     from atomslim.errors import ConfigError
 
@@ -107,7 +107,7 @@ def parse_axes(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     wrong = [name for name in names if name not in known]
     if wrong:
-        raise ConfigError(f"--axes {text}: no axis {wrong[0]!r}: name some of {','.join(known)}")
+        raise ConfigError(f"--axes {text}: no axis {wrong[0]!r}: choose from {','.join(known)}")
     return names
 
 

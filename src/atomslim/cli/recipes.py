@@ -46,7 +46,7 @@ def copy(
     force: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Copy a recipe to a file of your own, to adapt and run.
+    """Copy a recipe to a file, to adapt and run.
 
     Example: atomslim recipes copy finetune -o mine.yaml
 
@@ -69,7 +69,7 @@ def copy(
 
     there = found()
     if name not in there:
-        raise ConfigError(f"recipe {name}: there is none of this name; {meant(name, there)}")
+        raise ConfigError(f"recipe {name}: no such recipe; {meant(name, there)}")
     file = Path(there[name].file) if output is None else output
     require_output(file, (), force=force)
     with atomic_write(file) as temporary:

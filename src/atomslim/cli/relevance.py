@@ -55,7 +55,7 @@ def relevance(  # noqa: PLR0913 - what is scored, and how
     cutoffs
         Also measure errors with these shorter cutoffs in Å, as in 5.5,5 (SevenNet, CHGNet).
     widths
-        Also measure errors with these smaller widths, each by itself: channels to keep, or a fraction of them, as in
+        Also measure errors with these smaller widths, one at a time: channels to keep, or a fraction of them, as in
         edge=512,atom=0.75 (`atomslim info` lists the widths of a model).
     device
         Where the model runs; auto uses a CUDA device if there is one.

@@ -1,4 +1,4 @@
-"""`atomslim serve`: energies, forces and virials of a model for i-PI and whoever speaks its socket protocol."""
+"""`atomslim serve`: energies, forces and virials of a model for i-PI and other servers of its socket protocol."""
 
 import sys
 from typing import Annotated, Literal

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read_settings(path: Path | None, overrides: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a YAML file, then those of ``overrides``, then those ``given`` that are not None.
+    """Return the options of a YAML file, updated by ``overrides``, then by those ``given`` that are not None.
 
     Raises ConfigError for a file that holds something else, or an override that is not NAME=VALUE.
     """
@@ -41,7 +41,7 @@ _NAMED = ("model", "data", "student", "teacher", "validation_data", "test_data")
 
 
 def nothing_named(usage: str, output: Path, *, resume: bool) -> ConfigError:
-    """Return the error for a command line that says neither what to do nor, with --resume, in a folder that does."""
+    """Return the error for a command line without arguments whose folder holds no run to resume either."""
     return ConfigError(f"{output}: holds no run to resume: {usage}" if resume else usage)
 
 
@@ -83,7 +83,7 @@ def require_options(kind: "type[BaseModel]", options: Mapping[str, Any]) -> None
 
 
 def tasked(texts: Sequence[str]) -> str | dict[str, str]:
-    """Understand NAME (data of a model's only task) or TASK=NAME, once for each task.
+    """Parse NAME (data of a model's only task) or TASK=NAME, once for each task.
 
     Raises ConfigError for a task named twice, or both forms at once.
     """
@@ -97,7 +97,7 @@ def tasked(texts: Sequence[str]) -> str | dict[str, str]:
 
 
 def reader_options(pairs: Sequence[str]) -> dict[str, str]:
-    """Understand NAME=VALUE, once for each option of a dataset's reader; raises ConfigError for anything else."""
+    """Parse NAME=VALUE, once for each option of a dataset's reader; raises ConfigError for anything else."""
     for pair in pairs:
         if "=" not in pair:
             raise ConfigError(f"option {pair!r}: write it as NAME=VALUE, such as energy_unit=kcal/mol")
@@ -105,11 +105,11 @@ def reader_options(pairs: Sequence[str]) -> dict[str, str]:
 
 
 Log = Annotated[tuple[Literal["tensorboard", "wandb"], ...], Parameter(name="--log", negative=())]
-"""`--log`: where the metrics of a run go, too."""
+"""`--log`: where else the metrics of a run go."""
 
 
 def chosen_boards(log: Sequence[str]) -> dict[str, bool]:
-    """Return the options of a run that `--log` stands for; raises ConfigError where the package is not installed."""
+    """Return the run options that `--log` stands for; raises ConfigError where the package is not installed."""
     from atomslim.train.boards import REQUIRED
 
     for name in log:
@@ -118,7 +118,7 @@ def chosen_boards(log: Sequence[str]) -> dict[str, bool]:
 
 
 def chosen_device(device: Device | None) -> dict[str, str]:
-    """Return the option of a run that `--device` stands for, if it is given; raises ConfigError as `device_of` does."""
+    """Return the run option that `--device` stands for, if it is given; raises ConfigError as `device_of` does."""
     if device is None:
         return {}
     return {"accelerator": "gpu" if device_of(device) == "cuda" else "cpu"}
@@ -132,7 +132,7 @@ def with_reader_options(tasks: Any, option: Sequence[str]) -> Any:
 
 
 def listed(tasks: Any, needed: set[str]) -> list[dict[str, Any]]:
-    """Return the options of tasks as a list; raises ConfigError for anything else, or without one that is needed."""
+    """Return the options of tasks as a list; raises ConfigError for anything else, or if a needed one is missing."""
     if not isinstance(tasks, list | tuple) or not all(isinstance(task, dict) and needed <= set(task) for task in tasks):
         raise ConfigError("options: tasks: write a list of options, each with a name")
     return list(tasks)
@@ -141,7 +141,7 @@ def listed(tasks: Any, needed: set[str]) -> list[dict[str, Any]]:
 def opened_data(texts: Sequence[str], options: Sequence[str], *, labelled: bool = True) -> "TaskedData":
     """Open data as `tasked` understands it, with options of its reader; nothing where none is named.
 
-    Says on stderr which labels there are, where they are asked for.
+    Prints on stderr which labels there are, if they are asked for.
     """
     given = tasked(texts)
     if isinstance(given, dict):
@@ -150,7 +150,7 @@ def opened_data(texts: Sequence[str], options: Sequence[str], *, labelled: bool 
 
 
 def opened_dataset(name: str, options: Sequence[str], *, labelled: bool = True) -> "Dataset":
-    """Open one dataset with options of its reader, and say on stderr which labels there are, if they are asked for."""
+    """Open one dataset with options of its reader, and print its labels on stderr if they are asked for."""
     from atomslim.data.in_memory import opened
     from atomslim.data.survey import survey
 
@@ -161,12 +161,12 @@ def opened_dataset(name: str, options: Sequence[str], *, labelled: bool = True) 
 
 
 def parts(text: str) -> list[str]:
-    """Understand a list with commas, as in mof5,slab; each name once."""
+    """Parse a list with commas, as in mof5,slab; each name once."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
-    """Understand a list of numbers with commas, as in 6,5,4; raises ConfigError for anything else."""
+    """Parse a list of whole numbers with commas, as in 6,5,4; raises ConfigError for anything else."""
     try:
         return [int(part) for part in parts(text)]
     except ValueError as error:
@@ -174,7 +174,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 
 
 def numbers(option: str, text: str, example: str) -> list[float]:
-    """Understand a list of numbers with commas; raises ConfigError for anything else."""
+    """Parse a list of numbers with commas; raises ConfigError for anything else."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
@@ -182,7 +182,7 @@ def numbers(option: str, text: str, example: str) -> list[float]:
 
 
 def widths_of(option: str, text: str) -> dict[str, float]:
-    """Understand widths with numbers of channels or shares; raises ConfigError for anything else."""
+    """Parse widths with numbers of channels or fractions; raises ConfigError for anything else."""
     try:
         pairs = [part.split("=") for part in text.split(",")]
         found = {name.strip(): _size(value) for name, value in pairs}
@@ -194,12 +194,12 @@ def widths_of(option: str, text: str) -> dict[str, float]:
 
 
 def _size(text: str) -> float:
-    """Understand a number, a whole one as such: 1 is one channel, and 1.0 may be meant as all of them."""
+    """Parse a number and keep its type: 1 is one channel, and 1.0 may mean all of them."""
     return int(text) if text.strip().removeprefix("-").isdecimal() else float(text)
 
 
 def byte_count(option: str, text: str) -> int:
-    """Understand an amount of memory, as in 16GiB, 500MB or 8e9; raises ConfigError for anything else."""
+    """Parse an amount of memory, as in 16GiB, 500MB or 8e9; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt]?)(i?)b)?", text.strip().lower())
     if match is None:
         raise ConfigError(f"{option} {text}: write an amount of memory, as in 16GiB or 500MB")

@@ -1,4 +1,4 @@
-"""`atomslim students`: what small models would cost on the user's own structures."""
+"""`atomslim students`: what small models would cost on your structures."""
 
 import sys
 from pathlib import Path

@@ -22,7 +22,7 @@ def study(
     report_only: Flag = False,
     json: Json = False,
 ) -> None:
-    """Prune, distil and fine-tune a model in every way that a configuration lists, and report it next to the paper.
+    """Prune, distil and fine-tune a model in every way that a configuration lists, and report it beside the paper.
 
     Finished cells are never repeated: a killed study continues where it stopped, and several cluster jobs can work on
     one folder at once. A failed cell does not stop the others.

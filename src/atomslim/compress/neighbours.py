@@ -88,7 +88,7 @@ class NeighbourScan:
         return Gain.of(first.times, row.times, first.flops / max(row.flops, 1))
 
     def words(self) -> Iterator[str]:
-        """Say which speed-ups are not claimed, and why."""
+        """Say which speed-ups are unclear, and why."""
         for row in self.rows:
             gain = self.speed_up(row)
             if not gain.reliable:

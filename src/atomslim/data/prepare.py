@@ -175,14 +175,14 @@ def _require_own(target: Path, metadata: Mapping[str, Any]) -> None:
         return
     remedy = "name another file with --output, or give --force"
     if not is_container(target):
-        raise ConfigError(f"{target}: is there already, and no container: {remedy}")
+        raise ConfigError(f"{target}: already exists, and is no container: {remedy}")
     try:
         there = Container(target).metadata
     except (AtomslimError, FileNotFoundError):
         return
     names = [name for name, _ in there.get("source", [])]
     if there.get("dataset") != metadata["dataset"] or names != [name for name, _ in metadata["source"]]:
-        raise ConfigError(f"{target}: is there already, made from other files ({', '.join(names[:3])}): {remedy}")
+        raise ConfigError(f"{target}: already exists, made from other files ({', '.join(names[:3])}): {remedy}")
 
 
 def _metadata(source: Source, target: Path, *, edges: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How far predictions are from labels, gathered batch by batch: mean absolute and root mean square errors.
 
-Of labels, yes or no, probabilities and labels are gathered, see `atomslim.evaluation.classification`.
+For binary labels, probabilities and labels are gathered, see `atomslim.evaluation.classification`.
 
 | name | errors of | unit |
 |---|---|---|
@@ -37,11 +37,11 @@ class Accuracy:
     """Of targets that are not energy, forces or stress."""
     free_atoms_only: bool = True
     labels: Collection[str] = ()
-    """Names of the targets that are yes or no, of which probabilities are predicted."""
+    """Names of the binary targets, for which probabilities are predicted."""
     sums: dict[str, Float[Tensor, "3"]] = field(default_factory=dict)
     """Σ |error|, Σ error², and the number of errors, on the CPU in float64."""
     classes: dict[str, list[Float[Tensor, "k 2"]]] = field(default_factory=dict)
-    """Probabilities and labels of what is yes or no, on the CPU in float64."""
+    """Probabilities and labels of binary targets, on the CPU in float64."""
     elements: Float[Tensor, "Z 2"] = field(default_factory=lambda: torch.zeros(120, 2, dtype=torch.float64))
     """Σ |error| and the number of errors of forces, by atomic number."""
 
@@ -52,10 +52,10 @@ class Accuracy:
         atoms: AtomsBatch,
         locations: Sequence[str] = (),
     ) -> None:
-        """Compare the predictions of one batch, in physical units, with its labels: what both have, by name.
+        """Compare the predictions of one batch, in physical units, with its labels, for the targets that both have.
 
-        Labels that are missing (NaN) are left out; a prediction that is not finite makes the error so, too. Raises
-        DataError, with the structure's name in ``locations``, for a binary label that is neither 0 nor 1.
+        Labels that are missing (NaN) are left out; a prediction that is not finite makes the error infinite or NaN.
+        Raises DataError, with the structure's name in ``locations``, for a binary label that is neither 0 nor 1.
         """
         for name in predicted.keys() & labels.keys():
             if name in self.labels:
@@ -83,7 +83,7 @@ class Accuracy:
         self.classes.setdefault(name, []).append(pairs)
 
     def share(self, names: Collection[str], rank: int, size: int, summed: Callable[[Tensor], Tensor]) -> None:
-        """Put together what several processes have added, all of which call it, for the targets they may have."""
+        """Combine the sums of several processes, all of which call it, for the targets they may have."""
         for name in names:
             if name in self.labels:
                 own = torch.cat([torch.zeros(0, 2, dtype=torch.float64), *self.classes.get(name, [])])
@@ -130,7 +130,7 @@ class Accuracy:
 def _gathered(
     own: Float[Tensor, "k 2"], rank: int, size: int, summed: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "K 2"]:
-    """Return the rows of all processes, in their order, by sums alone."""
+    """Return the rows of all processes, in their order, using sums only."""
     counts = torch.zeros(size, dtype=torch.float64)
     counts[rank] = len(own)
     ends = summed(counts).cumsum(0).long()

@@ -1,10 +1,10 @@
-"""What predicting the mean gets wrong: the least that a model has to beat, on the very labels that it is compared with.
+"""Errors of predicting the mean: what a model has to beat, on the same labels that it is compared with.
 
 | label | predicted |
 |---|---|
-| energy | Σ_Z n_Z e_Z, fitted to these labels; the mean per atom where they are too few for that |
+| energy | Σ_Z n_Z e_Z, fitted to these labels; the mean per atom if there are too few |
 | other numbers of a structure | their mean |
-| labels, yes or no | the share of yes, as the probability of each; as a decision, that is the majority |
+| binary labels | the fraction of ones, as the probability of each; as a decision, the majority |
 | forces, stress | zero |
 """
 
@@ -22,7 +22,7 @@ from atomslim.evaluation.classification import ClassErrors, with_mean
 from atomslim.evaluation.errors import PER_ATOM, Errors
 
 PER_ELEMENT = 2
-"""Structures for each element that a fit takes at least."""
+"""Fewest structures per element for a fit."""
 
 _SIZE = 120
 
@@ -34,10 +34,10 @@ class Baseline:
     units: Mapping[str, str] = field(default_factory=dict)
     free_atoms_only: bool = True
     classes: Collection[str] = ()
-    """Names of the labels that are yes or no."""
+    """Names of the binary labels."""
 
     def __post_init__(self) -> None:
-        """Begin without any."""
+        """Start without labels."""
         self._nothing = Accuracy(self.units, free_atoms_only=self.free_atoms_only)
         self._labels: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
 
@@ -72,7 +72,7 @@ class Baseline:
         return self._nothing.by_element()
 
     def _rests(self) -> dict[str, NDArray[np.float64]]:
-        """Return what labels of structures are away from what is predicted."""
+        """Return the differences between labels of structures and what is predicted."""
         rests: dict[str, NDArray[np.float64]] = {}
         for name, parts in self._labels.items():
             values, compositions = (np.concatenate(one) for one in zip(*parts, strict=True))
@@ -85,7 +85,7 @@ class Baseline:
 
 
 def base_rate(labels: NDArray[np.float64], share: float) -> ClassErrors:
-    """Return the errors of giving every label of yes or no the same probability."""
+    """Return the errors of giving every binary label the same probability."""
     return ClassErrors.of(np.full_like(labels, share), labels)
 
 

@@ -41,7 +41,7 @@ def datasets(
 
 
 def spread_out(dataset: Dataset, limit: int | None) -> list[Sample]:
-    """Read at most `limit` structures, evenly over the dataset, since neighbours in a file are often alike."""
+    """Read at most `limit` structures, evenly over the dataset, since neighbours in a file are often similar."""
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}: give the number of structures to read, 1 or more")
     count = len(dataset)

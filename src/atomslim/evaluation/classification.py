@@ -1,14 +1,14 @@
-"""How well probabilities tell labels of yes and no apart.
+"""Metrics of binary classification.
 
 | name | definition |
 |---|---|
-| ROC-AUC | share of pairs of a yes and a no in which the yes has the higher probability; a tie counts one half |
+| ROC-AUC | fraction of positive-negative pairs with the higher probability for the positive; ties count one half |
 | PR-AUC | average precision: Σ (R_k − R_k−1) P_k over falling thresholds, R the recall, P the precision |
-| accuracy | share of labels on whose side of one half the probability is; one half itself is yes |
-| balanced accuracy | mean of the accuracy among yes and the accuracy among no |
-| log loss | mean of −y ln p − (1 − y) ln (1 − p), p not nearer to 0 and 1 than 1e-12 |
+| accuracy | fraction of labels on whose side of one half the probability is; one half counts as positive |
+| balanced accuracy | mean of the accuracy among positives and that among negatives |
+| log loss | mean of −y ln p − (1 − y) ln (1 − p), p clipped to 1e-12 from 0 and 1 |
 
-Where all labels are yes, or all no, ROC-AUC and balanced accuracy are not defined; without a yes, PR-AUC is not.
+If all labels are equal, ROC-AUC and balanced accuracy are not defined; without a positive, PR-AUC is not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ from atomslim.models.tasks import PROBABILITY
 from atomslim.report.page import TextTable
 
 MEAN_OF_LABELS = "mean over labels"
-"""Stands beside the single labels where there are several."""
+"""Shown beside the single labels if there are several."""
 
 _CERTAIN = 1e-12
-"""Probabilities that are nearer to 0 or 1 count as this far from it."""
+"""Probabilities are clipped to this distance from 0 and 1."""
 
 Numbers = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class ClassErrors(Errors):
     balanced_accuracy: float | None
     log_loss: float
     positives: int
-    """Labels that are yes, of ``count``."""
+    """Positive labels, of ``count``."""
 
     @classmethod
     def of(cls, probabilities: ArrayLike, labels: ArrayLike) -> "ClassErrors":
@@ -76,7 +76,7 @@ class ClassErrors(Errors):
 
     @property
     def error(self) -> float:
-        """1 − ROC-AUC, or, where all labels are alike, the log loss."""
+        """1 − ROC-AUC, or, where all labels are equal, the log loss."""
         return self.log_loss if self.roc_auc is None else 1.0 - self.roc_auc
 
     @property
@@ -86,12 +86,12 @@ class ClassErrors(Errors):
 
     @property
     def smooth_error(self) -> float:
-        """The log loss, which every probability changes."""
+        """The log loss, which depends on every probability."""
         return self.log_loss
 
     @property
     def least(self) -> float:
-        """Half of one pair of a yes and a no in the wrong order: smaller errors cannot be told from 0."""
+        """Half of one pair of a positive and a negative in the wrong order: smaller errors cannot be told from 0."""
         negatives = self.count - self.positives
         return 0.5 / (self.positives * negatives) if self.roc_auc is not None and self.positives * negatives else 1e-9
 
@@ -125,11 +125,11 @@ COLUMNS = {
 
 
 FOLLOWED = (*COLUMNS, "error")
-"""Names of what is followed during training."""
+"""Names of what is monitored during training."""
 
 
 def parsed(plain: Mapping[str, Any]) -> Errors:
-    """Return the errors that were written down as plain numbers and texts."""
+    """Return the errors that `as_dict` gave."""
     return ClassErrors(**plain) if "roc_auc" in plain else Errors(**plain)
 
 
@@ -140,7 +140,7 @@ def baseline_of(found: Iterable[Errors]) -> str:
 
 
 def shown(value: float | None) -> str:
-    """Write a metric; those that are not defined as such."""
+    """Write a metric, or that it is not defined."""
     return "not defined" if value is None else f"{value:.3f}"
 
 
@@ -155,7 +155,7 @@ def roc_auc(probabilities: Numbers, labels: Numbers) -> float:
 
 
 def average_precision(probabilities: Numbers, labels: Numbers) -> float:
-    """Return Σ (R_k − R_k−1) P_k over the values of the probability, from the highest down."""
+    """Return Σ (R_k − R_k−1) P_k over the probabilities in descending order."""
     values, inverse = np.unique(-probabilities, return_inverse=True)
     found = np.cumsum(np.bincount(inverse, weights=labels, minlength=len(values)))
     taken = np.cumsum(np.bincount(inverse, minlength=len(values)))
@@ -195,7 +195,7 @@ def _mean(labels: Sequence[ClassErrors]) -> ClassErrors:
 
 
 def undefined(found: dict[str, Errors]) -> list[str]:
-    """Say for which labels ROC-AUC is not defined, a line each."""
+    """Say for which labels ROC-AUC is not defined, one per line."""
     return [
         f"{name}: ROC-AUC is not defined: all {one.count} labels are {'yes' if one.positives else 'no'}"
         for name, one in found.items()
@@ -219,7 +219,7 @@ CLASSES = "Labels of 0 and 1"
 """Title of the table."""
 
 BASE_RATE = "base rate"
-"""Predicts every label's share of yes; as a decision, that is the majority."""
+"""Predicts every label's fraction of ones; as a decision, the majority."""
 
 
 def class_errors(found: Mapping[str, Errors]) -> dict[str, ClassErrors]:
@@ -246,8 +246,8 @@ def class_table(found: Mapping[str, Mapping[str, Errors]]) -> TextTable | None:
 
 
 NOTE = (
-    f"Decisions are at a probability of one half; {BASE_RATE}: the share of yes as every probability, which decides "
-    "for the majority."
+    f"Decisions are at a probability of one half; {BASE_RATE}: the fraction of ones as every probability, which "
+    "decides for the majority."
 )
 
 

@@ -1,4 +1,4 @@
-"""Models side by side on one dataset: what each gets wrong, and what it costs."""
+"""Models side by side on one dataset: errors and costs."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +71,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         options: options of the datasets' readers.
         strict: refuse structures outside of what one of the models was trained on, or with a charge or spin.
         checks: also what `atomslim.validate` checks, ``quick``, ``full`` or names of checks, on three of the first
-            task's structures: the first model by itself, the others against it.
+            task's structures: the first model alone, the others against it.
 
     Raises:
         ConfigError: no models, an unknown check, a task that one of them does not have, targets in different units, or
@@ -81,7 +81,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
 
     """
     if checks:
-        chosen_checks(checks)  # refuses what there is not, before anything is measured
+        chosen_checks(checks)  # refuses unknown checks before anything is measured
     loaded = _loaded(models)
     first = next(iter(loaded.values()))
     sets = datasets(first, data, options)
@@ -141,7 +141,7 @@ def model_files(models: Models) -> dict[str, str]:
 def _validations(
     models: Mapping[str, BlockModel], samples: Mapping[str, list[Sample]], checks: str | Sequence[str]
 ) -> dict[str, dict[str, str]]:
-    """Return the outcomes of the checks: of the first model by itself, of the others against it."""
+    """Return the outcomes of the checks: of the first model alone, of the others against it."""
     task, given = next(iter(samples.items()))
     structures = structures_by_name(spread_out(Samples(given), CHECKED))
     first = next(iter(models.values()))
@@ -164,7 +164,7 @@ def _loaded(models: Models) -> dict[str, BlockModel]:
 
 
 def named(models: Sequence[Named]) -> dict[str, Named]:
-    """Name models by their files: best, or kd/best where several are called best, or best (2) for the very same."""
+    """Name models by their files: best, or kd/best where several are called best, or best (2) if those coincide."""
     paths = [None if isinstance(model, BlockModel) else Path(model).absolute() for model in models]
     stems = [f"model {number}" if path is None else _stem(path) for number, path in enumerate(paths, start=1)]
     found: dict[str, Named] = {}

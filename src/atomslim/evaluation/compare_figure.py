@@ -35,7 +35,7 @@ def draw(models: Sequence[ComparedModel], task: str, target: str, *, several: bo
 
 
 def _costs(models: Sequence[ComparedModel]) -> tuple[str, list[float]]:
-    """Return what is drawn as cost: latencies if all can be told, else FLOPs, or parameters where none was measured."""
+    """Return what is drawn as cost: latencies if all are reliable, else FLOPs, or parameters if not measured."""
     single = [model.single for model in models if model.single is not None]
     if len(single) < len(models):
         return "parameters (millions)", [model.parameters / 1e6 for model in models]
@@ -45,7 +45,7 @@ def _costs(models: Sequence[ComparedModel]) -> tuple[str, list[float]]:
 
 
 def _bars(axes: Axes, points: list[tuple[float, float, str]], models: Sequence[ComparedModel]) -> None:
-    """Draw how far latencies spread."""
+    """Draw the spread of latencies."""
     for (cost, error, _), model in zip(points, models, strict=True):
         spread = 0.0 if model.single is None else 1e3 * model.single.spread
         axes.errorbar(cost, error, xerr=spread, fmt="none", ecolor="#999999", elinewidth=1, capsize=2, zorder=1)
@@ -65,7 +65,7 @@ def _points(axes: Axes, points: list[tuple[float, float, str]]) -> None:
 
 
 def _label(axes: Axes, points: list[tuple[float, float, str]]) -> None:
-    """Write names beside points, towards the middle of the figure and in turn above and below, so that few collide."""
+    """Write names beside points, towards the middle of the figure and in turn above and below, so that few overlap."""
     costs = [cost for cost, _, _ in points]
     middle = (min(costs) + max(costs)) / 2
     for index, (cost, error, name) in enumerate(sorted(points)):

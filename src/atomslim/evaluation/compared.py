@@ -1,4 +1,4 @@
-"""What a comparison finds out about one model: plain data."""
+"""The results of a comparison for one model: plain data."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a comparison of models found, as tables, sentences, a figure and files."""
+"""The result of a comparison of models, as tables, sentences, a figure and files."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ FILES = ("compare.json", "compare.csv", "compare.md", "compare.html", "compare.p
 CONVENTION = (
     "FLOPs are those of matrix products, multiply and add counted as two, for one structure. Times are the shortest of "
     "many repeats in which the models take turns, ± half their interquartile range; throughput includes building the "
-    "graphs, latency is one structure on graphs that are there. Speed-ups are medians of the rounds' ratios, with "
+    "graphs, latency is one structure on existing graphs. Speed-ups are medians of the rounds' ratios, with "
     "their spread, and unclear where that exceeds ± 15 %. Models of one architecture share one time. × floor compares "
     "a batch's time with its FLOPs at the measured rate of the model's largest dense layer."
 )
@@ -67,7 +67,7 @@ class Comparison(Shown):
     mean_by_element: dict[str, dict[str, float]]
     """Task → element → mean absolute force in eV/Å."""
     gaps: dict[str, ReferenceGap] = field(default_factory=dict)
-    """Tasks whose labels have another reference than the first model's energies, by which the labels were lowered."""
+    """Tasks whose labels have a different reference from the first model's energies, which was subtracted."""
     files: dict[str, str] = field(default_factory=dict)
     """Model → its file, which the page links to."""
 
@@ -132,7 +132,7 @@ class Comparison(Shown):
         return text.getvalue()
 
     def words(self) -> list[str]:
-        """Say in plain sentences what the smaller models cost and gain."""
+        """Summarise in sentences what the smaller models cost and gain."""
         first, (task, target) = self.models[0], self.main_target
         sentences = []
         for model in self.models[1:]:
@@ -202,7 +202,7 @@ class Comparison(Shown):
     def _measures(self) -> str:
         shown = self._flat(self.models[0].errors)
         kinds = ["Mean absolute errors"] if len(class_errors(shown)) < len(shown) else []
-        kinds += ["ROC-AUC (the log loss where all labels are alike)"] if class_errors(shown) else []
+        kinds += ["ROC-AUC (the log loss where all labels are equal)"] if class_errors(shown) else []
         return " and ".join(kinds)
 
     def _costs(self) -> TextTable:
@@ -239,7 +239,7 @@ class Comparison(Shown):
         columns += tuple(f"error, {head}" for head in self._heads())
         note = f"Ratios; a speed-up above 1 is faster, an error above 1 is larger; unclear: {BUSY}."
         if class_errors(self._flat(first.errors)):
-            note += " The error of a label of 0 and 1 is 1 − ROC-AUC, or its log loss where all labels are alike."
+            note += " The error of a label of 0 and 1 is 1 − ROC-AUC, or its log loss where all labels are equal."
         return TextTable(f"Relative to {first.name}", note, columns, tuple(rows))
 
     def _elements(self, task: str) -> TextTable:
@@ -259,8 +259,8 @@ class Comparison(Shown):
 def main_target(models: Sequence[Mapping[str, Mapping[str, Errors]]]) -> tuple[str, str]:
     """Return the task and target to compare models' errors by.
 
-    That is forces, energy per atom, the mean over labels of 0 and 1, or what else all have. Raises ConfigError if
-    there is none.
+    That is forces, energy per atom, the mean over labels of 0 and 1, or another target that all have.
+    Raises ConfigError if there is none.
     """
     shared = [
         (task, name)

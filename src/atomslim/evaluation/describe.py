@@ -21,7 +21,7 @@ from atomslim.models.scope import NOTED
 from atomslim.report.console import plain_console
 
 UNSHOWN = {"notes", "channels", "layers"}
-"""What of an entry of the history is said elsewhere, or too long for a line."""
+"""Keys of history entries that are shown elsewhere, or too long for a line."""
 
 CONVENTION = "Parameters are the weights that training changes; fitted scale factors and other buffers are not counted."
 
@@ -41,9 +41,9 @@ class Description:
     parameters: int
     parameters_by_part: dict[str, int]
     details: dict[str, int]
-    """What only models of this family have."""
+    """Facts specific to models of this family."""
     fine_units: tuple[str, ...]
-    """What it can leave out that is finer than blocks."""
+    """Units finer than blocks that can be left out."""
     notes: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
 
@@ -108,7 +108,7 @@ def describe(model: BlockModel | str | os.PathLike[str], *, raw_weights: bool = 
 
 
 def count_parameters(modules: Iterable[nn.Module]) -> int:
-    """Return the number of trainable weights, each counted once; scale factors and buffers are none."""
+    """Return the number of trainable weights, each counted once; scale factors and buffers do not count."""
     parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}
     return sum(parameter.numel() for parameter in parameters.values())
 

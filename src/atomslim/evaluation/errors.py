@@ -37,12 +37,12 @@ class Errors:
     unit: str
 
     def converted(self, unit: str, factor: float) -> "Errors":
-        """Return the same in another unit, one of which is ``factor`` of this one's."""
+        """Return the same in another unit; one of that unit is ``factor`` of this one."""
         return Errors(self.mae / factor, self.rmse / factor, self.count, unit)
 
     @property
     def error(self) -> float:
-        """What models are compared by: smaller is better, and 0 is right."""
+        """What models are compared by: smaller is better, and 0 is perfect."""
         return self.mae
 
     @property
@@ -52,7 +52,7 @@ class Errors:
 
     @property
     def smooth_error(self) -> float:
-        """The same in a form that every change of a prediction shows in."""
+        """An error that every change of a prediction affects."""
         return self.mae
 
     @property
@@ -62,21 +62,21 @@ class Errors:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """All that is followed during training, by the names in files."""
+        """All that is monitored during training, by the names in files."""
         return {"mae": self.mae}
 
     def __str__(self) -> str:
-        """Write the mean absolute error as it is shown."""
+        """Format the mean absolute error."""
         return f"{self.shown.mae:.4g} {self.shown.unit}"
 
     @property
     def shown(self) -> "Errors":
-        """The same as it is shown: in meV (meV/Å, …) where the unit is one of energy, unless this is a large number."""
+        """The same for display: in meV (meV/Å, …) if the unit is one of energy, unless that is a large number."""
         return self.milli if self.milli is not None and self.milli.mae < LARGE else self
 
     @property
     def milli(self) -> "Errors | None":
-        """The same in meV (meV/Å, …), or None where the unit is none of energy."""
+        """The same in meV (meV/Å, …), or None if the unit is not one of energy."""
         return self.converted(f"m{self.unit}", 1e-3) if self.unit.startswith("eV") else None
 
 

@@ -57,7 +57,7 @@ class Evaluation(Shown):
         return {**vars(self), **plain, "gap": None if self.gap is None else vars(self.gap)}
 
     def words(self) -> Iterator[str]:
-        """Say in lines what the errors are."""
+        """List the errors, one per line."""
         yield f"{self.data} ({self.part}): {number_of(self.structures, 'structure')} with task {self.task}"
         for name, value in self.errors.items():
             yield f"{marked(name, self.gap)}: {value}"
@@ -77,7 +77,7 @@ class Evaluation(Shown):
             yield f"{MARK} after this fit: {self.gap}; {REMEDY}"
 
     def _numbers(self) -> Table:
-        """Return the errors of everything that is a number."""
+        """Return the errors of all numerical targets."""
         table = Table("target", "MAE", "RMSE", "MAE, dataset's unit", "MAE of predicting the mean", "numbers")
         labels = class_errors(self.errors)
         for name, value in self.errors.items():

@@ -1,6 +1,6 @@
-"""Labels on another reference than a model's energies: how far apart they are, and labels without the difference.
+"""Labels with a different reference from a model's energies: the difference, and labels corrected for it.
 
-What counts as another reference, `atomslim.data.references` says.
+`atomslim.data.references` defines what counts as a different reference.
 """
 
 import warnings
@@ -25,12 +25,12 @@ from atomslim.models.modes import evaluating
 from atomslim.progress import tracked
 
 MARK = "*"
-"""Beside the names of targets whose errors are those after the fit."""
+"""Marks targets whose errors are those after the fit."""
 
 REMEDY = "fine-tuning moves the model to the labels' reference (e0s)"
 
 STRUCTURES = 128
-"""On so many structures, evenly over those given, a gap is looked for."""
+"""Number of structures, evenly spaced over those given, on which a gap is looked for."""
 
 
 def marked(target: str, gap: ReferenceGap | None) -> str:
@@ -90,7 +90,7 @@ class EnergyDifferences:
 def find_gap(
     model: BlockModel, task: str, samples: Sequence[Sample], batch_size: int = 16, limit: int = STRUCTURES
 ) -> ReferenceGap | None:
-    """Compare a task's energies with labels on some structures; None where they have none, or agree but for errors."""
+    """Compare a task's energies with labels on some structures; None where they have none, or agree within errors."""
     if model.task(task).of_kind("energy") is None:
         return None
     labelled = [
@@ -115,7 +115,7 @@ def without_gap(samples: Iterable[Sample], gap: ReferenceGap | None) -> list[Sam
 
 
 def on_reference_of(model: BlockModel, task: str, samples: Sequence[Sample]) -> list[Sample]:
-    """Return structures on the reference of a model's energies; a warning says so where their own is another."""
+    """Return structures on the reference of a model's energies; warns if their own differs."""
     gap = find_gap(model, task, samples)
     if gap is not None:
         text = f"task {task}: {gap}; errors of energies are those after this fit, and {REMEDY}"
@@ -124,7 +124,7 @@ def on_reference_of(model: BlockModel, task: str, samples: Sequence[Sample]) -> 
 
 
 def lowered(sample: Sample, references: dict[int, float]) -> Sample:
-    """Return a structure whose energy lacks the references of its atoms; others stay as they are."""
+    """Return a structure with the references of its atoms subtracted from its energy, if it has one."""
     if "energy" not in sample.targets:
         return sample
     rest = sum(references.get(number, 0.0) for number in sample.numbers.tolist())

@@ -3,7 +3,7 @@
     E = Σ_i e_i,   e_i = s x_i + μ/n + E_Z(i)
 
 with x_i what the head makes of atom i (a share of it, 1/n, where the head averages), s, μ and E_Z the scale, mean and
-references of the target. How an energy is shared out is the model's affair: only the sum can be observed.
+references of the target. How an energy is partitioned is up to the model: only the sum can be observed.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ def energies_of_atoms(model: "BlockModel", readout: "ReadoutFeatures", task: Tas
     """Return the energies of atoms in eV, float64; raises ConfigError for a task without an energy."""
     energy = task.of_kind("energy")
     if energy is None:
-        raise ConfigError(f"task {task.name}: has no energy, and so none of atoms")
+        raise ConfigError(f"task {task.name}: has no energy, so no atomic energies")
     batch: AtomsBatch = readout.context.batch
     alone = replace(readout, context=replace(readout.context, batch=_each_alone(batch)))
     raw = model.raw_outputs(alone, task.model_copy(update={"targets": (energy,)}))[energy.name].double()

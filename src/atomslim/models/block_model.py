@@ -3,7 +3,7 @@
     embed → block 1 → … → block b → features of every block → readout → heads
 
 Block 0 is the embedding, which is never removed; blocks 1 … b are the interaction blocks. To add a family, subclass
-`BlockModel`, fill in its abstract methods, say the rest in a `Family`, and run the checks of `atomslim.testing`.
+`BlockModel`, fill in its abstract methods, describe the rest in a `Family`, and run the checks of `atomslim.testing`.
 """
 
 import copy
@@ -52,19 +52,19 @@ Predictions = dict[str, dict[str, Tensor]]
 class BlockFeatures:
     """Features of every block, embedding first: index i belongs to block i. Widths may differ from block to block.
 
-    They do not change when a structure is turned: an equivariant family hands over its scalars.
+    They are invariant under rotation: an equivariant family hands over its scalars.
     """
 
     node: tuple[Float[Tensor, "n _"], ...]
     edge: tuple[Float[Tensor, "E _"], ...]
     """Empty where the model reads nothing from edges."""
     context: Any
-    """What only the family itself looks at: directions of edges, or features that turn with the structure."""
+    """For the family only: directions of edges, or features that rotate with the structure."""
 
 
 @dataclass(frozen=True)
 class ReadoutFeatures:
-    """What the readout makes of the features: one row per atom and, with an edge branch, one per edge."""
+    """The readout's outputs: one row per atom and, with an edge branch, one per edge."""
 
     node: Float[Tensor, "n d_node"]
     edge: Float[Tensor, "E d_edge"] | None
@@ -73,7 +73,7 @@ class ReadoutFeatures:
 
 @dataclass(frozen=True)
 class Trace:
-    """One pass through a model with everything that compression looks at."""
+    """One pass through a model with all intermediates that compression needs."""
 
     features: BlockFeatures
     readout: ReadoutFeatures
@@ -88,35 +88,35 @@ class BlockModel(nn.Module, ABC):
     """
 
     family: ClassVar[Family | None] = None
-    """What can be done with models of this class beyond this interface; None: they cannot be saved."""
+    """The family of this class, for what goes beyond this interface; None: models cannot be saved."""
     graph_settings: ClassVar[type[GraphSettings]] = GraphSettings
-    """Which class the graph settings of its tasks are of."""
+    """Class of the graph settings of its tasks."""
     readout_kind: ClassVar[ReadoutKind]
     atom_outputs: Mapping[str, str] = MappingProxyType({})
-    """Names and units of what the model says of each atom besides its targets: {"magmoms": "μB"}, say."""
+    """Names and units of per-atom outputs besides its targets: {"magmoms": "μB"}, say."""
     rotations: bool = True
-    """Whether a structure that is turned has the same energy; not so where directions are plain inputs."""
+    """Whether energies are invariant under rotation; not so where directions are plain inputs."""
     mirror_images: bool = True
-    """Whether mirror images have the same energy; not so where a family knows rotations only."""
+    """Whether energies are invariant under reflection; not so where a family is invariant under rotations only."""
     config: BaseModel
     tasks: dict[str, Task]
     block_ids: tuple[int, ...]
     history: list[dict[str, Any]]
     checkpoint_blocks: bool = False
-    """Whether training recomputes each block in the backward pass instead of keeping what is inside it."""
+    """Whether training recomputes each block in the backward pass instead of keeping its intermediates."""
     precision: Precision | None = None
-    """What `predict` computes in, see `atomslim.models.precision`; None: the default. No model file holds it."""
+    """Precision of `predict`, see `atomslim.models.precision`; None: the default. Model files do not hold it."""
 
     @classmethod
     def settled(cls, tasks: Iterable[Task]) -> dict[str, Task]:
-        """Return tasks by name, their graphs as this class has them; raises ConfigError for graphs it cannot have."""
+        """Return tasks by name, with graph settings of this class; raises ConfigError for graphs it cannot have."""
         own = ((task, cls.graph_settings.of(task.graph)) for task in tasks)
         return {
             task.name: task if graph is task.graph else task.model_copy(update={"graph": graph}) for task, graph in own
         }
 
     def __repr__(self) -> str:
-        """Say in a few lines what it is; ``torch.nn.Module.__repr__(model)`` lists its modules."""
+        """Describe it in a few lines; ``torch.nn.Module.__repr__(model)`` lists its modules."""
         return short.text(self)
 
     def _repr_html_(self) -> str:
@@ -134,7 +134,7 @@ class BlockModel(nn.Module, ABC):
         """Return the graphs of a batch as its task defines them: one task for all, or one for each structure.
 
         ``pairs`` reuses candidates found earlier with a cutoff so large that none within the task's is missing. Atoms
-        have moved since: their distances are computed anew (`update_distances`).
+        may have moved since: distances are recomputed (`update_distances`).
         """
 
     @abstractmethod
@@ -156,10 +156,10 @@ class BlockModel(nn.Module, ABC):
         """Say whether a task's outputs have a ``stress``: where forces are derivatives, or the family has a head."""
         return task.conservative
 
-    def adds_up_atoms(self, task: Task) -> bool:  # noqa: ARG002 - others look at it
+    def adds_up_atoms(self, task: Task) -> bool:  # noqa: ARG002 - other families use it
         """Say whether a task's energy is a sum over atoms, so that `atom_energies` can give its parts.
 
-        Then what the readout's ``context`` holds is a dataclass, and its ``batch`` is what the head adds up by.
+        Then the readout's ``context`` is a dataclass, and the head sums over its ``batch``.
         """
         return False
 
@@ -174,7 +174,7 @@ class BlockModel(nn.Module, ABC):
     def readout_maps(self) -> dict[str, ReadoutMap]:
         """Return the readout's linear map over ``node`` and, with an edge branch, ``edge`` features.
 
-        What it gives is as wide as `ReadoutFeatures` of the branch.
+        Its output is as wide as `ReadoutFeatures` of the branch.
         """
 
     @abstractmethod
@@ -191,22 +191,22 @@ class BlockModel(nn.Module, ABC):
         return ()
 
     def without_units(self, names: Sequence[str]) -> Self:
-        """Return an independent copy without some of ``fine_units``, and without what only these made use of.
+        """Return an independent copy without some of ``fine_units``, and without weights that only these used.
 
-        Raises ConfigError for a name that is none of them.
+        Raises ConfigError for an unknown name.
         """
         check_units(self, names)
         return copy.deepcopy(self)
 
     def block_inputs(self, batch: AtomsBatch, topology: Any) -> list[dict[str, Tensor]]:
-        """Return what each block takes in, by kind of feature, (rows, …, channels): only with *hand-over*.
+        """Return the input of each block, by kind of feature, (rows, …, channels): only with *hand-over*.
 
-        Rows and the axes between may turn with the structure; linear maps of the channels may not.
+        Rows and the axes between may rotate with the structure; linear maps of the channels may not.
         """
         raise NotImplementedError
 
     def map_block_input(self, index: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
-        """Work x → x · matrix, by kind, of what a block (from 0) takes in into weights: only with *hand-over*."""
+        """Merge x → x · matrix, by kind, for the input of a block (from 0) into weights: only with *hand-over*."""
         raise NotImplementedError
 
     def with_cutoff(self, cutoff: float) -> Self:
@@ -225,7 +225,7 @@ class BlockModel(nn.Module, ABC):
         """Split all parameters into groups: ``embedding``, ``block 1`` …, ``readout``, ``head NAME``."""
 
     def rename_heads(self, names: Mapping[tuple[str, str], tuple[str, str]]) -> None:
-        """Give heads new names, (task, target) → (task, target); nothing to do where modules are not named so."""
+        """Give heads new names, (task, target) → (task, target); does nothing where modules are not named so."""
 
     def forward(
         self,
@@ -242,7 +242,7 @@ class BlockModel(nn.Module, ABC):
         where `gives_stress` says so and for periodic structures; NaN for others in the batch and for cells without a
         volume, such as slabs with two lattice vectors), scalar targets (b,) in their own unit, and ``atom_outputs``
         (n,); ``normalised`` leaves out mean, std and references. With ``create_graph`` conservative forces and stress
-        can be differentiated, too, as a loss of theirs needs. Without a topology, that of the first task is built.
+        can be differentiated again, as a loss on them needs. Without a topology, that of the first task is built.
         Raises ConfigError for an unknown task.
         """
         return self._run(batch, topology, tasks, normalised=normalised, create_graph=create_graph, edges=False).outputs
@@ -294,8 +294,8 @@ class BlockModel(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Return the detached predictions of one task (default: the only one) as `forward` describes them.
 
-        ``precision`` says what is computed in (default: the model's); raises ConfigError where the device lacks it.
-        ``energies`` adds those of atoms (n,) in eV, of models that add them up.
+        ``precision`` is the number format (default: the model's); raises ConfigError where the device lacks it.
+        ``energies`` adds those of atoms (n,) in eV, for models that sum them.
         """
         name, weight = self.task(task).name, next(self.parameters())
         arithmetic = computing(format_of(precision or self.precision, weight), weight.device)
@@ -309,7 +309,7 @@ class BlockModel(nn.Module, ABC):
         return {**trace.outputs[name], ENERGIES: energies_of_atoms(self, trace.readout, self.task(name))}
 
     def steps(self, task: str | None = None, *, precision: Precision | None = None) -> Steps:
-        """Return what predicts one structure after another, as `predict` does: a family may know a faster way."""
+        """Return a predictor of one structure after another, as `predict` does: a family may have a faster one."""
         return Steps(self, self.task(task), precision)
 
     def task(self, name: str | None = None) -> Task:
@@ -374,7 +374,7 @@ def check_cutoff(model: BlockModel, cutoff: float) -> float:
     """Return a cutoff; raises ConfigError unless it is positive and shorter than that of every task."""
     longest = min(task.graph.cutoff for task in model.tasks.values())
     if not 0 < cutoff < longest:
-        raise ConfigError(f"cutoff {cutoff:g} Å: give one between 0 and {longest:g} Å, which the model has")
+        raise ConfigError(f"cutoff {cutoff:g} Å: give one between 0 and {longest:g} Å, the model's own")
     return cutoff
 
 

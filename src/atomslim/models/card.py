@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from atomslim.models.block_model import BlockModel
 
 MARK = "<!-- written by atomslim; it is replaced with its model -->"
-"""First line of a card; a file without it is somebody else's, and stays."""
+"""First line of a card; a file without it is not ours, and is kept."""
 
 
 def write_card(model: "BlockModel", path: Path, results: Sequence[str] = ()) -> None:
-    """Write the card of a model's file beside it, with what is known of its errors; never over somebody else's file.
+    """Write the card of a model's file beside it, with what is known of its errors; never over a file that is not ours.
 
     Raises OSError if it cannot be written.
     """
@@ -32,7 +32,7 @@ def card(model: "BlockModel", path: Path, results: Sequence[str] = ()) -> str:
     title = type(model).__name__ if model.family is None else model.family.title
     table = {"family": title, **facts(model), "SHA-256": checksum(path)}
     if model.family is not None and model.family.licences[1]:
-        table["licence of the weights it began with"] = model.family.licences[1]
+        table["licence of the weights it started from"] = model.family.licences[1]
     lines = [MARK, f"# {path.stem}", "", "| | |", "|---|---|"]
     lines += [f"| {what} | {_cell(value)} |" for what, value in table.items() if what != "history"]
     lines += ["", "## What was done", ""]
@@ -43,7 +43,7 @@ def card(model: "BlockModel", path: Path, results: Sequence[str] = ()) -> str:
     name = f', task="{task}"' if len(model.tasks) > 1 else ""
     lines += ["", "## Use it", "", "```python", "import atomslim", ""]
     lines += [f'atoms.calc = atomslim.Calculator("{path.name}"{name})', "```"]
-    lines += ["", "Check it on structures like those that you will meet: `atomslim validate`, `atomslim compare`.", ""]
+    lines += ["", "Check it on structures like those you will use it for: `atomslim validate`, `atomslim compare`.", ""]
     return "\n".join(lines)
 
 
@@ -52,6 +52,6 @@ def _cell(text: str) -> str:
 
 
 def _entry(entry: dict[str, object]) -> str:
-    """Write an entry of the history in a line: the operation, and what is short of the rest."""
+    """Write an entry of the history in one line: the operation, and its short values."""
     rest = [f"{key}: {value}" for key, value in entry.items() if key != "operation" and len(str(value)) <= 80]
     return _cell("; ".join([str(entry.get("operation", "?")), *rest]))

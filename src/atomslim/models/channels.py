@@ -1,4 +1,4 @@
-"""Channels of a model: which axes of which tensors hold the same ones, so that some can be left out everywhere at once.
+"""Channels of a model: which axes of which tensors share them, so that some can be removed everywhere at once.
 
 A *stream* is a set of channels that belong together: those of the atom features along all blocks, say, because each
 block adds to them, or the hidden ones of a single residual layer. Several streams can have one *width*, a size of the
@@ -29,10 +29,10 @@ NARROWED = "narrow"
 """The operation in a model's history that left channels out."""
 
 Axis: TypeAlias = tuple[tuple[str | int, ...], ...]
-"""Parts side by side, each a product of streams (by name) and of sizes that no cut changes."""
+"""Concatenated parts, each a product of streams (by name) and of fixed sizes."""
 
 Kept: TypeAlias = Mapping[str, Int[Tensor, " kept"]]
-"""Stream → its channels that stay, ascending; streams that are not named stay whole."""
+"""Stream → its kept channels, ascending; streams that are not named are kept whole."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class ChannelLayout:
     widths: Mapping[str, str]
     """Stream → name of its width."""
     axes: Mapping[str, tuple[Axis, ...]]
-    """Tensor's name → its axes; the tensor is viewed so, its memory as it is. Others have no channels."""
+    """Tensor's name → the axes of a view of it. Tensors that are not named have no channels."""
     stages: Mapping[str, tuple[str, ...]]
     """Part of the model → linear layers that take channels in, parts in the order in which they are computed."""
     basis_readers: Mapping[str, str] = field(default_factory=dict)
-    """Layers whose weight is used without calling them, and the stream of basis functions that they take in."""
+    """Layers whose weight is used without a call, and the stream of basis functions that they take in."""
 
     def length(self, axis: Axis) -> int:
         """Return the length of an axis."""
@@ -68,7 +68,7 @@ class ChannelLayout:
         return torch.cat(found)
 
     def columns(self, axis: Axis, stream: str) -> Int[Tensor, "channels each"]:
-        """Return where along an axis each channel of a stream stands; the same number of times each, maybe never."""
+        """Return where along an axis each channel of a stream stands; equally often each, perhaps never."""
         found, start = [torch.zeros(self.sizes[stream], 0, dtype=torch.int64)], 0
         for part in axis:
             sizes = [self._size(factor) for factor in part]
@@ -79,7 +79,7 @@ class ChannelLayout:
         return torch.cat(found, dim=1)
 
     def selected(self, name: str, tensor: Tensor, kept: Kept) -> Tensor:
-        """Return what stays of a tensor, in the view that ``axes`` has of it."""
+        """Return the kept part of a tensor, viewed as ``axes`` says."""
         axes = self.axes[name]
         chosen = tensor.detach().reshape([self.length(axis) for axis in axes])
         for dim, axis in enumerate(axes):
@@ -87,11 +87,11 @@ class ChannelLayout:
         return chosen
 
     def rows(self, layer: str, kept: Kept) -> Int[Tensor, " kept"]:
-        """Return the outputs of a linear layer that stay."""
+        """Return the kept outputs of a linear layer."""
         return self.indices(self.axes[f"{layer}.weight"][0], kept)
 
     def inputs(self, layer: str, kept: Kept) -> Int[Tensor, " kept"]:
-        """Return the inputs of a linear layer that stay."""
+        """Return the kept inputs of a linear layer."""
         return self.indices(self.axes[f"{layer}.weight"][1], kept)
 
     def readers(self, stream: str) -> list[str]:
@@ -104,12 +104,12 @@ class ChannelLayout:
 
 
 def weighted_inputs(weight: Float[Tensor, "out in"], gradient: Float[Tensor, "out in"]) -> Float[Tensor, " in"]:
-    """Return Σ_out W ∂L/∂W: what the loss would change by, to first order, if an input became zero, with sign."""
+    """Return Σ_out W ∂L/∂W: the signed first-order change of the loss if an input became zero."""
     return (weight.detach() * gradient).sum(0).double()
 
 
 def filled(new: Model, model: Model, layout: ChannelLayout, kept: Kept) -> Model:
-    """Fill a model without memory with what stays of another one's tensors; all else is as in the other."""
+    """Fill a model on the meta device with the kept parts of another one's tensors; the rest is copied."""
     shapes = {name: tensor.shape for name, tensor in new.state_dict().items()}
     tensors = {
         name: layout.selected(name, tensor, kept).reshape(shapes[name]).clone()

@@ -1,7 +1,7 @@
-"""Models of families that atomslim cannot cut: recognised by name or by content, and told what works instead.
+"""Models of families that atomslim cannot prune: recognised by name or content, with what works instead.
 
-They can still teach: whatever has an ASE calculator labels structures, and a model that can be cut learns from those.
-What is called here is each package's own calculator, as its documentation has it; nothing of them is imported.
+They can still be teachers: anything with an ASE calculator labels structures, from which another model learns.
+The calculators are each package's own, as documented; nothing of them is imported here.
 """
 
 import re
@@ -15,10 +15,10 @@ LOOKED_AT = 1 << 20
 
 
 CALCULATOR = "ase:"
-"""What import paths of calculators begin with."""
+"""Prefix of import paths of calculators."""
 
 FUNCTION = "ase:MODULE:FUNCTION"
-"""Where a calculator is not made of a name alone: a function of the user's own that returns it."""
+"""Where a calculator needs more than a name: a function of the user's that returns it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Elsewhere:
 
     title: str
     names: str
-    """Of its models and files, as a regular expression on small letters."""
+    """Names of its models and files, as a regular expression in lower case."""
     modules: tuple[bytes, ...]
     """That its files name."""
     teacher: str
@@ -83,7 +83,7 @@ FAMILIES = (
 
 
 def elsewhere(path: Path) -> Elsewhere | None:
-    """Return the family that a file belongs to by what is in it, or by its name; None where nothing says so."""
+    """Return the family that a file belongs to by what is in it, or by its name; None if unknown."""
     content = b"\0".join(_heads(path)) if path.is_file() else b""
     by_content = (one for one in FAMILIES if any(_names(content, module) for module in one.modules))
     name = re.sub(r"[_.]", "-", path.name.lower())
@@ -96,7 +96,7 @@ def advice(path: Path, found: Elsewhere) -> str:
     teacher = found.teacher.format(name=path)
     function = " (a function of yours that returns its ASE calculator)" if found.teacher == FUNCTION else ""
     return (
-        f"{path}: looks like a model of {found.title}, which cannot be cut here; it can be a teacher{function}: "
+        f"{path}: looks like a model of {found.title}, which cannot be pruned here; it can be a teacher{function}: "
         f"atomslim label STRUCTURES --teacher '{teacher}' -o labelled/, then atomslim finetune MODEL labelled/"
     )
 

@@ -2,7 +2,7 @@
 
 A family is an object of a subclass of `Family`, registered by name (see `atomslim.models.registry`). Only what a family
 has is filled in: everything else is refused in one line that names the family. The module that holds the object imports
-the package that the family needs inside its functions only, so that whoever does not use it need not have it.
+the package that the family needs inside functions only, so that it is needed only by those who use the family.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +45,8 @@ _REFUSALS: dict[Capability, str] = {
     "neighbour caps": "have no cap on neighbours: they take all within the cutoff",
     "packages": "cannot be compiled into packages",
     "export": "cannot be written in a format of their own: save them as .safetensors",
-    "hand-over": "have blocks that pass their input on unchanged, too, so that no map of it fits into their weights",
-    "widths": "cannot be made narrower here: only blocks and what is finer (atomslim info) can be left out",
+    "hand-over": "have blocks with skip connections, so that no map of their input fits into their weights",
+    "widths": "cannot be made narrower here: only blocks and finer units (atomslim info) can be removed",
     "shorter cutoff": "cannot be given another cutoff without training: only their edges could be fewer",
     "pre-training": "cannot be made from sizes: give a trained one to continue",
 }
@@ -61,11 +61,11 @@ class Change:
     after: Float[Tensor, "rows *_ channels"]
     """The very tensor that the rest of the pass was computed from."""
     turning: bool = False
-    """Whether the components along the second axis turn with the structure, as one."""
+    """Whether the components along the second axis rotate together with the structure."""
 
 
 class Family:
-    """What a family says of itself; subclasses fill in what it has."""
+    """Description and capabilities of a family; subclasses fill in what it has."""
 
     name: ClassVar[str]
     """In files, and before the colon in names such as ``name:model``."""
@@ -74,7 +74,7 @@ class Family:
     package: ClassVar[str | None] = None
     """The distribution that its models need, if any."""
     extra: ClassVar[str | None] = None
-    """The extra of atomslim that brings it."""
+    """The extra of atomslim that installs it."""
     config: ClassVar[type[BaseModel]]
     """What a model is built from besides its tasks: plain data."""
     graph_settings: ClassVar[type[GraphSettings]] = GraphSettings
@@ -84,7 +84,7 @@ class Family:
     embedded: ClassVar[tuple[str, ...]] = ()
     """Names of models that come with atomslim, without a colon."""
     weights: ClassVar[str] = ""
-    """Where trained models are to be had, in a sentence."""
+    """Where to get trained models, in one sentence."""
     licences: ClassVar[tuple[str, str]] = ("", "")
     """Of the code that its models need, and of their weights."""
     rates: ClassVar[Mapping[str, float]] = MappingProxyType({})
@@ -93,7 +93,7 @@ class Family:
     # -- what every family has
 
     def build(self, config: Any, tasks: Sequence[Task]) -> "BlockModel":
-        """Return a model of this configuration, an object of `config`; its weights are replaced, so may be anything.
+        """Return a model of this configuration, an object of `config`; its weights are replaced afterwards.
 
         Every number that `save` must keep is a parameter or a persistent buffer of floating point.
         """
@@ -104,12 +104,12 @@ class Family:
         return model.config
 
     def least_tensors(self, config: Any) -> int:
-        """Return a number of tensors that such a model has at least: what says more than its file has is not built."""
+        """Return the least number of tensors of such a model: a file with fewer is refused before building it."""
         del config
         return 0
 
     def upgrade(self, content: dict[str, Any], version: int) -> dict[str, Any]:
-        """Turn a file's metadata of a format version into that of the next, as far as only the family knows how."""
+        """Turn a file's metadata of a format version into that of the next, for what is specific to the family."""
         del version
         return content
 
@@ -119,7 +119,7 @@ class Family:
         return {}
 
     def notes(self, model: "BlockModel") -> list[str]:
-        """Say in sentences what a user of the model should know."""
+        """Give warnings for users of the model, as sentences."""
         del model
         return []
 
@@ -142,15 +142,15 @@ class Family:
         raise ConfigError(f"{self.name}:{name}: {self.title} models have no names: give the path of a checkpoint")
 
     def recognises(self, path: Path) -> bool:
-        """Say, by its content, whether a file is a checkpoint of this family, without executing anything in it.
+        """Say from its content whether a file is a checkpoint of this family, without executing anything in it.
 
-        Needs no package. Never raises AtomslimError: a file that cannot be read is none.
+        Needs no package. Never raises AtomslimError: an unreadable file is none.
         """
         del path
         return False
 
     def read(self, path: Path, **options: str) -> "BlockModel":
-        """Return the model of a checkpoint, in evaluation mode, its history begun by an entry of what was read.
+        """Return the model of a checkpoint, in evaluation mode, its history starting with an entry for the checkpoint.
 
         ``options`` are the family's own; raises ConfigError for unknown ones, CheckpointError for what cannot be read.
         """
@@ -212,7 +212,7 @@ class Family:
         return {}
 
     def feature_widths(self, model: "BlockModel") -> tuple[str, ...]:
-        """Name the widths of the features of all blocks, which most of the cost depends on: *widths*."""
+        """Name the widths of the features of all blocks, which dominate the cost: *widths*."""
         del model
         return ()
 
@@ -220,7 +220,7 @@ class Family:
         """Raise ConfigError for widths, each no larger than the model's, that do not go together: *widths*."""
 
     def cut_degrees(self, model: "BlockModel", widths: Mapping[str, int]) -> tuple["BlockModel", dict[str, int]]:
-        """Return a model without what is cut by degree and not by channel, and the widths that are left: *widths*."""
+        """Return a model pruned in the widths that are by degree and not by channel, and the other widths: *widths*."""
         return model, dict(widths)
 
     def layer_weight(self, model: "BlockModel", layer: str) -> nn.Parameter:
@@ -260,11 +260,11 @@ class Family:
         return {}
 
     def narrowed(self, model: "BlockModel", kept: Kept) -> "BlockModel":
-        """Return a copy with these channels only, all numbers that stay as they are: *widths*."""
+        """Return a copy with these channels only, kept numbers unchanged: *widths*."""
         raise NotImplementedError
 
     def basis_rows(self, model: "BlockModel", batch: AtomsBatch, topology: Any) -> dict[str, Tensor]:
-        """Return what the model's basis functions are on a batch, (rows, functions), by stream: *widths*."""
+        """Return the model's basis functions on a batch, (rows, functions), by stream: *widths*."""
         del model, batch, topology
         return {}
 
@@ -281,8 +281,8 @@ class Family:
         """Return the graphs of a new task of a model; by default those of its first task, with another cutoff if asked.
 
         ``neighbours`` is a number, or ``smooth K`` for families that have smooth graphs. ``usual`` are the cutoff and
-        neighbours that the new task's dataset is used with elsewhere: a family may follow.
-        ``model`` is None only where it is still to be made from sizes. Raises ConfigError for what it cannot have.
+        neighbours that are common for the new task's dataset: a family may use them.
+        ``model`` is None only before it is made from sizes. Raises ConfigError for what it cannot have.
         """
         del usual
         if model is None:

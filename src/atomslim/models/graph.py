@@ -1,4 +1,4 @@
-"""What everybody may ask of a family's graphs, whatever else they hold."""
+"""The common interface of all families' graphs."""
 
 from typing import Protocol
 
@@ -38,7 +38,7 @@ class Graph(Protocol):
         ...
 
     def left_out(self) -> Float[Tensor, " b"]:
-        """Return the share of the pairs within the cutoff that a cap on neighbours left out; zeros without a cap."""
+        """Return the fraction of pairs within the cutoff that the neighbour cap left out; zeros without a cap."""
         ...
 
     def to(self, device: torch.device | str) -> "Graph":

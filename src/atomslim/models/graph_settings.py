@@ -11,7 +11,7 @@ LONGEST_CUTOFF = 1000.0
 """Å: a longer cutoff is a mistake."""
 
 MOST = 10**6
-"""More neighbours of an atom mean no cap."""
+"""A cap this large or larger means none."""
 
 
 class GraphSettings(BaseModel, metaclass=ExplainedModel):
@@ -28,9 +28,9 @@ class GraphSettings(BaseModel, metaclass=ExplainedModel):
 
     @classmethod
     def of(cls, settings: "GraphSettings") -> Self:
-        """Return settings as this class has them, what they do not say as it is by default.
+        """Return settings as this class, with defaults for missing values.
 
-        Raises ConfigError for settings of another family, which say what means nothing here.
+        Raises ConfigError for settings of another family that have no meaning here.
         """
         if isinstance(settings, cls):
             return settings
@@ -39,15 +39,15 @@ class GraphSettings(BaseModel, metaclass=ExplainedModel):
             return cls.model_validate(said)
         except ValidationError as error:
             unknown = ", ".join(sorted(said.keys() - cls.model_fields.keys()))
-            raise ConfigError(f"graphs {settings!r}: {unknown} means nothing for this model: leave it out") from error
+            raise ConfigError(f"graphs {settings!r}: {unknown} has no meaning for this model: leave it out") from error
 
     @property
     def typical_neighbours(self) -> float | None:
-        """About how many neighbours an atom has that has enough of them around; None: as many as there are."""
+        """Typical number of neighbours of an atom in bulk; None: without a cap."""
         return self.neighbours
 
     def fewer(self, neighbours: float) -> Self:
-        """Return settings that keep at most so many neighbours, or a share below 1 of what they keep.
+        """Return settings that keep at most so many neighbours, or a fraction below 1 of what they keep.
 
         Raises ConfigError where there is no cap on them.
         """

@@ -9,7 +9,7 @@
 | σ | label_scale | spread of the labels |
 
 error = (s x − (y − offset))/σ. One structure's loss is |error|, error², Huber's (δ = 1), or, for forces, the mean over
-its atoms of the Euclidean norm ‖error‖₂ (arXiv 2310.16802: "structure-wise"). Of labels, yes or no (y is 1 or 0), it is
+its atoms of the Euclidean norm ‖error‖₂ (arXiv 2310.16802: "structure-wise"). For binary labels (y is 1 or 0), it is
 the binary cross-entropy of the logit z = s x + μ, −w y ln p − (1 − y) ln (1 − p) with p = 1/(1 + e^−z) and w the weight
 of the positive class. The loss of a batch is the sum over targets of the weighted mean over the structures that have
 the target, over all processes together.
@@ -30,7 +30,7 @@ from atomslim.models.outputs import physical
 from atomslim.models.tasks import Target, Task
 
 Loss = Literal["l1", "mse", "huber", "l2", "cross-entropy"]
-"""Of one structure, see above; l2 is the norm of each atom's error, for forces, cross-entropy is for labels."""
+"""Of one structure, see above; l2 is the norm of each atom's error, for forces, cross-entropy is for binary labels."""
 
 
 class LabelledBatch(Protocol):
@@ -67,7 +67,7 @@ class Term:
     """The target whose mean and references are subtracted from the labels."""
     free_atoms_only: bool = True
     positive_weight: float = 1.0
-    """Of labels: factor on the loss of structures whose label is yes."""
+    """For binary labels: factor on the loss of positive structures."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _cross_entropy(
 def _by_atom(
     term: Term, raw: Float[Tensor, "n 3"], label: Float[Tensor, "n 3"], atoms: AtomsBatch, of_task: Bool[Tensor, " b"]
 ) -> LossSum:
-    """Average over each structure's atoms first, so that small and large structures count alike."""
+    """Average over each structure's atoms first, so that small and large structures count equally."""
     counted = of_task[atoms.batch] & torch.isfinite(label).all(-1)
     if term.free_atoms_only:
         counted = counted & ~atoms.fixed
@@ -159,7 +159,7 @@ def _reduced(error: Float[Tensor, "rows columns"], loss: Loss) -> Float[Tensor, 
 
 
 def task_terms(task: Task, *, force_weight: float = 1.0) -> list[Term]:
-    """Return the loss of a task's own targets: absolute errors, by atom the norm of forces, for labels cross-entropy.
+    """Return the loss of a task's own targets: absolute errors, per-atom norms of forces, binary cross-entropy.
 
     Errors are relative to each target's ``std``; those of conservative forces, which have none, are in eV/Å.
     """

@@ -1,4 +1,4 @@
-"""What a model says of itself in a file, beside its tensors."""
+"""The metadata of a model file, beside its tensors."""
 
 import hashlib
 import os
@@ -61,7 +61,7 @@ class Metadata(BaseModel):
 
     @classmethod
     def of(cls, model: BlockModel) -> "Metadata":
-        """Return what there is to say of a model; raises ConfigError for one of no family."""
+        """Return a model's metadata; raises ConfigError for one of no family."""
         of = family_of(model)
         return cls(
             format_version=FORMAT_VERSION,
@@ -76,9 +76,9 @@ class Metadata(BaseModel):
 
     @classmethod
     def parse(cls, text: object, where: str) -> "Metadata":
-        """Understand what a file says; raises CheckpointError, with the file's name ``where``, if it cannot be."""
+        """Parse a file's metadata; raises CheckpointError, with the file's name ``where``, if it cannot."""
         if not isinstance(text, str):
-            raise CheckpointError(f"{where}: what it says of its model is not text; copy it again")
+            raise CheckpointError(f"{where}: its metadata is not text; copy it again")
         try:
             content: Any = parse_json(text)
             version = content["format_version"]
@@ -90,7 +90,7 @@ class Metadata(BaseModel):
             return cls.model_validate(_typed(content, _family_in(content, where)))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             problem = first_problem(error)
-            raise CheckpointError(f"{where}: what it says of its model is damaged: {problem}; copy it again") from error
+            raise CheckpointError(f"{where}: its metadata is damaged: {problem}; copy it again") from error
 
 
 def _family_in(content: Mapping[str, Any], where: str) -> Family:
@@ -98,7 +98,7 @@ def _family_in(content: Mapping[str, Any], where: str) -> Family:
     try:
         return family(content["family"])
     except ConfigError as error:
-        raise CheckpointError(f"{where}: holds a model of an {error}; install what brings it") from error
+        raise CheckpointError(f"{where}: holds a model of an {error}; install the package that provides it") from error
 
 
 def _typed(content: dict[str, Any], of: Family) -> dict[str, Any]:

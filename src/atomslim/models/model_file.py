@@ -81,7 +81,7 @@ def load(
         replace_tasks(model, tasks)
         model.history.append({"operation": "set tasks", "tasks": list(model.tasks)})
     model.to(device=device, dtype=dtype).eval()
-    format_of(precision, next(model.parameters()))  # refuses what there is not
+    format_of(precision, next(model.parameters()))  # refuses unknown ones
     model.precision = precision
     return model
 
@@ -126,13 +126,13 @@ def export(model: BlockModel, path: str | os.PathLike[str]) -> None:
 
 
 def _read_checkpoint(path: Path, named: Family | None, options: Mapping[str, str | None]) -> BlockModel:
-    """Read a checkpoint of a family; options that are None are as if not given."""
+    """Read a checkpoint of a family; options that are None count as not given."""
     of = named or recognised(path)
     return of.read(path, **{name: value for name, value in options.items() if value is not None})
 
 
 def _is_safetensors(path: str | os.PathLike[str]) -> bool:
-    """Tell the two formats apart by the first bytes; raises CheckpointError if a file is of neither."""
+    """Distinguish the two formats by the first bytes; raises CheckpointError if a file is of neither."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(9)
@@ -178,7 +178,7 @@ def _read(path: str | os.PathLike[str]) -> BlockModel:
 
 
 def _other_version(metadata: Metadata, of: Family) -> str:
-    """Say if the family's package is another than the one that the file was written with."""
+    """Say if the family's package has another version than the one that wrote the file."""
     written, here = metadata.versions.get(of.package or ""), of.installed()
     if of.package is None or written == here:
         return ""
@@ -186,7 +186,7 @@ def _other_version(metadata: Metadata, of: Family) -> str:
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
-    """Give numbers that were stored in half precision in single, in memory of torch's own.
+    """Give numbers that were stored in half precision in single, in memory allocated by torch.
 
     A file's mapped memory is aligned otherwise, and some processors' products round differently there.
     """
@@ -198,7 +198,7 @@ def _metadata(entries: dict[str, str] | None, where: str) -> Metadata:
         if (other := elsewhere(Path(where))) is not None:
             raise CheckpointError(advice(Path(where), other))
         raise CheckpointError(
-            f"{where}: says nothing of its model; give a file that atomslim saved, or a checkpoint of its family"
+            f"{where}: has no metadata of a model; give a file that atomslim saved, or a checkpoint of its family"
         )
     return Metadata.parse(entries[ENTRY], where)
 

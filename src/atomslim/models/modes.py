@@ -1,7 +1,7 @@
-"""Modes that a model has for a while, and the number of its weights.
+"""Temporary modes of a model, and the number of its weights.
 
 A mode switches dropout off, or says which weights take part in derivatives. Whatever happens meanwhile, every module
-and weight is afterwards as it was.
+and weight is restored afterwards.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def inference(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """Let losses be differentiated, all weights taking part, while dropout stays off."""
+    """Let losses be differentiated by all weights, with dropout off."""
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)
@@ -52,7 +52,7 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_parameter_gradients(module: nn.Module) -> Iterator[None]:
-    """Let only positions be differentiated, so that nothing is saved for the gradients of weights."""
+    """Let only positions be differentiated, so that nothing is saved for gradients of weights."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

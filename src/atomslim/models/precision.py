@@ -1,16 +1,16 @@
-"""What the arithmetic of predictions is done in.
+"""Number formats of predictions.
 
 | policy | on the CPU | on CUDA |
 |---|---|---|
 | highest | float32 | float32 |
-| high | float32 | TF32, where the device has it: products of matrices read 10 of the 23 bits behind the point |
+| high | float32 | TF32, where the device has it: matrix products use 10 of the 23 mantissa bits |
 | fast | dense layers in bfloat16 | dense layers in bfloat16 |
 
 Whatever the policy, edge vectors are computed in the dtype of the positions (float64), and bases, angular sums, the
 last layer of every head, sums over atoms and energies in float32 or wider (`full_precision`): forces are derivatives of
 the geometry, and a sum loses the digits that its terms do not have. Weights stay as they are stored.
 
-Names of number formats (fp32, tf32, bf16, fp16) ask for just this format, whatever the device; benchmarks do so.
+Names of number formats (fp32, tf32, bf16, fp16) ask for exactly this format on any device; benchmarks use them.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ Format = Literal["fp64", "fp32", "tf32", "bf16", "fp16"]
 Precision = Literal["highest", "high", "fast", "fp32", "tf32", "bf16", "fp16"]
 
 DEFAULT: Policy = "highest"
-"""On every device: see docs/performance.md for what the others cost in accuracy."""
+"""On every device; see docs/performance.md for what the others cost in accuracy."""
 
 NARROW: dict[Format, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""What dense layers compute in, by format, where it is not the dtype of the weights."""
+"""Dtype of dense layers by format, where it is not that of the weights."""
 
 _FORMATS: dict[str, Format] = {"highest": "fp32", "high": "tf32", "fast": "bf16"}
 
@@ -38,7 +38,7 @@ _FORMATS: dict[str, Format] = {"highest": "fp32", "high": "tf32", "fast": "bf16"
 def format_of(precision: str | None, weight: Tensor) -> Format:
     """Return the format of a policy (None: the default) for weights of this dtype on this device.
 
-    Weights in float64 are computed with in float64 under the policy ``highest``, and under no other.
+    Weights in float64 are used in float64 under the policy ``highest``, and under no other.
     Raises ConfigError for an unknown name, and for a format that the weights or the device do not allow.
     """
     if precision is not None and precision not in get_args(Precision):
@@ -78,7 +78,7 @@ def _lacks(number_format: Format, device: torch.device) -> bool:
 
 
 def _has_fp16() -> bool:
-    """Say whether the CPU multiplies float16 itself: without, torch does so a hundred times slower than float32."""
+    """Say whether the CPU multiplies float16 natively: if not, torch is a hundred times slower than in float32."""
     asked = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
     return asked is not None and bool(asked())
 
@@ -103,12 +103,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Leave autocast, where it is on: derivatives have the dtypes of what they are derivatives of."""
+    """Leave autocast, where it is on: derivatives have the dtypes of their inputs."""
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 _NEW = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-"""Whether torch is 2.9 or newer: its older setting complains where a program uses the new one."""
+"""Whether torch is 2.9 or newer: its old setting raises errors in programs that use the new one."""
 
 
 def _tf32_allowed() -> bool:

@@ -1,4 +1,4 @@
-"""The readout's first step as one linear map over the features of all blocks, whatever the readout takes of them.
+"""The readout's first step as one linear map over the features of all blocks, for every kind of readout.
 
 | kind | g₁ f | as one map over [f_0; …; f_b] |
 |---|---|---|
@@ -6,7 +6,7 @@
 | last | W f_b | zero columns for all blocks but the last |
 | sum | Σ_i W_i f_i | [W_0, …, W_b] |
 
-So slicing, fresh starts and least squares are written once. Columns that are zero whatever happens are not kept: the
+So slicing, fresh starts and least squares are written once. Columns that are always zero are left out: the
 map is over the features of the blocks that are read, side by side.
 """
 

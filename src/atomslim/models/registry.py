@@ -35,7 +35,7 @@ def register(one: Family) -> None:
 
 @cache
 def family_names() -> tuple[str, ...]:
-    """Return the names of all families there are."""
+    """Return the names of all families."""
     ours = [module.name for module in pkgutil.iter_modules(import_module(GROUP).__path__)]
     return tuple(sorted({*ours, *_REGISTERED, *(point.name for point in entry_points(group=GROUP))}))
 
@@ -110,7 +110,7 @@ def recognised(path: Path) -> Family:
     if found is None:
         from atomslim.unpickle.torch_file import read_pt  # noqa: PLC0415 - nothing else here reads a file
 
-        read_pt(path)  # which says what is wrong with a file that is cut off, or that wants code to be run
+        read_pt(path)  # raises the right error for a file that is cut off, or that would run code
         known = ", ".join(one.title for one in families())
         raise CheckpointError(f"{path}: is a checkpoint of no family of models that is known here ({known})")
     found.require_package()

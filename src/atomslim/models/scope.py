@@ -1,4 +1,4 @@
-"""What a task was trained on, and what of a structure lies outside of that, or is ignored: said once, or refused.
+"""What a task was trained on; structures outside of that get one warning, or are refused.
 
 Training notes in the model's history, for each task, which elements its structures had, and from which share of their
 atoms to which. Where nothing is noted, elements are those that the task has reference energies of. A checkpoint without
@@ -22,7 +22,7 @@ NOTED = "trained on"
 """Key of an entry of the history: task → symbol → [smallest share, largest share]."""
 
 FAR = 0.25
-"""A composition is far outside where this share of the atoms would have to be others."""
+"""A composition is far outside if this fraction of its atoms would have to be replaced."""
 
 STRICT = " (strict refuses such structures)"
 """Ends every warning."""
@@ -62,8 +62,8 @@ def known_elements(history: Sequence[dict[str, Any]], task: Task) -> set[int]:
 class Watch:
     """Looks at every structure before it is predicted.
 
-    Each of three things is said once, at the first structure: elements that the task was not trained on, a composition
-    far outside of training, and a charge or spin, which no model takes. With ``strict`` it is refused.
+    Each of three things is reported once, at the first structure: elements that the task was not trained on, a
+    composition far outside of training, and a charge or spin, which models ignore. With ``strict`` they are refused.
     """
 
     def __init__(self, history: Sequence[dict[str, Any]], task: Task, *, strict: bool, who: str = "") -> None:
@@ -84,19 +84,19 @@ class Watch:
         return cls(getattr(model, "history", ()), model.task(task), strict=strict, who=who)
 
     def look(self, name: str, numbers: NDArray[np.int64], ignored: str = "") -> None:
-        """Look at a structure; raises StructureError if it is to be strict and there is something to say."""
+        """Look at a structure; raises StructureError if ``strict`` and something is wrong."""
         elements = numbers[(numbers > 0) & (numbers < len(chemical_symbols))]  # others are refused elsewhere
         unknown = np.unique(elements[~self._known[elements]])
         if unknown.size:
             symbols = ", ".join(chemical_symbols[z] for z in unknown)
-            self._say("elements", f"{name}: {self.task} was not trained on {symbols}: predictions mean nothing there")
+            self._say("elements", f"{name}: {self.task} was not trained on {symbols}: do not trust predictions there")
         elif self._noted and "composition" not in self._said:
             self._look_at_composition(name, elements)
         if ignored:
-            self._say("ignored", f"{name}: {ignored}: the model takes no charges or spins, and ignores it")
+            self._say("ignored", f"{name}: {ignored}: the model ignores charges and spins")
 
     def samples(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """Give samples once they have been looked at."""
+        """Yield samples after looking at them."""
         for number, sample in enumerate(samples):
             self.look(sample.name or f"structure {number}", sample.numbers, sample.ignored)
             yield sample

@@ -14,7 +14,7 @@ MOST_TASKS = 6
 
 
 def text(model: "BlockModel") -> str:
-    """Say in a few lines what a model is."""
+    """Describe a model in a few lines."""
     name = f"{type(model).__name__} model" if model.family is None else f"{model.family.title} model"
     found = facts(model)
     head = f"{name}: {found.pop('blocks')}; {found.pop('size')}"
@@ -34,7 +34,7 @@ def as_html(model: "BlockModel") -> str:
 
 
 def facts(model: "BlockModel") -> dict[str, str]:
-    """Return what there is to say of a model, by name."""
+    """Return facts about a model by name."""
     weights = list(model.parameters())
     where = f", {weights[0].dtype} on {weights[0].device}".replace("torch.", "") if weights else ""
     blocks = ", ".join(map(str, model.block_ids))

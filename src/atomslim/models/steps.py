@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 class Steps:
     """The usual way: the graph, then `predict`. A family may know a faster one with the same numbers up to rounding.
 
-    What it keeps from step to step is its own affair; results depend on the given structure alone.
+    It may keep anything from step to step; results depend on the given structure alone.
     """
 
     def __init__(self, model: "BlockModel", task: Task, precision: Precision | None) -> None:
         self.model, self.task, self.precision = model, task, precision
 
     def __call__(self, batch: AtomsBatch, pairs: Pairs | None = None) -> tuple[dict[str, Tensor], float]:
-        """Return the predictions for one structure and the largest share of its pairs that a cap left out.
+        """Return the predictions for one structure and the largest fraction of its pairs that a cap left out.
 
         ``pairs`` is what `BlockModel.topology` takes. The model is in evaluation mode.
         """

@@ -12,28 +12,28 @@ from atomslim.models.graph_settings import GraphSettings
 TargetKind = Literal["energy", "direct_forces", "conservative_forces", "scalar", "r2", "binary"]
 
 PROBABILITY = "probability"
-"""Unit of what is predicted for a label, yes or no, and the end of its name in files of predictions."""
+"""Unit of predictions for binary labels, and the suffix of their names in files of predictions."""
 
 
 class Target(BaseModel, metaclass=ExplainedModel):
     """One quantity of a task.
 
     Physical value = ``std`` · raw + ``mean`` + Σ_atoms ``references[Z]``. Conservative forces (and stress) have no
-    numbers of their own: they are derivatives of the task's physical energy. Of labels, yes or no (binary), this is the
-    logit z, and the prediction is the probability of yes, 1/(1 + e^−z).
+    numbers of their own: they are derivatives of the task's physical energy. For binary labels, this is the
+    logit z, and the prediction is the probability of 1, 1/(1 + e^−z).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="key of the prediction: energy, forces, or the property's name")
     kind: TargetKind = Field(description="which head computes it")
-    reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up the structure's number")
+    reduction: Literal["sum", "mean"] = Field(default="sum", description="how atoms make up the structure's value")
     unit: str = Field(default="eV", description="unit of the physical value")
     mean: float = Field(default=0.0, description="added to the scaled raw value")
     std: float = Field(default=1.0, gt=0, description="multiplies the raw value")
     references: dict[int, float] = Field(default_factory=dict, description="energy of one atom of each element")
     base_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="share of yes among the training labels, of a binary target"
+        default=None, gt=0, lt=1, description="fraction of ones among the training labels, for a binary target"
     )
 
     @field_validator("name")
@@ -43,7 +43,7 @@ class Target(BaseModel, metaclass=ExplainedModel):
 
     @property
     def output_name(self) -> str:
-        """What its prediction is called in files: for a label, yes or no, NAME_probability."""
+        """The name of its prediction in files: for a binary label, NAME_probability."""
         return f"{self.name}_{PROBABILITY}" if self.kind == "binary" else self.name
 
 
@@ -54,7 +54,7 @@ class Task(BaseModel, metaclass=ExplainedModel):
 
     name: str = Field(description="name by which the task is chosen")
     targets: tuple[Target, ...] = Field(min_length=1, description="what is predicted")
-    graph: SerializeAsAny[GraphSettings] = Field(description="cutoff of its graphs, and what else their family says")
+    graph: SerializeAsAny[GraphSettings] = Field(description="cutoff of its graphs, and further settings of the family")
 
     @field_validator("name")
     @classmethod
@@ -76,7 +76,7 @@ class Task(BaseModel, metaclass=ExplainedModel):
 
     @property
     def labels(self) -> list[str]:
-        """Names of the targets that are yes or no."""
+        """Names of the binary targets."""
         return [target.name for target in self.targets if target.kind == "binary"]
 
     @property
@@ -86,7 +86,7 @@ class Task(BaseModel, metaclass=ExplainedModel):
 
     @property
     def direct(self) -> bool:
-        """Whether forces come from a head of their own, which does not conserve energy."""
+        """Whether forces come from a separate head, which does not conserve energy."""
         return self.of_kind("direct_forces") is not None
 
 
@@ -115,12 +115,12 @@ def matching(target: Target, old: Task | None) -> Target | None:
 
 
 def task_name(name: str) -> str:
-    """Return what a task may be called where a file of another package calls it otherwise: without dots and slashes."""
+    """Return a valid task name for a name in another package's file: without dots and slashes."""
     return re.sub(r"[./\\]", "_", name)
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a task or target; raises ValueError for one that means something in files or to torch."""
+    """Return the name of a task or target; raises ValueError for one with a meaning in files or to torch."""
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise ValueError(
             f"name {name[:60]!r}: give one without a dot (it separates names in files) that torch does not use"

@@ -1,4 +1,4 @@
-"""Checks of the tensors of a file, the lines that say what is wrong with them, and writing an archive of tensors."""
+"""Checks of the tensors of a file, messages for what is wrong with them, and writing an archive of tensors."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, Protocol
@@ -46,7 +46,7 @@ def misfit(name: str, tensor: Shaped, shape: Sequence[int]) -> str:
 
 
 def listed(what: str, names: Iterable[object]) -> str:
-    """Name the first few of what is wrong; nothing for nothing."""
+    """Name the first few that are wrong; empty if none are."""
     found = [str(name) for name in names if name != ""]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return f"{what}: {', '.join(found[:3])}{more}" if found else ""

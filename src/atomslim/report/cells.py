@@ -1,4 +1,4 @@
-"""Cells of CSV files: names stay names, also in a spreadsheet, which would take some of them for formulas."""
+"""Cells of CSV files: names stay names, even in spreadsheets, which would take some for formulas."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def plain_cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet runs: a text that begins as a formula does gets a quote before it.
+    """Return a cell that no spreadsheet runs: a text that begins like a formula gets a leading quote.
 
     Numbers, and texts that are numbers, stay as they are.
     """
@@ -22,7 +22,7 @@ def plain_row(row: Iterable[Any]) -> list[Any]:
 
 
 def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows by column, neither a name nor a cell of them a formula."""
+    """Return rows by column, with neither names nor cells that are formulas."""
     return [{plain_cell(name): plain_cell(value) for name, value in row.items()} for row in rows]
 
 

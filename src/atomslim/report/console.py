@@ -1,4 +1,4 @@
-"""Tables and texts on the terminal: file names and what files hold are shown as they are, and never obeyed."""
+"""Tables and texts on the terminal: file names and contents of files are shown literally, never as markup."""
 
 import os
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from rich.table import Table
 from atomslim.errors import printable
 
 WIDE = 160
-"""Columns of what goes into a file or a pipe, which has no width of its own."""
+"""Width in columns for files and pipes, which have none themselves."""
 
 
 class _PlainConsole(Console):
-    """Shows texts without a meaning of their own: brackets are not markup, an escape sequence is not a command.
+    """Shows texts literally: brackets are not markup, an escape sequence is not a command.
 
-    What is too wide for a column of a table goes on in the next line, since a name cut short is not a name.
+    Text too wide for a table column is wrapped, not truncated: a truncated name would be useless.
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -28,7 +28,7 @@ class _PlainConsole(Console):
 
 
 def plain_console(*, stderr: bool = False, **options: Any) -> Console:
-    """Return a console for stdout or stderr; ``options`` are those of rich's."""
+    """Return a console for stdout or stderr; ``options`` are rich's."""
     console = _PlainConsole(stderr=stderr, markup=False, emoji=False, **options)
     if not console.is_terminal and "COLUMNS" not in os.environ and "width" not in options:
         console.width = WIDE

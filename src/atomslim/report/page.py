@@ -24,7 +24,7 @@ from rich.table import Table
 from atomslim.terminal import command_line
 
 _LONG = 30
-"""Letters of a cell from which on it is wrapped."""
+"""Characters above which a cell is wrapped."""
 
 _NUMBER = re.compile(r"[±≤≥<>~≈+−-]?\s?(\d|nan|inf)")
 """How a cell with a number begins."""
@@ -35,12 +35,12 @@ _COPY = (
     "navigator.clipboard?navigator.clipboard.writeText(text.textContent):document.execCommand('copy');"
     "this.textContent='copied'"
 )
-"""Copies what is beside a button, also from a server without encryption, where browsers give no clipboard."""
+"""Copies the text beside a button, also on pages without HTTPS, where browsers offer no clipboard."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of texts with a title and a sentence that says how to read it."""
+    """A table of texts with a title and a note on how to read it."""
 
     title: str
     note: str
@@ -54,7 +54,7 @@ class TextTable:
         return f"### {self.title}\n\n{self.note}\n\n{body}\n"
 
     def rich(self) -> Table:
-        """Give it to the terminal."""
+        """Render it for the terminal."""
         table = Table(title=self.title)
         for name, numeric in zip(self.columns, self._numeric(), strict=True):
             table.add_column(name, justify="right" if numeric else "left")
@@ -63,11 +63,11 @@ class TextTable:
         return table
 
     def html(self) -> str:
-        """Write it as a part of a page."""
+        """Write it as a section of a page."""
         return heading(self.title, self.note) + self.body()
 
     def folded(self) -> str:
-        """Write it as a part of a page that is opened by a click on its title."""
+        """Write it as a section of a page that opens with a click on its title."""
         note = f"<p class=note>{html.escape(self.note)}</p>"
         return f"<details><summary>{html.escape(self.title)}</summary>{note}{self.body()}</details>"
 
@@ -79,13 +79,13 @@ class TextTable:
         return f'<div class="wide" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
     def _numeric(self) -> list[bool]:
-        """Say for each column whether most of what is in it are numbers; the first one has names, such as 4 blocks."""
+        """Say for each column whether most of its cells are numbers; the first one has names, such as 4 blocks."""
         columns = ([row[index] for row in self.rows if row[index]] for index in range(1, len(self.columns)))
         return [False, *(sum(map(bool, map(_NUMBER.match, cells))) * 2 > len(cells) for cells in columns)]
 
 
 def _row(tag: str, texts: Sequence[str], numeric: Sequence[bool]) -> str:
-    """Write a row; numbers are set right, texts left, and long texts are wrapped."""
+    """Write a row; numbers are right-aligned, texts left-aligned, and long texts wrapped."""
     kinds = ["" if right else "left" for right in numeric]
     if tag == "td":
         kinds = ["text" if len(text) > _LONG else kind for text, kind in zip(texts, kinds, strict=True)]
@@ -105,7 +105,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """Put parts together as one HTML page that needs nothing else."""
+    """Put parts together as one self-contained HTML page."""
     content = "\n".join([*body, *_command()])
     script = f"<script>{_resource('structure_view.js')}</script>" if '<canvas class="structure"' in content else ""
     return (
@@ -154,7 +154,7 @@ def pictures(figures: Sequence[Figure], caption: str) -> str:
 
 
 def footer(texts: Mapping[str, str]) -> str:
-    """End a page with texts that few will read, such as its configuration, folded up under their names."""
+    """End a page with texts that few will read, such as its configuration, collapsed under their names."""
     return "".join(
         f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
         for name, text in texts.items()
@@ -162,7 +162,7 @@ def footer(texts: Mapping[str, str]) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """Draw a figure without background; what is black takes the colour of the page's text."""
+    """Draw a figure without background; black takes the colour of the page's text."""
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "atomslim", "font.family": "sans-serif"}):
         figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Results that a REPL shows in a few lines, and a notebook with their tables and figures."""
+"""Results that a REPL shows in a few lines, and a notebook with tables and figures."""
 
 import html
 from collections.abc import Iterable
@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from atomslim.errors import printable
 
 MOST_LINES = 12
-"""Of what a REPL shows."""
+"""Most lines that a REPL shows."""
 
 
 class Shown:
-    """A result that says itself in sentences; a dataclass of this kind has ``repr=False``."""
+    """A result that describes itself in sentences; a dataclass of this kind has ``repr=False``."""
 
     def words(self) -> Iterable[str]:
-        """Say in sentences what came out."""
+        """Describe the result in sentences."""
         raise NotImplementedError
 
     def parts(self) -> Iterable[str]:
-        """Give what a notebook shows beneath the sentences: tables and figures as HTML."""
+        """Give what a notebook shows below the sentences: tables and figures as HTML."""
         return ()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A structure that is turned with mouse, finger or arrow keys, as a part of an HTML page that needs nothing else."""
+"""A structure that can be turned with mouse, finger or arrow keys, as part of a self-contained HTML page."""
 
 import html
 import json
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atomslim.words import number_of
 
 _BOND = 1.2
-"""Atoms nearer than so many sums of their covalent radii are joined by a stick."""
+"""Atoms closer than this multiple of the sum of their covalent radii are joined by a stick."""
 
 _BALL = 0.45
 """Radius of a ball in covalent radii."""
@@ -30,7 +30,7 @@ def structure_view(atoms: Atoms, caption: str) -> str:
 
 
 def _content(atoms: Atoms) -> dict[str, object]:
-    """Return points (atoms, then corners of the cell) about the atoms' middle in Å, and what joins them."""
+    """Return points (atoms, then corners of the cell) relative to the atoms' centre in Å, and the pairs joined."""
     corners = _corners(atoms)
     points = np.concatenate([atoms.positions, corners])
     radii = covalent_radii[atoms.numbers]
@@ -57,7 +57,7 @@ def _edges() -> list[tuple[int, int]]:
 
 
 def _bonds(positions: NDArray[np.float64], radii: NDArray[np.float64]) -> list[list[int]]:
-    """Return pairs of atoms that are near each other; bonds through the cell's faces are left out."""
+    """Return pairs of atoms that are close to each other; bonds through the cell's faces are left out."""
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     near = np.triu(distances < _BOND * (radii[:, None] + radii[None]), k=1)
     pairs: list[list[int]] = np.argwhere(near).tolist()

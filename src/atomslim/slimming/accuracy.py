@@ -23,7 +23,7 @@ class Accuracy:
     rms: float
     """meV/Å: root mean square of the labels' components."""
     energy: float
-    """meV an atom: mean absolute error."""
+    """meV/atom: mean absolute error."""
 
     @property
     def share(self) -> float:
@@ -31,11 +31,11 @@ class Accuracy:
         return 100 * self.forces / max(self.rms, 1e-9)
 
     def keeps_to(self, force_bar: float, energy_bar: float) -> bool:
-        """Say whether both are within their bars (% of the rms force, meV an atom)."""
+        """Say whether both are within their bars (% of the rms force, meV/atom)."""
         return self.share <= force_bar and self.energy <= energy_bar
 
     def __str__(self) -> str:
-        """Say both in a line."""
+        """Summarise both in one line."""
         forces = f"forces {number(self.forces)} meV/Å ({number(self.share, 2)} % of their rms)"
         return f"{forces}, energy {number(self.energy)} meV/atom on {number_of(self.structures, 'structure')}"
 

@@ -1,4 +1,4 @@
-"""Which students there could be: cuts of the teacher, embedded models and their cuts, models with random weights.
+"""Possible students: cuts of the teacher, embedded models and their cuts, models with random weights.
 
 Nothing is timed here.
 """
@@ -23,7 +23,7 @@ from atomslim.slimming.recipe import Forces, Recipe, unknown_elements
 Kind = Literal["cut of the teacher", "embedded model", "from scratch"]
 
 CUTOFFS = (None, 0.8)
-"""Of a teacher whose family can: shares of its own."""
+"""Cutoffs as fractions of the teacher's own, for families that support shorter ones."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Wanted:
     kind: Kind
     recipe: Recipe
     start: BlockModel | None = None
-    """What the recipe starts with."""
+    """The model that the recipe starts from."""
     refused: str = ""
 
 
@@ -75,7 +75,7 @@ def _whole_and_cut(name: str, kind: Kind, model: BlockModel, forces: Forces, ele
 
 
 def _problem(model: BlockModel, forces: Forces, elements: set[int]) -> str:
-    """Say why a model is not a start for students, or nothing."""
+    """Say why students cannot start from a model, or nothing."""
     unknown = unknown_elements(model, elements)
     if unknown:
         return f"was not trained on {', '.join(chemical_symbols[number] for number in sorted(unknown))}"
@@ -88,7 +88,7 @@ def _problem(model: BlockModel, forces: Forces, elements: set[int]) -> str:
 
 
 def _cuts(model: BlockModel, whole: Recipe, *, with_cutoffs: bool) -> Iterator[Recipe]:
-    """Leave out the last blocks, all finer units, edges far away, and several of them."""
+    """Leave out the last blocks, all finer units, long edges, and combinations."""
     able = with_cutoffs and "shorter cutoff" in family_of(model).capabilities
     own = min(task.graph.cutoff for task in model.tasks.values())
     for count in range(model.num_blocks, 0, -1):

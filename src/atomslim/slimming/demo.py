@@ -1,4 +1,4 @@
-"""The other story of `atomslim demo`: a fast student of an embedded model, for one molecule."""
+"""The other example of `atomslim demo`: a fast student of an embedded model, for one molecule."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from atomslim.slimming.slim import Slim, slim
 TEACHER = "mini-smooth"
 
 BLOCKS, CALIBRATION = 2, 16
-"""Of the teacher that the student keeps, and molecules that its readout is fitted on in closed form."""
+"""Blocks of the teacher that the student keeps, and molecules that its readout is fitted on in closed form."""
 
 OPTIONS: dict[str, Any] = {
     "task": "molecules",
@@ -28,13 +28,13 @@ OPTIONS: dict[str, Any] = {
     "rounds": 0,
     "checks": ("forces", "symmetry", "smoothness"),
 }
-"""The student and its steps are given: on a busy machine, times would choose another one, and leave it few steps."""
+"""The student and its steps are fixed: on a busy machine, times would choose another one, with few steps."""
 
 _FRAMES = 3
 
 
 def slim_demo(folder: Path, tell: Callable[[str], None], **options: Any) -> Slim:
-    """Make a student for paracetamol in a folder; run again, it goes on. ``options`` replace some of `OPTIONS`."""
+    """Make a student for paracetamol in a folder; run again, it continues. ``options`` replace some of `OPTIONS`."""
     given = folder / "paracetamol.xyz"
     if not given.exists():
         data = open_dataset("mini:dynamics")

@@ -1,7 +1,7 @@
-"""Dynamics and relaxations by a student, each in a file of its own, which end where it leaves what it knows.
+"""Dynamics and relaxations by a student, one file each, which end where it leaves the region it knows.
 
-Of each run a few frames are kept to be labelled: some on its way, and the one with which it left. A student that
-explodes costs that frame, and not the others.
+A few frames of each run are kept for labelling: some along the way, and the one with which it left. An explosion
+spoils that frame only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +25,10 @@ from atomslim.labelling.dynamics import FRICTION, time_step
 from atomslim.slimming.known import APART, Known, apart
 
 LOOK = 5
-"""Steps between two looks at distances, temperature and energy; forces are looked at in every one."""
+"""Steps between checks of distances, temperature and energy; forces are checked in every step."""
 
 USELESS = 0.6
-"""A frame in which atoms are nearer than this share of the nearest that is labelled teaches nothing."""
+"""Frames with atoms closer than this fraction of the shortest labelled distance are useless for training."""
 
 RELAXED = 0.02
 """eV/Å: where relaxations end."""
@@ -38,7 +38,7 @@ _FAILURES = (AtomslimError, ArithmeticError, ValueError, RuntimeError, MemoryErr
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins; the same in every round."""
+    """Where a run starts; the same in every round."""
 
     number: int
     name: str
@@ -55,12 +55,12 @@ class Outcome:
     start: str
     temperature: float
     steps: int
-    """That it took."""
+    """Steps taken."""
     wanted: int
     left: str = ""
-    """The sign with which it left the known region; empty where it did not."""
+    """The sign by which it left the known region; empty if it did not."""
     disagreed: bool = False
-    """Whether the last round's student had other forces on the way."""
+    """Whether the last round's student disagreed on forces along the way."""
 
     @property
     def is_stable(self) -> bool:
@@ -70,7 +70,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Exploring:
-    """What runs have in common."""
+    """What all runs share."""
 
     student: Calculator
     known: Known
@@ -78,7 +78,7 @@ class Exploring:
     """The last round's student."""
     steps: int
     frames: int
-    """On the way of each run."""
+    """Along each run."""
     seed: int
 
     def run(self, start: Start, folder: Path) -> Outcome:
@@ -139,7 +139,7 @@ class _Run:
             self._keep(self._last())
 
     def _steps(self) -> Iterator[int]:
-        """Go step by step; gives the number of each."""
+        """Run step by step; yields the number of each step."""
         atoms, temperature = self.atoms, self.start.temperature
         noise = self.random.standard_normal(atoms.positions.shape)
         atoms.set_positions(atoms.positions + A_LITTLE * noise)
@@ -160,7 +160,7 @@ class _Run:
             yield number
 
     def _sign(self) -> str | None:
-        """Look for a sign that the known region is left."""
+        """Look for a sign that the run has left the known region."""
         known, forces = self.exploring.known, self.atoms.get_forces()
         jump = float(np.linalg.norm(forces - self._forces, axis=1).max()) if self.step > 1 else 0.0
         self._forces = forces
@@ -175,7 +175,7 @@ class _Run:
         return sign
 
     def _disagrees(self) -> bool:
-        """Say whether the last round's student has other forces here, for the first time; one look in ten is for it."""
+        """Say whether the last round's student first disagrees on forces here; every tenth check looks for it."""
         before = self.exploring.before
         if before is None or self.disagreed or self.step % (10 * LOOK):
             return False
@@ -185,7 +185,7 @@ class _Run:
         return self.disagreed
 
     def _last(self) -> Atoms:
-        """Return the frame with which it ended, or the last sane one where that is no use."""
+        """Return the frame with which it ended, or the last sane one if that is useless."""
         useless = not np.isfinite(self.atoms.positions).all() or self.exploring.known.too_near(self.atoms, USELESS)
         return self._sane if useless or self.left == "failed" else self.atoms
 
@@ -210,7 +210,7 @@ def starts_of(samples: Sequence[Sample], temperatures: Sequence[float], runs: in
 
 
 def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """Take so many, evenly; the same ones again where there are fewer."""
+    """Take so many, evenly spaced; repeats them if there are fewer."""
     if count > len(samples):
         return [samples[index % len(samples)] for index in range(count)]
     return [samples[index] for index in evenly(len(samples), count)]

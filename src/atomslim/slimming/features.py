@@ -1,6 +1,6 @@
-"""Distillation of features, before the student learns from labels alone: of a cut of the teacher, if asked for.
+"""Optional distillation of features for cuts of the teacher, before training on labels alone.
 
-The teacher's answers for the pool are computed once: energies, forces, and what its readout makes of every atom.
+The teacher's answers for the pool are computed once: energies, forces, and the readout's features of every atom.
 """
 
 from pathlib import Path

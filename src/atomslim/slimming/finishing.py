@@ -31,11 +31,11 @@ from atomslim.words import number_of
 MODEL, VALIDATION, PACKAGE = "model.safetensors", "validation.json", "model.pt2"
 
 STRUCTURES, ROUNDS = 2, 7
-"""Given structures that the validation is made on at most; rounds of timing."""
+"""Most given structures for the validation; rounds of timing."""
 
 
 def deliver(work: Work) -> None:
-    """Write the model with its history, time it beside the teacher, and compile a package where that is asked for."""
+    """Write the model with its history, time it beside the teacher, and compile a package if asked for."""
     if "model" in work.done:
         return
     with work.journal.stage("model", MODEL) as facts:
@@ -77,7 +77,7 @@ def check(work: Work) -> None:
 
 
 def bars(work: Work) -> dict[str, tuple[str, str, bool]]:
-    """Return what was asked for, what came out, and whether it holds."""
+    """Return what was asked for, what was measured, and whether the bar is met."""
     options, found = work.options, work.done[students(work)[-1]]["held out"]
     speed = work.done["model"]
     rows = {
@@ -113,7 +113,7 @@ def _reached(work: Work, speed: Mapping[str, Any]) -> bool:
 
 
 def _own(work: Work) -> dict[str, Any]:
-    """Return what the run itself found out, for validation.json."""
+    """Return the results of the run itself, for validation.json."""
     moved = {
         name: {key: work.done[name][key] for key in ("runs", "unstable", "steps")} for name in stages_of_dynamics(work)
     }
@@ -122,7 +122,7 @@ def _own(work: Work) -> dict[str, Any]:
 
 
 def _reference(work: Work, session: Any) -> Any:
-    """Return the teacher as validations take it; one of another Python, and one that is made, as a calculator."""
+    """Return the teacher for validation; as a calculator if it runs in another Python or is made by a function."""
     options = work.options
     here = options.teacher_python is None and options.task is None
     if here and isinstance(work.source, str | BlockModel | AseCalculator):

@@ -1,7 +1,7 @@
-"""What is done of a run, and how long it took: a note that is written anew after every stage.
+"""The finished stages of a run with their times: a note that is rewritten after every stage.
 
-A stage that is noted is never done again. One that was killed goes on where its own folder says; the time that it had
-taken until then is not counted.
+A noted stage is never repeated. A killed one continues from its own folder; the time before it was killed is not
+counted.
 """
 
 import time
@@ -22,16 +22,16 @@ class Journal:
 
     folder: Path
     plan: Mapping[str, Any]
-    """What the run is of: options, structures, teacher."""
+    """The run's inputs: options, structures, teacher."""
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By stage: seconds, and what later stages need to know of it."""
+    """By stage: seconds, and facts that later stages need."""
     tell: Callable[[str], None] = lambda _: None
 
     @classmethod
     def of(
         cls, folder: Path, plan: Mapping[str, Any], note: Mapping[str, Any], tell: Callable[[str], None]
     ) -> "Journal":
-        """Take up the note of a run, or begin one."""
+        """Continue the note of a run, or start one."""
         journal = cls(folder, plan, dict(note.get("stages", {})), tell)
         if not note:
             journal.write()
@@ -39,7 +39,7 @@ class Journal:
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[dict[str, Any]]:
-        """Do a stage and note what the block puts into the given facts; `what` is said before."""
+        """Run a stage and note the facts that the block fills in; `what` is printed first."""
         self.tell(f"{name}: {what}")
         start, facts = time.perf_counter(), dict[str, Any]()
         yield facts
@@ -48,7 +48,7 @@ class Journal:
 
     @property
     def seconds(self) -> float:
-        """Wall clock of all stages that are done."""
+        """Wall-clock time of all finished stages."""
         return float(sum(facts["seconds"] for facts in self.done.values()))
 
     def write(self) -> None:

@@ -1,8 +1,8 @@
-"""The region that a student has seen labels of, and how dynamics are noticed to leave it, without asking the teacher.
+"""The region covered by a student's labels, and how to notice that dynamics leave it, without asking the teacher.
 
 | sign | what |
 |---|---|
-| distance | two atoms nearer than `NEAR` times the nearest of their elements in the labelled structures |
+| distance | two atoms closer than `NEAR` times the shortest distance of their elements in the labelled structures |
 | force | longer than `FAR` times the longest of all labels, or changed by more than the longest within a step |
 | energy | of an atom, outside the labelled range of its composition by more than `BEYOND` times the range and kT |
 | temperature | hotter than `HOT` times the thermostat's, and 500 K |
@@ -23,10 +23,10 @@ from atomslim.labelling.dynamics import HOT
 NEAR, FAR, BEYOND, APART = 0.8, 1.5, 1.0, 0.3
 
 SLACK = 0.1
-"""eV an atom that energies may lie outside in any case: relaxations end below what is labelled."""
+"""eV/atom by which energies may always lie outside: relaxations end below what is labelled."""
 
 REACH = 4.0
-"""Å: nearest atoms are looked for within it."""
+"""Å: range of the search for nearest atoms."""
 
 Pair = tuple[int, int]
 """Atomic numbers, the smaller first."""
@@ -37,14 +37,14 @@ Composition = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Known:
-    """The bounds of what is labelled."""
+    """The bounds of the labelled structures."""
 
     nearest: dict[Pair, float]
     """Å."""
     force: float
     """eV/Å: the longest."""
     energies: dict[Composition, tuple[float, float]]
-    """eV an atom: least and most."""
+    """eV/atom: least and most."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "Known":
@@ -81,7 +81,7 @@ class Known:
         return "distance" if self.too_near(atoms) else None
 
     def too_near(self, atoms: Atoms, share: float = NEAR) -> bool:
-        """Say whether two atoms are nearer than a share of the nearest of their elements that is labelled."""
+        """Say whether two atoms are closer than a fraction of the shortest labelled distance of their elements."""
         return any(distance < share * self.nearest.get(pair, 0.0) for pair, distance in nearest_of(atoms).items())
 
     def _is_beyond(self, key: Composition, energy: float, temperature: float) -> bool:
@@ -91,7 +91,7 @@ class Known:
 
 
 def composition(numbers: NDArray[np.int64]) -> Composition:
-    """Return the elements of a structure and their shares."""
+    """Return the elements of a structure and their fractions."""
     elements, counts = np.unique(numbers, return_counts=True)
     return tuple(
         (int(number), round(float(count) / len(numbers), 4)) for number, count in zip(elements, counts, strict=True)

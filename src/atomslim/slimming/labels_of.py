@@ -1,4 +1,4 @@
-"""Taking student, pools and labels from another run, so that runs can be compared that differ in one thing."""
+"""Taking student, pools and labels from another run, to compare runs that differ in one thing."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ from atomslim.slimming.journal import NAME
 from atomslim.slimming.work import Work
 
 STAGES = ("teacher", "student", "held-out pool", "pool", "labels")
-"""What is taken, with the seconds that it took."""
+"""The stages that are reused, with the seconds they took."""
 
 FILES = ("student.safetensors", "held-out.samples", "train.samples", "validation.samples", "test.samples")
 
 FOLDERS = ("held-out pool", "pool", "held-out", "labelled")
 
 _OF_BOTH = ("task", "forces", "width")
-"""Options that must be the same for the labels to be of use."""
+"""Options that must be the same to reuse the labels."""
 
 
 def take(work: Work) -> None:
-    """Copy what the run named by the option `labels_of` has, unless that is done; raises ConfigError if it cannot be.
+    """Copy from the run named by the option `labels_of`, unless that is done; raises ConfigError if it cannot.
 
-    Seconds count as they did there, so that the same budget leaves as much for training.
+    Their seconds count, so that the same budget leaves as much for training.
     """
     if not work.options.labels_of or "labels" in work.done:
         return
@@ -43,18 +43,18 @@ def take(work: Work) -> None:
 
 
 def _stages(work: Work, other: Path) -> dict[str, dict[str, Any]]:
-    """Return what is noted of the stages of another run that are taken."""
+    """Return the notes of another run's stages that are reused."""
     said = f"labels_of {other}"
     try:
         note = parse_json((other / NAME).read_bytes())
         stages = {name: dict(note["stages"][name]) for name in STAGES}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{said}: is not a folder of a run of slim that has come to its labels") from error
+        raise ConfigError(f"{said}: is not the folder of a slim run that has its labels") from error
     for what, differs in _differences(work, note).items():
         if differs:
-            raise ConfigError(f"{said}: is of other {what}: give the same to both runs")
+            raise ConfigError(f"{said}: has other {what}: give the same to both runs")
     if not all((other / "work" / name).exists() for name in ("train.samples", "pool", "labelled")):
-        raise ConfigError(f"{said}: its folder work is gone, which the labels were in")
+        raise ConfigError(f"{said}: its folder work, which held the labels, is gone")
     if work.options.student:
         del stages["student"]
     return stages

@@ -1,4 +1,4 @@
-"""Training of a student on the teacher's labels: energies, forces, and stress where there is some."""
+"""Training of a student on the teacher's labels: energies, forces, and stress if available."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +21,13 @@ from atomslim.train.finetune import finetune
 from atomslim.train.run_folder import begun
 
 FIRST = 0.5
-"""Share of what is left of the budget that the first training gets, where rounds follow."""
+"""Fraction of the remaining budget for the first training, if rounds follow."""
 
 FITTED_ON = 24
-"""Structures that the readout of a cut is fitted on at most."""
+"""Most structures for the fit of a cut's readout."""
 
 LEAST, LEAST_SHARE = 1.0, 0.1
-"""Seconds of a training, at least; and the share of the budget that the first one gets whatever came before took."""
+"""Least seconds of a training; and the fraction of the budget that the first one always gets."""
 
 
 def distil(work: Work, test: Sequence[Sample]) -> None:
@@ -83,18 +83,18 @@ def _first(work: Work) -> float:
     wanted = work.left * (FIRST if work.options.rounds else 1.0)
     least = max(LEAST_SHARE * work.options.seconds, LEAST)
     if wanted < least and work.options.steps is None:
-        work.tell(f"distil: what came before took most of the budget: training gets {least:.0f} s all the same")
+        work.tell(f"distil: earlier stages took most of the budget: training still gets {least:.0f} s")
     return max(wanted, least)
 
 
 def promised(work: Work, stage: str, seconds: float) -> None:
-    """Note how long a training is to take before it begins, so that one that is gone on with takes as long."""
+    """Note the planned time of a training before it starts, so that a resumed one takes as long."""
     work.journal.done[f"{stage}, begun"] = {"seconds": 0.0, "seconds of training": seconds}
     work.journal.write()
 
 
 def learn(work: Work, start: Path, train: Path, output: Path, seconds: float, *, first: bool) -> BlockModel:
-    """Train a model's file on labelled structures for so long; goes on with a run that was begun in the folder."""
+    """Train a model's file on labelled structures for so long; continues a run in the folder."""
     options = work.options
     return finetune(
         str(start),

@@ -1,4 +1,4 @@
-"""What a run leaves to read: report.html, and a README of ten lines beside the model."""
+"""The documents of a run: report.html, and a README of ten lines beside the model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def write(work: Work) -> None:
 
 
 def sentences(work: Work) -> Iterator[str]:
-    """Say what came out, the answer first."""
+    """Summarise the result, the answer first."""
     rows = bars(work)
     held = [name for name, (_, _, good) in rows.items() if good]
     missed = [f"{name}: {found} (asked for {bar})" for name, (bar, found, good) in rows.items() if not good]
@@ -89,7 +89,7 @@ def _bars(work: Work) -> TextTable:
 
 
 def _rounds(work: Work) -> TextTable:
-    """What every training and every look at the dynamics found, in the order of the run."""
+    """The results of every training and of every round of dynamics, in the order of the run."""
     rows = []
     for name, facts in work.done.items():
         if name in students(work):
@@ -108,14 +108,14 @@ def _rounds(work: Work) -> TextTable:
                 f"{number(found['forces'])} meV/Å ({number(found['share'], 2)} %)",
                 f"{number(found['energy'])} meV/atom",
             )
-            rows.append((f"{name}: {facts['structures']} frames, before they are learned", *errors, "", ""))
+            rows.append((f"{name}: {facts['structures']} frames, before training on them", *errors, "", ""))
     columns = ("stage", "forces", "energy", "unstable runs", "signs")
     note = "Errors are on held-out frames; in brackets, relative to the rms force."
     return TextTable("Round by round", note, columns, tuple(rows))
 
 
 def _figure(work: Work) -> Figure:
-    """Draw what there are several of: a figure with one point says less than the table."""
+    """Draw series with several points: one point says less than the table."""
     names, moved = students(work), stages_of_dynamics(work)
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -137,7 +137,7 @@ def _stages(work: Work) -> TextTable:
     rows = [(name, f"{facts['seconds']:.1f}") for name, facts in work.done.items() if not name.endswith("begun")]
     return TextTable(
         "Stages",
-        "Wall clock of each; a stage that was killed counts from where it went on.",
+        "Wall-clock time of each; a killed stage counts from where it was continued.",
         ("stage", "s"),
         tuple(rows),
     )
@@ -155,7 +155,7 @@ def _other_programs(work: Work, family: Family) -> str:
             f'C++, LAMMPS: `atomslim.export(atomslim.load("{MODEL}"), FILE)` writes the format of {family.title}, for '
             "the programs that its own models run in"
         )
-    return f"C++: {family.title} models run in Python alone"
+    return f"C++: {family.title} models run in Python only"
 
 
 def _licence(work: Work, family: Family) -> str:
@@ -163,7 +163,7 @@ def _licence(work: Work, family: Family) -> str:
     code, weights = family.licences
     if work.done["student"].get("kind") == "cut of the teacher" and weights:
         return f"that of {work.teacher.name}, which it is a cut of; weights: {weights}; code: {code}"
-    return "not known here; ask for that of the teacher, and of the model that the student began as"
+    return "unknown; check those of the teacher, and of the model that the student started from"
 
 
 def _readme(work: Work) -> Iterator[str]:
@@ -181,13 +181,13 @@ def _readme(work: Work) -> Iterator[str]:
     yield f'- TorchSim: `from atomslim.inference.torch_sim import TorchSimModel; TorchSimModel("{MODEL}")`'
     yield f"- {_other_programs(work, family)}"
     yield f"- Teacher: {work.teacher.name} ({versions or 'no versions known'}); settings: {settings}"
-    yield f"- Level of theory: that of the teacher, which its authors say; {work.options.forces} forces"
+    yield f"- Level of theory: that of the teacher, see its authors; {work.options.forces} forces"
     yield f"- Licence: {_licence(work, family)}"
     yield (
         f"- Not for: elements other than {names}; temperatures above {hottest:g} K; phases, surfaces, defects and "
         "pressures unlike the given structures"
     )
-    yield f"- Numbers: `{VALIDATION}`, `{REPORT}`, `{NAME}`; what it learned from is drawn in `work/pool/{FIGURE}`"
+    yield f"- Numbers: `{VALIDATION}`, `{REPORT}`, `{NAME}`; the training structures are shown in `work/pool/{FIGURE}`"
 
 
 def _labels(work: Work) -> int:

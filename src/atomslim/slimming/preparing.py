@@ -1,6 +1,6 @@
-"""The first stages: what the teacher costs, which student there will be, structures to label, and their labels.
+"""The first stages: what the teacher costs, the choice of the student, structures to label, and their labels.
 
-How many structures and steps of the teacher's dynamics there are is chosen once, by what the teacher costs, and noted.
+Numbers of structures and of steps of the teacher's dynamics are chosen once, by the teacher's cost, and noted.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ DYNAMICS, HELD_OUT, LABELS = 0.1, 0.04, 0.15
 """Shares of the budget: for the teacher's dynamics, for those of held-out frames, and for labels of the pool."""
 
 STARTS = 4
-"""Structures that trajectories of the pool begin with, at most, at each temperature."""
+"""Most structures from which trajectories of the pool start, at each temperature."""
 
 FRAMES, SOME = 20, 4
 """Frames of a trajectory in the pool, and of one that is held out, at each temperature."""
@@ -38,14 +38,14 @@ EVERY, SELDOM = 5, 25
 """Steps between frames: at least, and at most."""
 
 _LEAST, _ENOUGH = 3, 30
-"""Frames of a trajectory below which there is none, and structures of a pool that there are at any budget."""
+"""Fewest frames of a trajectory, and fewest structures of a pool at any budget."""
 
 _FEW = 4
-"""Labelled structures at least, to learn from, to choose by and to test."""
+"""Fewest labelled structures for training, validation and test."""
 
 
 def time_teacher(work: Work) -> None:
-    """Find out what the teacher costs, on the first structure that it has labels for."""
+    """Measure the teacher's cost, on the first structure that it can label."""
     if "teacher" in work.done:
         return
     if all(len(repeated(atoms, work.options.width)) == 1 for atoms in work.structures):
@@ -73,7 +73,7 @@ def time_teacher(work: Work) -> None:
 
 
 def _mean_of_sizes(work: Work, session: Session, known: dict[int, float]) -> float:
-    """Return the mean time of the structures that dynamics may start from, which may be of several sizes."""
+    """Return the mean time over the structures that dynamics may start from, which may differ in size."""
     times = []
     for index in evenly(len(work.frames), STARTS):
         atoms = repeated(work.frames[index].atoms, work.options.width)
@@ -129,7 +129,7 @@ def make_pools(work: Work) -> None:
 
 
 def _make_pool(work: Work, name: str, share: float, frames: int) -> None:
-    """Make a pool with so many frames at each temperature, as far as a share of the budget goes."""
+    """Make a pool with so many frames at each temperature, as far as a fraction of the budget allows."""
     if name in work.done:
         return
     kelvin, each = work.options.temperatures, work.done["teacher"]["seconds per structure"]
@@ -167,7 +167,7 @@ def _pool(work: Work, name: str, moving: dict[str, int], affordable: int) -> Poo
 
 
 def label_pools(work: Work) -> None:
-    """Label both, and set some of the pool apart for choosing the best model, and for the test where there are none."""
+    """Label both, and set some of the pool aside for validation, and for the test if nothing is held out."""
     if "labels" in work.done:
         return
     with work.journal.stage("labels", f"by {work.teacher.name}") as facts:
@@ -178,8 +178,8 @@ def label_pools(work: Work) -> None:
         facts["seconds per label"] = found.seconds / max(len(samples), 1)
         if len(samples) < _FEW:
             raise AtomslimError(
-                f"{found.folder}: {len(samples)} labelled structures are too few to learn from, and to choose and test "
-                "by: give more structures, a larger budget or a faster teacher"
+                f"{found.folder}: {len(samples)} labelled structures are too few to train, validate and test "
+                "on: give more structures, a larger budget or a faster teacher"
             )
         chosen = np.random.default_rng(work.options.seed).permutation(len(samples))
         tenth = max(len(samples) // 10, 1)
@@ -193,15 +193,15 @@ def label_pools(work: Work) -> None:
             )
         facts |= {name: len(numbers) for name, numbers in parts.items()}
         if work.options.energies and ENERGIES not in found.given.labels:
-            work.tell(f"{work.teacher.name}: gives no energies of atoms, so that students learn none")
+            work.tell(f"{work.teacher.name}: gives no atomic energies, so students cannot learn them")
         facts |= {"skipped": len(found.skipped), "gives": list(found.given.labels), "faults": list(found.given.faults)}
 
 
 def draw_weights(work: Work) -> None:
-    """Give the student random weights, where the run is the control of one that starts with trained weights."""
+    """Give the student random weights, if the run is a control."""
     if work.options.start == "trained" or "weights" in work.done:
         return
-    with work.journal.stage("weights", "drawn anew, in place of the trained ones") as facts:
+    with work.journal.stage("weights", "random ones, instead of the trained ones") as facts:
         student, path = work.done["student"], work.work_folder / "random.safetensors"
         save(with_random_weights(load(work.folder / student["student"]), work.options.seed), path)
         named = {"name": f"{student['name']}, with random weights", "kind": "from scratch"}

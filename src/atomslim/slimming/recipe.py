@@ -1,4 +1,4 @@
-"""How a student is built, as plain data: what it starts with, what of it is left out, and how its forces are made."""
+"""How a student is built, as plain data: where it starts, what is left out, and how its forces are made."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ NAME = "student"
 """The task of a model with random weights."""
 
 _FITTED_ON = 8
-"""Structures that a model with random weights is fitted on at most."""
+"""Most structures for the fit of a model with random weights."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Recipe:
     fresh: bool = False
     """Whether weights are random."""
     blocks: tuple[int, ...] | None = None
-    """Those that are kept, by their numbers in the original; None: all."""
+    """Kept blocks, by their numbers in the original; None: all."""
     without: tuple[str, ...] = ()
     """Finer units that are left out."""
     cutoff: float | None = None
-    """Å; None: its own."""
+    """Å; None: unchanged."""
     seed: int = 0
-    """Of random weights."""
+    """Seed of random weights."""
 
     def build(self, structures: Sequence[Atoms], start: BlockModel | None = None) -> BlockModel:
-        """Build the student: what fine-tuning with these forces starts with.
+        """Build the student, ready for fine-tuning with these forces.
 
         Args:
-            structures: a new model's scale factors are fitted on some of them; others take nothing from them.
+            structures: a new model's scale factors are fitted on some of them; others ignore them.
             start: the model named ``start``, where it is loaded already.
 
         Raises:
@@ -97,7 +97,7 @@ class Recipe:
 
 
 def _fit(of: Family, model: BlockModel, structures: Sequence[Atoms]) -> None:
-    """Fit what is fitted before training; with nothing to fit on, it stays as it is."""
+    """Fit what is fitted before training, if there is something to fit on."""
     some = list(structures[:: max(1, len(structures) // _FITTED_ON)][:_FITTED_ON])
     if some and not of.is_fitted(model):
         batch = from_ase([*some, *map(_of_many_elements, some)])
@@ -105,16 +105,16 @@ def _fit(of: Family, model: BlockModel, structures: Sequence[Atoms]) -> None:
 
 
 def _of_many_elements(atoms: Atoms) -> Atoms:
-    """Return a copy with elements at random: atoms that are all alike have no variance to scale by."""
+    """Return a copy with elements at random: identical atoms have no variance to scale by."""
     copy = atoms.copy()
     copy.numbers = np.random.default_rng(0).integers(1, 55, len(copy))
     return copy
 
 
 def with_random_weights(model: BlockModel, seed: int = 0) -> BlockModel:
-    """Return a copy whose weights are drawn anew, normal numbers with the mean square of those that they replace.
+    """Return a copy whose weights are redrawn from normal distributions with the mean square of those they replace.
 
-    So signals keep their size in every family. Biases and other vectors, scales and references stay: they are fitted
+    So signals keep their scale in every family. Biases and other vectors, scales and references stay: they are fitted
     to data before training, too.
     """
     new, random = copy.deepcopy(model), np.random.default_rng(seed)
@@ -128,7 +128,7 @@ def with_random_weights(model: BlockModel, seed: int = 0) -> BlockModel:
 
 
 def as_trained(model: BlockModel, forces: Forces, elements: set[int]) -> BlockModel:
-    """Return a student with the one task that training gives it: energies and forces, with the heads that it has.
+    """Return a student with the one task that training gives it: energies and forces, with its existing heads.
 
     Raises ConfigError for elements that no task of the model knows, and forces that it cannot have.
     """
@@ -144,6 +144,6 @@ def _has(task: Task, forces: Forces) -> bool:
 
 
 def unknown_elements(model: BlockModel, elements: set[int]) -> set[int]:
-    """Return the elements that no task of a model was trained on; empty where nothing says what it knows."""
+    """Return the elements that no task of a model was trained on; empty if unknown."""
     known = [known_elements(model.history, task) for task in model.tasks.values()]
     return set() if not all(known) else elements - set().union(*known)

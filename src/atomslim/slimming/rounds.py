@@ -1,7 +1,7 @@
-"""On-policy rounds: the student moves, the teacher labels where it came, and the student learns from old and new.
+"""On-policy rounds: the student runs dynamics, the teacher labels frames, and the student learns from all labels.
 
 Every round makes the same runs of dynamics and relaxations, as long as in the first, so that the number of unstable
-ones can be compared. The last thing is to make them once more with the last student.
+ones can be compared. At the end they are made once more with the last student.
 """
 
 from collections.abc import Sequence
@@ -32,20 +32,20 @@ FEWEST, MOST = 2, 6
 """Frames of a run that are labelled."""
 
 ODD = 0.5
-"""Share of a round's frames that the teacher may have no labels for: some are odd."""
+"""Fraction of a round's frames for which the teacher may fail: some are strange."""
 
 SHORTEST = 50
-"""Steps of a run at any budget."""
+"""Fewest steps of a run at any budget."""
 
 WORSE = 1.1
-"""A student whose errors of forces on held-out frames are so many times as large as before the round is not kept."""
+"""A student whose force errors on held-out frames grow by more than this factor in a round is not kept."""
 
 MUCH_WORSE = 2.0
-"""The same of energies, where they are beyond their bar, too."""
+"""The same for energies, if they exceed their bar as well."""
 
 
 def rounds(work: Work, test: Sequence[Sample]) -> None:
-    """Go through rounds until the bars hold, the budget ends, or there were enough."""
+    """Run rounds until the bars are met, the budget ends, or the maximum is reached."""
     if not work.options.rounds:
         return
     for number in range(1, work.options.rounds + 1):
@@ -99,7 +99,7 @@ def move(work: Work, stage: str, last: str, before: str | None) -> None:
         moving = [one for one in found if one.temperature]
         facts |= {"runs": len(moving), "unstable": sum(not one.is_stable for one in moving), "steps": steps}
         facts |= {"outcomes": [asdict(one) for one in found], "student": work.done[last]["student"]}
-    work.tell(f"{stage}: {facts['unstable']} of {facts['runs']} runs left what the student knows")
+    work.tell(f"{stage}: {facts['unstable']} of {facts['runs']} runs left the region that the student knows")
 
 
 def _last(number: int) -> str:
@@ -107,11 +107,11 @@ def _last(number: int) -> str:
 
 
 def _is_enough(work: Work, name: str, last: str, number: int) -> bool:
-    """Say whether the bars hold, or the time is up."""
+    """Say whether the bars are met, or the time is up."""
     options, moved = work.options, work.done[f"{name}, dynamics"]
     found = errors_of(work.done[last]["held out"])
     if found.keeps_to(options.force_bar, options.energy_bar) and not moved["unstable"]:
-        work.tell(f"{name}: the bars hold and no run was unstable: no more rounds")
+        work.tell(f"{name}: the bars are met and no run was unstable: no more rounds")
         return True
     if f"{name}, training, begun" in work.done or f"{name}, labels" in work.done:
         return False
@@ -122,7 +122,7 @@ def _is_enough(work: Work, name: str, last: str, number: int) -> bool:
 
 
 def _needed(work: Work, number: int) -> float:
-    """Return the seconds below which another round makes no sense: its labels, and the dynamics that follow."""
+    """Return the least seconds for another round: its labels, and the dynamics that follow."""
     frames = sum(len(Container(path)) for path in _to_label(work, f"round {number}"))
     return frames * work.seconds_per_label + work.done[f"round {number}, dynamics"]["seconds"] + LEAST
 
@@ -137,7 +137,7 @@ def _label(work: Work, name: str) -> None:
         found = work.label(paths, work.work_folder / stage, ODD)
         student = load(work.folder / work.done[f"{name}, dynamics"]["student"])
         fresh = accuracy(student, list(found.container))
-        work.tell(f"{name}: on the frames that it came to: {fresh}")
+        work.tell(f"{name}: on the frames that it reached: {fresh}")
         facts |= {"structures": len(found.container), "skipped": len(found.skipped), "fresh": fresh.as_dict()}
 
 
@@ -169,18 +169,18 @@ def _train(work: Work, name: str, number: int, last: str, test: Sequence[Sample]
         facts |= {"structures": count, "before": work.done[last]["student"]}
         old, now = errors_of(work.done[last]["held out"]), errors_of(facts["held out"])
         if now.forces > WORSE * old.forces or now.energy > max(MUCH_WORSE * old.energy, work.options.energy_bar):
-            work.tell(f"{name}: made it worse on held-out frames: the student from before is kept")
+            work.tell(f"{name}: worse on held-out frames: the previous student is kept")
             facts |= {"student": work.done[last]["student"], "held out": old.as_dict(), "kept": False}
 
 
 def _seconds(work: Work, number: int) -> float:
-    """Return how long a round's training may take: its part of what is left, without the dynamics that come after."""
+    """Return the time for a round's training: its share of the remaining time, without the dynamics that follow."""
     rest = work.left - work.done[f"round {number}, dynamics"]["seconds"]
     return max((1 - MOVING - LABELLING) * rest / (work.options.rounds - number + 1), LEAST)
 
 
 def _steps(work: Work, student: Calculator, structures: Sequence[Atoms]) -> int:
-    """Return the steps of a run: as in the first round, which has its part of the time for them."""
+    """Return the steps of a run: as in the first round, which allots time for them."""
     begun = work.done.get("round 1, begun", {})
     if not begun:
         step = time_step(structures[0])
@@ -213,7 +213,7 @@ def _frames(work: Work, runs: int) -> int:
 
 
 def _seen(work: Work) -> list[Sample]:
-    """Return all that is labelled and learned from."""
+    """Return all labelled structures that are trained on."""
     paths: list[Path] = [work.work_folder / "train.samples", work.work_folder / "validation.samples"]
     paths += [work.work_folder / name / LABELLED for name in work.done if name.startswith("round") and "labels" in name]
     return [sample for path in paths for sample in Container(path)]

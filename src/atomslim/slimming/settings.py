@@ -1,4 +1,4 @@
-"""How all trainings of a run are set."""
+"""Options of all trainings of a run."""
 
 from typing import Any
 

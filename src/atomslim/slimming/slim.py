@@ -1,4 +1,4 @@
-"""From structures and a teacher to a small, fast, validated model: one run of named stages that can be gone on with.
+"""From structures and a teacher to a small, fast, validated model: one run of named stages that can be resumed.
 
 | stage | what |
 |---|---|
@@ -6,16 +6,16 @@
 | student | candidates timed on the structures, and one chosen |
 | held-out pool, pool | structures near the given ones, and frames of the teacher's dynamics |
 | labels | by the teacher |
-| weights | drawn anew, where that is asked for: a control |
+| weights | random ones, if asked for: a control |
 | fit | of a cut of the teacher: its readout, in closed form, to the teacher's energies and forces |
-| features | where that is asked for: a cut of the teacher learns its features, too |
+| features | if asked for: a cut of the teacher also learns its features |
 | distil | the student learns from the labels |
-| round N | dynamics of the student, labels of where it came, training on old and new |
+| round N | dynamics of the student, labels of its frames, training on old and new |
 | dynamics after | the same runs with the last student |
-| model, validation, report | what the run leaves |
+| model, validation, report | the results |
 
 Its folder ends with `model.safetensors`, `validation.json`, `report.html` and `README.md`; `slim.json` says what is
-done, and `work/` has what stages work with.
+done, and `work/` holds intermediate files.
 """
 
 import os
@@ -42,7 +42,7 @@ from atomslim.slimming.work import Work
 from atomslim.train.options import validated
 
 MAY_CHANGE = ("budget", "rounds", "processes", "timeout", "skip")
-"""Options that may change when a run is gone on with."""
+"""Options that may change when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Slim:
     folder: Path
     held_out: Accuracy
     unstable: tuple[int, ...]
-    """Runs that left what the student knew, at each look at its dynamics."""
+    """Runs that left the known region, for each round of dynamics."""
     bars: Mapping[str, tuple[str, str, bool]]
-    """What was asked for, what was found, and whether it holds."""
+    """What was asked for, what was measured, and whether the bar is met."""
     sentences: tuple[str, ...]
-    """What came out."""
+    """The results as sentences."""
 
     @property
     def model(self) -> Path:
@@ -65,7 +65,7 @@ class Slim:
 
     @property
     def passed(self) -> bool:
-        """Whether all bars hold."""
+        """Whether all bars are met."""
         return all(good for _, _, good in self.bars.values())
 
 
@@ -135,7 +135,7 @@ def _claimed(
         try:
             _stages(work)
         except BaseException:
-            if journal.done.keys() <= {"teacher"}:  # there is no student: nothing to go on with
+            if journal.done.keys() <= {"teacher"}:  # there is no student: nothing to resume
                 (folder / NAME).unlink(missing_ok=True)
             raise
         return _result(work)
@@ -158,7 +158,7 @@ def _stages(work: Work) -> None:
 
 
 def _plan(config: SlimOptions, inputs: Sequence[Input]) -> dict[str, Any]:
-    """Return what a run is of: the same for every call that goes on with it."""
+    """Return the inputs of a run: the same for every call that resumes it."""
     options = config.model_dump(mode="json")
     fixed = {name: value for name, value in options.items() if name not in (*MAY_CHANGE, "structures")}
     return {

@@ -1,10 +1,10 @@
-"""Students by what a step of theirs costs on the user's own structures, and the choice among them.
+"""Students by the cost of a step on the user's own structures, and the choice among them.
 
     there = candidates(structures, "sevennet:7net-0")
     choice = choose(there, Target.of(speedup=10))
     student = choice.candidate.recipe.build(structures)
 
-A step is one call for forces of an ASE calculator on atoms that moved a little, with one thread: the teacher's own, in
+A step is one call for forces of an ASE calculator on slightly moved atoms, with one thread: the teacher's own, in
 its own process and interpreter, and ours. Students take turns with the teacher (`atomslim.benchmarking.turns`), and a
 speed-up is the median of the rounds' ratios.
 """
@@ -34,17 +34,17 @@ from atomslim.threads import one_thread
 from atomslim.words import number_of
 
 SIZES = 2
-"""Structures of different sizes that steps are timed on at most."""
+"""Most structures, of different sizes, on which steps are timed."""
 
 ROUNDS = 5
 
 _AT_ONCE, _WEIGHTS = 10, 10**8
-"""Students that are in memory at once: so many, and so many weights."""
+"""Most students in memory at once, and most weights."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A student that could be trained, and what a step of it costs."""
+    """A possible student, and the cost of its step."""
 
     name: str
     kind: Kind
@@ -53,13 +53,13 @@ class Candidate:
     smooth: bool = False
     """Whether its energy has no steps where neighbours change ranks."""
     milliseconds: float = math.inf
-    """Of a step: the shortest of all rounds, the mean of the structures."""
+    """Time of a step: the shortest of all rounds, averaged over the structures."""
     spread: float = 0.0
     """Half the interquartile range of the rounds, as a share of their median."""
     gain: Gain | None = None
     """How many times as fast as the teacher, by the shortest steps of all rounds; with the spread of its own rounds."""
     refused: str = ""
-    """Why it is none."""
+    """Why it cannot be used."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -73,15 +73,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What there is to choose among."""
+    """The candidates to choose from."""
 
     teacher: str
     milliseconds: float
-    """Of a step of the teacher's."""
+    """Time of a step of the teacher."""
     structures: tuple[str, ...]
-    """What steps were timed on."""
+    """Structures on which steps were timed."""
     step: float
-    """fs, of dynamics."""
+    """fs: time step of dynamics."""
     all: tuple[Candidate, ...]
 
     @property
@@ -125,7 +125,7 @@ class Choice:
     why: str
 
     def remark(self, one: Candidate, step: float) -> str:
-        """Say what becomes of a candidate."""
+        """Say what happens to a candidate."""
         if one == self.candidate:
             return "chosen"
         return "reaches it" if _reach(one, self.target, step) >= 1 else ""
@@ -148,13 +148,13 @@ def candidates(
     """List students, and time a step of each and of the teacher's own calculator.
 
     Args:
-        structures: of the user's; steps are timed on up to two of them, of different sizes.
+        structures: the user's; steps are timed on up to two of them, of different sizes.
         teacher: as `atomslim.labelling.teachers` has it.
         forces: of the students.
         task: of a teacher that has several.
-        python: the interpreter that the teacher lives in.
-        timeout: seconds that a step of the teacher may take.
-        tell: told in a few words what is being timed.
+        python: the interpreter that the teacher is installed in.
+        timeout: time limit in seconds for a step of the teacher.
+        tell: called with a few words on what is being timed.
 
     Raises:
         ConfigError: no structures, an unknown teacher, or one that has no forces for them.
@@ -184,9 +184,9 @@ def choose(there: Candidates, target: Target) -> Choice:
     """Choose a student that is as fast as asked for.
 
     Of those, one that starts with trained weights comes before one with random ones; then, for conservative forces, one
-    whose energy has no steps; then the one that costs most, since cost is what accuracy is bought with.
+    whose energy has no steps; then the most expensive one, since accuracy costs time.
 
-    Raises ConfigError where none is as fast, which says the nearest.
+    Raises ConfigError, naming the nearest, if none is fast enough.
     """
     if not there.able:
         raise ConfigError(f"there is no student to choose: {there.all[0].name}: {there.all[0].refused}")
@@ -207,7 +207,7 @@ def _why(best: Candidate, able: Sequence[Candidate], there: Candidates, target: 
     gain = best.gain or Gain(1.0, 1.0, 0.0, 1.0)
     text = (
         f"{number(best.milliseconds)} ms a step against {number(there.milliseconds)} of the teacher, "
-        f"{number(gain.median)} × the speed; the one that costs most, and so can learn most, of those as fast as "
+        f"{number(gain.median)} × the speed; the most expensive, so likely the most accurate, of those as fast as "
         f"{target} ({len(able)} of {len(there.able)}) with {start}{smooth}"
     )
     return text if gain.reliable else f"{text}; times are unsteady: {BUSY}"
@@ -229,7 +229,7 @@ def _reach(one: Candidate, target: Target, step: float) -> float:
 
 
 def _in_parts(all_of_them: Iterable[Wanted]) -> Iterator[list[Wanted]]:
-    """Give so few at a time that they fit into memory together."""
+    """Yield groups small enough to fit into memory together."""
     part: list[Wanted] = []
     weights = 0
     for one in all_of_them:

@@ -1,4 +1,4 @@
-"""How fast a student is to be."""
+"""The wanted speed of a student."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Target:
         return wanted[0]
 
     def reached(self, milliseconds: float, gain: Gain, step: float) -> float:
-        """Return how many times as fast as asked for a student is that takes these ms per step of so many fs."""
+        """Return the speed relative to what was asked for, from ms per step and fs per step."""
         if self.kind == "speedup":
             return gain.median / self.value
         if self.kind == "ms per step":
@@ -44,7 +44,7 @@ class Target:
         return nanoseconds(milliseconds, step) / self.value
 
     def __str__(self) -> str:
-        """Say it as on the command line."""
+        """Describe it as on the command line."""
         return f"{self.value:g} × the speed" if self.kind == "speedup" else f"{self.value:g} {self.kind}"
 
 

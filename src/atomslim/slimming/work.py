@@ -23,7 +23,7 @@ TASK = "potential"
 """Name of the student's task."""
 
 RESERVED = 0.1
-"""Share of the budget that is left for what comes after the rounds."""
+"""Fraction of the budget reserved for what comes after the rounds."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Work:
 
     @property
     def work_folder(self) -> Path:
-        """Where stages leave what they work with."""
+        """Folder of intermediate files."""
         return self.folder / "work"
 
     @property
     def done(self) -> Mapping[str, Mapping[str, Any]]:
-        """What is noted of the stages that are done."""
+        """The notes of finished stages."""
         return self.journal.done
 
     @property
     def tell(self) -> Callable[[str], None]:
-        """Says something on the terminal."""
+        """Prints something on the terminal."""
         return self.journal.tell
 
     @property
@@ -66,7 +66,7 @@ class Work:
 
     @contextmanager
     def asking(self) -> Iterator[Session]:
-        """Let the teacher work while the block runs."""
+        """Keep the teacher running during the block."""
         session = self.teacher.begin(self.options.timeout)
         try:
             yield session
@@ -80,12 +80,12 @@ class Work:
 
     @property
     def seconds_per_label(self) -> float:
-        """Seconds that a label took, all that belongs to it included; what the teacher costs, before there are some."""
+        """Seconds per label, everything included; before there are labels, the teacher's measured cost."""
         found = self.done.get("labels", {})
         return float(found.get("seconds per label", self.done["teacher"]["seconds per structure"]))
 
     def label(self, structures: Sequence[Path], output: Path, skip: float = 0.0) -> Labelled:
-        """Label structures by the teacher; at least a share `skip` of them may have no labels."""
+        """Label structures by the teacher; at least a fraction `skip` of them may fail."""
         options = self.options
         return label(
             [str(path) for path in structures],
@@ -99,7 +99,7 @@ class Work:
         )
 
     def labelled(self, name: str) -> list[Sample]:
-        """Read what was labelled in a folder of the run."""
+        """Read the labelled structures in a folder of the run."""
         return list(Container(self.work_folder / name / LABELLED))
 
     def student(self, stage: str) -> BlockModel:

@@ -1,1 +1,1 @@
-"""Reading pickles without running anything in them: one unpickler, given a list of names by whoever knows the files."""
+"""Reading pickles without running anything in them: one unpickler, with a list of allowed names per kind of file."""

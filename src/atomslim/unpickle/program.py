@@ -1,7 +1,7 @@
 """The one unpickler: it builds containers, numbers and texts, and of named things only what its caller lists.
 
 A pickle is a program: it names functions and calls them. Nothing that a file names is imported here; each name is
-answered by something of the caller's list, or by `Foreign`, or the file is refused. The program is looked through
+answered by something of the caller's list, or by `Foreign`, or the file is refused. The program is checked
 before it runs, because a few bytes can ask for gigabytes: by a length that the file does not have, or a slot in the
 table of remembered objects.
 """

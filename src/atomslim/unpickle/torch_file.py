@@ -2,7 +2,7 @@
 
 The only things that such a file can make here are containers, numbers, strings, descriptions of tensors, and what its
 reader lists besides. Every other class and function that it names is replaced by `Foreign`, which takes any arguments
-and does nothing, so that files full of classes from elsewhere are readable all the same.
+and does nothing, so that files full of foreign classes can still be read.
 """
 
 import math
@@ -26,7 +26,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in a file of PyTorch before 1.6."""
 
 MOST_SHOWN = 16
-"""So many times the numbers of a storage may its tensors show: weights have a few names, not hundreds."""
+"""Most times that tensors may show the numbers of a storage: weights have a few names, not hundreds."""
 
 
 class Storage(Inert):

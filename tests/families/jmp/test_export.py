@@ -120,4 +120,4 @@ def test_an_entry_of_ours_that_does_not_fit_is_refused(change: dict[str, object]
     content["atomslim"] = json.dumps(json.loads(content["atomslim"]) | change)
     assert word in refused(content)
     for wrong in ("", "{", 3, torch.ones(1)):
-        assert "what it says of its model" in refused(content | {"atomslim": wrong})
+        assert "its metadata" in refused(content | {"atomslim": wrong})

@@ -114,9 +114,9 @@ def test_it_goes_back_to_the_package_and_is_told(tmp_path: Path, capsys: pytest.
 def test_wrong_use_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sliced with hand-over needs calibration structures"):
         keep_blocks(model(), [1, 4], hand_over=True)
-    with pytest.raises(ConfigError, match="JMP models have blocks that pass their input on"):
+    with pytest.raises(ConfigError, match="JMP models have blocks with skip connections"):
         keep_blocks(jmp(CONSERVATIVE), 1, hand_over=True, calibration=waters(2))
     checkpoint(tmp_path / "full.pth")
     command = ["prune", str(tmp_path / "full.pth"), "-o", str(tmp_path / "small.safetensors")]
     assert main([*command, "--hand-over", "--cutoff", "3.5"]) != 0
-    assert "--hand-over: goes with a cut" in capsys.readouterr().err
+    assert "--hand-over: needs removed blocks" in capsys.readouterr().err

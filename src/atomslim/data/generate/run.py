@@ -105,7 +105,7 @@ def generate(
         advance: told how far it is.
 
     Raises:
-        ConfigError: something is there already, or is made differently; tblite or RDKit is missing; another process
+        ConfigError: something exists already, or is made differently; tblite or RDKit is missing; another process
             is writing here; an unknown domain; a share of extremes below 0 or not below 1.
         OSError: the disk is full.
 
@@ -239,7 +239,7 @@ def _present(path: Path, plan: Mapping[str, Any]) -> Made:
     """Take what is there, if it is made in the same way."""
     found = Container(path).metadata
     if found.get("generated") != json.loads(json.dumps(plan["generated"])):
-        raise ConfigError(f"{path}: is there already, made with another seed, count or version: remove it")
+        raise ConfigError(f"{path}: already exists, made with another seed, count or version: remove it")
     return Made.read(found["made"])
 
 
@@ -247,7 +247,7 @@ def _require_nothing(folder: Path, names: Iterable[str]) -> None:
     paths = [folder / f"{name}{SUFFIX}" for name in names]
     for path in paths:
         if path.exists() or staging_folder(path).exists():
-            raise ConfigError(f"{path}: is there already, or was begun: go on with --resume, or remove it")
+            raise ConfigError(f"{path}: already exists, or was begun: continue with --resume, or remove it")
 
 
 def _require_own_summary(path: Path) -> None:
@@ -257,7 +257,7 @@ def _require_own_summary(path: Path) -> None:
     except (ValueError, TypeError):
         known = False
     if not known:
-        raise ConfigError(f"{path}: is there already, and no summary of generated data: name another folder")
+        raise ConfigError(f"{path}: already exists, and is no summary of generated data: name another folder")
 
 
 def _tell(advance: Advance | None, before: int, total: int, done: int) -> None:

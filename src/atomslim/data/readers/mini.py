@@ -33,7 +33,7 @@ INFO = DatasetInfo(
     ),
     level_of_theory="GFN2-xTB (molecules, reactions, dynamics), GFN1-xTB (adsorbates, oxides)",
     units_in_file="eV, Å",
-    note="it is there already, no download is needed; `atomslim data generate` makes more of it",
+    note="included, no download is needed; `atomslim data generate` makes more of it",
     variants=tuple(_variant(name) for name in DOMAINS),
     cutoff=6.0,
     neighbours=8,
