@@ -81,7 +81,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(
     assert [line.partition(" ")[0] for line in text.splitlines()].count("atomslim:") == 1
     assert text.splitlines()[0].startswith("labels ")
     assert text.splitlines()[-1].startswith("atomslim: ")
-    assert "stopped and saved after step 1: go on with --resume" in text
+    assert "stopped and saved after step 1: continue with --resume" in text
     monkeypatch.undo()
     assert cli.main([command, "-o", line[-1], "--resume"]) == 0
     assert json.loads((Path(line[-1]) / "summary.json").read_text())["steps"] == 3

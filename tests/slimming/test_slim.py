@@ -270,11 +270,11 @@ def test_a_control_has_the_labels_of_a_run_and_random_weights(
     assert stages["student"]["name"].endswith("with random weights")
     assert "with random weights" in (done.folder / "README.md").read_text()
     write(tmp_path / "other.xyz", bulk("Cu", cubic=True, a=3.65))
-    with pytest.raises(ConfigError, match="is of other structures"):
+    with pytest.raises(ConfigError, match="has other structures"):
         slim(tmp_path / "other.xyz", EMT, tmp_path / "no", **(QUICK | {"labels_of": str(other)}))
     out = str(tmp_path / "no")
     nothing = ("--labels-of", str(tmp_path), "--start", "random")
-    assert "has come to its labels" in refused(
+    assert "that has its labels" in refused(
         capsys, str(given / "cu.xyz"), "--teacher", EMT_NAME, "-o", out, *nothing
     )
     assert not Path(out).exists()

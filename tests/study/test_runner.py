@@ -197,7 +197,7 @@ def test_a_folder_goes_on_with_its_own_study_only(tmp_path: Path) -> None:
 
 def test_ctrl_c_says_how_a_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt("run: stopped: go on with --resume")  # an option that a study does not have
+        raise KeyboardInterrupt("run: stopped: continue with --resume")  # an option that a study does not have
 
     monkeypatch.setattr(study, "_work", interrupted)
     with pytest.raises(KeyboardInterrupt, match="study: interrupted: start the study again"):

@@ -140,7 +140,7 @@ def test_balanced_classes_have_a_weight_that_is_printed(tmp_path: Path, capsys: 
     share = found.task().targets[0].base_rate
     assert share is not None
     assert found.task().targets[0].mean == 0.0
-    assert f"class_weights=balanced: yes counts {(1 - share) / share:.3g} times" in said
+    assert f"class_weights=balanced: 1 counts {(1 - share) / share:.3g} times" in said
     assert "base rate" in said
     assert "Labels of 0 and 1" in said
 
@@ -265,8 +265,8 @@ def test_wrong_labels_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"kind": "binary", "loss": "l1"}, "cross-entropy is for labels"),
-        ({"kind": "scalar", "loss": "cross-entropy"}, "cross-entropy is for labels"),
+        ({"kind": "binary", "loss": "l1"}, "cross-entropy goes with binary labels"),
+        ({"kind": "scalar", "loss": "cross-entropy"}, "cross-entropy goes with binary labels"),
         ({"kind": "binary", "references": True}, "no references"),
         ({"kind": "scalar", "class_weights": "balanced"}, "class_weights are for labels"),
     ],

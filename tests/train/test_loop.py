@@ -18,7 +18,7 @@ from atomslim.train.run_folder import RunFolder
 from samples import small_model
 from train.water import waters
 
-GO_ON = "go on with --resume"
+GO_ON = "continue with --resume"
 SPLIT = {"train": 8, "validation": 2, "test": 2}
 QUICK: dict[str, Any] = {"split": SPLIT, "steps": 4, "batch_size": 2, "cutoff": 4.5, "progress": False, "name": "water"}
 

@@ -93,7 +93,7 @@ def test_a_signal_ends_all_processes_with_the_state_saved(
         os.killpg(process.pid, number)
         assert process.wait(timeout=45) != 0  # torchrun itself would kill what goes on for 30 s
     text = (tmp_path / "said").read_text()
-    found = re.findall(rf"{said}: stopped and saved after step (\d+): go on with --resume", text)
+    found = re.findall(rf"{said}: stopped and saved after step (\d+): continue with --resume", text)
     assert [int(step) for step in found] == [RunFolder(folder).load_state()["clock"]["steps"]], text
     patience = time.monotonic() + 30
     while running(folder) and time.monotonic() < patience:  # without torchrun, the first does not wait for the others

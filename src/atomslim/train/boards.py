@@ -11,7 +11,7 @@ from atomslim.files import atomic_write
 from atomslim.parsing import read_yaml
 
 _CLOCK = ("step", "epoch", "seconds", "waiting_seconds", "validation_seconds", "structures")
-"""Columns that say when; the step is the axis, the rest is under clock/."""
+"""Columns of time; the step is the axis, the rest is under clock/."""
 
 
 class Board(Protocol):
@@ -52,7 +52,7 @@ class TensorBoard:
     """Writes rows of metrics into the folder `tensorboard` of a run."""
 
     def __init__(self, folder: Path, steps: int) -> None:
-        """Begin, or go on: what was written after the step that is resumed from is hidden."""
+        """Start, or resume: what was written after the resumed step is hidden."""
         self._writer = require_tensorboard()(str(folder / "tensorboard"), purge_step=steps + 1)
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -70,11 +70,11 @@ class TensorBoard:
 class WandB:
     """Sends rows of metrics to Weights & Biases, or with WANDB_MODE=offline into the folder `wandb` of a run.
 
-    The project is `WANDB_PROJECT`, or atomslim. A run that goes on is the same one there, too.
+    The project is `WANDB_PROJECT`, or atomslim. A resumed run is the same run there.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
-        """Begin, or go on after ``steps``; raises ConfigError where it cannot, as without a login."""
+        """Start, or resume after ``steps``; raises ConfigError if it cannot, as without a login."""
         wandb = require_wandb()
         try:
             self._run = wandb.init(
@@ -102,7 +102,7 @@ class WandB:
 
 
 def boards(chosen: Mapping[str, bool], folder: Path, steps: int) -> list[Board]:
-    """Return the boards that are chosen, of a run that goes on after ``steps`` (−1: a new one)."""
+    """Return the chosen boards for a run that resumes after ``steps`` (−1: a new one)."""
     kinds: dict[str, type[TensorBoard | WandB]] = {"tensorboard": TensorBoard, "wandb": WandB}
     return [kinds[name](folder, steps) for name, wanted in chosen.items() if wanted]
 
@@ -112,7 +112,7 @@ def _named(name: str) -> str:
 
 
 def _identity(path: Path, *, new: bool) -> str:
-    """Return the name by which a run is known there, and note it beside what is written."""
+    """Return the run's id there, and note it beside the metrics."""
     if new or not path.is_file():
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as temporary:

@@ -4,8 +4,8 @@
 
 A probe does what a training step does with one batch: graphs, loss, gradients of all weights. The memory m that it
 takes at its peak grows with the batch's cost c, the edges of the main graph, as m = a + b c. Probes grow, at most by a
-factor of 2, as long as the next one is sure to fit; the last two give a and b, and with the share s of the free memory
-f and what the optimiser will keep, k (two numbers for each weight, one more for averages),
+factor of 2, as long as the next one is sure to fit; the last two give a and b, and with the fraction s of free memory f
+and the optimiser's memory k (two numbers for each weight, one more for averages),
 
     c = (s f − k − a) / b
 """
@@ -38,7 +38,7 @@ class Endless:
         self.lengths: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on from where the loader is."""
+        """Continue from the loader's position."""
         while True:
             self.lengths[self.loader.sampler.epoch] = len(self.loader)
             yield from self.loader
@@ -63,7 +63,7 @@ def training_feed(
 def ordered_batches(
     data: TaskData, options: RunOptions, topology: TopologyBuilder | None, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """Give every structure once, in order, dealt out to the processes; a few more at once than in training."""
+    """Give every structure once, in order, shared among the processes; in larger batches than in training."""
     size = max(options.batch_size, world_size)
     sampler = BatchSampler(
         Mixture([data]),
@@ -80,10 +80,10 @@ def ordered_batches(
 
 
 DOUBLINGS = 7
-"""At most; what is larger is extrapolated."""
+"""Largest probe; beyond it, memory is extrapolated."""
 
 SMALLEST_GROWTH = 1.1
-"""Of a next probe, to be worth its time."""
+"""Least growth of the next probe."""
 
 Options = TypeVar("Options", bound=RunOptions)
 
@@ -92,7 +92,7 @@ class Meter(Protocol):
     """Measures memory."""
 
     def free(self) -> int:
-        """Return how many bytes there are for this process to take."""
+        """Return how many bytes are free for this process."""
         ...
 
     def peak(self, probe: "Probe", cost: int) -> tuple[int, int]:
@@ -169,13 +169,13 @@ def with_batch_cost(
 def largest_cost(probe: Probe, meter: Meter, share: float, kept: int) -> int:
     """Grow probes from the largest structure on, and return the cost that takes ``share`` of the free memory."""
     costs = probe.mixture.costs
-    meter.peak(probe, int(costs.max()))  # what is taken only once, as a teacher on the device, is taken now
+    meter.peak(probe, int(costs.max()))  # one-time allocations, such as a teacher on the device, happen here
     allowed = share * meter.free() - kept
     before, now = (0, 0), meter.peak(probe, int(costs.max()))
     if now[1] > allowed:
         raise ConfigError(
             f"batch_cost auto: a batch of {now[0]} edges takes {now[1] / 2**20:.0f} MiB, and {allowed / 2**20:.0f} MiB "
-            "are to be had: raise memory_share, or set checkpoint_blocks"
+            "are free: raise memory_share, or set checkpoint_blocks"
         )
     for _ in range(DOUBLINGS):
         growth = min(2.0, allowed / now[1])  # m grows no faster than c, so that the next one fits

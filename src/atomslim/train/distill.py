@@ -69,7 +69,7 @@ from atomslim.train.teacher_cache import Answers, kept_answers, labelled_by, pas
 from atomslim.train.trainer import is_first, train
 
 CACHE_LIMIT = 2e9
-"""Bytes up to which a teacher's answers are kept without being asked for."""
+"""Bytes up to which a teacher's answers are kept by default."""
 
 
 class DistillOptions(RoundOptions):
@@ -78,7 +78,7 @@ class DistillOptions(RoundOptions):
     student: str = Field(default="", description="file of the cut model")
     teacher: str = Field(default="", description="file of the full model")
     tasks: tuple[TaskOptions, ...] = Field(default=(), description="datasets by the models' tasks; targets are theirs")
-    weights: Weights = Field(default=Weights(), description="of the parts of the loss")
+    weights: Weights = Field(default=Weights(), description="of the terms of the loss")
     labels: float = Field(default=0.0, ge=0, description="weight of the loss on labels beside the teacher's; 0: none")
     strict: bool = Field(
         default=False, description="refuse what the teacher was not trained on, charges, spins, and a larger student"
@@ -104,7 +104,7 @@ class DistillOptions(RoundOptions):
 class Distillation:
     """Learning from a teacher, and from labels too if ``options.labels`` says so.
 
-    The teacher is not a part of the module that is trained: nothing of it is saved, averaged or sent around.
+    The teacher is not a part of the trained module: it is not saved, averaged or sent around.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Distillation:
         maps = cast("nn.ModuleDict", self.learned)
         parts = list(distillation_parts(model, self._teacher, ours, theirs, batch, self.weights, maps))
         if self.weights.hessian:
-            teacher = self._teacher.to(batch.atoms.device)  # where it has only kept answers, it is not there yet
+            teacher = self._teacher.to(batch.atoms.device)  # with kept answers only, it is not loaded yet
             parts.append(hessian_part(model, teacher, batch, self.weights.hessian, taught=self._taught(batch)))
         loss = _weighted(parts, summed)
         if self.options.labels:
@@ -139,7 +139,7 @@ class Distillation:
         return loss
 
     def _answer(self, batch: Batch, *, kept: bool) -> Trace:
-        """Return the teacher's answer, as it is kept if it may be."""
+        """Return the teacher's answer, from the cache if possible."""
         known = self.answers if kept else None
         found = None if known is None else known.trace(batch, same_edges=not self.own_graphs)
         found = found or teach(self._teacher, self._taught(batch), self.weights, self.options.teacher_precision)
@@ -184,7 +184,7 @@ def distill(
         output: folder of the run; default `runs/distill-DATE`.
         resume: continue the run in `output`.
         progress: show baselines, a progress bar and the summary.
-        known: by what `student` and `teacher` are known when the run goes on, where they are computed anew; default:
+        known: identities of `student` and `teacher` for resuming, if they are recomputed; default:
             their content.
         options: fields of `DistillOptions`: ``budget="2h"``, ``weights={"blocks": 1.0}``, ``labels=0.1``, ….
 
@@ -217,7 +217,7 @@ def _in_rounds(
     progress: bool,
     known: Mapping[str, str] | None,
 ) -> BlockModel:
-    """Cut the teacher a part of the way to the student, distil, and so on (`atomslim.train.rounds`)."""
+    """Prune the teacher part of the way to the student, distil, and repeat (`atomslim.train.rounds`)."""
     from atomslim.train.rounds import in_rounds  # noqa: PLC0415 - cuts models, which a single run does not
 
     goal, full = (load(one) if isinstance(one, str | os.PathLike) else one for one in (student, teacher))
@@ -225,7 +225,7 @@ def _in_rounds(
     given = {task.name: opened(part, task.options) for task, part in _given(goal, data, config)}
     folder.create(config.model_dump(mode="json"), resume=resume)
 
-    notes = iter([progress])  # the first round says them
+    notes = iter([progress])  # the first round shows them
 
     def learn(model: BlockModel, part: DistillOptions, run: RunFolder) -> BlockModel:
         of = {"student": model_digest(goal), **(known or {})}
@@ -236,7 +236,7 @@ def _in_rounds(
 
 
 def _require_model(teacher: object) -> None:
-    """Raise ConfigError for a teacher that is a calculator, with the way to learn from one."""
+    """Raise ConfigError for a teacher that is a calculator, with how to learn from one."""
     name = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else type(teacher).__name__
     if isinstance(teacher, AseCalculator) or name.startswith(CALCULATOR):
         raise ConfigError(
@@ -257,7 +257,7 @@ def _distilled(  # noqa: PLR0913 -- what `distill` takes, and what is to be said
     notes: bool,
     known: Mapping[str, str] | None,
 ) -> BlockModel:
-    """Distil in the run's folder; the `notes` are what is to be said of data and graphs."""
+    """Distil in the run's folder; `notes` on data and graphs are shown first."""
     small = load(student) if isinstance(student, str | os.PathLike) else _copied(student)
     full = load(teacher) if isinstance(teacher, str | os.PathLike) else _copied(teacher)
     full.eval().requires_grad_(False)
@@ -336,7 +336,7 @@ def _given(
     """Return each task's options with its data; raises ConfigError if there is none."""
     if data is None:
         if not config.tasks:
-            raise ConfigError("name the data: a dataset for each task that the student is to keep")
+            raise ConfigError("name the data: a dataset for each task that the student keeps")
         return [
             (task.model_copy(update={"name": student.task(task.name or None).name}), task.data) for task in config.tasks
         ]
@@ -355,7 +355,7 @@ def _learning_task(
 ) -> LearningTask:
     task = student.task(options.name)
     dataset = opened(data, options.options)
-    if folder is not None:  # before a split is asked of data that it was not made for
+    if folder is not None:  # before a split is applied to data that it was not made for
         folder.require_origin({"data": {options.name: data_identity(dataset)}})
     split: Split | None = None if folder is None else noted(folder, options.name)[0]
     ours = {"cutoff": task.graph.cutoff, "neighbours": task.graph.neighbours}

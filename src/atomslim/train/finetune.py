@@ -1,4 +1,4 @@
-"""Fine-tuning: a trained model learns a dataset's targets, with fresh heads or with those it has."""
+"""Fine-tuning: a trained model learns a dataset's targets, with fresh or existing heads."""
 
 import os
 import time
@@ -56,25 +56,25 @@ class FinetuneOptions(RunOptions):
     name: Name = Field(default="", description="name of the new task; empty: the dataset's")
     forces: Literal["conservative", "direct"] | None = Field(
         default=None,
-        description="how forces are made, which then must be there; none: conservative, where there are some",
+        description="direct or conservative forces, required if set; none: conservative, if the data has forces",
     )
     learn: tuple[Name, ...] = Field(default=(), description="names of the targets; empty: as the data has them")
     classify: tuple[Name, ...] = Field(
-        default=(), description="names of labels of 0 and 1, no or yes, to learn; empty: those the data says are such"
+        default=(), description="names of binary labels (0 and 1) to learn; empty: those declared by the data"
     )
     class_weights: ClassWeights = CLASS_WEIGHTS
     targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="instead of learn, with all details")
     hessian: float = Field(
-        default=0.0, ge=0, description="weight of rows of the Hessian (mean error in eV/Å²), where the labels have some"
+        default=0.0, ge=0, description="weight of rows of the Hessian (mean error in eV/Å²), if the labels have some"
     )
     energies: float = Field(
-        default=0.0, ge=0, description="weight of energies of atoms (mean error in eV), where the labels have some"
+        default=0.0, ge=0, description="weight of energies of atoms (mean error in eV), if the labels have some"
     )
     e0s: E0s = E0S
     heads: Literal["better", "fresh", "reuse"] = Field(
-        default="better", description="new heads, those of a task it has, or those that start with smaller errors"
+        default="better", description="new heads, those of an existing task, or whichever start with smaller errors"
     )
-    task: str | None = Field(default=None, description="whose heads, if not new ones; none: those that start best")
+    task: str | None = Field(default=None, description="task whose heads are reused; none: those that start best")
     options: dict[str, str] = Field(default_factory=dict, description="options of the dataset's reader")
     split: SplitOptions = SplitOptions()
     cutoff: float | None = Field(default=None, gt=0, le=LONGEST_CUTOFF, description=CUTOFF)
@@ -110,7 +110,7 @@ def finetune(
         output: folder of the run; default `runs/finetune-DATE`.
         resume: continue the run in `output`, exactly as if it had never stopped.
         progress: show baselines, a progress bar and the summary.
-        known: by what `model` is known when the run goes on, where it is computed anew; default: its content.
+        known: identity of `model` for resuming, if it is recomputed; default: its content.
         options: fields of `FinetuneOptions`: ``budget="30min"``, ``steps``, ``epochs``, ``forces="direct"``,
             ``learn=("band_gap",)``, ``heads="reuse"``, ``split={"train": 950, "validation": 50}``, ….
 
@@ -169,12 +169,12 @@ def _finetuned(
 
 
 def _objective(model: BlockModel, task: LearningTask, config: FinetuneOptions) -> Labels | None:
-    """Return what is learned where it is more than the labels of the task; raises ConfigError without forces."""
+    """Return the objective if it is more than the task's labels; raises ConfigError without forces."""
     if not _besides(config):
         return None
     learned = model.task(task.name)
     if config.energies and not model.adds_up_atoms(learned):
-        raise ConfigError("energies: the model's energy is no sum over atoms: leave it out")
+        raise ConfigError("energies: the model's energy is not a sum over atoms: leave it out")
     if config.hessian and not (learned.conservative or learned.direct):
         raise ConfigError("hessian: nothing learns forces, so there is no Hessian: leave it out, or learn forces")
     terms = loss_terms(task, learned, free_atoms_only=config.free_atoms_only)
@@ -203,10 +203,10 @@ def _require_possible(model: BlockModel, config: FinetuneOptions) -> None:
 def _start(
     model: BlockModel, task: LearningTask, config: FinetuneOptions, folder: RunFolder | None
 ) -> tuple[Start, list[str]]:
-    """Return what the run starts from; one that goes on keeps the task that its best model has."""
+    """Return the start of the run; a resumed one keeps the task of its best model."""
     best = None if folder is None else folder.path / "best.safetensors"
     if best is not None and folder is not None and folder.has_state and best.is_file():
-        kept = load(best).tasks.get(task.name)  # where it has another name, the folder says so when it is gone on with
+        kept = load(best).tasks.get(task.name)  # where it has another name, the folder says so when it is resumed
         if kept is not None:
             return Start(kept, None), []
     return choose_start(model, task, config, config)
@@ -241,7 +241,7 @@ def _named_targets(config: FinetuneOptions) -> list[str]:
 
 
 def _target(name: str, config: FinetuneOptions, info: DatasetInfo) -> TargetOptions:
-    """Return what a target's name says of it."""
+    """Return the kind of a target, from its name."""
     if name in config.classify or info.is_label(name):
         return TargetOptions(kind="binary", class_weights=config.class_weights)
     if name == "forces":

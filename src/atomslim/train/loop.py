@@ -1,6 +1,6 @@
-"""What happens around every step: rates, averages, the clock, metrics, validation, saving, resuming, stopping.
+"""The work around every step: rates, averages, the clock, metrics, validation, saving, resuming, stopping.
 
-A run ends before its time by Ctrl-C, and by what a cluster says before it takes the machine away:
+A run stops early on Ctrl-C, and on a cluster's signals before it takes the machine away:
 
 | signal | from | exit status |
 |---|---|---|
@@ -40,22 +40,22 @@ from atomslim.train.run_state import STATE_VERSION, Budget, Standing, parsed_res
 from atomslim.train.tasks import LearningTask
 from atomslim.train.validation import Processes, before_first_step, columns, flat, mean_errors, model_errors, score
 
-_REMEDY = "go on with --resume (in Python, resume=True)"
+_REMEDY = "continue with --resume (in Python, resume=True)"
 
 _ECHO_SECONDS = 1.0
-"""Within these a launcher may pass on the Ctrl-C that the terminal has sent already."""
+"""Seconds within which a launcher may repeat the terminal's Ctrl-C."""
 
 
 class StopRequest:
-    """Remembers that a signal came, so that the step that runs is finished and saved first."""
+    """Remembers a signal, so that the running step is finished and saved first."""
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the signal; 0: none came."""
+        """Number of the signal; 0: none."""
         self._since = 0.0
 
     def listen(self, *numbers: signal.Signals) -> None:
-        """Take signals from now on, but for ignored ones; Lightning puts the former handlers back when it is done."""
+        """Handle signals from now on, except ignored ones; Lightning restores the former handlers at the end."""
         if threading.current_thread() is threading.main_thread():  # no other can
             for number in numbers:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -75,7 +75,7 @@ class StopRequest:
 
 
 def ending(number: int, folder: Path, step: int, *, first: bool) -> BaseException:
-    """Return what a process raises whose run is saved after a step; the first of several says how to go on."""
+    """Return what a process raises after its run was saved; the first of several says how to continue."""
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     line = f"{folder}: {name}: stopped and saved after step {step}: {_REMEDY}"
     if first and number == signal.SIGINT:
@@ -87,7 +87,7 @@ def ending(number: int, folder: Path, step: int, *, first: bool) -> BaseExceptio
 
 @contextmanager
 def interrupts_of(folder: Path) -> Iterator[None]:
-    """Let Ctrl-C come out as KeyboardInterrupt, of which Lightning makes exit status 1, and say how to go on."""
+    """Raise KeyboardInterrupt on Ctrl-C, which Lightning turns into exit status 1, and say how to continue."""
     try:
         yield
     except SystemExit as left:
@@ -102,7 +102,7 @@ def interrupts_of(folder: Path) -> Iterator[None]:
 class Conductor(Callback):
     """Runs a training around Lightning's steps.
 
-    All processes take the same decisions; files are written by the first.
+    All processes take the same decisions; the first one writes files.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class Conductor(Callback):
         self._threads = torch.get_num_threads()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take up a saved state, or show what there is to beat."""
-        self.stop.listen(signal.SIGTERM, signal.SIGUSR1)  # Lightning's own way with SIGTERM may wait for ever
+        """Resume a saved state, or show the errors to beat."""
+        self.stop.listen(signal.SIGTERM, signal.SIGUSR1)  # Lightning's own handling of SIGTERM may wait for ever
         module = _ours(pl_module)
         self.history = list(module.model.history)
         if self.options.ema is not None:
@@ -162,7 +162,7 @@ class Conductor(Callback):
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Keep gradients that are not finite from the weights; the scaler of fp16 leaves such steps out by itself."""
+        """Skip steps with gradients that are not finite; the fp16 scaler already does so itself."""
         del trainer, pl_module
         if self.options.precision != "fp16":
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -172,7 +172,7 @@ class Conductor(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step, then log, validate, save and stop as is due."""
+        """Count the step, then log, validate, save and stop when due."""
         del batch_idx
         module = _ours(pl_module)
         if self.averages is not None:
@@ -214,7 +214,7 @@ class Conductor(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the terminal, and torch's threads, in order."""
+        """Restore the terminal and torch's threads."""
         del trainer, pl_module, exception
         torch.set_num_threads(self._threads)
         self.bar.stop()
@@ -228,7 +228,7 @@ class Conductor(Callback):
         return -1 if self.saved is None else self.standing.clock.steps
 
     def _begin(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Measure the baselines; the loaded model is the first that may turn out to be the best."""
+        """Measure the baselines; the loaded model is the first candidate for the best."""
         processes = _processes(trainer, module)
         self.baselines["mean"] = mean_errors(self.tasks, "validation", self.options, processes)
         self.standing.validations = -1
@@ -246,7 +246,7 @@ class Conductor(Callback):
         )
 
     def _count(self, trainer: lightning.Trainer, batch: Batch) -> int:
-        """Advance the clock and return the signal that came, if any; the first process's time is everyone's."""
+        """Advance the clock and return a pending signal, if any; all processes use the first one's time."""
         if batch.plan is None or self.feed is None:
             raise AtomslimError("training needs batches that were planned: take them from training_feed")
         seen = time.perf_counter() - self._mark, self._batch_mark - self._mark, self.stop.number

@@ -28,7 +28,7 @@ from atomslim.train.run_state import Budget, Clock
 def rate_of_part(part: str, model: BlockModel, options: OptimiserOptions) -> float:
     """Return the factor on the learning rate for ``embedding``, ``block 2``, ``readout`` or ``head NAME``.
 
-    Rates know blocks by their number in the original model, so that a cut model keeps the rates of what is left.
+    Rates know blocks by their number in the original model, so that pruned models keep the rates of their blocks.
     """
     rates = options.rates
     if rates is None:
@@ -41,10 +41,10 @@ def rate_of_part(part: str, model: BlockModel, options: OptimiserOptions) -> flo
 def make_optimiser(
     model: BlockModel, options: OptimiserOptions, others: Sequence[nn.Parameter] = ()
 ) -> torch.optim.AdamW:
-    """Freeze the parts that are to be, and return AdamW with one group of parameters per trainable part.
+    """Freeze parameter groups, and return AdamW with one group for each trainable one.
 
-    ``others`` are weights that are trained along and belong to no part of the model. Every group has its factor under
-    ``rate``. Raises ConfigError for a part that does not exist, or nothing to train.
+    ``others`` are weights outside the model that are trained as well. Every group has its factor under
+    ``rate``. Raises ConfigError for an unknown parameter group, or nothing to train.
     """
     parts = model.parts()
     for name in options.freeze:
@@ -83,7 +83,7 @@ def _parameters(modules: list[nn.Module]) -> Iterator[nn.Parameter]:
 
 @dataclass
 class Plateau:
-    """Lowers the rate by a factor when `patience` validations in a row brought no better result."""
+    """Lowers the rate by a factor when `patience` validations in a row brought no improvement."""
 
     factor: float
     patience: int
@@ -107,9 +107,9 @@ class Plateau:
 
 
 def rate_factor(options: ScheduleOptions, budget: Budget, clock: Clock) -> float:
-    """Return the factor on the learning rate now, without the plateau's.
+    """Return the current factor on the learning rate, without the plateau's.
 
-    With u the share of the warm-up and c the share of the cosine that are used up:
+    With u the completed fraction of the warm-up and c that of the cosine:
     f = f₀ + (1 − f₀) u during the warm-up, then f = f₁ + (1 − f₁)(1 + cos πc)/2, and f₁ after the cosine. The cosine
     counts from the start of the run, as in JMP, so that at the end of the warm-up it is a little below one.
     """
@@ -137,13 +137,13 @@ class Averages:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step."""
+        """Update the averages with the weights after a step."""
         for name, weight in model.named_parameters():
             self.values[name].lerp_(weight, 1 - self.decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Give the model the averages for a while; its own weights come back bit for bit."""
+        """Put the averages into the model temporarily; its own weights are restored exactly."""
         own = {name: weight.data for name, weight in model.named_parameters()}
         for name, weight in model.named_parameters():
             weight.data = self.values[name]
@@ -168,7 +168,7 @@ Summed = Callable[[Tensor], Tensor]
 
 
 def attend(model: BlockModel, batch: Batch, tasks: Iterable[str] | None = None) -> Trace:
-    """Return what a model that learns makes of a batch for ``tasks`` (default: all), with the graph of its gradients.
+    """Return the outputs of a model in training for ``tasks`` (default: all), with the graph of its gradients.
 
     The heads of tasks that do not occur run, too, so that each weight has a gradient (zero there); derivatives of
     their energies are not computed: forces stand as zeros, and stress, like that of molecules, as NaN.
@@ -189,7 +189,7 @@ def _complete(model: BlockModel, trace: Trace, task: Task, batch: Batch) -> dict
 
 
 class Objective(Protocol):
-    """What a model is to learn from a batch."""
+    """The loss of a batch."""
 
     def loss(self, model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
         """Return this process's part of the loss; the sum over processes is the loss of the whole batch."""
@@ -197,7 +197,7 @@ class Objective(Protocol):
 
     @property
     def learned(self) -> nn.Module:
-        """Weights of the objective's own that are trained along, if any; the saved model does not have them."""
+        """Weights of the objective that are trained as well, if any; the saved model does not have them."""
         ...
 
 
@@ -209,7 +209,7 @@ class Labels:
     """
 
     def __init__(self, terms: Sequence[Term], hessian: float = 0.0, energies: float = 0.0) -> None:
-        """Learn these terms.
+        """Take the terms of the loss.
 
         ``hessian`` and ``energies`` are weights of the mean absolute errors of rows of the Hessian (eV/Å²), and of
         energies of atoms (eV) by the first term's task.
@@ -232,7 +232,7 @@ class Labels:
 def sharing(ours: Float[Tensor, " n"], batch: Batch, summed: Summed) -> Tensor:
     """Return this process's part of the mean absolute error of energies of atoms, in eV.
 
-    What the atoms of an element have in common is left out: only the energies of structures say what that is worth.
+    A common shift of all atoms of an element is ignored: only energies of structures determine it.
     """
     label, numbers = batch.targets[ENERGIES], batch.atoms.numbers
     there = torch.isfinite(label)
@@ -256,7 +256,7 @@ def curvature(model: BlockModel, batch: Batch, summed: Summed) -> Tensor:
 class TrainingModule(lightning.LightningModule):
     """Computes the loss of a batch; with several processes, exactly that of the whole batch on one.
 
-    ``terms`` say what is validated, and what is learned unless an objective of its own says so.
+    ``terms`` define validation, and training unless there is another objective.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class TrainingModule(lightning.LightningModule):
         self.learned = self.objective.learned
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW with a group for every trainable part."""
+        """Return AdamW with a group for every trainable parameter group."""
         return make_optimiser(self.model, self.options, list(self.learned.parameters()))
 
     def training_step(self, batch: Batch, _batch_index: int) -> Tensor:

@@ -62,7 +62,7 @@ class _Duration(BaseModel):
 
 
 def parse_duration(text: str) -> "_Duration":
-    """Understand "30min", "1.5h", "2000 steps", "5 epochs" or "10%"; raises ValueError for anything else."""
+    """Parse "30min", "1.5h", "2000 steps", "5 epochs" or "10%"; raises ValueError for anything else."""
     match = _TEXT.fullmatch(text.lower())
     if match is None or match["unit"] not in _UNITS:
         raise ValueError(f'{text[:60]!r} is not a duration: write "30min", "2h", "2000 steps", "5 epochs" or "10%"')
@@ -85,7 +85,7 @@ Precision = Literal["32", "64", "bf16", "fp16"]
 
 
 def named(name: str) -> str:
-    """Return the name of a task or target, or nothing; raises ValueError for one that no file can hold."""
+    """Return the name of a task or target, or nothing; raises ValueError for one that files cannot hold."""
     return plain_name(name) if name else name
 
 
@@ -102,7 +102,7 @@ class _Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _none(cls, value: Any, info: ValidationInfo) -> Any:
-        """Take "none", as the descriptions have it, for nothing where an option may be left out."""
+        """Understand "none", as in the descriptions, as None for optional options."""
         field = cls.model_fields[str(info.field_name)]
         return None if value == "none" and type(None) in get_args(field.annotation) else value
 
@@ -113,17 +113,17 @@ class ScheduleOptions(_Options):
     warmup: Duration = Field(default=parse_duration("5%"), description="length of the linear warm-up")
     warmup_factor: float = Field(default=0.1, ge=0, le=1, description="factor at the start of the warm-up")
     cosine: Duration | None = Field(
-        default=parse_duration("100%"), description="when the cosine has come down; none: no cosine"
+        default=parse_duration("100%"), description="end of the cosine; none: no cosine"
     )
     cosine_factor: float = Field(default=0.1, ge=0, le=1, description="factor at the end of the cosine")
-    plateau_factor: float = Field(default=0.8, gt=0, le=1, description="after the cosine: factor on a level error")
-    plateau_patience: int = Field(default=3, ge=0, description="validations without a better one before that")
+    plateau_factor: float = Field(default=0.8, gt=0, le=1, description="after the cosine: factor at a plateau")
+    plateau_patience: int = Field(default=3, ge=0, description="validations without improvement before that")
 
 
 class OptimiserOptions(_Options):
-    """AdamW with layer-wise rates; a block keeps its rate when others are cut (arXiv 2504.19538)."""
+    """AdamW with layer-wise rates; a block keeps its rate when others are removed (arXiv 2504.19538)."""
 
-    learning_rate: float = Field(default=8e-5, ge=0, description="0: nothing is learned, reused heads stay as they are")
+    learning_rate: float = Field(default=8e-5, ge=0, description="0: nothing is trained, reused heads stay unchanged")
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95))
     weight_decay: float = Field(default=0.1, ge=0)
     rates: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
@@ -131,10 +131,10 @@ class OptimiserOptions(_Options):
         description="factor by parameter group (embedding, block 2 by original number, readout, head NAME), else 1; "
         "none: the default of the model's family",
     )
-    clip: float | None = Field(default=1.0, gt=0, description="largest gradient; none: no clipping")
-    clip_by: Literal["value", "norm"] = Field(default="value", description="clip each number, or the norm of all")
+    clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm; none: no clipping")
+    clip_by: Literal["value", "norm"] = Field(default="value", description="clip each component, or the global norm")
     freeze: tuple[str, ...] = Field(
-        default=(), description="parameter groups kept as they are: embedding, block 1, readout …"
+        default=(), description="parameter groups that are not trained: embedding, block 1, readout …"
     )
 
 
@@ -142,31 +142,31 @@ ClassWeights = Literal["none", "balanced"]
 
 CLASS_WEIGHTS: Any = Field(
     default="none",
-    description="of labels: balanced weighs yes by (number of no)/(number of yes) of the training set in the loss; "
-    "none: all alike, which keeps probabilities true",
+    description="for binary labels: balanced weights positives by negatives/positives of the training set in the loss; "
+    "none: equal weights, which keeps probabilities calibrated",
 )
 
 
 class TargetOptions(_Options):
-    """How one target is learned."""
+    """How one target is trained."""
 
     kind: Literal["energy", "direct_forces", "conservative_forces", "stress", "scalar", "r2", "binary"] = Field(
-        description="binary: a label of 0 or 1, no or yes, whose probability is predicted"
+        description="binary: a label of 0 or 1, whose probability is predicted"
     )
     weight: float = Field(default=1.0, ge=0, description="factor on its loss")
     loss: Loss = Field(
         default="l1",
-        description="l2: Euclidean norm per atom, averaged by structure (forces); labels have cross-entropy",
+        description="l2: Euclidean norm per atom, averaged by structure (forces); binary labels use cross-entropy",
     )
     reduction: Literal["sum", "mean"] = Field(
-        default="sum", description="how atoms make up a structure's number; of labels, mean unless stated otherwise"
+        default="sum", description="how atoms make up a structure's value; for binary labels, mean by default"
     )
     class_weights: ClassWeights = CLASS_WEIGHTS
     references: bool | str | None = Field(
         default=None,
-        description="per-element energies, subtracted first. none: as e0s says for energies, else no; true: fitted; "
-        "false: no, and a mean per structure, so that energies do not add up; the name of another task of the run: "
-        "fitted near that one's",
+        description="per-element energies, subtracted first. none: by e0s for energies, else no; true: fitted; "
+        "false: no, but a mean per structure, so energies are not additive; the name of another task of the run: "
+        "fitted close to that one's",
     )
     mean: float | None = Field(default=None, description="none: fitted on the training set")
     std: float | None = Field(default=None, gt=0, description="none: fitted on the training set")
@@ -182,7 +182,7 @@ class TargetOptions(_Options):
     def _sensible(self) -> "TargetOptions":
         if (self.loss == "cross-entropy") != (self.kind == "binary"):
             raise ValueError(
-                f"loss {self.loss} is not for {self.kind}: cross-entropy is for labels (binary), and only it"
+                f"loss {self.loss} is not for {self.kind}: cross-entropy goes with binary labels, and only with them"
             )
         if self.kind == "binary" and (self.references or self.mean is not None or self.std is not None):
             raise ValueError("labels of 0 and 1 have no references, mean or std: leave them out")
@@ -198,21 +198,21 @@ E0s = str | dict[str | int, float]
 
 E0S = Field(
     default="",
-    description="reference energy of each element. empty: isolated atoms of the data, else fitted near the model's; "
-    "fit, isolated, model: only so; a table such as H=-13.6,C=-1029.5 or a file of one (JSON, YAML, or structures of "
-    "one atom); mean: none, and energies that do not add up",
+    description="reference energy per element. empty: isolated atoms of the data, else fitted close to the model's; "
+    "fit, isolated, model: only that; a table such as H=-13.6,C=-1029.5 or a file of one (JSON, YAML, or structures of "
+    "one atom); mean: none, so energies are not additive",
 )
 
 
 class SplitOptions(_Options):
     """Which structures are for training, validation and test."""
 
-    train: int | float | None = Field(default=None, description="number or fraction; none: as the original does")
+    train: int | float | None = Field(default=None, description="number or fraction; none: as in the original")
     validation: int | float | None = None
     test: int | float | None = Field(default=None, description="none: the rest")
     by: Literal["structure", "group", "scaffold"] = Field(
         default="structure",
-        description="group: keep groups together; scaffold: the same, large groups for training and rare ones for test",
+        description="group: keep groups together; scaffold: the same, large groups for training, rare ones for test",
     )
     file: Path | None = Field(default=None, description="a split saved earlier")
     seed: int = 42
@@ -226,10 +226,10 @@ class SplitOptions(_Options):
         return self
 
 
-CUTOFF = "Å; none: the model's, or the dataset's where it has none of its own"
+CUTOFF = "Å; none: the model's, or else the dataset's"
 NEIGHBOURS = (
-    "base number k, or smooth K: no cap, but a reach of every atom that lets about K in; none: the model's, or the "
-    "dataset's where it has none of its own"
+    "base number k, or smooth K: no cap, but a range per atom that includes about K; none: the model's, or "
+    "else the dataset's"
 )
 
 Neighbours = Annotated[int, Field(ge=1, le=MOST)] | Annotated[str, Field(pattern=r"^smooth [0-9]{1,4}(\.[0-9]+)?$")]
@@ -243,18 +243,18 @@ class TaskOptions(_Options):
     data: str = Field(default="", description="dataset, as in rmd17:aspirin")
     validation_data: str = Field(default="", description="another dataset, all of it for validation")
     validation_limit: int | None = Field(
-        default=None, ge=1, description="at most this many structures of the validation set, evenly over it"
+        default=None, ge=1, description="at most this many structures of the validation set, evenly spaced"
     )
     train_limit: int | None = Field(
-        default=None, ge=1, description="at most this many structures of the training set, evenly over it"
+        default=None, ge=1, description="at most this many structures of the training set, evenly spaced"
     )
     test_data: str = Field(default="", description="another dataset, all of it for the test")
     options: dict[str, str] = Field(default_factory=dict, description="options of its reader")
-    targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="empty: as the data has them")
+    targets: dict[Name, TargetOptions] = Field(default_factory=dict, description="empty: those of the data")
     forces: Literal["conservative", "direct"] | None = Field(
         default=None,
-        description="where targets are left to the data: how forces are made, which must be there if this is said; "
-        "none: conservative, where the data has forces",
+        description="if targets is empty: direct or conservative forces, required if set; "
+        "none: conservative, if the data has forces",
     )
     class_weights: ClassWeights = CLASS_WEIGHTS
     e0s: E0s = E0S
@@ -269,22 +269,22 @@ class TaskOptions(_Options):
 
 
 def require_weights_once(class_weights: ClassWeights, targets: Mapping[str, TargetOptions]) -> None:
-    """Raise ValueError for weights of classes beside targets, each of which says its own."""
+    """Raise ValueError for weights of classes beside targets, each of which has its own."""
     if class_weights != "none" and targets:
-        raise ValueError("class_weights beside targets: say it of each target (targets.NAME.class_weights)")
+        raise ValueError("class_weights beside targets: set it for each target (targets.NAME.class_weights)")
 
 
 class RunOptions(_Options):
     """Everything about training that is not data or model."""
 
-    budget: Duration | None = Field(default=None, description="wall clock of training alone, such as 30min")
+    budget: Duration | None = Field(default=None, description="wall-clock time of training alone, such as 30min")
     steps: int | None = Field(default=None, ge=1, description="stop after this many steps")
     epochs: float | None = Field(default=None, gt=0, description="stop after this many passes over the data")
     batch_size: int = Field(default=4, ge=1, description="structures in a batch, over all processes")
     batch_cost: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        default=None, description="edges in a batch (instead of structures); auto: as many as the memory takes"
+        default=None, description="edges in a batch (instead of structures); auto: as memory allows"
     )
-    memory_share: float = Field(default=0.8, gt=0, le=1, description="with batch_cost auto: of what is free")
+    memory_share: float = Field(default=0.8, gt=0, le=1, description="with batch_cost auto: fraction of the free memory")
     temperature: float = Field(default=2.0, ge=1, description="of sampling: probability of a dataset ∝ size^(1/T)")
     optimiser: OptimiserOptions = OptimiserOptions()
     schedule: ScheduleOptions = ScheduleOptions()
@@ -301,14 +301,14 @@ class RunOptions(_Options):
     wandb: bool = Field(default=False, description="the same for Weights & Biases; WANDB_MODE=offline keeps them here")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of order, fresh heads and dropout")
     checkpoint_blocks: bool = Field(
-        default=False, description="compute blocks again in the backward pass: less memory, more time"
+        default=False, description="recompute blocks in the backward pass: less memory, more time"
     )
     workers: int = Field(default=0, ge=0, description="processes that read data and build graphs")
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
     devices: int = Field(default=1, ge=1, description="processes per machine")
     nodes: int = Field(default=1, ge=1, description="machines")
-    dropout: float | None = Field(default=None, ge=0, lt=1, description="none: as the model has it")
-    edge_dropout: float | None = Field(default=None, ge=0, lt=1, description="none: as the model has it")
+    dropout: float | None = Field(default=None, ge=0, lt=1, description="none: the model's")
+    edge_dropout: float | None = Field(default=None, ge=0, lt=1, description="none: the model's")
 
     @model_validator(mode="after")
     def _ends(self) -> "RunOptions":
@@ -329,9 +329,9 @@ class RunOptions(_Options):
 
     @property
     def max_cost(self) -> int | None:
-        """Edges in a batch; raises ConfigError if they are still to be measured (`train.dataloaders`)."""
+        """Edges in a batch; raises ConfigError if not measured yet (`train.dataloaders`)."""
         if self.batch_cost == "auto":
-            raise ConfigError("batch_cost auto: is not measured for this operation: give a number")
+            raise ConfigError("batch_cost auto: is not available for this operation: give a number")
         return self.batch_cost
 
     @property

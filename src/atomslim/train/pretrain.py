@@ -51,7 +51,7 @@ class PretrainTask(TaskOptions):
 
     head: str = Field(
         default="",
-        description="going on with a model: its task whose heads this one starts with, or `fresh`; empty: the task of "
+        description="for a given model: its task whose heads this one starts from, or `fresh`; empty: the task of "
         "this name",
     )
 
@@ -59,9 +59,9 @@ class PretrainTask(TaskOptions):
 class PretrainOptions(RunOptions):
     """Options of pre-training, those of the run included; defaults are JMP's recipe (arXiv 2310.16802)."""
 
-    family: str = Field(default="", description="of a model with random weights; empty: the only one that can")
+    family: str = Field(default="", description="of a model with random weights; empty: the only one that supports it")
     sizes: SerializeAsAny[BaseModel] | None = Field(
-        default=None, description="sizes of a model with random weights, as its family has them"
+        default=None, description="sizes of a model with random weights, as its family defines them"
     )
     model: str = Field(
         default="", description="instead of sizes: a model file to continue from, with its weights and tasks"
@@ -75,7 +75,7 @@ class PretrainOptions(RunOptions):
     schedule: ScheduleOptions = ScheduleOptions(warmup=parse_duration("2000 steps"), warmup_factor=0.2)
     ema: float | None = Field(default=0.99, gt=0, lt=1, description="decay of averaged weights; none: no averaging")
     edge_dropout: float | None = Field(
-        default=0.1, ge=0, lt=1, description="of a new model; one that is continued keeps its own"
+        default=0.1, ge=0, lt=1, description="of a new model; a continued one keeps its own"
     )
     validate_every: Duration = Field(default=parse_duration("10%"), description="in steps, epochs or % of the run")
 
@@ -102,7 +102,7 @@ def pretrain(
     """Train a model on several datasets at once and return the one with the best validation error.
 
     Args:
-        options: what YAML says: ``{"sizes": …, "tasks": [{"name": "oc20", "data": "oc20:…"}, …], "steps": 1000}``.
+        options: as in YAML: ``{"sizes": …, "tasks": [{"name": "oc20", "data": "oc20:…"}, …], "steps": 1000}``.
         output: folder of the run; default `runs/pretrain-DATE`.
         data: structures of tasks by their name, instead of the dataset that the options name.
         resume: continue the run in `output`.
@@ -147,28 +147,28 @@ def _pretrained(
 
 
 def family_from_sizes(name: str) -> Family:
-    """Return the family whose models are made from sizes; raises ConfigError if it cannot do so, or none is named."""
+    """Return the family whose models are made from sizes; raises ConfigError if it cannot, or none is named."""
     if name:
         named = family(name)
         named.require("pre-training")
         return named
     able = [one for one in families() if "pre-training" in one.capabilities]
     if len(able) != 1:
-        raise ConfigError(f"say the family of the new model: {', '.join(one.name for one in able)}")
+        raise ConfigError(f"name the family of the new model: {', '.join(one.name for one in able)}")
     return able[0]
 
 
 def _start(config: PretrainOptions) -> BlockModel | Family:
-    """Return the model to go on with, or the family of a new one."""
+    """Return the model to continue, or the family of a new one."""
     if (config.sizes is None) == (not config.model):
-        raise ConfigError("say either the sizes of a new model, or the file of one to continue")
+        raise ConfigError("give either the sizes of a new model, or the file of one to continue")
     return load(config.model) if config.model else family_from_sizes(config.family)
 
 
 def _learning_tasks(
     options: Sequence[PretrainTask], data: Mapping[str, Data], folder: RunFolder | None, start: BlockModel | Family
 ) -> list[LearningTask]:
-    """Prepare all tasks, last those that take references from others."""
+    """Prepare all tasks, those that take references from others last."""
     done: dict[int, LearningTask] = {}
     for index in sorted(range(len(options)), key=lambda index: _borrows(options[index])):
         task, others = options[index], {task.name: task.normalisation for task in done.values()}
@@ -188,7 +188,7 @@ def _learning_task(
     others: Mapping[str, Normalisation],
 ) -> LearningTask:
     if isinstance(data, str) and not data:
-        raise ConfigError(f"task {options.name or '?'}: names no data: say data: NAME")
+        raise ConfigError(f"task {options.name or '?'}: names no data: give data: NAME")
     dataset = opened(data, options.options)
     name = options.name or LearningTask.name_for(dataset)
     require_no_path(name)
@@ -204,7 +204,7 @@ def _learning_task(
 
 
 def _moved(model: BlockModel, tasks: list[LearningTask], config: PretrainOptions) -> list[str]:
-    """Shift the references of heads that go on where their labels are on another reference, and say so."""
+    """Shift the references of continued heads if their labels have a different one, and say so."""
     notes = []
     for task, options in zip(tasks, config.tasks, strict=True):
         if options.head != FRESH and config.optimiser.learning_rate > 0 and (gap := move_to_labels(model, task)):
@@ -233,7 +233,7 @@ def _going_on(config: PretrainOptions, model: BlockModel, wanted: list[Task]) ->
     if missing:
         raise ConfigError(
             f"{config.model}: has no task {', '.join(missing)}: name tasks as the model does "
-            f"({', '.join(model.tasks)}), or say whose heads a new one starts with (head: TASK, or head: fresh)"
+            f"({', '.join(model.tasks)}), or name the heads that a new one starts from (head: TASK, or head: fresh)"
         )
     own = {name for name, head in heads.items() if name == head}
     for task in wanted:
@@ -249,7 +249,7 @@ def _going_on(config: PretrainOptions, model: BlockModel, wanted: list[Task]) ->
 
 
 def _require_targets(file: str, task: Task, known: Task) -> None:
-    """Require what is to be learned to be what the model's heads give: forces of the other kind would be mis-scaled."""
+    """Require that targets match the model's heads: forces of the other kind would be mis-scaled."""
     kinds = {target.name: target.kind for target in known.targets}
     for target in task.targets:
         if kinds.get(target.name) != target.kind:
@@ -261,7 +261,7 @@ def _require_targets(file: str, task: Task, known: Task) -> None:
 
 
 def _fit(model: BlockModel, tasks: list[LearningTask], config: PretrainOptions) -> None:
-    """Fit what is fitted before training on the first batches, put together, which every process draws alike."""
+    """Fit what is fitted before training on the first batches, put together, which are the same in every process."""
     mixture = Mixture([task.part("train") for task in tasks], config.temperature)
     size = None if config.max_cost else config.scale_batches * config.batch_size
     cost = min(SCALE_EDGES, config.scale_batches * (config.max_cost or SCALE_EDGES))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def announced(what: str, *, shown: bool) -> Iterator[None]:
-    """Show what is being done, and for how long, while it lasts."""
+    """Show what is being done, and for how long."""
     console = plain_console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as status:
@@ -45,7 +45,7 @@ def announced(what: str, *, shown: bool) -> Iterator[None]:
 
 
 def say_labels(tasks: Iterable[LearningTask], *, shown: bool) -> None:
-    """Say on stderr which labels the structures of each task have, one line for each dataset; one process does."""
+    """Print on stderr which labels the structures of each task have, a line per dataset, in one process."""
     if not shown or process_of(os.environ)[0]:
         return
     for task in tasks:
@@ -56,7 +56,7 @@ def say_labels(tasks: Iterable[LearningTask], *, shown: bool) -> None:
 
 @contextmanager
 def warned_once() -> Iterator[None]:
-    """Show each warning once while the block runs, however many runs in it come to it."""
+    """Show each warning once while the block runs, however many runs in it raise it."""
     usual = warnings.showwarning
     shown: set[tuple[type[Warning], str]] = set()
 
@@ -79,7 +79,7 @@ def said(lines: Iterable[str], *, shown: bool) -> None:
 
 
 class ProgressBar:
-    """Shows how much of a run is done, the last loss and the time that is left; without a terminal in lines."""
+    """Shows how much of a run is done, the last loss and the time left; in lines without a terminal."""
 
     def __init__(self, *, shown: bool) -> None:
         console = plain_console(stderr=True)
@@ -102,7 +102,7 @@ class ProgressBar:
         self._begun: tuple[float, float] | None = None
 
     def start(self, operation: str) -> None:
-        """Begin to show the bar."""
+        """Show the bar."""
         self._operation = operation
         self._task = self._bar.add_task(operation, total=1.0)
         self._bar.start()
@@ -125,14 +125,14 @@ class ProgressBar:
             sys.stderr.flush()
 
     def _left(self, share: float) -> str:
-        """Say how long it will take, by how long it took since the first step."""
+        """Estimate the time left from the time since the first step."""
         start, first = self._begun or (0.0, share)
         if share <= first:
             return ""
         return f", {duration((time.monotonic() - start) * (1 - share) / (share - first))} left"
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
 
@@ -140,7 +140,7 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#
 
 
 def draw_learning_curve(folder: str | os.PathLike[str]) -> Path:
-    """Draw what a finished run's metrics and summary say into `learning_curve.png` beside them, and return its path.
+    """Draw a finished run's metrics and summary into `learning_curve.png` beside them, and return its path.
 
     One row of panels for each target: validation errors (mean absolute ones, of labels 1 − ROC-AUC) of all tasks
     against steps, and against seconds of training; dashed: predicting the mean or base rate; stars: the best model on
@@ -199,7 +199,7 @@ def _panel(
 
 
 def error_column(row: Mapping[str, Any]) -> str:
-    """Return the name under which metrics have the error of a summary's row."""
+    """Return the column of the metrics for a summary's row."""
     measured: Mapping[str, Any] = next((row[kind] for kind in ("mean_baseline", "after", "test") if row[kind]), {})
     return f"{row['task']}/{row['target']}/{'error' if 'roc_auc' in measured else 'mae'}"
 
@@ -228,7 +228,7 @@ class Row:
     task: str
     target: str
     mean_baseline: Errors | None
-    """Of predicting the mean (of labels, the base rate) and no forces, on the validation set."""
+    """Of predicting the mean (base rate of binary labels) and no forces, on the validation set."""
     before: Errors | None
     """Of the model before the first step, on the validation set."""
     after: Errors | None
@@ -250,18 +250,18 @@ class Summary:
     best_step: int
     epochs: float
     training_seconds: float
-    """Wall clock of the steps alone."""
+    """Wall-clock time of the steps alone."""
     waiting_share: float
-    """Share of it spent waiting for data."""
+    """Fraction of it spent waiting for data."""
     validation_seconds: float
     structures_per_second: float
     parameters: int
     budget: str = ""
-    """Wall clock that the run was given, if it was."""
+    """Wall-clock budget of the run, if any."""
 
     @classmethod
     def of(cls, conductor: "Conductor", parameters: int) -> "Summary":
-        """Collect what a run left behind."""
+        """Collect the results of a run."""
         clock = conductor.standing.clock
         seconds = max(clock.seconds, 1e-9)
         return cls(
@@ -285,7 +285,7 @@ class Summary:
         return {**vars(self), "rows": rows}
 
     def sentences(self) -> list[str]:
-        """Say the errors of the best model target by target."""
+        """List the errors of the best model by target."""
         found = []
         for row in self.rows:
             told = {"last validation": row.after, "test": row.test, "predicting the mean": row.mean_baseline}
@@ -300,7 +300,7 @@ class Summary:
 
     @property
     def worse_than_mean(self) -> list[Row]:
-        """Targets that the last model gets worse than predicting the mean (of labels, the base rate) does."""
+        """Targets on which the last model is worse than predicting the mean or base rate."""
         return [
             row for row in self.rows if row.mean_baseline and row.after and row.after.error > row.mean_baseline.error
         ]
@@ -334,7 +334,7 @@ class Summary:
             yield f"Note: {row.task}/{row.target} ended worse than predicting the {what}: {numbers}; train for longer."
 
     def _of_labels(self) -> Iterator[RenderableType]:
-        """Show all metrics of labels of 0 and 1, on the test set where there is one, and what is not defined."""
+        """Show all metrics of binary labels, on the test set if there is one, and which are not defined."""
         several = len({row.task for row in self.rows}) > 1
         tested = any(row.test for row in self.rows)
         kinds = {"best, test" if tested else "last, validation": "test" if tested else "after"}

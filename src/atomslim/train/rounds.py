@@ -1,8 +1,8 @@
-"""Distillation in rounds: cut a part of the way, learn from the full model, cut on (arXiv 2407.14679).
+"""Distillation in rounds: prune part of the way, learn from the full model, repeat (arXiv 2407.14679).
 
-Every round is a run of its own in the folders ``round-1``, ``round-2``, … of the run's folder, with an equal part of
-its budget; ``cut.safetensors`` in each is what it began with. What the last one came to is then in the folder itself.
-A killed run goes on within the round that it was in.
+Every round is a separate run in the folders ``round-1``, ``round-2``, … of the run's folder, with an equal part of
+its budget; ``cut.safetensors`` in each is its start. The results of the last one are copied to the folder itself.
+A killed run continues within its round.
 """
 
 import shutil
@@ -22,10 +22,10 @@ from atomslim.train.run_folder import ROUND, RunFolder
 Options = TypeVar("Options", bound=RoundOptions)
 
 CUT = "cut.safetensors"
-"""In a round's folder: the model that it begins with."""
+"""In a round's folder: the model that it starts from."""
 
 RESULTS = ("summary.json", "learning_curve.png", "metrics.csv", "metrics.jsonl", "last.safetensors", "best.safetensors")
-"""Files of the last round that stand for the run; the model comes last, since it says that all are there."""
+"""Files of the last round that are copied to the run; the model comes last, since it marks completion."""
 
 
 @warned_once()
@@ -47,8 +47,8 @@ def in_rounds(
         data: structures that channels are chosen and layers are fitted on, by task.
         config: options of the whole run; ``rounds`` of them.
         folder: of the whole run.
-        learn: lets a model learn with some options in a folder; goes on with a run there.
-        progress: say which round it is.
+        learn: trains a model with some options in a folder; continues a run there.
+        progress: show which round it is.
 
     Raises ConfigError for a student that is not a smaller cut of its teacher, for more rounds than it can be cut in or
     steps are given for, and for several processes.
@@ -60,14 +60,14 @@ def in_rounds(
         raise ConfigError(f"rounds: {config.steps} steps are too few for {number} rounds: give one for each at least")
     if config.devices * config.nodes > 1:
         raise ConfigError("rounds: are for one process: leave devices and nodes out, or cut and distil round by round")
-    said(["rounds: begin with the teacher; the student says what to leave out, no more"], shown=progress)
+    said(["rounds: start from the teacher; the student only defines what to leave out"], shown=progress)
     model = full
     for one in range(1, number + 1):
         run = RunFolder(folder.path / f"{ROUND}{one}")
         said([f"round {one} of {number}"], shown=progress)
         with run.claimed(resume=True):
             path = run.path / CUT
-            if not (run.has_run and path.exists()):  # what an attempt that failed left may be of another student
+            if not (run.has_run and path.exists()):  # leftovers of a failed attempt may belong to another student
                 save(part_way(model, full, goal, data, number=one, rounds=number, seed=config.seed), path)
             model = learn(load(path), shared(config, one, number), run)
     return _taken_over(run, folder, model)
@@ -87,7 +87,7 @@ def _part(budget: Duration, rounds: int) -> Duration:
 
 
 def _taken_over(run: RunFolder, folder: RunFolder, model: BlockModel) -> BlockModel:
-    """Copy what the last round came to into the folder of all."""
+    """Copy the results of the last round into the folder of the run."""
     names = [*(path.name for path in run.path.glob("split.*.json")), *RESULTS]
     for name in (name for name in names if (run.path / name).is_file()):
         with atomic_write(folder.path / name) as temporary:

@@ -4,12 +4,12 @@
 |---|---|
 | config.yaml | all options, defaults filled in |
 | versions.json | versions of the programs, checksum of this one's source, seed |
-| origin.json | checksums of the models and the data that the run began with |
+| origin.json | checksums of the models and data that the run started from |
 | split.TASK.json, normalisation.TASK.json | sets and scales of each task |
 | metrics.jsonl, metrics.csv | one row for every logged step and every validation |
 | tensorboard/, wandb/ | the same for TensorBoard and Weights & Biases, if asked for |
 | best.safetensors, last.safetensors | the model with the best validation, and the last one |
-| state.pt | everything needed to go on; loaded without running code (`weights_only`) |
+| state.pt | everything needed to resume; loaded without running code (`weights_only`) |
 | summary.json | baselines, results, times |
 | learning_curve.png | validation errors against steps and training time |
 | round-1/, round-2/, … | the runs of a distillation in rounds, see `atomslim.train.rounds` |
@@ -66,14 +66,14 @@ OWN = (
 """Patterns of the names of a run's files."""
 
 ROUND = "round-"
-"""Begins the names of the folders of rounds."""
+"""Prefix of the folders of rounds."""
 
 _ENDINGS = {".safetensors", ".pt", ".pth", ".ckpt", ".json", ".yaml", ".yml", ".xyz", ".extxyz", ".samples"}
-"""Of names that can only be meant for a file."""
+"""Suffixes of names that can only mean a file."""
 
 
 def begun(folder: str | os.PathLike[str], *, resume: bool) -> Path | None:
-    """Return the file of options of a run that is to go on, or None if there is none yet."""
+    """Return the options file of a run to resume, or None if there is none yet."""
     run = RunFolder(folder)
     return run.path / "config.yaml" if resume and run.has_run else None
 
@@ -93,13 +93,13 @@ class RunFolder:
 
     @property
     def has_run(self) -> bool:
-        """Whether a run got as far as to have baselines; one that failed before leaves nothing of use."""
+        """Whether a run got as far as its baselines; one that failed before left nothing useful."""
         first = self.path / f"{ROUND}1"
         return any((folder / name).is_file() for folder in (self.path, first) for name in ("state.pt", "summary.json"))
 
     @contextmanager
     def claimed(self, *, resume: bool, first: bool = True) -> Iterator[None]:
-        """Keep the folder to this run while the block runs; one that fails before it has baselines leaves nothing.
+        """Lock the folder for this run while the block runs; a run that fails before its baselines leaves nothing.
 
         Of a training's processes, only the ``first`` does so.
 
@@ -123,7 +123,7 @@ class RunFolder:
                 raise ConfigError(f"{self.path}: holds a run already: resume it, or name another folder")
             tidy(self.path)
             models = set(self.path.glob("*.safetensors"))
-            if not self.has_run:  # what a killed run left
+            if not self.has_run:  # leftovers of a killed run
                 self._clear(models)
             try:
                 yield
@@ -151,7 +151,7 @@ class RunFolder:
             self.write_json("origin.json", origin)
 
     def require_origin(self, origin: Mapping[str, Any]) -> None:
-        """Raise ConfigError where a run that goes on began with other models or data, of those that are named."""
+        """Raise ConfigError if a resumed run started from other models or data, of those that are named."""
         before = _read_json(self.path / "origin.json") if self.has_run else {}
         for kind in before.keys() & origin.keys():
             for name in before[kind].keys() & origin[kind].keys():
@@ -171,7 +171,7 @@ class RunFolder:
                 )
 
     def _note_versions(self, seed: Any) -> None:
-        """Note the versions of programs; a run that goes on with others says so."""
+        """Note the versions of programs; warns if a resumed run had others."""
         now: dict[str, Any] = {name: importlib.metadata.version(name) for name in _PROGRAMS}
         now |= {"python": platform.python_version(), "source": code_digest(), "seed": seed}
         before = _read_json(self.path / "versions.json")
@@ -179,12 +179,12 @@ class RunFolder:
             f"{name} {before[name]} (now {now[name]})" for name in now if before.get(name, now[name]) != now[name]
         ]
         if others:
-            text = f"{self.path}: begun with {', '.join(others)}: what follows may differ from what would have been"
+            text = f"{self.path}: begun with {', '.join(others)}: results may differ from an uninterrupted run"
             warnings.warn(text, AtomslimWarning, stacklevel=2)
         self._write(self.path / "versions.json", json.dumps(now, indent=1))
 
     def _clear(self, kept: Collection[Path]) -> None:
-        """Remove the files of a run but for some; no other's have their names, see `require_own`."""
+        """Remove the files of a run except some; no other files have their names, see `require_own`."""
         for path in [path for path in _matching(self.path, OWN) if path not in kept]:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -207,7 +207,7 @@ class RunFolder:
             )
 
     def _say_renamed(self, config: Mapping[str, Any]) -> None:
-        """Say which models and data have another name than before; what they hold has been compared."""
+        """Say which models and data have another name than before; their contents have been compared."""
         before = read_yaml(self.path / "config.yaml")
         renamed = [key for key in _BY_CONTENT if before.get(key) and config.get(key) and before[key] != config[key]]
         for key in renamed:
@@ -215,7 +215,7 @@ class RunFolder:
             warnings.warn(text, AtomslimWarning, stacklevel=2)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Write what a run needs to go on."""
+        """Write what a run needs to resume."""
         with atomic_write(self.path / "state.pt") as temporary, temporary.open("wb") as stream:
             save_archive(dict(state), stream)
 
@@ -236,7 +236,7 @@ class RunFolder:
         return path
 
     def begin_metrics(self, columns: Sequence[str], steps: int, **chosen: bool) -> None:
-        """Start the metrics, or cut them back to what was logged up to a step that is resumed from (−1: none).
+        """Start the metrics, or truncate them after the step that is resumed from (−1: none).
 
         They also go to the ``chosen`` boards, as in wandb=True.
         """
@@ -259,7 +259,7 @@ class RunFolder:
             board.log(row)
 
     def end_metrics(self) -> None:
-        """Let go of the boards."""
+        """Close the boards."""
         while self._boards:
             self._boards.pop().close()
 
@@ -294,14 +294,14 @@ class RunFolder:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock as `locked` does; where the file system knows none, say so and go on."""
+    """Hold a folder's lock as `locked` does; warn if the file system has none, and continue."""
     with ExitStack() as stack:
         try:
             held = stack.enter_context(locked(folder))
         except OSError as error:
             if error.errno not in {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK}:
                 raise
-            text = f"{folder}: this file system knows no locks: make sure that no other training writes there"
+            text = f"{folder}: this file system has no locks: make sure that no other training writes there"
             warnings.warn(text, AtomslimWarning, stacklevel=2)
             held = True
         yield held
@@ -332,11 +332,11 @@ def noted(folder: RunFolder, name: str) -> tuple[Split | None, Normalisation | N
 
 
 def require_own(folder: Path, patterns: Sequence[str]) -> None:
-    """Raise ConfigError where there are files of these names, and none that says that a run of ours wrote them."""
+    """Raise ConfigError if there are files of these names, but none that shows that a run of ours wrote them."""
     found = _matching(folder, patterns)
     if found and "atomslim" not in _read_json(folder / "versions.json"):
         raise ConfigError(
-            f"{folder}: holds {found[0].name}, which is of no run, and a run would replace it: name another folder"
+            f"{folder}: holds {found[0].name}, which belongs to no run, and a run would replace it: name another folder"
         )
 
 
@@ -363,7 +363,7 @@ def _without_names(options: Any) -> Any:
 
 
 def _changed(kind: str, name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say which model or data is another one."""
+    """Say which model or data has changed."""
     if kind == "models":
         return (
             f"the {name} has changed since the run began (other weights, blocks or tasks): give the same, or " + _OTHER

@@ -1,9 +1,9 @@
-"""What a run knows of itself besides weights: what it has used, how it stands, what it learns from.
+"""State of a run besides weights: resources used, scores, identities of models and data.
 
-A model is known by the SHA-256 of all that its predictions depend on, whatever its file is called. Data is known by the
+A model is identified by the SHA-256 of all that its predictions depend on, whatever its file is called. Data by the
 number of its structures and a SHA-256 over a CRC-32 of each of them, labels included: a container's index has these,
 and structures in memory are encoded as a container's would be. Of a dataset of another class, which may be costly to
-read, up to 1000 structures are taken, evenly over it.
+read, up to 1000 structures are taken, evenly spaced.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ from atomslim.train.tasks import LearningTask, Lowered
 
 @dataclass
 class Clock:
-    """What training has used so far; validation and checkpoints are counted apart.
+    """What training has used so far; validation and checkpoints are counted separately.
 
     ``epoch`` and ``position`` say which batch comes next: this many whole passes over the data, and this many batches
-    of the one that is running.
+    of the current one.
     """
 
     steps: int = 0
@@ -47,14 +47,14 @@ class Clock:
     epoch_length: int = 1
     """Batches of the running epoch."""
     seconds: float = 0.0
-    """Wall clock of training steps, the waiting for data included."""
+    """Wall-clock time of training steps, including waiting for data."""
     waiting_seconds: float = 0.0
     """Of these, spent waiting for data."""
     validation_seconds: float = 0.0
     structures: int = 0
 
     def advance(self, plan: BatchPlan, epoch_length: int, *, seconds: float, waiting: float) -> None:
-        """Count one step, on a batch that was planned so."""
+        """Count one step, on a planned batch."""
         self.steps += 1
         self.epoch, self.position, self.epoch_length = plan.epoch, plan.position + 1, epoch_length
         self.structures += plan.num_global
@@ -62,7 +62,7 @@ class Clock:
         self.waiting_seconds += waiting
 
     def used(self, duration: Duration) -> float:
-        """Return the share of a duration in seconds, steps or epochs that is used up."""
+        """Return the used fraction of a duration in seconds, steps or epochs."""
         passes = self.epoch + self.position / self.epoch_length
         used = {"seconds": self.seconds, "steps": float(self.steps), "epochs": passes}
         return used[duration.unit] / duration.amount
@@ -87,7 +87,7 @@ class Budget:
         return self.progress(clock) >= 1.0
 
     def used(self, duration: Duration, clock: Clock) -> float:
-        """Return the share of a duration that is used up; a percentage is one of the whole run."""
+        """Return the used fraction of a duration; percentages refer to the whole run."""
         if duration.amount <= 0:
             return 1.0
         return self.progress(clock) / duration.amount if duration.unit == "share" else clock.used(duration)
@@ -100,7 +100,7 @@ _OTHER_SCORE = 2
 
 @dataclass
 class Standing:
-    """What the conductor keeps count of."""
+    """The conductor's counts."""
 
     clock: Clock = field(default_factory=Clock)
     validations: int = 0
@@ -118,7 +118,7 @@ class Standing:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "Standing":
-        """Take up a run's saved state."""
+        """Resume from a saved state."""
         standing = cls(**state["standing"], clock=Clock(**state["clock"]))
         if state["version"] == _OTHER_SCORE:
             standing.best = math.inf
@@ -151,9 +151,9 @@ READ = 1000
 def origin(
     models: Mapping[str, BlockModel], tasks: Sequence[LearningTask], known: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return what a run notes of its models, by their parts in it, and of its data, by task and set.
+    """Return identities of a run's models, by role, and of its data, by task and set.
 
-    Models that are computed anew when a run goes on, perhaps with other last digits, are ``known`` by what they are
+    Models that are recomputed when a run is resumed, perhaps with other last digits, are ``known`` by what they are
     computed from.
     """
     data = {task.name: data_identity(task.dataset) for task in tasks}

@@ -1,9 +1,9 @@
-"""What a run starts from: graphs, and heads, fresh ones or those of a task that the model has, whichever errs less.
+"""What a run starts from: graphs, and heads: fresh ones or those of one of the model's tasks, whichever fit better.
 
-Reused heads keep their scales, so that without a step they predict what they did. Only where the labels are on another
-reference than the model (`atomslim.evaluation.reference_gap`) its references are shifted by a fit of label −
+Reused heads keep their scales, so that before training they predict what they did. Only if the labels have a different
+reference from the model (`atomslim.evaluation.reference_gap`) its references are shifted by a fit of label −
 prediction, after the difference between the references of labels and model where that is large. Smaller differences are
-for training: one molecule does not say which of its elements they belong to. With a learning rate of 0 all stays.
+left to training: one molecule cannot attribute them to its elements. With a learning rate of 0 nothing changes.
 """
 
 import warnings
@@ -50,7 +50,7 @@ class GraphOptions(Protocol):
 
 
 def has_own_graphs(model: BlockModel) -> bool:
-    """Tell whether a model's graph settings are its own, or assumed because its checkpoint held none."""
+    """Say whether a model's graph settings are its own, or assumed because its checkpoint held none."""
     for entry in reversed(model.history):
         if entry.get("operation") in _OWN:
             return True
@@ -64,7 +64,7 @@ def graph_for(
 ) -> GraphSettings:
     """Return the graphs of a new task on a dataset: the options', else those of a task of the model (none: its first).
 
-    The dataset's own are for models that are still to be made (None), or whose checkpoint held none. Raises ConfigError
+    The dataset's own are for new models (None), or those whose checkpoint held none. Raises ConfigError
     for a cutoff or neighbours that the family cannot have.
     """
     own = own_graph(model, task)
@@ -91,7 +91,7 @@ def own_graph(model: BlockModel | None, task: str | None = None) -> GraphSetting
 
 
 def graph_note(model: BlockModel, used: GraphSettings, info: DatasetInfo, task: str | None = None) -> str:
-    """Say in one line which graphs are used and which are not; empty where nothing differs."""
+    """Say in one line which graph settings are used and which are not; empty if nothing differs."""
     own = own_graph(model, task)
     if own is None:
         return f"graphs: {_words(used)}: the model's file holds no settings"
@@ -112,7 +112,7 @@ def _words(graph: GraphSettings) -> str:
 Model = TypeVar("Model", bound=BlockModel)
 
 _KEPT = ("std", "mean", "references")
-"""What a target keeps with the head that learned it."""
+"""What a target keeps with its trained head."""
 
 
 def with_tasks(
@@ -127,9 +127,9 @@ def with_tasks(
     """Return an independent copy of a model that has these tasks, and no others.
 
     Heads start fresh (drawn with ``seed``), or are those of the task ``reuse``, target by target of the same kind;
-    these also keep ``std``, ``mean`` and references, so that they predict what they did. A mapping says so for each new
-    task; those that are not in it start fresh, and so do, which is said, targets of a kind that the old task has not.
-    What no task reads any more is left out. Changes outputs.
+    these also keep ``std``, ``mean`` and references, so that they predict what they did. A mapping does so for each new
+    task; others start fresh, and so do, with a warning, targets of a kind that the old task lacks.
+    What no task reads any more is removed. Changes outputs.
 
     Raises ConfigError for a family that cannot do this, an unknown task, or one without any head that is asked for.
     """
@@ -200,7 +200,7 @@ TRIED = 8
 """Training structures on which starts are compared: each costs a forward pass of the whole model."""
 
 SHIFTED = 64
-"""Training structures on which label − prediction is looked at where the first few are far from the labels."""
+"""Training structures for label − prediction if the first few predictions are far from the labels."""
 
 
 class StartOptions(Protocol):
@@ -208,7 +208,7 @@ class StartOptions(Protocol):
 
     @property
     def heads(self) -> str:
-        """Fresh ones, those of the model, or the better of both."""
+        """Fresh ones, those of the model, or the better of the two."""
         ...
 
     @property
@@ -240,7 +240,7 @@ class Start:
     score: float = np.inf
     """Errors relative to predicting the mean, weighted as in the loss, see `train.validation.score`."""
     even_score: float = np.inf
-    """The same with all targets of one weight: of heads alike in forces, those right in energies."""
+    """The same with equal weights: among heads equal in forces, it prefers those right in energies."""
 
     def __str__(self) -> str:
         """Say whose heads these are."""
@@ -250,7 +250,7 @@ class Start:
 def choose_start(
     model: BlockModel, data: LearningTask, options: StartOptions, run: RunOptions
 ) -> tuple[Start, list[str]]:
-    """Return the heads that a task starts with, and what is to be said of them.
+    """Return the heads that a task starts with, and notes on them.
 
     Raises ConfigError if heads are to be reused and no task of the model has them.
     """
@@ -289,7 +289,7 @@ def _has_heads(old: Task, new: Task) -> bool:
 
 
 def _fits(new: Target, old: Target) -> bool:
-    """Tell whether a head gives what is wanted: scalars are told apart by name, and a sum is not a mean."""
+    """Say whether a head fits a target: scalars must agree in name, and a sum is not a mean."""
     return (
         new.reduction == old.reduction
         and new.unit == old.unit
@@ -306,7 +306,7 @@ def _start(model: BlockModel, data: LearningTask, name: str | None, options: Sta
 
 
 def move_to_labels(model: BlockModel, data: LearningTask) -> ReferenceGap | None:
-    """Shift the references of a model's task where the labels are on another; return the gap that there was."""
+    """Shift the references of a model's task if the labels have others; return the gap."""
     if differences(model, data.name, _labelled(data, TRIED), TRIED).apart() < SMALLEST:
         return None
     gap = find_gap(model, data.name, _labelled(data, SHIFTED))
@@ -323,7 +323,7 @@ def _on_labels_reference(model: BlockModel, data: LearningTask, gap: ReferenceGa
         return task
     samples = _labelled(data, SHIFTED)
     scale = data.normalisation.targets[energy.name]
-    if gap.before < SAME or not scale.references:  # the model's own references are near: what is missing is enough
+    if gap.before < SAME or not scale.references:  # the model's references are close: adding the difference is enough
         changed = _raised(energy, gap.references)
     else:
         changed = _shifted(model, energy, scale, samples, data.name)
@@ -344,12 +344,12 @@ def _raised(energy: Target, shift: dict[int, float]) -> Target:
 
 
 def _labelled(data: LearningTask, count: int) -> list[Sample]:
-    """Return training structures that have labels, evenly over the set."""
+    """Return training structures that have labels, evenly spaced."""
     return [sample for sample in spread_over(data.part("train"), count) if sample.targets]
 
 
 def _measured(model: BlockModel, data: LearningTask, run: RunOptions) -> tuple[Results, float, float]:
-    """Return errors on some training structures, and their two scores beside predicting the mean."""
+    """Return errors on some training structures, and their two scores relative to predicting the mean."""
     samples = Samples(_labelled(data, TRIED), data.dataset.name)
     samples.info = data.dataset.info
     probe = replace(data, others={**data.others, "validation": samples}, graph=model.task(data.name).graph)

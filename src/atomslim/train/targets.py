@@ -4,15 +4,15 @@ Where per-element references come from, in words:
 
 | `e0s` | references |
 |---|---|
-| empty | isolated atoms' in the data, if of all elements; else fitted to the training set, near the model's that fit |
+| empty | isolated atoms' in the data, if of all elements; else fitted to the training set (close to a model that fits) |
 | `fit` | fitted on the training set alone |
 | `isolated` | those of isolated atoms: structures of one atom, not periodic or marked `config_type=IsolatedAtom` |
 | `model` | those of the model's task |
-| `mean` | none: a mean per structure, so that energies do not add up |
+| `mean` | none: a mean per structure, so energies are not additive |
 | `H=-13.6,C=-1029.5`, a mapping, a file | as given |
 
 Given ones, and those of isolated atoms, lack the binding of the structures; where this is more than the spread of the
-energies, its mean per atom is added to all of them, because a head that starts near 0 would be long on its way there.
+energies, its mean per atom is added to all of them, because a head that starts near 0 would take long to get there.
 """
 
 import json
@@ -47,11 +47,11 @@ FORCE_WEIGHT = 100.0
 STRESS = "stress"
 
 
-# -- labels of 0 and 1, no and yes
+# -- binary labels
 
 
 def base_rate(train: TaskData, name: str) -> TargetScale:
-    """Return the share of yes among a label of the training structures, as its mean.
+    """Return the fraction of ones of a label among the training structures, as its mean.
 
     Raises DataError for a label that is neither 0 nor 1, and unless there are both.
     """
@@ -66,13 +66,13 @@ def base_rate(train: TaskData, name: str) -> TargetScale:
     if share in {0.0, 1.0}:
         raise DataError(
             f"{train.dataset.name}: {name} is {share:g} in all {len(values)} structures for training that have it: "
-            "there is nothing to tell apart; choose another split, or leave it out"
+            "there is nothing to distinguish; choose another split, or leave it out"
         )
     return TargetScale(mean=share, count=len(values))
 
 
 def class_target(name: str, options: TargetOptions, scale: TargetScale) -> Target:
-    """Return the target of a label: a head of zeros gives the share of yes, or one half of balanced classes."""
+    """Return the target of a label: a head of zeros gives the fraction of ones, or one half for balanced classes."""
     mean = 0.0 if options.class_weights == "balanced" else math.log(scale.mean / (1 - scale.mean))
     return Target(
         name=name, kind="binary", reduction=options.reduction, unit=PROBABILITY, mean=mean, base_rate=scale.mean
@@ -86,25 +86,25 @@ def class_term(task: str, head: Target, options: TargetOptions, scale: TargetSca
 
 
 def own_share(target: Target) -> TargetScale:
-    """Return the share of yes that a model's target was trained with."""
+    """Return the fraction of ones that a model's target was trained with."""
     share = 1 / (1 + math.exp(-target.mean)) if target.base_rate is None else target.base_rate
     return TargetScale(mean=share, count=1)
 
 
 def positive_weight(share: float) -> float:
-    """Return the weight of yes that makes both classes count alike, from the share of yes."""
+    """Return the weight of positives that balances the classes, from the fraction of ones."""
     return (1 - share) / share
 
 
 def class_note(name: str, scale: TargetScale, weights: ClassWeights) -> str:
-    """Say how many labels are yes, and how they are weighed."""
+    """Say how many labels are 1, and how they are weighted."""
     weight = positive_weight(scale.mean)
-    text = f"{name}: yes for {scale.mean * scale.count:.0f} of {scale.count} labels for training ({scale.mean:.1%}); "
+    text = f"{name}: 1 for {scale.mean * scale.count:.0f} of {scale.count} labels for training ({scale.mean:.1%}); "
     if weights == "balanced":
         return (
-            text + f"class_weights=balanced: yes counts {weight:.3g} times, and probabilities are of balanced classes"
+            text + f"class_weights=balanced: 1 counts {weight:.3g} times, and probabilities are for balanced classes"
         )
-    return text + f"class_weights=none: all count alike (balanced: yes {weight:.3g} times)"
+    return text + f"class_weights=none: all count equally (balanced: 1 counts {weight:.3g} times)"
 
 
 # -- references of energies
@@ -116,18 +116,18 @@ EXTENSIVE = ("U0", "U", "H", "G")
 """Scalars of QM9 that are total energies of molecules."""
 
 NEAR = 5.0
-"""eV per atom: references of a model that leave more over are another method's."""
+"""eV per atom: a larger residual means that a model's references are another method's."""
 
 SAME = 1.0
-"""eV per atom: references of a model that leave less over are kept for elements that the data lack."""
+"""eV per atom: with a smaller residual, a model's references are kept for elements that the data lack."""
 
 SINGLE_ATOMS = 2000
-"""Structures of one atom that are looked at, at most."""
+"""Most structures of one atom that are read."""
 
 
 @dataclass(frozen=True)
 class Inherited:
-    """What a task may take over from the model that it is learned with: reference energies by the model's tasks."""
+    """What a task may inherit from the model: reference energies by the model's tasks."""
 
     references: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
@@ -139,14 +139,14 @@ class Inherited:
         return cls({name: found.references for name, found in energies.items() if found and found.references})
 
     def nearest(self, compositions: Compositions, limit: float = NEAR) -> str | None:
-        """Return the task whose references leave least over, or None where all leave more than ``limit`` per atom."""
+        """Return the task whose references have the smallest residual, or None if all exceed ``limit`` per atom."""
         found = {task: compositions.left_over(references) for task, references in self.references.items()}
         best = min(found, key=lambda task: found[task], default=None)
         return best if best is not None and found[best] <= limit else None
 
 
 def is_extensive(name: str, options: TargetOptions) -> bool:
-    """Tell whether a target is an energy that is a sum over atoms."""
+    """Say whether a target is an energy that is a sum over atoms."""
     return options.reduction == "sum" and (options.kind == "energy" or (options.kind == "scalar" and name in EXTENSIVE))
 
 
@@ -167,7 +167,7 @@ def energy_scale(data: TaskData, name: str, e0s: E0s, inherited: Inherited) -> T
     if rule in {"", "isolated"} and (atoms := isolated_atoms(data.dataset, name)):
         if rule == "isolated" or compositions.elements <= atoms.keys():
             return compositions.taken(name, atoms, source="isolated atoms of the data")
-        source = "fitted; what is left open: isolated atoms of the data, for the others an equal share per atom"
+        source = "fitted; where undetermined: isolated atoms of the data, for the others an equal share per atom"
         return compositions.scale(name, atoms, source=source, lenient=True)
     if rule == "isolated":
         raise ConfigError(
@@ -181,12 +181,12 @@ def _fitted(compositions: Compositions, name: str, rule: str, inherited: Inherit
     task = None if rule == "fit" else inherited.nearest(compositions, np.inf if rule == "model" else NEAR)
     if rule == "model":
         if task is None:
-            raise ConfigError("e0s model: no task of the model has references for all elements of the data: say fit")
+            raise ConfigError("e0s model: no task of the model has references for all elements of the data: use fit")
         return compositions.taken(name, inherited.references[task], source=f"those of the model's task {task}")
     if task is None:
-        return compositions.scale(name, source="fitted; what is left open: an equal share per atom", lenient=True)
+        return compositions.scale(name, source="fitted; where undetermined: an equal share per atom", lenient=True)
     own = inherited.references[task]
-    source = f"fitted; what is left open: those of the model's task {task}"
+    source = f"fitted; where undetermined: those of the model's task {task}"
     scale = compositions.scale(name, own, source=source, lenient=True)
     others = own if compositions.left_over(own) <= SAME else {}
     return scale.model_copy(update={"references": dict(sorted({**others, **scale.references}.items()))})
@@ -214,7 +214,7 @@ def isolated_atoms(dataset: Dataset, name: str = "energy") -> dict[int, float]:
 def parsed_e0s(e0s: E0s) -> str | dict[int, float]:
     """Return a rule, or reference energies by atomic number.
 
-    Raises ConfigError for a text that is neither a rule nor a table nor a file, and for elements that there are not.
+    Raises ConfigError for a text that is neither a rule nor a table nor a file, and for unknown elements.
     """
     if isinstance(e0s, Mapping):
         return _numbered(e0s, "e0s")
@@ -268,7 +268,7 @@ def _numbered(table: Mapping[Any, Any], where: str) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class Choice:
-    """Where a task's per-element references come from: its options, other tasks, the model."""
+    """Sources of a task's per-element references: its options, other tasks, the model."""
 
     e0s: E0s = ""
     known: Mapping[str, Normalisation] = field(default_factory=dict)
@@ -281,7 +281,7 @@ def default_targets(
     info: DatasetInfo | None = None,
     class_weights: ClassWeights = "none",
 ) -> dict[str, TargetOptions]:
-    """Choose what to learn from what any structure has: energy and forces, or else scalars; stress only if asked.
+    """Choose targets among the labels of any structure: energy and forces, or else scalars; stress only if asked.
 
     ``info`` says which of them are labels of 0 and 1.
 
@@ -309,7 +309,7 @@ def default_targets(
 def normalise(train: TaskData, targets: Mapping[str, TargetOptions], choice: Choice) -> Normalisation:
     """Fit each target's mean, spread and references on the training structures that have it.
 
-    Raises DataError for a target that none of them has, or that is the same in all: its loss would teach nothing;
+    Raises DataError for a target that none of them has, or that is the same in all: there would be nothing to learn;
     ConfigError for references of a task that is not known or has none.
     """
     return Normalisation(targets={name: _scale(train, name, options, choice) for name, options in targets.items()})
@@ -343,7 +343,7 @@ def _references_of(other: str, task: str, name: str, known: Mapping[str, Normali
 
 
 def require_classes(targets: Mapping[str, TargetOptions], options: TaskOptions, name: str) -> None:
-    """Refuse weights of classes where nothing is classified."""
+    """Refuse class weights if nothing is classified."""
     if options.class_weights != "none" and all(target.kind != "binary" for target in targets.values()):
         raise ConfigError(
             f"{name}: class_weights: none of {', '.join(targets)} is a label of 0 and 1: name labels with classify"
@@ -351,7 +351,7 @@ def require_classes(targets: Mapping[str, TargetOptions], options: TaskOptions, 
 
 
 def require_energy(targets: dict[str, TargetOptions], found: Survey) -> None:
-    """Require targets, and give conservative forces and stress the energy they are derivatives of."""
+    """Require targets, and add the energy of which conservative forces and stress are derivatives."""
     if not targets:
         found.require(["energy"])
     kinds = {options.kind for options in targets.values()}
@@ -377,7 +377,7 @@ def own_targets(task: Task, given: Mapping[str, TargetOptions]) -> dict[str, Tar
 
 
 def own_scales(task: Task) -> Normalisation:
-    """Return the model's own scales; conservative forces, which have none, count in eV/Å, labels by their share."""
+    """Return the model's own scales; eV/Å for conservative forces, which have none, and fractions for binary labels."""
     return Normalisation(
         targets={
             target.name: own_share(target)

@@ -46,7 +46,7 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class LearningTask:
-    """A dataset that is to be learned: what is learned, and from which structures."""
+    """A dataset to learn: targets and structures."""
 
     name: str
     dataset: Dataset
@@ -57,11 +57,11 @@ class LearningTask:
     others: dict[Part, Dataset] = field(default_factory=dict)
     """Separate datasets for validation or test, instead of the split's."""
     answered: bool = False
-    """Whether labels for validation and test are a teacher's answers: probabilities of yes, where targets are that."""
+    """Whether labels for validation and test are a teacher's answers: probabilities, for binary targets."""
     unlabelled: bool = False
     """Whether the training structures need no labels."""
     validation_limit: int | None = None
-    """At most so many structures of the validation set, evenly over it."""
+    """At most so many structures of the validation set, evenly spaced."""
 
     besides: tuple[str, ...] = ()
     """Names of labels that are learned besides the targets, and that not every structure need have."""
@@ -82,7 +82,7 @@ class LearningTask:
         )
 
     def looked_at(self) -> Iterator[Sample]:
-        """Give training structures to see what they are made of: all, or `LOOKED_AT` of them, evenly."""
+        """Give training structures for their composition: all, or `LOOKED_AT` of them, evenly spaced."""
         train = self.split.train
         return (self.dataset[train[index]] for index in evenly(len(train), LOOKED_AT))
 
@@ -93,7 +93,7 @@ class LearningTask:
 
     @staticmethod
     def name_for(dataset: Dataset) -> str:
-        """Return a name for a task on a dataset, without the characters that mean something in files."""
+        """Return a name for a task on a dataset, without characters that have a meaning in files."""
         return re.sub(r"[^\w-]+", "_", dataset.name.partition("@")[0]).strip("_") or "data"
 
     @property
@@ -140,7 +140,7 @@ def prepare_task(
 
     ``graph`` is how the task's graphs are made (`train.start`), ``split`` and ``normalisation`` are those of an
     earlier run that is continued, ``known`` those of tasks whose references this one may take, ``inherited`` the
-    references of the model that learns it. Where the set for validation need not be ``labelled``, it is not looked at.
+    references of the model that learns it. The validation set is only checked if it must be ``labelled``.
 
     Raises:
         ConfigError: targets that contradict each other, a split that the data cannot give, or references of a task
@@ -161,7 +161,7 @@ def prepare_task(
     targets = dict(options.targets) or default_targets(found, options.forces, dataset.info, options.class_weights)
     require_energy(targets, found)
     require_classes(targets, options, dataset.name)
-    if normalisation is None and found.structures == found.total:  # else they are looked for in all structures below
+    if normalisation is None and found.structures == found.total:  # otherwise they are searched in all structures below
         for label in targets:
             found.require([label])
     name = options.name or LearningTask.name_for(dataset)
@@ -201,9 +201,9 @@ def validation_labels(task: LearningTask) -> Survey:
 
 
 def reference_notes(data: LearningTask) -> list[str]:
-    """Say which references energies get, in a line each; those of a single mean, which do not add up, too.
+    """Say which references energies get, one line each, or that a single mean makes them non-additive.
 
-    Of labels, it says how many are yes, and how they are weighed.
+    For binary labels, it says how many are 1, and how they are weighted.
     """
     notes = []
     for name, options in data.targets.items():
@@ -213,7 +213,7 @@ def reference_notes(data: LearningTask) -> list[str]:
         elif scale.references:
             notes.append(explain(name, scale))
         elif options.kind == "energy":
-            text = f"{explain(name, scale)}; one mean for every structure: energies do not add up"
+            text = f"{explain(name, scale)}; one mean for every structure: energies are not additive"
             notes.append(f"{text}; e0s=fit gives every element its reference")
     return notes
 
@@ -222,7 +222,7 @@ def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part]
     """Split as asked: a saved one, given sizes, or as the original does; where there is none, 80 %, 10 %, 10 %.
 
     Where validation or test have datasets of their own (``others``) and no sizes are given, all the rest is for
-    training, but for a tenth where validation has none.
+    training, except a tenth if validation has none.
     """
     if options.file is not None:
         return Split.load(options.file)
@@ -239,7 +239,7 @@ def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part]
         groups = dataset.groups if dataset.info.name == "ani1x" else None
         return splits.original(dataset.info.name, variant, count, groups, _classes(dataset, variant))
     except ConfigError:
-        if dataset.info.name in {"rmd17", "md17", "md22", "qm9"}:  # there is a rule, and the data is too small for it
+        if dataset.info.name in {"rmd17", "md17", "md22", "qm9"}:  # there is a rule, but the data is too small for it
             raise
     return splits.random(count, 0.8, 0.1, seed=options.seed)
 
@@ -340,7 +340,7 @@ class Lowered:
 
 
 def on_reference_of_model(data: LearningTask, model: BlockModel) -> LearningTask:
-    """Return the task with energies on the model's reference; a warning says so where the labels are on another."""
+    """Return the task with energies on the model's reference; warns if the labels have another."""
     gap = find_gap(model, data.name, spread_over(data.part("train"), STRUCTURES))
     if gap is None:
         return data
@@ -354,5 +354,5 @@ def on_reference_of_model(data: LearningTask, model: BlockModel) -> LearningTask
 
 
 def spread_over(data: TaskData, count: int) -> list[Sample]:
-    """Return at most so many structures, evenly over a set."""
+    """Return at most so many structures of a set, evenly spaced."""
     return [data[index] for index in evenly(len(data), count)]

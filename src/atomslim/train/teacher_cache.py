@@ -12,7 +12,7 @@
 | tail | number of structures, length of the description, magic |
 
 Structures count through the training sets of all tasks, as in `Mixture`. Answers hold for structures as they are in the
-data: for a batch in which one has other edges than it had for the teacher there are none.
+data: there are none for a batch in which one has other edges than it had for the teacher.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ from atomslim.train.run_state import model_digest
 from atomslim.train.tasks import LearningTask
 
 VERSION = 1
-"""Of the format; answers of another version are computed anew."""
+"""Version of the format; answers of another version are recomputed."""
 
 _MAGIC = b"ATOMSLIM-ANSWERS"
 _TAIL = struct.Struct("<QQ16s")
@@ -98,9 +98,9 @@ def kept_answers(
     *,
     precision: str = "32",
 ) -> Answers:
-    """Return the teacher's answers to all training structures from a file, which is written first if need be.
+    """Return the teacher's answers to all training structures from a file, which is written first if necessary.
 
-    Of several processes one writes, while the others wait. Raises OSError if the file cannot be written.
+    If there are several processes, one writes while the others wait. Raises OSError if the file cannot be written.
     """
     layout = Layout.of(teacher, weights)
     identity = {
@@ -124,7 +124,7 @@ def kept_answers(
 
 
 def _front(path: Path) -> tuple[int, dict[str, Any]]:
-    """Return number of structures and description of a file; nothing if it is none of ours."""
+    """Return number of structures and description of a file; nothing if it is not ours."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - _TAIL.size, 0))
@@ -166,7 +166,7 @@ def training_size(tasks: Sequence[LearningTask]) -> tuple[int, int]:
 
 
 def passes(tasks: Sequence[LearningTask], options: RunOptions) -> float:
-    """Estimate how often a run sees its structures; 0 if only a time says how long it is."""
+    """Estimate how often a run sees its structures; 0 if it is limited by time only."""
     mixture = Mixture([task.part("train") for task in tasks])
     each = options.batch_size if options.batch_cost is None else options.batch_cost / mixture.costs.mean()
     counted = [options.epochs, None if options.steps is None else options.steps * each / len(mixture)]

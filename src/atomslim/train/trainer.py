@@ -56,7 +56,7 @@ def require_as_many_processes(options: Mapping[str, Any], environment: Mapping[s
 
 
 def require_machines(machines: int, environment: Mapping[str, str]) -> None:
-    """Raise ConfigError for a training on several machines that nobody starts on the others: it would wait for them."""
+    """Raise ConfigError for training on several machines that nothing has started on the others: it would wait."""
     if machines > 1 and not any(name in environment for name in ("WORLD_SIZE", _SRUN, _OWN_RANK)):
         raise ConfigError(
             f"nodes {machines}: nothing started this training on other machines, so it would wait for them for ever: "
@@ -65,18 +65,18 @@ def require_machines(machines: int, environment: Mapping[str, str]) -> None:
 
 
 def _number(value: object) -> int:
-    """Return a number of processes or machines; 1 where there is none, or something else, which is refused later."""
+    """Return a number of processes or machines; 1 if there is none, or an invalid one, which is refused later."""
     return value if isinstance(value, int) and value > 0 else 1
 
 
 def is_first(processes: int, environment: Mapping[str, str]) -> bool:
-    """Say whether this process is the first of a training's, which writes its files; one process alone is."""
+    """Say whether this process is the first of a training run, which writes its files; a single process is."""
     names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", *(["SLURM_PROCID"] if _SRUN in environment else []))
     return processes == 1 or not any(int(environment.get(name) or 0) for name in names)
 
 
 def cluster_environment(processes: int, environment: Mapping[str, str]) -> ClusterEnvironment | None:
-    """Say where Lightning reads the number of each process; None: Lightning finds out.
+    """Say where Lightning reads the number of each process; None: Lightning detects it.
 
     One process alone has the number 0, whatever a launcher says: the processes of a study train each for itself. Under
     SLURM, Lightning's own way of requeueing is left out, for the conductor saves and resumes.
@@ -158,14 +158,14 @@ def train(
 ) -> Summary:
     """Train ``model`` in place on its tasks, and leave the best and the last weights in the run's folder.
 
-    It learns from labels unless an ``objective`` says something else. A state in the folder is taken up. Returns
+    It learns from labels unless an ``objective`` says something else. A state in the folder is resumed. Returns
     baselines, results and times.
 
     Raises:
         ConfigError: options that contradict each other or the model, or no such device.
         DataError: structures or labels that cannot be learned from.
         AtomslimError: a loss that is not finite.
-        KeyboardInterrupt: Ctrl-C, once the step that runs is saved; its message says so.
+        KeyboardInterrupt: Ctrl-C, once the running step is saved; its message says so.
 
     """
     limit_threads()
@@ -227,7 +227,7 @@ def _trainer(options: RunOptions, conductor: Conductor) -> lightning.Trainer:
         gradient_clip_val=optimiser.clip,
         gradient_clip_algorithm=None if optimiser.clip is None else optimiser.clip_by,
         callbacks=[conductor],
-        max_epochs=1,  # of Lightning's: the batches have no end, the conductor stops
+        max_epochs=1,  # of Lightning: batches never end, the conductor stops
         limit_val_batches=0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -241,7 +241,7 @@ def _trainer(options: RunOptions, conductor: Conductor) -> lightning.Trainer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out Lightning's remarks about what is meant to be as it is."""
+    """Hide Lightning's remarks about intended settings."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():

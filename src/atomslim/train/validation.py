@@ -1,4 +1,4 @@
-"""Errors of a model, and of predicting the mean (of labels, the share of yes), on a set of each task."""
+"""Errors of a model, and of predicting the mean or base rate, on a set of each task."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -48,16 +48,16 @@ def model_errors(
 
 
 def mean_errors(tasks: Sequence[LearningTask], part: Part, options: RunOptions, processes: Processes) -> Results:
-    """Return the errors of predicting the training labels' mean and references or share of yes, and no forces."""
+    """Return the errors of predicting the training labels' mean and references or base rate, and no forces."""
     return {task.name: _errors(None, task, part, options, processes, partial(_means, task)) for task in tasks}
 
 
 def score(results: Results, mean: Results, terms: Sequence[Term]) -> float:
     """Return what is minimised: the geometric mean of error / error of predicting the mean, weighted as in the loss.
 
-    The error is the MAE; of labels of 0 and 1, it is 1 − ROC-AUC, or the log loss where all are alike.
-    Halving the error of any target counts alike, however far it is from being learned: in a mean of the ratios
-    themselves, those that cannot be learned would decide.
+    The error is the MAE; for binary labels, it is 1 − ROC-AUC, or the log loss if all are equal.
+    Halving the error of any target counts equally, however large it is: in a mean of the ratios
+    themselves, targets that cannot be learned would dominate.
     """
     weighted = [
         (term.weight, _ratio(results[term.task][term.name], mean[term.task][term.name]))
@@ -71,12 +71,12 @@ def score(results: Results, mean: Results, terms: Sequence[Term]) -> float:
 
 
 def _ratio(found: Errors, mean: Errors) -> float:
-    """Return how large an error is beside that of predicting the mean; both may be zero on very few structures."""
+    """Return an error relative to that of predicting the mean; both may be zero on very few structures."""
     return max(found.error, found.least) / max(mean.error, mean.least)
 
 
 def before_first_step(results: Results, mean: Results) -> list[str]:
-    """Say for every task what the model has before it learns, beside predicting the mean."""
+    """Report for every task the errors before training, beside those of predicting the mean."""
     return [
         f"{task}, before the first step (and predicting the {baseline_of(found.values())}): "
         + ", ".join(f"{name} {found[name]} ({mean[task][name]})" for name in found)
@@ -110,7 +110,7 @@ def _compared(task: LearningTask) -> list[str]:
 
 
 def _classes(task: LearningTask) -> list[str]:
-    """Return what is compared with labels of 0 and 1, and not with a teacher's probabilities."""
+    """Return the targets compared with binary labels, not with a teacher's probabilities."""
     return [] if task.answered else task.classes
 
 
