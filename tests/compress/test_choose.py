@@ -129,7 +129,7 @@ def test_a_wrong_file_of_relevance(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="4 blocks to drop"):
         chosen({"drop": 4}, path)
     for ways in ({"blocks": 2}, {"keep": "1"}, {}):
-        with pytest.raises(ConfigError, match="relevance has no say"):
+        with pytest.raises(ConfigError, match="relevance does not apply"):
             chosen(ways, path)
     with pytest.raises(ConfigError, match="no score 'taylor'"):
         choose.removal_order(path, model, "taylor")

@@ -153,7 +153,7 @@ def test_a_fit_that_errs_more_on_structures_it_has_not_seen_is_not_taken() -> No
         replace(one, derivatives=one.derivatives + 0.1 * torch.randn(one.derivatives.shape, generator=noise).double())
         for one in rows_of(small, full, waters(8), directions=2)
     ]
-    with pytest.warns(AtomslimWarning, match="no fit to energies and forces errs less on held-out structures"):
+    with pytest.warns(AtomslimWarning, match="no fit to energies and forces has smaller errors on held-out structures"):
         fit = fit_forces(small, {"worse": Start(0.5 * exact), "exact": Start(exact)}, rows)
     assert fit.began_at == "exact"
     assert fit.ridges == ()

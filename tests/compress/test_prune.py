@@ -132,5 +132,5 @@ def test_unknown_realignment() -> None:
 
 
 def test_structures_that_nothing_is_fitted_to() -> None:
-    with pytest.raises(ConfigError, match="sliced looks at no calibration structures"):
+    with pytest.raises(ConfigError, match="sliced uses no calibration structures"):
         keep_blocks(jmp(), 1, calibration=waters(2))

@@ -212,7 +212,7 @@ def test_narrower_models_are_scored_by_what_they_do_to_the_errors(tmp_path: Path
     assert f"edge {half}," in (tmp_path / "relevance.csv").read_text()
     with pytest.raises(ConfigError, match="no width 'depth'"):
         block_relevance(model, samples, widths={"depth": 2})
-    with pytest.raises(ConfigError, match="widths have no score but what they do to errors"):
+    with pytest.raises(ConfigError, match="widths are only scored by their errors"):
         block_relevance(model, samples, widths={"edge": 0.5}, leave_out=False)
 
 

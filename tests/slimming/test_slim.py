@@ -274,9 +274,7 @@ def test_a_control_has_the_labels_of_a_run_and_random_weights(
         slim(tmp_path / "other.xyz", EMT, tmp_path / "no", **(QUICK | {"labels_of": str(other)}))
     out = str(tmp_path / "no")
     nothing = ("--labels-of", str(tmp_path), "--start", "random")
-    assert "that has its labels" in refused(
-        capsys, str(given / "cu.xyz"), "--teacher", EMT_NAME, "-o", out, *nothing
-    )
+    assert "that has its labels" in refused(capsys, str(given / "cu.xyz"), "--teacher", EMT_NAME, "-o", out, *nothing)
     assert not Path(out).exists()
 
 

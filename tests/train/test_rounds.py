@@ -74,7 +74,7 @@ def test_the_way_begins_at_the_full_model_and_ends_at_the_cut() -> None:
 
 def test_wrong_use_is_said(tmp_path: Path) -> None:
     full, _ = pair()
-    with pytest.raises(ConfigError, match="all that its teacher has"):
+    with pytest.raises(ConfigError, match="as large as its teacher"):
         atomslim.distill(full, full, waters(24), output=tmp_path / "a", **RUN)
     with pytest.raises(ConfigError, match=r"in some of 4, nothing would be cut: this student can be cut in 2"):
         atomslim.distill(Cut((1,)).of(full), full, waters(24), output=tmp_path / "c", **RUN | {"rounds": 4})

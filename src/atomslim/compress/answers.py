@@ -1,8 +1,8 @@
 """A teacher's answers to structures as rows of numbers, one row for each structure: what can be kept for later.
 
 A record is its task's numbers of structures (), forces (n, 3), readout features of atoms (n, d) and of edges (E, d'),
-one after the other. A batch has the edges of its structures in an order of its own, which depends on what else is in
-it; records have them by target, source and offset.
+one after the other. A batch has the edges of its structures in an order that depends on what else is in
+it; records sort them by target, source and offset.
 """
 
 import zlib
@@ -37,7 +37,7 @@ class Layout:
 
     @classmethod
     def of(cls, teacher: BlockModel, weights: Weights) -> Self:
-        """Return how the teacher's answers are kept for a loss with these weights."""
+        """Return the layout of a teacher's answers for a loss with these weights."""
         widths = {branch: readout.out_features for branch, readout in teacher.readout_maps().items()}
         return cls(
             dtype=str(next(teacher.parameters()).dtype).removeprefix("torch."),
@@ -54,7 +54,7 @@ class Layout:
         return np.dtype(self.dtype).itemsize * (atoms * (self.node + 3) + edges * self.edge)
 
     def records(self, trace: Trace, batch: Batch, edges: "StructureEdges") -> Iterator[FloatArray]:
-        """Give what a teacher makes of a batch, structure by structure."""
+        """Give a teacher's outputs on a batch, structure by structure."""
         atoms = np.cumsum(batch.atoms.natoms.tolist())[:-1]
         by_target = {
             (task, name): np.split(self._plain(trace.outputs[task][name]), atoms if by_atom else len(batch))
@@ -95,7 +95,7 @@ class Layout:
             yield name, torch.from_numpy(values)
 
     def _sizes(self, task: str, natoms: int) -> list[int]:
-        """Return how many numbers each part of a record has, but for the edges', which are the rest."""
+        """Return how many numbers each part of a record has, except the edges', which are the rest."""
         return [3 * natoms if by_atom else 1 for by_atom in self.targets[task].values()] + [natoms * self.node]
 
     def _plain(self, tensor: Tensor) -> FloatArray:

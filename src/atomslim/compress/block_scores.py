@@ -13,7 +13,7 @@ Numbers = NDArray[np.float64]
 _REPEATED = {PER_ATOM, MEAN_OF_LABELS}
 
 ROUNDING = 1e-5
-"""Share of what leaving a block out adds, below which an error is one of rounding."""
+"""Fraction of what leaving a block out adds, below which an error is rounding."""
 
 SCORES = {
     "gradcam": "GradCAM",
@@ -39,7 +39,7 @@ class Score:
         return cls(rows.mean(0), deviation, len(rows))
 
     def followed_by(self, count: int) -> "Score":
-        """Return the same with so many more that have no score."""
+        """Return the same, padded with NaN for so many without a score."""
         none = np.full(count, np.nan)
         return Score(np.append(self.mean, none), np.append(self.deviation, none), self.batches)
 
@@ -67,12 +67,12 @@ class TaskRelevance:
     left_out: dict[str, Numbers]
     """Target → what leaving out each block adds to the MAE in the target's unit, (b + 1,); NaN for the embedding.
 
-    Of labels of 0 and 1, what it adds to the log loss.
+    For binary labels, what it adds to the log loss.
     """
     units_left_out: dict[str, Numbers] = field(default_factory=dict)
-    """The same for each of what the model can leave out that is finer than blocks, and for shorter cutoffs."""
+    """The same for each finer unit, and for shorter cutoffs."""
     units: dict[str, Score] = field(default_factory=dict)
-    """GradCAM's and Taylor's scores of what is finer than blocks, for each atom; NaN of what has none."""
+    """GradCAM's and Taylor's scores of finer units, per atom; NaN if there is none."""
     data: str = ""
     """Name of the dataset."""
 
@@ -98,10 +98,10 @@ class TaskRelevance:
         return mean / total if total > 0 else mean
 
     def relative(self, left_out: dict[str, Numbers]) -> Numbers:
-        """Return what leaving out adds to the errors, as a share of them, the mean over targets.
+        """Return what leaving out adds to the errors, relative to them, as the mean over targets.
 
-        Of errors that are rounding beside that, as of labels that the model made, a share says nothing: then the change
-        is compared with the largest one, so that every target counts alike.
+        If the errors are rounding, as for labels that the model made, ratios are meaningless: then the change
+        is compared with the largest one, so that every target counts equally.
         """
         changes = [
             left_out[target] / max(error.smooth_error, ROUNDING * _largest(left_out[target]), 1e-300)
@@ -112,7 +112,7 @@ class TaskRelevance:
 
     @property
     def answers_labels(self) -> bool:
-        """Whether all errors are rounding beside what leaving out a block adds: the labels are the model's own."""
+        """Whether all errors are rounding compared with what leaving out a block adds: labels are the model's own."""
         return bool(self.errors) and all(
             error.smooth_error <= ROUNDING * _largest(self.left_out[target]) for target, error in self.errors.items()
         )
@@ -126,7 +126,7 @@ class BlockScores:
     """Their numbers in the original model, 0 the embedding."""
     tasks: dict[str, TaskRelevance]
     units: tuple[str, ...] = ()
-    """Names of what the model can leave out that is finer than blocks, and of shorter cutoffs."""
+    """Names of the finer units, and of shorter cutoffs."""
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -146,9 +146,9 @@ class BlockScores:
         return tuple(name for name in self.scores if self.units and (name in by_gradient or name == "leave-out"))
 
     def unit_mix(self, name: str) -> Numbers:
-        """Return a score of every unit over the mix, on the same scale as `mix` of blocks; NaN of what has none.
+        """Return a score of every unit over the mix, on the same scale as `mix` of blocks; NaN if there is none.
 
-        By gradients they are shares of the sum over blocks, to which they come on top.
+        Gradient scores are fractions of the sum over blocks, in addition to those of blocks.
         """
         mean: Numbers = np.mean([task.of_units(name) for task in self.tasks.values()], axis=0)
         return mean

@@ -1,4 +1,4 @@
-"""Brings a cut model in line with the full one on calibration structures, whose labels are not looked at."""
+"""Fits a pruned model to the full one on calibration structures, without labels."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.progress import tracked
 
 Structures: TypeAlias = Callable[[], Iterator[tuple[AtomsBatch, Any, str]]]
-"""Gives batches, their graphs and tasks anew each time."""
+"""Gives batches, their graphs and tasks again on each call."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Calibration:
     def align(
         self, small: BlockModel, full: BlockModel, data: TaskedData, *, fitted: str, hand_over: bool
     ) -> dict[str, Any]:
-        """Fit a cut model, in place, in the way that ``fitted`` names; return what its history says of it."""
+        """Fit a pruned model in place, in the way that ``fitted`` names; return the entries for its history."""
         opened = datasets(full, data, labelled=False)
         entry: dict[str, Any] = {"calibration": {task: dataset.name for task, dataset in opened.items()}}
         if fitted == "least-squares-forces":
@@ -75,7 +75,7 @@ class Calibration:
 def calibration_structures(
     model: BlockModel, calibration: dict[str, Dataset], limit: int, batch_size: int
 ) -> Iterator[tuple[AtomsBatch, Any, str]]:
-    """Give batches of the structures of each task, their graphs and the task; at least one is there to be held out."""
+    """Give batches of the structures of each task, their graphs and the task; at least one can be held out."""
     for task, dataset in calibration.items():
         samples = spread_out(dataset, limit)
         size = min(batch_size, max(1, len(samples) // HELD_OUT))  # so that there is a batch to hold out

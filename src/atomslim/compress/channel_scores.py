@@ -10,7 +10,7 @@ For every layer y = W x that takes in channels of a stream, the pass adds up G =
 
 The first one is taken greedily, from all channels down, in closed form: without the columns g the best weights are
 W − W_g (G⁻¹_gg)⁻¹ G⁻¹_g·, the error grows by tr W_g (G⁻¹_gg)⁻¹ W_gᵀ, and G⁻¹ becomes G⁻¹ − G⁻¹_·g (G⁻¹_gg)⁻¹ G⁻¹_g·
-(optimal brain surgeon, arXiv 2203.07259). It needs WᵀW only. Labels are not looked at.
+(optimal brain surgeon, arXiv 2203.07259). It needs WᵀW only. Labels are not used.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,16 +37,16 @@ Structures = Sequence[tuple[AtomsBatch, Any, str]]
 """Batches with their topologies and tasks."""
 
 ROWS_AT_ONCE = 1024
-"""At most so many rows of a batch are looked at, or as many as there are inputs: evenly over the batch."""
+"""Most rows of a batch that are used, unless there are more inputs; evenly spaced over the batch."""
 
 DAMPING = 1e-6
-"""Share of G's diagonal that is added to it before it is inverted."""
+"""Fraction of G's diagonal that is added before inversion."""
 
 NOTHING = 1e-12
-"""Share of the mean of G's diagonal that stands for that of channels which are always zero."""
+"""Fraction of the mean of G's diagonal that is used for channels that are always zero."""
 
 ONE_AT_A_TIME = 256
-"""Up to so many channels go one at a time, of more a larger number at once."""
+"""Up to so many channels are removed one at a time, more of them in groups."""
 
 DRAWS = 2
 """Random signs for each batch."""
@@ -54,20 +54,20 @@ DRAWS = 2
 
 @dataclass
 class Reading:
-    """What a layer takes in, added up over rows."""
+    """A layer's inputs, summed over rows."""
 
     gram: Float[Tensor, "k k"]
     absolute: Float[Tensor, " k"]
     rows: int = 0
-    """Rows there were, looked at or not."""
+    """All rows, used or not."""
 
     @classmethod
     def zeros(cls, width: int) -> "Reading":
-        """Begin with no rows."""
+        """Start without rows."""
         return cls(torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))
 
     def add(self, rows: Float[Tensor, "rows k"]) -> None:
-        """Take in rows."""
+        """Add rows."""
         seen = thinned_out(rows, rows.shape[1]).cpu().double()
         self.gram += seen.T @ seen
         self.absolute += seen.abs().sum(0)
@@ -76,20 +76,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class ChannelScores:
-    """What is known of a model's channels after one pass; see `scored`. It serves for all widths."""
+    """Statistics of a model's channels after one pass; see `scored`. They serve for all widths."""
 
     model: BlockModel
     layout: ChannelLayout
     score: Score
     structures: int
     readings: Mapping[str, Reading]
-    """Layer → what it takes in."""
+    """Layer → its inputs."""
     bases: Mapping[str, Reading]
     """Stream of basis functions → their values."""
     importances: Mapping[str, Float[Tensor, " channels"]]
-    """Stream → importance of its channels; empty for least-squares, which looks at what is left each time."""
+    """Stream → importance of its channels; empty for least-squares, which depends on what is left."""
     orders: dict[str, Int[Tensor, " channels"]] = field(default_factory=dict)
-    """Stream → its channels, the first to go first, as far as they were asked for."""
+    """Stream → its channels in order of removal, if already computed."""
 
     def order(self, stream: str) -> Int[Tensor, " channels"]:
         """Return the channels of a stream, the least important first."""
@@ -102,7 +102,7 @@ class ChannelScores:
         return self.orders[stream]
 
     def kept(self, widths: Mapping[str, int]) -> dict[str, Int[Tensor, " kept"]]:
-        """Return the channels that stay at these widths; only of streams that lose some.
+        """Return the kept channels at these widths; only of streams that lose some.
 
         Raises DataError where the calibration structures are too few to fit the inputs of a layer.
         """
@@ -112,7 +112,7 @@ class ChannelScores:
         return {stream: self.order(stream)[-wanted[stream] :].sort().values for stream in cut}
 
     def narrowed(self, kept: Kept) -> BlockModel:
-        """Return a copy with these channels, the layers that take them in fitted on the full model's inputs."""
+        """Return a copy with these channels, the layers that read them fitted on the full model's inputs."""
         small = family_of(self.model).narrowed(self.model, kept)
         for layer in {name for stream in kept for name in self.layout.readers(stream)}:
             assign(small, layer, self._reconstructed(layer, kept)[self.layout.rows(layer, kept)])
@@ -124,7 +124,7 @@ class ChannelScores:
         return self.readings[layer] if stream is None else self.bases[stream]
 
     def _reconstructed(self, layer: str, kept: Kept) -> Float[Tensor, "out kept"]:
-        """Return a layer's weights on the inputs that stay, fitted to what all of them give, for all outputs."""
+        """Return a layer's weights on the kept inputs, fitted to its outputs with all inputs."""
         inputs, weight = self.layout.inputs(layer, kept), weight_of(self.model, layer)
         if len(inputs) == weight.shape[1]:
             return weight
@@ -153,7 +153,7 @@ class ChannelScores:
 
 
 def scored(model: BlockModel, structures: Structures, score: Score = "least-squares", seed: int = 0) -> ChannelScores:
-    """Look at the channels of all streams; raises DataError without structures, ConfigError for another score."""
+    """Score the channels of all streams; raises DataError without structures, ConfigError for another score."""
     of = family_of(model)
     of.require("widths")
     if score not in get_args(Score):
@@ -191,7 +191,7 @@ def run(model: BlockModel, batch: AtomsBatch, topology: Any, tasks: Iterable[str
 
 @contextmanager
 def watched(model: BlockModel, layers: Iterable[str], see: Any) -> Iterator[None]:
-    """Call ``see`` with the name, the inputs (rows, k) and what their module makes of layers as they are computed."""
+    """Call ``see`` with the name, the inputs (rows, k) and the module's outputs of layers as they are computed."""
     of = family_of(model)
 
     def hook(name: str, module: Any, inputs: Any, output: Any) -> None:
@@ -207,7 +207,7 @@ def watched(model: BlockModel, layers: Iterable[str], see: Any) -> Iterator[None
 
 
 def thinned_out(rows: Float[Tensor, "rows k"], inputs: int) -> Float[Tensor, "some k"]:
-    """Return at most as many rows of a batch as are looked at, evenly over it."""
+    """Return the rows of a batch that are used, evenly spaced."""
     return rows[:: -(-len(rows) // max(ROWS_AT_ONCE, inputs)) or 1]
 
 
@@ -226,7 +226,7 @@ def assign(model: BlockModel, layer: str, weight: Float[Tensor, "out in"]) -> No
 
 
 def tasks_of(model: BlockModel, structures: Structures, task: str) -> list[str]:
-    """Return the task of a batch, and those that have no calibration structures of their own."""
+    """Return the task of a batch, and those without calibration structures."""
     given = {name for *_, name in structures}
     return [name for name in model.tasks if name == task or name not in given]
 
@@ -254,7 +254,7 @@ def _activations(found: ChannelScores) -> dict[str, Float[Tensor, " channels"]]:
 
 @dataclass
 class Problem:
-    """One layer's part in an order of removal: G⁻¹, WᵀW over the error of no inputs, and the channels' columns."""
+    """One layer's state in an order of removal: G⁻¹, WᵀW over the error of no inputs, and the channels' columns."""
 
     inverse: Float[Tensor, "k k"]
     square: Float[Tensor, "k k"]
@@ -262,7 +262,7 @@ class Problem:
 
     @classmethod
     def of(cls, gram: Tensor, weight: Tensor, columns: Tensor) -> "Problem | None":
-        """Begin with all inputs; None for a layer whose output is zero."""
+        """Start with all inputs; None for a layer whose output is zero."""
         square = weight.T @ weight
         whole = float((square * gram).sum())
         diagonal = gram.diagonal()
@@ -270,7 +270,7 @@ class Problem:
         return cls(torch.linalg.inv(damped), square / whole, columns) if whole > 0 else None
 
     def costs(self) -> Float[Tensor, " channels"]:
-        """Return what the error grows by without each channel."""
+        """Return the growth of the error without each channel."""
         pairs = self.columns[:, :, None], self.columns[:, None, :]
         pivots = self.inverse[pairs]
         alive = pivots.diagonal(dim1=1, dim2=2) > 0
@@ -293,7 +293,7 @@ class Problem:
 
 
 def removal_order(problems: Sequence[Problem], channels: int) -> Int[Tensor, " channels"]:
-    """Return the channels in the order in which they go, each time those that cost least in all layers together."""
+    """Return the channels in the order of removal, each time those that cost least in all layers together."""
     alive = torch.ones(channels, dtype=torch.bool)
     order: list[int] = []
     while len(order) < channels:

@@ -3,22 +3,22 @@
     choice = cheapest(model, "xyz:frames.xyz", speed=1.5)
     small = choice.apply(model, realign="least-squares", calibration="xyz:frames.xyz")
 
-At each step everything that could go is left out by itself, the readout sliced, and measured: its cost is what that
-adds to the difference from the full model's answers on the data, its saving what it takes away of parameters, FLOPs,
-measured time or memory, at most as much as is still wanted. The least cost for its saving goes. What turns out not to
-be needed in the end comes back. Labels are not looked at.
+At each step every candidate is removed alone, the readout sliced, and measured: its cost is what that adds to the
+difference from the full model's outputs on the data, its saving the reduction of parameters, FLOPs, measured time or
+memory, at most as much as is still wanted. The one with the least cost per saving is removed. Unnecessary removals are
+undone at the end. Labels are not used.
 
-Widths go in steps of an eighth, the layers that read them fitted on the full model's inputs; channels are scored once
-for all (`atomslim.compress.channel_scores`). `Choice.apply` chooses them anew in the cut model and fits block by block.
-What was measured can be kept in a file (`atomslim.compress.cuts`), so that another target measures little again.
+Widths shrink in steps of an eighth, the layers that read them fitted on the full model's inputs; channels are scored
+once for all (`atomslim.compress.channel_scores`). `Choice.apply` chooses them again in the pruned model and fits block
+by block. What was measured can be kept in a file (`atomslim.compress.cuts`), so that another target reuses it.
 
 Finer units, each cheap by itself, may cost more together than the one block that saves as much. So this is done three
-times: among everything, among blocks, and among what is finer; the best that comes out is what is chosen.
+times: among everything, among blocks, and among finer units; the best result is chosen.
 
 Difference: root mean square of forces over the full model's own, or, where a task predicts none, of each target
 (energies per atom) over the full model's spread between structures; the mean over targets and tasks. Structures s count
-by 1/(1 + F_s²/F₀²), with their root mean square force F_s and its median F₀: among a few structures, the one or two
-farthest from equilibrium would decide alone.
+by 1/(1 + F_s²/F₀²), with their root mean square force F_s and its median F₀: otherwise the one or two of a few
+structures that are farthest from equilibrium would dominate.
 """
 
 import warnings
@@ -49,13 +49,13 @@ from atomslim.models.tasks import Target, Task
 FORCES = ("conservative_forces", "direct_forces")
 
 Axis = Literal["blocks", "units", "widths", "neighbours"]
-"""What can be left out: blocks, what is finer within them, channels of atom and edge features, and neighbours."""
+"""What can be reduced: blocks, finer units within them, channels of atom and edge features, and neighbours."""
 
 STEPS = 8
 """Steps from a whole width to none."""
 
 SHARES = (0.875, 0.75, 0.625, 0.5)
-"""Of the neighbours that a model takes."""
+"""Fractions of a model's neighbour cap."""
 
 
 def cheapest(  # noqa: PLR0913 - targets, and what may go for them
@@ -78,10 +78,10 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
 
     Args:
         model: the full model.
-        data: structures, by task where the model has several; labels are not looked at.
+        data: structures, by task where the model has several; labels are not used.
         size: at most so many parameters.
-        speed: so many times as fast: by FLOPs, or, with widths or neighbours, which FLOPs do not tell the worth of, as
-            measured.
+        speed: so many times as fast: by FLOPs, or measured, with widths or neighbours, whose speed-up FLOPs do not
+            predict.
         error: as fast as can be with at most this difference from the full model before re-alignment; 0.1 is 10 %.
         ms: at most so many milliseconds, as measured.
         memory: at most so many megabytes for weights and a prediction, as measured.
@@ -91,7 +91,7 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
         batch_size: structures at once.
         measured_on: structures whose predictions' FLOPs, times and memory count: the sum of times, the largest memory;
             none: the first of the data.
-        known: what was measured before of this model on these data; what is measured now is added.
+        known: earlier measurements of this model on these data; new ones are added.
 
     Raises:
         ConfigError: no target or several, one that cannot be reached (the nearest is named), or cutoffs that the model
@@ -115,7 +115,7 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the full model says of the data, by task and batch."""
+    """The full model's outputs on the data, by task and batch."""
 
     full: BlockModel
     given: list[tuple[str, Batch, dict[str, Tensor]]]
@@ -134,7 +134,7 @@ class _Answers:
         return cls(full, given, measured_on or [next(iter(samples.values()))[0].to_ase()])
 
     def structures(self) -> list[tuple[AtomsBatch, Any, str]]:
-        """Return the batches as channels are scored on them."""
+        """Return the batches for scoring channels."""
         return [(batch.atoms, batch.topology, task) for task, batch, _ in self.given]
 
     def difference(self, small: BlockModel, *, graphs: bool) -> float:
@@ -165,21 +165,21 @@ def _squares(forces: Tensor, batch: Batch) -> Tensor:
 
 
 def _force_share(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the root of the weighed mean square of differences over that of forces, from both by structure."""
+    """Return the weighted rms of differences over that of forces, from mean squares by structure."""
     apart, forces = (torch.cat([pair[index] for pair in pairs]) for index in (0, 1))
     weight = 1 / (1 + forces / forces.median().clamp(min=1e-24))
     return float(((weight * apart).sum() / (weight * forces).sum().clamp(min=1e-24)).sqrt())
 
 
 def _share(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the root mean square of differences over the spread of what was wanted."""
+    """Return the root mean square of differences over the spread of the wanted values."""
     said, wanted = (torch.cat([pair[index] for pair in pairs]) for index in (0, 1))
     size = (wanted - wanted.mean()).square().mean().sqrt()
     return float((said - wanted).square().mean().sqrt() / size.clamp(min=1e-12))
 
 
 Allowed = Callable[[Cut, Cut], bool]
-"""Whether one thing may go, by the cut before and after."""
+"""Whether one removal is allowed, by the cut before and after."""
 
 
 def _everything(_before: Cut, _after: Cut) -> bool:
@@ -198,7 +198,7 @@ _WAYS: tuple[Allowed, ...] = (_everything, _blocks_only, _finer_only)
 
 
 class _Search:
-    """Removes one thing after the other."""
+    """Removes one candidate after the other."""
 
     def __init__(
         self,
@@ -240,14 +240,14 @@ class _Search:
         return cost(self.cut(cut), self.counted, self.answers.measured_on)
 
     def reaches(self, cut: Cut, most: float) -> bool:
-        """Whether a cut costs at most this; a time is measured again: among many cuts, chance makes some look fast."""
+        """Whether a cut costs at most this; times are measured again, since some of many cuts look fast by chance."""
         if self.count(cut) <= most and self.counted == "ms" and cut != self.none:
             again = self.known.value(cut, "ms again", lambda: self._cost(cut))
             self.known.cuts[cut.in_order]["ms"] = max(self.count(cut), again)
         return self.count(cut) <= most
 
     def down_to(self, most: float, target: str) -> Choice:
-        """Remove until no more than this is left, in the way that differs least."""
+        """Remove until no more than this is left, with the least difference."""
         ends = {allowed: self.count(self._end(allowed)) for allowed in _WAYS}
         found = [self._down_to(most, allowed) for allowed, count in ends.items() if count <= most]
         choices = [self.choice(removals, target, most) for removals in found if self.count(removals[-1].cut) <= most]
@@ -260,7 +260,7 @@ class _Search:
         return min(choices, key=lambda choice: choice.difference)
 
     def _end(self, allowed: Allowed) -> Cut:
-        """Return the cut without all that can be left out: a way that does not reach a target even so is not gone."""
+        """Return the cut without all that can be removed: if it misses the target, this way is not tried."""
         cut = self.none
         while further := [one for _, one in self.further(cut) if allowed(cut, one)]:
             cut = further[0]
@@ -277,7 +277,7 @@ class _Search:
         return removals
 
     def within(self, error: float) -> Choice:
-        """Remove as long as the difference stays within this, in the way that saves most."""
+        """Remove as long as the difference stays within this, saving as much as possible."""
         target = f"at most {error:.3g} from the full model"
         choices = [
             self.choice(removals, target, None)
@@ -302,7 +302,7 @@ class _Search:
             removals.append(min(left, key=lambda one: _price(here, one, self.whole)))
 
     def tried(self, here: Removal, allowed: Allowed = _everything) -> Iterator[Removal]:
-        """Leave out by itself everything that is still there and may go, and measure it."""
+        """Remove every remaining candidate alone, and measure the result."""
         for name, cut in self.further(here.cut):
             if allowed(here.cut, cut):
                 yield self.measured(name, cut)
@@ -319,7 +319,7 @@ class _Search:
         return self.seen[cut]
 
     def further(self, cut: Cut) -> Iterator[tuple[str, Cut]]:
-        """Give what else could go, by name."""
+        """Give the remaining candidates by name."""
         for block in cut.blocks if "blocks" in self.axes else ():
             yield f"block {block}", replace(cut, blocks=tuple(one for one in cut.blocks if one != block))
         if "units" in self.axes:
@@ -354,7 +354,7 @@ class _Search:
             yield f"neighbours {now} → {fewer[0]}", replace(cut, neighbours=fewer[0])
 
     def choice(self, removals: Sequence[Removal], target: str, most: float | None) -> Choice:
-        """Put back what is not needed, the dearest first, and say what went."""
+        """Undo removals that are not needed, the most expensive first, and list the others."""
         cut, needless = removals[-1].cut, list[str]()
         steps = sorted(pairwise(removals), key=lambda pair: pair[0].difference - pair[1].difference)
         for before, after in steps if most is not None else ():
@@ -376,12 +376,12 @@ class _Search:
 
 
 def _price(here: Removal, there: Removal, wanted: float) -> float:
-    """Return what a removal costs for what it saves, as far as that is wanted."""
+    """Return the cost of a removal per saving, as far as that is wanted."""
     return (there.difference - here.difference) / min(here.count - there.count, wanted)
 
 
 def _with(cut: Cut, before: Cut, after: Cut) -> Cut:
-    """Return the cut with what one removal took away."""
+    """Return the cut with one removal undone."""
     back = set(before.blocks) - set(after.blocks)
     blocks = tuple(sorted({*cut.blocks, *back}))
     without = tuple(unit for unit in cut.without if unit in before.without or unit not in after.without)

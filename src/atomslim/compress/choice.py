@@ -1,4 +1,4 @@
-"""What was chosen to be left out of a model for a target, and why."""
+"""What was removed from a model for a target, and why."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from atomslim.evaluation.batches import TaskedData
 
 @dataclass(frozen=True)
 class Removal:
-    """What went, and what the model was then, with all that went before."""
+    """A removal, and the state of the model after it and those before."""
 
     name: str
     cut: Cut
     difference: float
-    """From the full model, as a share of what that says."""
+    """From the full model, relative to its outputs."""
     count: float
-    """Parameters, FLOPs, ms or MB that are left."""
+    """Remaining parameters, FLOPs, ms or MB."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What to leave out for a target, and why: every removal in turn, and what the best one left was."""
+    """What to remove for a target, and why: every removal in turn."""
 
     cut: Cut
     target: str
@@ -33,13 +33,13 @@ class Choice:
     """Parameters, FLOPs, ms or MB of the full model."""
     removals: tuple[Removal, ...]
     difference: float
-    """From the full model in the end, before re-alignment."""
+    """Difference of the result from the full model, before re-alignment."""
     count: float
-    """Parameters, FLOPs, ms or MB in the end."""
+    """Parameters, FLOPs, ms or MB of the result."""
     needless: tuple[str, ...] = ()
-    """Removals that came back."""
+    """Removals that were undone."""
     tried: tuple[Removal, ...] = ()
-    """Everything that was measured on the way."""
+    """All measured cuts."""
 
     def apply(self, model: Model, data: TaskedData | None = None, **options: Any) -> Model:
         """Return the cut model, with this choice in its history; arguments are those of `Cut.of`."""
@@ -63,20 +63,20 @@ class Choice:
         }
 
     def words(self) -> Iterator[str]:
-        """Say what went and why."""
+        """Say what was removed and why."""
         for one in self.removals:
             yield f"without {one.name}: {self._state(one.difference, one.count)}"
         for name in self.needless:
-            yield f"{name} came back: the target is met with it"
+            yield f"{name} was kept: the target is met with it"
         if self.needless:
-            yield f"in the end: {self._state(self.difference, self.count)}"
+            yield f"result: {self._state(self.difference, self.count)}"
 
     def _state(self, difference: float, count: float) -> str:
         share = count / self.whole
         return f"{difference:.1%} from the full model before re-alignment, {share:.0%} of its {self.counted} left"
 
     def front(self) -> list[Removal]:
-        """Return the cuts that no other one measured betters in both cost and difference, the nearest first."""
+        """Return the Pareto front of cost and difference, the smallest difference first."""
         best: list[Removal] = []
         for one in sorted(self.tried, key=lambda one: (one.difference, one.count)):
             if not best or one.count < best[-1].count:

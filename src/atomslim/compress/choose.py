@@ -1,6 +1,6 @@
 """Which blocks to keep: the first ones, all but the least relevant, or as many as a size or a speed allows.
 
-Blocks have the numbers of the original model everywhere, a model that was cut before included.
+Blocks have the numbers of the original model everywhere, also in models that were pruned before.
 """
 
 import os
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 _UNORDERED = {"blocks", "keep"}
-"""Ways that name blocks themselves, so that an order of removal means nothing."""
+"""Ways that name blocks explicitly, so that no order of removal applies."""
 
 
 def chosen_blocks(
@@ -46,13 +46,13 @@ def chosen_blocks(
     | speed | 1.3 | as many as this speed-up allows, likewise |
 
     ``relevance`` is the result of `block_relevance`, or the file that it was written to. Raises ConfigError for two
-    ways at once, a value that makes no sense or cannot be reached, or relevance where it has no say.
+    ways at once, an invalid or unreachable value, or relevance where it does not apply.
     """
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) > 1:
         raise ConfigError(f"blocks are chosen in {len(given)} ways ({', '.join(given)}): give one")
     if relevance is not None and not given.keys() - _UNORDERED:
-        raise ConfigError("relevance has no say in which blocks are kept here: leave it out, or say how many to drop")
+        raise ConfigError("relevance does not apply to this choice of blocks: leave it out, or say how many to drop")
     if not given:
         return None
     if "drop" in given and relevance is None:
@@ -70,7 +70,7 @@ def chosen_blocks(
 
 
 def all_but_first(model: BlockModel, order: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return the blocks that stay when the `count` first ones of `order` are removed."""
+    """Return the blocks that remain when the `count` first ones of `order` are removed."""
     if not 0 <= count <= model.num_blocks:
         raise ConfigError(f"{count} blocks to drop: the model has {model.num_blocks}")
     return tuple(block for block in model.block_ids if block not in order[:count])
@@ -97,7 +97,7 @@ def removal_order(
         raise ConfigError(f"{where}: is of a model with blocks {blocks}, this one has {list(model.block_ids)}")
     values = np.array(mix[score][1:], dtype=np.float64)
     if len(values) != len(blocks):
-        raise DataError(f"{where}: has {len(values)} values of {score} for {len(blocks)} blocks: write it anew")
+        raise DataError(f"{where}: has {len(values)} values of {score} for {len(blocks)} blocks: write it again")
     return tuple(blocks[int(index)] for index in np.argsort(values, kind="stable"))
 
 
@@ -116,7 +116,7 @@ def last_first(model: BlockModel) -> tuple[int, ...]:
 
 
 def within_parameters(model: BlockModel, order: Sequence[int], limit: int) -> tuple[int, ...]:
-    """Return the blocks that stay when as few blocks as possible are removed to have at most `limit` parameters.
+    """Return the blocks that remain when as few as possible are removed to have at most `limit` parameters.
 
     Raises ConfigError if even the model without blocks has more.
     """
@@ -129,11 +129,11 @@ def within_parameters(model: BlockModel, order: Sequence[int], limit: int) -> tu
 
 
 def faster_by(model: BlockModel, order: Sequence[int], factor: float) -> tuple[int, ...]:
-    """Return the blocks that stay when as few blocks as possible are removed to be `factor` times as fast.
+    """Return the blocks that remain when as few as possible are removed to be `factor` times as fast.
 
-    Speed is estimated by the counted FLOPs of one energy and force prediction of a benzene molecule. What is measured
-    is a little less: building the graphs costs the same whatever the blocks. Raises ConfigError for a factor below 1,
-    or if even the model without blocks is not that fast.
+    Speed is estimated by the counted FLOPs of one energy and force prediction of a benzene molecule. The measured
+    speed-up is slightly less: building the graphs costs the same whatever the blocks. Raises ConfigError for a factor
+    below 1, or if even the model without blocks is not that fast.
     """
     if not factor >= 1:
         raise ConfigError(f"speed-up {factor:g}: give 1 or more")
@@ -159,7 +159,7 @@ def flops(model: BlockModel, atoms: Atoms | None = None) -> int:
 
 
 def parse_count(text: str) -> int:
-    """Understand 110M, 1.2B, 500k or 1000000; raises ConfigError for anything else."""
+    """Parse 110M, 1.2B, 500k or 1000000; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", text.strip().lower())
     if match is None:
         raise ConfigError(f"{text[:40]!r} is not a number of parameters: write 110M, 1.2B or 500k")

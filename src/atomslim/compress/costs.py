@@ -17,7 +17,7 @@ from atomslim.models.modes import parameter_count
 Counted = Literal["parameters", "FLOPs", "ms", "MB"]
 
 REPEATS = 5
-"""Predictions of which the quickest counts, after one that warms up."""
+"""Predictions of which the fastest counts, after one to warm up."""
 
 
 TURNS = 3
@@ -36,7 +36,7 @@ def cost(model: BlockModel, counted: Counted, structures: Sequence[Atoms]) -> fl
 def milliseconds(model: BlockModel, atoms: Atoms) -> float:
     """Measure the shortest time of a prediction with the model's first task, its graphs included.
 
-    On a CPU it is that of the processor, so that other programs do not count.
+    On a CPU it is processor time, so that other programs do not count.
     """
     predict = _prediction(model, atoms)
     predict()
@@ -44,7 +44,7 @@ def milliseconds(model: BlockModel, atoms: Atoms) -> float:
 
 
 def time_share(model: BlockModel, full: BlockModel, structures: Sequence[Atoms]) -> float:
-    """Measure a model's time over the full one's, in turns: what slows the machine down for a while slows both."""
+    """Measure a model's time over the full one's, in turns, so that temporary slow-downs affect both."""
     sums = [0.0, 0.0]
     for atoms in structures:
         both = [_prediction(one, atoms) for one in (model, full)]
@@ -57,7 +57,7 @@ def time_share(model: BlockModel, full: BlockModel, structures: Sequence[Atoms])
 
 
 def megabytes(model: BlockModel, atoms: Atoms) -> float:
-    """Measure what the weights take and what a prediction adds at its peak; ConfigError if the system does not say."""
+    """Measure the memory of the weights and of a prediction at its peak; ConfigError if the system does not say."""
     predict = _prediction(model, atoms)
     predict()
     added = peak_memory(predict, next(model.parameters()).device)

@@ -1,4 +1,4 @@
-"""A shorter cutoff: the same weights with fewer edges, which energies fade out of without a step.
+"""A shorter cutoff: the same weights with fewer edges, on which energies depend smoothly.
 
 Changes outputs.
 """

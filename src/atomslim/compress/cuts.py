@@ -1,4 +1,4 @@
-"""Cuts of one model and what was measured of them, in memory or kept in a file for the next target."""
+"""Cuts of one model and their measurements, in memory or kept in a file for the next target."""
 
 import json
 from collections.abc import Callable
@@ -29,11 +29,11 @@ class Cut:
 
     @property
     def in_order(self) -> "Cut":
-        """The same for cuts that came about in another order."""
+        """The same for cuts that were made in another order."""
         return replace(self, without=tuple(sorted(self.without)))
 
     def of(self, model: Model, data: TaskedData | None = None, **options: Any) -> Model:
-        """Return the cut model, its blocks and finer units cut first; widths that went with these are left out.
+        """Return the cut model, its blocks and finer units cut first; widths that were removed with these are skipped.
 
         ``options`` are those of `keep_blocks`; ``data`` is what channels are chosen on. A readout that is fitted to
         forces is so again after widths are cut. Raises ConfigError for a cut of widths without data.
@@ -60,14 +60,14 @@ class Cut:
 class Measured:
     """Differences and costs by cut.
 
-    ``of`` says of which model, data and machine; a file that says otherwise is refused.
+    ``of`` identifies model, data and machine; a file of others is refused.
     """
 
     of: dict[str, Any] = field(default_factory=dict)
     cuts: dict[Cut, dict[str, float]] = field(default_factory=dict)
 
     def value(self, cut: Cut, name: str, measure: Callable[[], float]) -> float:
-        """Return what is known of a cut, or measure it."""
+        """Return the measurement of a cut, made now if necessary."""
         known = self.cuts.setdefault(cut.in_order, {})
         if name not in known:
             known[name] = float(measure())
@@ -75,9 +75,9 @@ class Measured:
 
     @classmethod
     def read(cls, path: Path, of: dict[str, Any]) -> "Measured":
-        """Read a file; begin anew where there is none.
+        """Read a file; start empty if there is none.
 
-        Raises DataError for a file that is no such, ConfigError for one of another model, data or machine.
+        Raises DataError for another kind of file, ConfigError for one of another model, data or machine.
         """
         if not path.exists():
             return cls(of)

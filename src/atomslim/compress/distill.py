@@ -1,4 +1,4 @@
-"""Distillation: a cut model learns to answer as the full one does (arXiv 2504.19538, 2306.14818).
+"""Distillation: a pruned model learns to reproduce the full one (arXiv 2504.19538, 2306.14818).
 
     L_KD = w_F ‖F_S − F_T‖₁ + w_E |E_S − E_T| + w_n ‖g_S(f) − g_T(f)‖₁,nodes + w_e ‖g_S(f) − g_T(f)‖₁,edges
          + w_b Σ_blocks ‖P f_S,i − f_T,i‖₁ + w_H ‖(∂F/∂r)_S − (∂F/∂r)_T‖₁,rows
@@ -36,7 +36,7 @@ from atomslim.models.modes import parameter_count
 
 
 class Weights(BaseModel):
-    """Weights of the parts of the distillation loss."""
+    """Weights of the terms of the distillation loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -50,7 +50,7 @@ class Weights(BaseModel):
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the loss: its weight, its sum over rows, and their number."""
+    """One term of the loss: its weight, its sum over rows, and their number."""
 
     name: str
     weight: float
@@ -76,7 +76,7 @@ def require_pair(student: BlockModel, teacher: BlockModel) -> None:
 
 
 def graphs_apart(student: BlockModel, teacher: BlockModel) -> list[str]:
-    """Say of each task whose graphs are not those of the teacher what that means; nothing where all are alike."""
+    """Say for each task whose graphs differ from the teacher's what that means; nothing if all are equal."""
     return [
         f"task {name}: the student's graphs ({task.graph.cutoff:g} Å) are not the teacher's "
         f"({teacher.tasks[name].graph.cutoff:g} Å, or other neighbours): each makes its own, and the student learns "
@@ -87,7 +87,7 @@ def graphs_apart(student: BlockModel, teacher: BlockModel) -> list[str]:
 
 
 def require_smaller(student: BlockModel, teacher: BlockModel, *, strict: bool) -> None:
-    """Warn of a student with more blocks or weights than its teacher; raise ConfigError if it is to be strict."""
+    """Warn of a student with more blocks or weights than its teacher; raise ConfigError if ``strict``."""
     sizes = [(one.num_blocks, parameter_count(one)) for one in (student, teacher)]
     (blocks, weights), (most_blocks, most_weights) = sizes
     if blocks <= most_blocks and weights <= most_weights:
@@ -105,8 +105,8 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
     """Return a linear map from the student's features to the teacher's wherever their widths differ.
 
     Those of the readout are called ``node`` and ``edge``, those of blocks ``node 3`` by their number in the original.
-    Where the student's history says which of the teacher's channels it kept, a map begins as the selection: each
-    channel in its place, the others zero. It is orthogonal: PᵀP = 1.
+    Where the student's history says which of the teacher's channels it kept, a map begins as the selection of
+    these channels. It is orthogonal: PᵀP = 1.
     """
     ours, theirs = student.readout_maps(), teacher.readout_maps()
     both = [branch for branch in ours if branch in theirs]
@@ -131,7 +131,7 @@ def projections(student: BlockModel, teacher: BlockModel) -> nn.ModuleDict:
 
 
 def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list[int]]:
-    """Return which of the teacher's channels the student's features are, as far as its history says.
+    """Return which of the teacher's channels the student's features are, if its history says so.
 
     By ``node`` and ``edge`` (of blocks), ``node 3`` (of a block), ``node readout`` and ``edge readout``.
     """
@@ -148,13 +148,13 @@ def _chosen_features(student: BlockModel, teacher: BlockModel) -> dict[str, list
 
 @torch.no_grad()
 def _select(map_: nn.Linear, channels: Sequence[int]) -> None:
-    """Let a map put each channel in its place."""
+    """Initialise a map as the selection of these channels."""
     map_.weight.zero_()
     map_.weight[list(channels), range(len(channels))] = 1.0
 
 
 def on_graphs_of(model: BlockModel, batch: Batch) -> Batch:
-    """Return a batch with the graphs that a model makes of it."""
+    """Return a batch with a model's graphs."""
     return replace(batch, topology=model.topology(batch.atoms, batch.tasks))
 
 
@@ -165,10 +165,10 @@ def without_edges(trace: Trace) -> Trace:
 
 
 def teach(teacher: BlockModel, batch: Batch, weights: Weights, precision: str = "32") -> Trace:
-    """Return what the teacher makes of a batch, without anything kept for its gradients.
+    """Return the teacher's outputs on a batch, without gradients.
 
-    Only the tasks that occur in the batch are computed, and only features with a weight are kept. The teacher goes
-    where the batch is; ``precision`` bf16 computes its dense layers so.
+    Only the tasks that occur in the batch are computed, and only features with a weight are kept. The teacher moves
+    to the batch's device; ``precision`` bf16 computes its dense layers in bfloat16.
     """
     device = batch.atoms.device
     teacher.to(device)
@@ -201,7 +201,7 @@ def distillation_parts(
     weights: Weights,
     maps: nn.ModuleDict,
 ) -> Iterator[Part]:
-    """Give the parts of the loss that have a weight, but for the Hessian's."""
+    """Give the terms of the loss that have a weight, except the Hessian's."""
     yield from _output_parts(student, ours, theirs, batch, weights)
     yield from _readout_parts(ours.readout, theirs.readout, weights, maps)
     if weights.blocks:
@@ -244,7 +244,7 @@ def hessian_rows(
 def rattled(batch: Batch, student: BlockModel, *, displacement: float, strain: float) -> Batch:
     """Return a copy with Gaussian displacements (standard deviation in Å) and, where periodic, random strain.
 
-    It has graphs of its own and no labels: only the teacher knows what it is worth. Random numbers are torch's.
+    It gets new graphs and no labels: only the teacher can label it. Random numbers are torch's.
     """
     atoms = batch.atoms
     positions, cell = atoms.positions, atoms.cell
@@ -311,7 +311,7 @@ def _absolute(ours: Tensor, theirs: Tensor) -> LossSum:
     """Return Σ |difference| over rows, the mean over a row's components, and the number of rows."""
     if ours.shape != theirs.shape:
         raise ConfigError(
-            f"student and teacher have {tuple(ours.shape)} and {tuple(theirs.shape)} features: they see other edges"
+            f"student and teacher have {tuple(ours.shape)} and {tuple(theirs.shape)} features: their edges differ"
         )
     difference = (ours - theirs.to(ours.dtype)).abs()
     rows = difference.flatten(1).mean(1) if difference.dim() > 1 else difference

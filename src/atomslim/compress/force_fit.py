@@ -22,12 +22,12 @@ solved in the space of rows. The objective is
 
     mean over structures of (ΔE / n)² + ω [w_F mean over components of ΔF² + w_S mean over components of (V Δσ / n)²]
 
-in eV and Å, with ω = 1 / (1 + F² / F₀²) of a structure with RMS force F, F₀ its median: a few structures far from
-equilibrium would decide otherwise. The fit begins at the sliced map or at that of plain least squares, whichever leads
+in eV and Å, with ω = 1 / (1 + F² / F₀²) of a structure with RMS force F, F₀ its median: otherwise a few structures far
+from equilibrium would dominate. The fit begins at the sliced map or at that of plain least squares, whichever leads
 further on held-out structures, where plain least squares has not seen them either. A step has to make errors smaller
 there, on the whole and in the geometric mean over the parts, and no larger on what it was fitted to: else it has left
-the range in which the model is linear in its map. Where no step does so, the better of both maps stays, with a
-warning. Changes outputs.
+the range in which the model is linear in its map. Where no step does so, the better of both maps stays, with a warning.
+Changes outputs.
 """
 
 from collections.abc import Sequence
@@ -49,25 +49,25 @@ from atomslim.models.readout import ReadoutMap
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
 
 STEPS = 3
-"""At most so many linearisations."""
+"""Most linearisations."""
 
 _CLEARLY = 0.98
-"""Share of an error from which on another one is smaller."""
+"""An error counts as smaller below this fraction of another."""
 
 _ROUNDING = 1e-10
-"""Square of an error in eV and Å that is none."""
+"""Squared error (eV, Å) that counts as zero."""
 
 LARGEST = 2**30
-"""At most so many numbers in the Jacobian (float32: 4 GiB)."""
+"""Most numbers in the Jacobian (float32: 4 GiB)."""
 
 
 @dataclass(frozen=True)
 class ForceFit:
-    """How far a cut model is from the full one on held-out structures: root mean squares, as the fit weighs them."""
+    """Errors of a pruned model relative to the full one on held-out structures: rms, weighted as in the fit."""
 
     structures: int
     held_out: int
-    """Structures that errors are of, held out in turn; 0: a single batch, and they are of what was fitted."""
+    """Structures that errors are of, held out in turn; 0: a single batch, and they are of the fitted structures."""
     rows: int
     began_at: str
     ridges: tuple[float, ...]
@@ -83,14 +83,14 @@ class ForceFit:
 
 @dataclass(frozen=True)
 class Start:
-    """A map to begin with: of all structures, and without each of the `parts` that are held out in turn."""
+    """A starting map: of all structures, and without each of the `parts` that are held out in turn."""
 
     whole: Float[Tensor, "d k"]
     without: tuple[Float[Tensor, "d k"], ...] = ()
-    """Empty: no structure had a part in it, so that it is the same."""
+    """Empty: it depends on no structures, so it is the same."""
 
     def by_fold(self, count: int) -> list[Float[Tensor, "d k"]]:
-        """Return the maps that know nothing of what is held out."""
+        """Return the maps fitted without what is held out."""
         return list(self.without) or [self.whole] * count
 
 
@@ -105,7 +105,7 @@ class HeldOut:
     energy: float
     forces: float
     typical: float
-    """The geometric mean of the objectives of all parts: a few structures that are far off do not decide alone."""
+    """The geometric mean of the objectives of all parts: a few outliers do not dominate it."""
 
     def is_better(self, other: "HeldOut") -> bool:
         """Say whether it is clearly better in all, and on the whole."""
@@ -122,15 +122,15 @@ class HeldOut:
 
 
 def parts(batches: int) -> list[int]:
-    """Return what numbers of batches, from 1, leave over that are held out in turn; none of a single batch."""
+    """Return the remainders of batch numbers, from 1, that are held out in turn; none for a single batch."""
     return sorted({number % HELD_OUT for number in range(1, batches + 1)}) if batches > 1 else []
 
 
 def fit_forces(small: BlockModel, starts: dict[str, Start], rows: Sequence[Rows]) -> ForceFit:
     """Fit the map of atoms' features of ``small`` in place, from the best of ``starts`` by name.
 
-    The first of them is what errors are compared with. Warns where no fit is better than it began on structures that
-    are held out. Raises ConfigError where the Jacobian would be too large.
+    The first of them is what errors are compared with. Warns if no fit is better than its start on held-out
+    structures. Raises ConfigError where the Jacobian would be too large.
     """
     readout = small.readout_maps()["node"]
     _require_room(readout, rows)
@@ -205,7 +205,7 @@ def _held_out(small: BlockModel, maps: Sequence[Tensor], folds: Sequence[Fold]) 
 
 
 def _is_near(small: BlockModel, before: Sequence[Tensor], after: Sequence[Tensor], folds: Sequence[Fold]) -> bool:
-    """Say whether no step makes errors larger of what it was fitted to, as it may where the model is not linear."""
+    """Say whether no step increases the errors of what it was fitted to, as may happen in non-linear models."""
     return all(
         _errors_at(small, two, fitted)["objective"] <= _errors_at(small, one, fitted)["objective"]
         for one, two, (fitted, _) in zip(before, after, folds, strict=True)
@@ -225,9 +225,9 @@ def _step(small: BlockModel, rows: Sequence[Rows], ridge: float) -> None:
 
 def _say_no_better(name: str, where: str) -> None:
     warn(
-        f"least-squares-forces: no fit to energies and forces errs less on {where} structures than the map that is "
-        f"{'sliced' if name == 'sliced' else f'fitted by {name}'}, which is kept: more calibration structures, or more "
-        "directions, might change that",
+        f"least-squares-forces: no fit to energies and forces has smaller errors on {where} structures than the map "
+        f"that is {'sliced' if name == 'sliced' else f'fitted by {name}'}, which is kept: more "
+        "calibration structures, or more directions, might change that",
         AtomslimWarning,
         stacklevel=2,
     )

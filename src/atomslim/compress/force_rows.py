@@ -1,4 +1,4 @@
-"""Rows of force-aware least squares: what the full model says of structures, and what a cut one says by its map.
+"""Rows of force-aware least squares: outputs of the full model, and of a pruned one as functions of its map.
 
 Energies, and derivatives of energies along a few directions (see `atomslim.compress.slopes`), with their weights (see
 `atomslim.compress.force_fit`).
@@ -21,7 +21,7 @@ from atomslim.models.tasks import Target
 
 @dataclass(frozen=True)
 class Weights:
-    """What forces (eV/Å) and stress (as virial per atom, eV) count beside energies (eV/atom)."""
+    """Weights of forces (eV/Å) and stress (as virial per atom, eV) relative to energies (eV/atom)."""
 
     forces: float = 3.0
     stress: float = 0.0
@@ -29,7 +29,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Rows:
-    """What of a batch the fit needs: features and slopes of the cut model, and what the full model says."""
+    """What the fit needs of a batch: features and slopes of the pruned model, outputs of the full one."""
 
     batch: AtomsBatch
     task: str
@@ -43,7 +43,7 @@ class Rows:
 
     @property
     def weights(self) -> Float[Tensor, "1+directions b"]:
-        """What each row counts: energies, then derivatives."""
+        """Weight of each row: energies, then derivatives."""
         energy = 1.0 / self.batch.natoms.double().square()
         return torch.stack([energy, *(direction.weight * self.omega for direction in self.directions)])
 
@@ -91,7 +91,7 @@ def require_conservative(model: BlockModel, tasks: Iterable[str]) -> None:
 
 
 def errors(model: BlockModel, rows: Sequence[Rows]) -> dict[str, float]:
-    """Return the objective of some rows, and what it consists of: RMS of energies (eV/atom) and of forces (eV/Å)."""
+    """Return the objective of some rows, and its components: RMS of energies (eV/atom) and of forces (eV/Å)."""
     squares = torch.zeros(2, dtype=torch.float64)
     count = 0
     for one in rows:
@@ -103,7 +103,7 @@ def errors(model: BlockModel, rows: Sequence[Rows]) -> dict[str, float]:
 
 
 def wanted(rows: Rows) -> Float[Tensor, "1+directions b"]:
-    """Return what the full model says."""
+    """Return the full model's outputs."""
     return torch.cat([rows.energies[None], rows.derivatives])
 
 

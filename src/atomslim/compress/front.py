@@ -1,4 +1,4 @@
-"""Cuts of a model that no other one betters in both cost and difference: a table and a figure."""
+"""The Pareto front of cost and difference: a table and a figure."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from atomslim.compress.cuts import Cut
 from atomslim.files import atomic_write
 
 FRONT, OTHERS, CHOSEN = "#0072b2", "#999999", "#d55e00"
-"""Told apart with any colour vision (Okabe and Ito)."""
+"""Colours for any colour vision (Okabe and Ito)."""
 
 
 def write_front(choice: Choice, folder: Path) -> None:
@@ -34,7 +34,7 @@ def table(choice: Choice) -> str:
 
 
 def described(cut: Cut, choice: Choice) -> str:
-    """Say in words what a cut keeps and leaves out."""
+    """Describe what a cut keeps and leaves out."""
     whole = choice.tried[0].cut
     parts = [f"blocks {', '.join(map(str, cut.blocks)) or 'none'}"] if cut.blocks != whole.blocks else []
     parts += [f"without {unit}" for unit in cut.without]
@@ -57,9 +57,9 @@ def draw(choice: Choice) -> Figure:
         color=OTHERS,
         label="measured",
     )
-    axes.plot(shares, differences, "o-", markersize=4, color=FRONT, label="no other betters it in both")
+    axes.plot(shares, differences, "o-", markersize=4, color=FRONT, label="Pareto front")
     axes.plot([choice.count / choice.whole], [100 * choice.difference], "D", color=CHOSEN, label="chosen")
-    axes.set_xlabel(f"share of the full model's {choice.counted}")
+    axes.set_xlabel(f"fraction of the full model's {choice.counted}")
     axes.set_ylabel("from the full model before re-alignment (%)")
     axes.legend(frameon=False)
     return figure

@@ -1,14 +1,14 @@
-"""Hand-over: where removed blocks stood before a kept one, what it takes in is brought in line by a linear map.
+"""Hand-over: the input of a kept block after removed ones is corrected by a linear map.
 
-For every kind of feature that turns as one (an irreducible representation), with x what the block takes in of the cut
-model and y what it took in of the full one,
+For every kind of feature that rotates as one (an irreducible representation), with x the block's input in the pruned
+model and y its input in the full one,
 
     M = argmin Σ_rows ‖x M − y‖² / Σ ‖y‖² + Σ_rows ‖ẋ M − ẏ‖² / Σ ‖ẏ‖² + λ Σ_k A_kk ‖m_k − 1_k‖²
 
 over atoms and components of calibration structures, A the matrix of the normal equations. ẋ and ẏ are slopes along
-random directions (see `atomslim.compress.slopes`): values alone bring back energies, and not forces. The map goes into
-the block's own weights, so that the model is no larger, and its formats know nothing of it. Maps are fitted one after
-the other, each on what those before it give. Changes outputs.
+random directions (see `atomslim.compress.slopes`): values alone restore energies, but not forces. The map is merged
+into the block's own weights, so that neither the model nor its formats change. Maps are fitted one after the other,
+each on the results of those before it. Changes outputs.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ from atomslim.models.family import family_of
 
 @dataclass(frozen=True)
 class HandOver:
-    """How well a block's input is brought in line, by kind: R² of values and slopes, on held-out batches."""
+    """How well a block's input is corrected, by kind: R² of values and slopes, on held-out batches."""
 
     block: int
     ridge: dict[str, float]
@@ -49,12 +49,12 @@ def hand_over(
     directions: int = 2,
     seed: int = 0,
 ) -> list[HandOver]:
-    """Fit what blocks of ``small``, a cut of ``full``, take in where blocks before them are gone, in place.
+    """Correct, in place, the inputs of blocks of ``small``, a cut of ``full``, that follow removed blocks.
 
     ``batches`` gives calibration structures with their topologies, anew for each block.
 
     Raises:
-        ConfigError: a family whose blocks cannot take a map in.
+        ConfigError: a family into whose blocks a map cannot be merged.
         DataError: no calibration structures, or numbers that are not finite.
 
     """
@@ -63,7 +63,7 @@ def hand_over(
 
 
 def after_gaps(small: BlockModel, full: BlockModel) -> list[int]:
-    """Return the numbers of the kept blocks before which blocks of the full model are gone."""
+    """Return the numbers of the kept blocks that follow removed ones."""
     before = dict(pairwise((0, *full.block_ids)))
     before = {block: previous for previous, block in before.items()}
     return [block for previous, block in pairwise((0, *small.block_ids)) if before[block] != previous]
@@ -95,7 +95,7 @@ def _fit(
 def _values_and_slopes(
     model: BlockModel, index: int, batch: AtomsBatch, topology: Any, along: Any
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return what a block takes in by kind, and its slopes, as rows of channels."""
+    """Return a block's inputs by kind, and their slopes, as rows of channels."""
 
     def taken(moving: AtomsBatch) -> list[Tensor]:
         return list(model.block_inputs(moving, topology)[index].values())

@@ -34,11 +34,11 @@ Model = TypeVar("Model", bound=BlockModel)
 
 
 def with_neighbours(model: Model, neighbours: float) -> Model:
-    """Return a copy whose tasks take fewer neighbours of an atom: main ones, and those of the other graphs with them.
+    """Return a copy whose tasks take fewer neighbours of an atom, in the main graph and in proportion in the others.
 
     ``neighbours`` is a whole number, the most that any task may take (a task that takes fewer already stays as it is),
-    or a share below 1 of what each task takes. What else a family caps shrinks with them. The weights are the same.
-    Raises ConfigError for anything else, and for a family that takes all neighbours within its cutoff.
+    or a fraction below 1 of what each task takes. Other caps of a family shrink in proportion. The weights are the
+    same. Raises ConfigError for anything else, and for a family that takes all neighbours within its cutoff.
     """
     family_of(model).require("neighbour caps")
     small = copy.deepcopy(model)
@@ -74,7 +74,7 @@ class NeighbourRow:
 
 @dataclass(frozen=True)
 class NeighbourScan:
-    """What fewer neighbours cost and gain; the first row of a task is the model as it is."""
+    """What fewer neighbours cost and gain; the first row of a task is the unchanged model."""
 
     rows: list[NeighbourRow]
 
@@ -83,7 +83,7 @@ class NeighbourScan:
         return {"rows": [{**row.as_dict(), "speed-up": self.speed_up(row).as_dict()} for row in self.rows]}
 
     def speed_up(self, row: NeighbourRow) -> Gain:
-        """How many times as fast a row is as the model as it is."""
+        """Speed-up of a row over the unchanged model."""
         first = next(first for first in self.rows if first.task == row.task)
         return Gain.of(first.times, row.times, first.flops / max(row.flops, 1))
 
@@ -119,9 +119,9 @@ def neighbour_scan(
     batch_size: int = 4,
     repeats: int = 5,
 ) -> NeighbourScan:
-    """Measure errors and speed of a model as it is and with fewer neighbours, which take turns.
+    """Measure errors and speed of a model, unchanged and with fewer neighbours, in turns.
 
-    ``neighbours`` are what `with_neighbours` takes; those that leave a task as it is give no row. At most `limit`
+    ``neighbours`` are what `with_neighbours` takes; those that do not change a task give no row. At most `limit`
     structures of each task, evenly over its data. Raises as `atomslim.evaluation.batches.datasets` and
     `with_neighbours` do.
     """
@@ -143,7 +143,7 @@ def neighbour_scan(
 
 def _reduced(tasks: Mapping[str, Task], neighbours: float) -> dict[str, Task]:
     if not (neighbours >= 1 and neighbours % 1 == 0) and not 0 < neighbours < 1:
-        raise ConfigError(f"{neighbours:g} neighbours: give a whole number, or a share between 0 and 1")
+        raise ConfigError(f"{neighbours:g} neighbours: give a whole number, or a fraction between 0 and 1")
     return {name: task.model_copy(update={"graph": task.graph.fewer(neighbours)}) for name, task in tasks.items()}
 
 
@@ -190,7 +190,7 @@ class _Case:
 
 @contextmanager
 def _evaluated_with(model: BlockModel, task: Task) -> Iterator[None]:
-    """Let a model have another version of one of its tasks for a while, in evaluation mode."""
+    """Temporarily replace one of a model's tasks, in evaluation mode."""
     own = model.tasks
     model.tasks = {**own, task.name: task}
     try:

@@ -1,8 +1,8 @@
-"""A part of the way from a full model to a cut of it: for cuts that are made in rounds, with training in between.
+"""Part of the way from a full model to a cut of it: for pruning in rounds, with training in between.
 
-Of the blocks and finer units that the cut lacks, the last ones go first, as many as the round's share says. Widths and
-numbers of neighbours shrink by the same factor in each round, cutoffs by the same length. Channels are chosen anew in
-the model as it then is; blocks and all sizes end as they are in the cut.
+Of the blocks and finer units that the cut lacks, the last ones are removed first, in equal shares per round. Widths and
+numbers of neighbours shrink by the same factor in each round, cutoffs by the same length. Channels are chosen again in
+each round; blocks and all sizes end as they are in the cut.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from atomslim.models.family import family_of
 Model = TypeVar("Model", bound=BlockModel)
 
 LIMIT = 64
-"""Structures of each task that channels are chosen and layers are fitted on, at most."""
+"""Most structures of each task for choosing channels and fitting layers."""
 
 
 def part_way(
@@ -28,7 +28,7 @@ def part_way(
     """Return a model that was cut from ``full`` in earlier rounds, cut on for round ``number`` of ``rounds``.
 
     Each entry of its history says which round it is of. ``data`` are calibration structures, by task where the models
-    have several; labels are not looked at.
+    have several; labels are not used.
 
     Raises:
         ConfigError: a goal that is not a cut of the full model, or that no cut leads to.
@@ -45,7 +45,7 @@ def part_way(
 
 
 def goal_cut(full: BlockModel, goal: BlockModel, share: float) -> Cut:
-    """Return the cut that is so far on the way: 0 is the full model, 1 the goal."""
+    """Return the cut at this fraction of the way: 0 is the full model, 1 the goal."""
     missing = [block for block in full.block_ids if block not in goal.block_ids]
     going = missing[len(missing) - round(share * len(missing)) :]
     units = [unit for entry in goal.history[len(full.history) :] for unit in entry.get("without", ())]
@@ -61,7 +61,7 @@ def goal_cut(full: BlockModel, goal: BlockModel, share: float) -> Cut:
 def require_cut(full: BlockModel, goal: BlockModel, rounds: int) -> None:
     """Raise ConfigError for a goal as large as the full model, and for rounds in which nothing would be cut."""
     if goal_cut(full, goal, 1.0) == Cut(full.block_ids):
-        raise ConfigError("rounds: the student has all that its teacher has: give a cut of it, or leave rounds out")
+        raise ConfigError("rounds: the student is as large as its teacher: give a cut of it, or leave rounds out")
     most = next(number for number in range(rounds, 0, -1) if _always_cuts(full, goal, number))
     if most < rounds:
         raise ConfigError(f"rounds: in some of {rounds}, nothing would be cut: this student can be cut in {most}")
@@ -73,7 +73,7 @@ def _always_cuts(full: BlockModel, goal: BlockModel, rounds: int) -> bool:
 
 
 def _cut(model: Model, cut: Cut, realign: str, data: TaskedData, seed: int) -> Model:
-    """Cut what is still there of it."""
+    """Remove what is still there of it."""
     units = tuple(unit for unit in cut.without if unit in model.fine_units)
     there = family_of(model).widths(model) if cut.widths else {}
     now = Cut(
@@ -92,7 +92,7 @@ def _cut(model: Model, cut: Cut, realign: str, data: TaskedData, seed: int) -> M
 
 
 def _realign(full: BlockModel, goal: BlockModel) -> str:
-    """Return what became of the goal's readout; a random one is not a start for rounds."""
+    """Return the goal's re-alignment; a random readout is not a start for rounds."""
     ways = [entry["realign"] for entry in goal.history[len(full.history) :] if "realign" in entry]
     return ways[-1] if ways and ways[-1] in FITTED else "sliced"
 
@@ -128,7 +128,7 @@ def _longest(model: BlockModel) -> float:
 
 
 def _require_reached(small: BlockModel, goal: BlockModel) -> None:
-    """Raise ConfigError where the last round is not at the goal."""
+    """Raise ConfigError if the last round has not reached the goal."""
     for what, ours, theirs in _beside(small, goal):
         if ours != theirs:
             raise ConfigError(

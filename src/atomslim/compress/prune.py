@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from atomslim.evaluation.batches import TaskedData
 
 Realign = Literal["sliced", "random", "least-squares", "least-squares-forces"]
-"""What becomes of the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
+"""How to adapt the readout's linear map over the features of all blocks (see `atomslim.models.readout`).
 
 sliced: it keeps the columns of the kept blocks (where only the last block is read, they go to the last one that is
-kept); random: it starts anew (the paper's RandomMLP), for fine-tuning only;
+kept); random: it is reinitialised (the paper's RandomMLP), for fine-tuning only;
 least-squares: it is fitted to reproduce the full model's pre-activations on calibration structures;
 least-squares-forces: it is fitted to the full model's energies, forces and, if asked to, stress (see
 `atomslim.compress.force_fit`); needs conservative forces.
 """
 
 FITTED = ("least-squares", "least-squares-forces")
-"""Ways that look at calibration structures."""
+"""Ways that use calibration structures."""
 
 Model = TypeVar("Model", bound=BlockModel)
 
@@ -83,7 +83,7 @@ def keep_blocks(  # noqa: PLR0913 - how blocks are chosen, and how the readout f
     if hand_over:
         family_of(model).require("hand-over")
     if (realign in FITTED or hand_over) != (calibration is not None):
-        wrong = "needs calibration structures" if calibration is None else "looks at no calibration structures"
+        wrong = "needs calibration structures" if calibration is None else "uses no calibration structures"
         way = f"{realign} with hand-over" if hand_over else realign
         raise ConfigError(f"re-alignment {way} {wrong}: give them with least squares, for each task")
     indices = block_indices(model, first_blocks(model, blocks) if isinstance(blocks, int) else blocks)

@@ -17,7 +17,7 @@ structures:
 | λ | ridge | a pure number; chosen on every fourth batch, which is held out, unless given |
 
 The mean of A_kk in place of each fits unseen structures no better: as well for a model of one task, worse for one of
-eight. Every row counts alike. Middle blocks may go, too: f' then differs from f in the kept columns. Needs memory for
+eight. All rows count equally. Middle blocks may go, too: f' then differs from f in the kept columns. Needs memory for
 A, and none for the rows. Changes outputs.
 """
 
@@ -39,7 +39,7 @@ from atomslim.models.modes import inference
 from atomslim.models.readout import ReadoutMap
 
 RIDGES = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e6)
-"""Tried on held-out batches; the last one all but keeps the sliced layer."""
+"""Tried on held-out batches; the last one almost keeps the sliced layer."""
 
 _FEW_BATCHES = 1e-6
 """The ridge where no batch is held out."""
@@ -84,12 +84,12 @@ class NormalEquations:
 
     @classmethod
     def zeros(cls, kept: int, wanted: int, device: torch.device | str = "cpu") -> "NormalEquations":
-        """Begin with no rows."""
+        """Start without rows."""
         gram, cross = (torch.zeros(kept, size, dtype=torch.float64, device=device) for size in (kept, wanted))
         return cls(gram, cross)
 
     def add(self, kept: Float[Tensor, "rows k"], wanted: Float[Tensor, "rows d"]) -> None:
-        """Take in the rows of one batch."""
+        """Add the rows of one batch."""
         kept, wanted = (part.to(self.gram.device).double() for part in (kept, wanted))
         self.gram += kept.T @ kept
         self.cross += kept.T @ wanted
@@ -126,7 +126,7 @@ class NormalEquations:
 
 @dataclass
 class _Branch:
-    """Rows of atoms or of edges, in as many parts as batches are dealt to in turn; the first one is held out."""
+    """Rows of atoms or of edges, in parts to which batches are dealt in turn; the first one is held out."""
 
     parts: tuple[NormalEquations, ...]
 
@@ -159,7 +159,7 @@ class Sums:
     def maps_without(
         self, branch: str, prior: Float[Tensor, "d k"], ridge: float, parts: Iterable[int]
     ) -> list[Float[Tensor, "d k"]]:
-        """Return the maps that are fitted without the batches whose number leaves each of ``parts`` over."""
+        """Return the maps fitted without the batches whose number has each remainder in ``parts``."""
         wide = prior.to(self.branches[branch].held_out.gram.device).double()
         return [self.branches[branch].without(part).solve(wide, ridge)[0] for part in parts]
 
@@ -212,7 +212,7 @@ def summed(small: BlockModel, full: BlockModel, batches: Iterable[tuple[AtomsBat
 
 
 def fit(small: BlockModel, sums: Sums, *, ridge: float | None = None) -> dict[str, Fit]:
-    """Fit the maps of ``small`` in place to what was added up, as `realign` does."""
+    """Fit the maps of ``small`` in place to these sums, as `realign` does."""
     require_ridge(ridge)
     maps = small.readout_maps()
     return {name: _fit(maps[name], branch, ridge, name, sums.structures) for name, branch in sums.branches.items()}
@@ -228,10 +228,10 @@ def _maps(small: BlockModel, full: BlockModel) -> tuple[dict[str, ReadoutMap], d
 def _rows(
     branch: str, number: int, kept: tuple[ReadoutMap, Sequence[Tensor]], whole: tuple[ReadoutMap, Sequence[Tensor]]
 ) -> tuple[Float[Tensor, "rows k"], Float[Tensor, "rows d"]]:
-    """Return what the cut model's readout takes, and what the full model's map makes of its own (without biases)."""
+    """Return the inputs of the pruned model's readout, and the full model's pre-activations (without biases)."""
     ours, theirs = (readout.inputs(features) for readout, features in (kept, whole))
     if len(ours) != len(theirs):
-        raise ConfigError(f"least-squares: {len(ours)} and {len(theirs)} {branch} rows: the models see other edges")
+        raise ConfigError(f"least-squares: {len(ours)} and {len(theirs)} {branch} rows: their edges differ")
     wanted = functional.linear(theirs, whole[0].weight())
     if not bool(torch.isfinite(ours).all() & torch.isfinite(wanted).all()):
         raise DataError(f"least-squares: calibration batch {number} has features that are not finite: check its data")
@@ -265,7 +265,7 @@ def _best_ridge(branch: _Branch, prior: Float[Tensor, "d k"]) -> float:
 def _say_singular(branch: str, ridge: float, used: float) -> None:
     warn(
         f"least-squares: the normal equations of the {branch} readout are singular with ridge {ridge:.0e}: "
-        f"{used:.0e} was used; more calibration structures would settle it",
+        f"{used:.0e} was used; more calibration structures would help",
         AtomslimWarning,
         stacklevel=2,
     )

@@ -2,9 +2,9 @@
 
     W' = argmin Σ_rows ‖W' x' − W x‖² + λ Σ_columns A_kk ‖w_k − w⁰_k‖²
 
-x' is what the layer takes in in the narrower model, every block before it fitted already, and x what it takes in in the
-full model, so that errors do not pile up; W x has only the rows that stay. w⁰ are the weights that were fitted on the
-full model's own inputs. Block after block, all layers of one at once, in so many sweeps. The ridge λ is chosen on every
+x' is the layer's input in the narrower model, every block before it fitted already, and x its input in the full
+model, so that errors do not accumulate; W x has only the kept rows. w⁰ are the weights that were fitted on the
+full model's own inputs. Block after block, all layers of one at once, in several sweeps. The ridge λ is chosen on every
 fourth batch, which is held out; see `atomslim.compress.realign` for the equations. Changes outputs.
 """
 
@@ -26,7 +26,7 @@ from atomslim.models.channels import ChannelLayout, Kept
 from atomslim.models.modes import inference
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
-"""Tried on held-out batches; a layer that none of them betters stays as it is."""
+"""Tried on held-out batches; a layer that none of them improves is kept."""
 
 FEW_BATCHES = 1e-3
 """The ridge where no batch is held out."""
@@ -34,7 +34,7 @@ FEW_BATCHES = 1e-3
 
 @dataclass(frozen=True)
 class StageFit:
-    """How well the layers of a block give what the full model's do, before and after: mean R² on held-out rows."""
+    """How well the layers of a block reproduce the full model's, before and after: mean R² on held-out rows."""
 
     stage: str
     layers: int
@@ -48,18 +48,18 @@ class StageFit:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the layers of a stage are to give for one batch."""
+    """Wanted outputs of the layers of a stage for one batch."""
 
     batch: AtomsBatch
     topology: Any
     tasks: list[str]
     outputs: dict[str, Tensor]
-    """Layer → W x of the outputs that stay, of the rows that are looked at."""
+    """Layer → W x of the kept outputs, for the rows that are used."""
     widths: dict[str, int]
-    """Layer → inputs that it has in the full model, which decide how many rows are looked at."""
+    """Layer → number of inputs in the full model, which determines how many rows are used."""
 
 
-class _Enough(Exception):  # noqa: N818 - no error: all that a stage looks at has been computed
+class _Enough(Exception):  # noqa: N818 - no error: all that a stage needs has been computed
     pass
 
 
@@ -137,7 +137,7 @@ def _fit(small: BlockModel, layer: str, rest: NormalEquations, held_out: NormalE
 def _seen(
     model: BlockModel, stage: Collection[str], batch: AtomsBatch, topology: Any, tasks: Sequence[str]
 ) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Return what layers take in and what they make of it, without biases; no more is computed than needed."""
+    """Return inputs and outputs of layers, without biases; no more is computed than needed."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def see(name: str, rows: Tensor, output: Tensor) -> None:

@@ -7,9 +7,9 @@ The paper's score is GradCAM's: with L₀ = Σ_targets α |error|/σ on labelled
 the features of a block and over the atoms (edges) of a batch. Node scores and edge scores are divided by their sums
 over blocks; their mean is the normalised sum of both. The mix is the mean of the tasks' normalised scores.
 
-Beside it, for judgement: the first-order Taylor score, the influence of a block on the features (1 − cosine), and what
-really happens to the errors when a block is left out and the readout sliced. What is finer than blocks is scored on
-the same scales, and a shorter cutoff or fewer channels by what they do to the errors. Only measures; changes nothing.
+For comparison: the first-order Taylor score, the influence of a block on the features (1 − cosine), and the
+actual errors when a block is left out and the readout sliced. Finer units are scored on the same scales, and a shorter
+cutoff or fewer channels by their effect on the errors. Only measures; changes nothing.
 """
 
 import warnings
@@ -48,7 +48,7 @@ from atomslim.progress import tracked
 BRANCHES = ("node", "edge")
 
 _BY_GRADIENT = {"gradcam", "taylor"}
-"""Scores that a gradient of the loss is a factor of."""
+"""Scores that depend on a gradient of the loss."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
         force_weight: α of forces; everything else has weight 1.
         leave_out: also measure the errors without each block or finer unit, and with each cutoff (one evaluation each).
         cutoffs: also measure errors with these shorter cutoffs (Å), everything else unchanged.
-        widths: also measure errors with these smaller widths, each by itself: channels to keep, or a fraction of them
+        widths: also measure errors with these smaller widths, one at a time: channels to keep, or a fraction of them
             below 1. They are chosen on the same structures, without their labels.
         options: options of the datasets' readers.
         strict: refuse structures outside of what a task was trained on, or with a charge or spin.
@@ -103,7 +103,7 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
         raise ConfigError("the model has no interaction blocks that could be scored: give the model before it was cut")
     if (cutoffs or widths) and not leave_out:
         what = "cutoffs" if cutoffs else "widths"
-        raise ConfigError(f"{what} have no score but what they do to errors: leave them out, or measure leave-out")
+        raise ConfigError(f"{what} are only scored by their errors: leave them out, or measure leave-out")
     cutoffs = tuple(dict.fromkeys(cutoffs))
     require_cutoffs(model, cutoffs)
     sizes = checked_widths(model, widths) if widths else {}
@@ -125,7 +125,7 @@ def block_relevance(  # noqa: PLR0913 - what is scored, and how
         if found.answers_labels:
             warnings.warn(
                 f"task {name}: the labels are the model's own answers, so that its loss and the loss's gradients are "
-                "rounding: look at leave-out and influence only, or give other labels for GradCAM and Taylor",
+                "rounding: use leave-out and influence only, or give other labels for GradCAM and Taylor",
                 AtomslimWarning,
                 stacklevel=2,
             )
@@ -216,7 +216,7 @@ def _task_relevance(
 
 
 def _labelled(batch: Batch, terms: Sequence[Term]) -> bool:
-    """Whether a structure of the batch has a label of the loss; the others take no part in it."""
+    """Whether each structure of the batch has a label of the loss; the others do not count."""
     return any(bool(batch.present[term.name].any()) for term in terms if term.name in batch.present)
 
 
@@ -227,7 +227,7 @@ def _without_each(model: BlockModel) -> Iterator[BlockModel]:
 
 
 def _without_each_unit(model: BlockModel) -> Iterator[BlockModel]:
-    """Give the model without each of what can be left out that is finer than blocks."""
+    """Give the model without each of its finer units."""
     for unit in model.fine_units:
         yield keep_blocks(model, model.block_ids, without=[unit])
 
@@ -235,7 +235,7 @@ def _without_each_unit(model: BlockModel) -> Iterator[BlockModel]:
 def _errors_by_task(
     models: Iterable[BlockModel], model: BlockModel, samples: Mapping[str, list[Sample]], batch_size: int
 ) -> dict[str, list[dict[str, Errors]]]:
-    """Return the errors of models on all tasks; each model is there only as long as it is looked at."""
+    """Return the errors of models on all tasks; one model at a time is in memory."""
     given = {task: on_reference_of(model, task, some) for task, some in samples.items()}
     found = [{task: _errors([one], task, some, batch_size)[0] for task, some in given.items()} for one in models]
     return {task: [errors[task] for errors in found] for task in samples}
@@ -245,11 +245,11 @@ def _errors(
     models: Iterable[BlockModel], task: str, samples: list[Sample], batch_size: int, total: int = 1
 ) -> list[dict[str, Errors]]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AtomslimWarning)  # said once, of the whole model
+        warnings.simplefilter("ignore", AtomslimWarning)  # said once, for the whole model
         shown = tracked(models, f"errors without each block, {task}", total, unit="models")
         return [evaluate(model, samples, task=task, batch_size=batch_size).errors for model in shown]
 
 
 def _changes(name: str, full: Errors, without: list[dict[str, Errors]]) -> NDArray[np.float64]:
-    """Return what leaving out each block adds to the MAE (log loss of labels), (b + 1,); the embedding has NaN."""
+    """Return what leaving out each block adds to the MAE (log loss of labels), (b + 1,); NaN for the embedding."""
     return np.array([np.nan, *(errors[name].smooth_error - full.smooth_error for errors in without)])

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from atomslim.compress.block_scores import SCORES, BlockScores
 
 NODE, EDGE, SUM = "#0072b2", "#e69f00", "#009e73"
-"""Told apart with any colour vision (Okabe and Ito)."""
+"""Colours for any colour vision (Okabe and Ito)."""
 
 
 def draw(relevance: BlockScores) -> Figure:
@@ -40,7 +40,7 @@ def _scores(axes: Axes, relevance: BlockScores, name: str) -> None:
             axes.bar(at, share.mean, width, yerr=error, color=colour, label=branch, error_kw={"linewidth": 0.8})
     else:
         axes.bar(positions, relevance.mix("gradcam"), 0.7, color=SUM, label="node and edge")
-    _finish(axes, relevance, f"GradCAM, {name}", "share of the relevance")
+    _finish(axes, relevance, f"GradCAM, {name}", "fraction of the relevance")
 
 
 def _compare(axes: Axes, relevance: BlockScores) -> None:
@@ -59,7 +59,7 @@ def _compare(axes: Axes, relevance: BlockScores) -> None:
     axes.set_ylim(top=1.4)  # room for the legend
     if relevance.units:
         axes.set_xticks(positions, names, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_xlabel("block, or what is finer", fontsize=8)
+        axes.set_xlabel("block or finer unit", fontsize=8)
         axes.axvline(len(relevance.blocks) - 0.5, color="#555555", linewidth=0.6, linestyle=":")
 
 

@@ -1,4 +1,4 @@
-"""The result of scoring blocks: numbers, a table, a figure like the paper's Fig. 2, and how far rankings agree."""
+"""The result of scoring blocks: numbers, a table, a figure like the paper's Fig. 2, and how well rankings agree."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ class Relevance(Shown, BlockScores):
             draw(self).savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write relevance.json, relevance.csv and relevance.png into a folder, which is made if need be."""
+        """Write relevance.json, relevance.csv and relevance.png into a folder, which is made if necessary."""
         from atomslim.compress.relevance_figure import draw  # noqa: PLC0415 - as above
 
         header = ["block or unit", *(f"{name}, mix" for name in self.scores), *self._task_columns()]
@@ -67,15 +67,15 @@ class Relevance(Shown, BlockScores):
             draw(self).savefig(temporary["relevance.png"], format="png", dpi=150)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Show the mix and each task as tables, and say in words what they mean."""
+        """Show the mix and each task as tables, and summarise them."""
         del console, options
-        yield "Relevance of each block (shares of the sum over blocks; leave-out: relative change of the errors)"
+        yield "Relevance of each block (fractions of the sum over blocks; leave-out: relative change of the errors)"
         table = Table("block", *(f"{SCORES[name]}, mix" for name in self.scores), *self._task_columns())
         for index, block in enumerate(self.blocks):
             table.add_row(self._block_name(block), *self._cells(index))
         yield table
         if self.unit_scores:
-            yield "What is finer than blocks (shares of the sum over blocks, on top of theirs)"
+            yield "Finer units (fractions of the sum over blocks, in addition to theirs)"
             finer = Table("unit", *(f"{SCORES[name]}, mix" for name in self.unit_scores))
             for index, unit in enumerate(self.units):
                 finer.add_row(unit, *(_cell(self.unit_mix(name)[index]) for name in self.unit_scores))
@@ -83,7 +83,7 @@ class Relevance(Shown, BlockScores):
         yield from self.words()
 
     def words(self) -> Iterator[str]:
-        """Say which blocks matter least by each score, and how far the scores agree."""
+        """Say which blocks matter least by each score, and how well the scores agree."""
         for name in self.scores:
             least = self.lowest(1, name)
             if least:
@@ -91,7 +91,7 @@ class Relevance(Shown, BlockScores):
         for name in self.unit_scores:
             scores = self.unit_mix(name)
             if not np.isnan(scores).all():
-                yield f"By {SCORES[name]}, {self.units[int(np.nanargmin(scores))]} matters least of what is finer."
+                yield f"By {SCORES[name]}, {self.units[int(np.nanargmin(scores))]} matters least among the finer units."
         if len(self.blocks) > 2:
             for index, name in enumerate(self.scores[1:], start=1):
                 yield f"Rank correlation of {SCORES[name]} with GradCAM: {self.agreement[0, index]:+.2f}"
@@ -101,7 +101,7 @@ class Relevance(Shown, BlockScores):
         from atomslim.compress.relevance_figure import draw  # noqa: PLC0415 - as above
         from atomslim.report.page import TextTable, picture  # noqa: PLC0415 - as above
 
-        yield picture(draw(self), "Shares of the sum over blocks.")
+        yield picture(draw(self), "Fractions of the sum over blocks.")
         columns = ("block", *(f"{SCORES[name]}, mix" for name in self.scores), *self._task_columns())
         rows = tuple((self._block_name(block), *self._cells(index)) for index, block in enumerate(self.blocks))
         yield TextTable("", "", columns, rows).body()

@@ -2,7 +2,7 @@
 
 | symbol | variable | meaning |
 |---|---|---|
-| f_i | features[i] | what block i (0: the embedding) gives to the readout, (rows, d): one row per atom, or per edge |
+| f_i | features[i] | features of block i (0: the embedding) for the readout, (rows, d): one row per atom, or per edge |
 | ∂L₀/∂f_i | gradients[i] | gradient of the loss on labelled data |
 
 Each function gives one number for each block.
@@ -29,15 +29,15 @@ def gradcam(features: Features, gradients: Features) -> Float[Tensor, " blocks"]
 def taylor(features: Features, gradients: Features) -> Float[Tensor, " blocks"]:
     """Return the mean over rows of |Σ f_i · ∂L₀/∂f_i|.
 
-    To first order, what each row's loss changes by when its features of block i become zero (arXiv 1611.06440).
+    To first order, the change of each row's loss when its features of block i become zero (arXiv 1611.06440).
     """
     return torch.stack([(f * g).sum(-1).abs().mean() for f, g in zip(features, gradients, strict=True)])
 
 
 def influence(features: Features) -> Float[Tensor, " blocks"]:
-    """Return the mean over rows of 1 − cos(f_{i−1}, f_i): how far block i turns the features (arXiv 2403.03853).
+    """Return the mean over rows of 1 − cos(f_{i−1}, f_i): how far block i rotates the features (arXiv 2403.03853).
 
-    The embedding, before which there is nothing, has NaN. Of two widths the narrower counts as zero beyond its own.
+    NaN for the embedding, which has no input. The narrower of two blocks is padded with zeros.
     """
     turned = [1 - functional.cosine_similarity(*_as_wide(one, two), dim=-1).mean() for one, two in pairwise(features)]
     return torch.stack([features[0].new_tensor(torch.nan), *turned])
@@ -46,11 +46,11 @@ def influence(features: Features) -> Float[Tensor, " blocks"]:
 def unit_scores(
     changes: Sequence[Change], gradients: Sequence[Tensor], atoms: int
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return GradCAM's score and Taylor's of what a unit finer than a block changes, for each atom.
+    """Return GradCAM's score and Taylor's of the change that a finer unit makes, per atom.
 
     As of blocks, but with the change x − x⁰ that the unit makes, which is what leaving it out undoes, in place of
-    features; rows (bonds, say) are summed, and divided by the number of atoms. Components that turn with the structure
-    are summed first, so that scores do not.
+    features; rows (bonds, say) are summed, and divided by the number of atoms. Components that rotate with the
+    structure are summed first, so that scores are invariant.
     """
     products = [_product(change, slope) for change, slope in zip(changes, gradients, strict=True)]
     relevance = torch.stack([torch.relu(product).mean(-1).sum() for product in products]).sum()

@@ -1,4 +1,4 @@
-"""How fast a model's features change when atoms move: what the forces of its readout are made of.
+"""How fast a model's features change when atoms move: the basis of the forces of its readout.
 
 A direction d moves all atoms of a batch, and, if asked to, strains its cells. With features f of n atoms,
 
@@ -23,7 +23,7 @@ from atomslim.models.outputs import strained
 
 @dataclass(frozen=True)
 class Direction:
-    """A displacement of every atom and a symmetric strain of every structure, and how much each structure counts."""
+    """A displacement of every atom and a symmetric strain of every structure, and the weight of each structure."""
 
     displacement: Float[Tensor, "n 3"]
     strain: Float[Tensor, "b 3 3"]
@@ -79,7 +79,7 @@ def slopes_of(
     batch: AtomsBatch,
     directions: Sequence[Direction],
 ) -> list[tuple[Tensor, ...]]:
-    """Return for each direction the slopes of what a model computes of a batch."""
+    """Return for each direction the slopes of a function of a batch."""
     with torch.enable_grad(), without_parameter_gradients(model):
         moving, strain = strained(batch)
         read = computed(moving)

@@ -1,4 +1,4 @@
-"""Targets of a choice among everything that can be left out, and among what: what cannot be is refused."""
+"""Targets and axes of a choice among everything that can be removed, with their checks."""
 
 from collections.abc import Collection
 
@@ -8,7 +8,7 @@ from atomslim.models.family import family_of
 
 
 def require_axes(model: BlockModel, axes: Collection[str]) -> None:
-    """Raise ConfigError for an axis that a model has not."""
+    """Raise ConfigError for an axis that a model does not have."""
     of = family_of(model)
     if "units" in axes and not model.fine_units:
         raise ConfigError(f"axes: {of.title} models have no finer units than blocks: leave units out")
@@ -19,14 +19,14 @@ def require_axes(model: BlockModel, axes: Collection[str]) -> None:
 
 
 def beyond_flops(model: BlockModel, axes: Collection[str]) -> bool:
-    """Whether something can go that counted FLOPs do not tell the worth of."""
+    """Whether an axis is included whose speed-up FLOPs do not predict."""
     of = family_of(model)
     narrower = "widths" in axes and bool(of.feature_widths(model))
     return narrower or ("neighbours" in axes and "neighbour caps" in of.capabilities)
 
 
 def require_target(**targets: float | None) -> None:
-    """Raise ConfigError unless there is one target, and it can be one."""
+    """Raise ConfigError unless there is exactly one valid target."""
     if sum(value is not None for value in targets.values()) != 1:
         raise ConfigError(
             "give one target: a number of parameters, a speed-up, a time, a memory or a largest difference"

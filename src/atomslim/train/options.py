@@ -112,9 +112,7 @@ class ScheduleOptions(_Options):
 
     warmup: Duration = Field(default=parse_duration("5%"), description="length of the linear warm-up")
     warmup_factor: float = Field(default=0.1, ge=0, le=1, description="factor at the start of the warm-up")
-    cosine: Duration | None = Field(
-        default=parse_duration("100%"), description="end of the cosine; none: no cosine"
-    )
+    cosine: Duration | None = Field(default=parse_duration("100%"), description="end of the cosine; none: no cosine")
     cosine_factor: float = Field(default=0.1, ge=0, le=1, description="factor at the end of the cosine")
     plateau_factor: float = Field(default=0.8, gt=0, le=1, description="after the cosine: factor at a plateau")
     plateau_patience: int = Field(default=3, ge=0, description="validations without improvement before that")
@@ -282,9 +280,9 @@ class RunOptions(_Options):
     epochs: float | None = Field(default=None, gt=0, description="stop after this many passes over the data")
     batch_size: int = Field(default=4, ge=1, description="structures in a batch, over all processes")
     batch_cost: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        default=None, description="edges in a batch (instead of structures); auto: as memory allows"
+        default=None, description="edges in a batch (instead of structures); auto: memory decides"
     )
-    memory_share: float = Field(default=0.8, gt=0, le=1, description="with batch_cost auto: fraction of the free memory")
+    memory_share: float = Field(default=0.8, gt=0, le=1, description="with batch_cost auto: fraction of free memory")
     temperature: float = Field(default=2.0, ge=1, description="of sampling: probability of a dataset ∝ size^(1/T)")
     optimiser: OptimiserOptions = OptimiserOptions()
     schedule: ScheduleOptions = ScheduleOptions()

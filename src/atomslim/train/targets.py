@@ -4,7 +4,7 @@ Where per-element references come from, in words:
 
 | `e0s` | references |
 |---|---|
-| empty | isolated atoms' in the data, if of all elements; else fitted to the training set (close to a model that fits) |
+| empty | isolated atoms' in the data, if of all elements; else fitted to the training set (near a model that fits) |
 | `fit` | fitted on the training set alone |
 | `isolated` | those of isolated atoms: structures of one atom, not periodic or marked `config_type=IsolatedAtom` |
 | `model` | those of the model's task |
@@ -101,9 +101,7 @@ def class_note(name: str, scale: TargetScale, weights: ClassWeights) -> str:
     weight = positive_weight(scale.mean)
     text = f"{name}: 1 for {scale.mean * scale.count:.0f} of {scale.count} labels for training ({scale.mean:.1%}); "
     if weights == "balanced":
-        return (
-            text + f"class_weights=balanced: 1 counts {weight:.3g} times, and probabilities are for balanced classes"
-        )
+        return text + f"class_weights=balanced: 1 counts {weight:.3g} times, and probabilities are for balanced classes"
     return text + f"class_weights=none: all count equally (balanced: 1 counts {weight:.3g} times)"
 
 

@@ -77,7 +77,7 @@ def test_relevance_of_cutoffs_is_asked_for_by_name(
     for wrong, message in (
         (["--cutoffs", "four"], "--cutoffs four: write numbers, as in 5.5,5"),
         (["--cutoffs", "5"], "cutoff 5 Å: give one between 0 and 4.5 Å"),
-        (["--cutoffs", "4", "--no-leave-out"], "cutoffs have no score but what they do to errors"),
+        (["--cutoffs", "4", "--no-leave-out"], "cutoffs are only scored by their errors"),
     ):
         assert cli.main([*command, *wrong]) == 1
         assert message in capsys.readouterr().err
