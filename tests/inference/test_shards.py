@@ -160,7 +160,7 @@ def test_processes_may_start_in_any_order(model: Path, tmp_path: Path) -> None:
     run(1)
     assert [atoms.info["record"] for atoms in shards(tmp_path / "out")] == list(range(COUNT))
     assert "0 structures, 0 atoms" in str(run(0, resume=True))
-    assert str(run(0, resume=True)).endswith("process 0 of 3; 2 shards were there")
+    assert str(run(0, resume=True)).endswith("process 0 of 3; 2 shards existed already")
     with pytest.raises(ConfigError, match="another run: model"):
         predict_shards(
             model_of_two_tasks(tmp_path), tmp_path / "all.xyz", tmp_path / "out", "conservative", process=(7, 8)
@@ -319,8 +319,8 @@ def test_a_shard_that_is_not_as_it_was_written_is_made_again(model: Path, tmp_pa
     parts[3].write_bytes(before[parts[3].name])  # written anew as it was
     summary = predict_shards(model, tmp_path / "all.xyz", folder, shard_size=2, resume=True, progress=False)
     assert summary.structures == 6
-    assert "3 shards were there" in str(summary)
-    assert "3 shards were not as they were written, and are made again" in str(summary)
+    assert "3 shards existed already" in str(summary)
+    assert "3 shards had changed, and were made again" in str(summary)
     assert {path.name: path.read_bytes() for path in folder.glob("part-*")} == before
 
 

@@ -31,7 +31,7 @@ from atomslim.models.scope import Watch
 from atomslim.models.tasks import Target, Task
 
 SKIN_SLACK = 1e-9
-"""Å: margin that keeps rounding from ever losing a pair."""
+"""Å: margin so that rounding never loses a pair."""
 
 
 class Calculator(AseCalculator):
@@ -42,10 +42,9 @@ class Calculator(AseCalculator):
 
     Results: ``energy`` and ``free_energy`` (the same, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³ in ASE's sign and
     Voigt order; only where forces are conservative, and only for periodic structures whose cell has a volume), the
-    task's other numbers under their own names and in their own units, and what else the model says of each atom (n,),
-    ``magmoms`` (μB), say. ``energies`` (n,) of atoms, where the model adds them up, are computed only if they are asked
-    for. Numbers are float64, whatever the model computes
-    in; positions are float64 throughout.
+    task's other numbers under their own names and in their own units, and further per-atom outputs (n,) of the model,
+    such as ``magmoms`` (μB). ``energies`` (n,) of atoms, if the model sums them, are computed only on request. Results
+    are float64, whatever the model computes in; positions are float64 throughout.
 
     Elements and compositions that the task was not trained on, charges and spins give one warning each, see
     `atomslim.models.scope`.
@@ -58,9 +57,9 @@ class Calculator(AseCalculator):
     - The model has a neighbour cap, and an atom has more neighbours within the cutoff. The energy jumps when two of
       them swap ranks. With ``strict``, the first such structure raises StructureError.
 
-    More is up to the model, and not checked: energies jump, too, when atoms cross a cutoff of the task that is shorter
-    than the distance at which the model's radial basis ends (12 Å for JMP), and a little when JMP's smaller graphs,
-    which keep fewer neighbours still, swap two of them.
+    Other effects depend on the model and are not checked: energies jump, too, when atoms cross a cutoff of the task
+    that is shorter than the distance at which the model's radial basis ends (12 Å for JMP), and a little when JMP's
+    smaller graphs, which keep fewer neighbours still, swap two of them.
 
     The search for pairs is repeated only when it must be (`CandidatePairs`); the nearest neighbours are chosen anew at
     every step, so that results do not depend on the skin.
@@ -82,18 +81,18 @@ class Calculator(AseCalculator):
         """Make a calculator.
 
         Args:
-            model: a model, or what `atomslim.load` takes. A given model is never changed; where it has another device
-                or dtype than asked for, a copy is made.
+            model: a model, or what `atomslim.load` takes. A given model is never changed; a copy is made for another
+                device or dtype.
             task: the task to use; needed if the model has several.
-            device: where the model runs; by default where it is.
-            dtype: of the model's parameters; by default what they are.
-            precision: what is computed in, as for `atomslim.load`; by default the model's.
-            skin: how much farther than the cutoff (Å) pairs are searched, to be reused until an atom has moved by half
+            device: where the model runs; default: its present device.
+            dtype: of the model's parameters; default: unchanged.
+            precision: number format, as for `atomslim.load`; default: the model's.
+            skin: margin beyond the cutoff (Å) in the search for pairs, which are reused until an atom has moved by half
                 of it; 0 searches at every step.
             strict: refuse structures with more neighbours than the model takes, outside of what the task was trained
                 on, or with a charge or spin.
             compiled: ``auto`` compiles the task in the background once the run is some steps long, keeps the package in
-                the user's cache, and goes on with it where it is faster and gives the same (see
+                the user's cache, and switches to it if it is faster and agrees (see
                 `atomslim.inference.compiled`); for energies, forces and stress in full precision.
 
         Raises:
@@ -106,7 +105,7 @@ class Calculator(AseCalculator):
         self.model = ready(model, device, dtype)
         self.task = self.model.task(task)
         self.precision = precision or self.model.precision
-        format_of(self.precision, next(self.model.parameters()))  # refuses what there is not
+        format_of(self.precision, next(self.model.parameters()))  # refuses unknown ones
         self.strict = strict
         self.implemented_properties = [*_properties(self.model, self.task), *self.model.atom_outputs]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
@@ -127,7 +126,7 @@ class Calculator(AseCalculator):
         properties: Sequence[str] | None = None,
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Compute everything the task predicts for ``atoms`` (default: the last ones); energies of atoms if asked for.
+        """Compute everything the task predicts for ``atoms`` (default: the last ones); atomic energies if asked for.
 
         Raises StructureError for what no model can take (a position that is not finite, atoms on top of each other, an
         unknown element, a flat cell), AtomslimError when the model gives numbers that are not finite.
@@ -168,7 +167,7 @@ class Calculator(AseCalculator):
         return found, float(topology.left_out().max())
 
     def _compiling(self) -> Compiled | None:
-        """Return what compiles; None, and a line, where a package would not give all that this calculator gives."""
+        """Return the compiling wrapper; None, with a message, if a package would not give all results."""
         more = set(self.implemented_properties) - {"energy", "free_energy", "forces", "stress", ENERGIES}
         full = format_of(self.precision, next(self.model.parameters())) in {"fp32", "fp64"}
         if "forces" not in self.implemented_properties or more or not full:
@@ -178,7 +177,7 @@ class Calculator(AseCalculator):
 
     @staticmethod
     def _note(text: str) -> None:
-        print(f"atomslim: {text}", file=sys.stderr)  # noqa: T201 - what a long run wants to know
+        print(f"atomslim: {text}", file=sys.stderr)  # noqa: T201 - progress of a long run
 
     def _get_name(self) -> str:
         return "atomslim"
@@ -214,14 +213,14 @@ class Calculator(AseCalculator):
 class CandidatePairs:
     """Pairs of one structure within cutoff + skin, searched again only when one within the cutoff could be missing.
 
-    Let F deform the periodic lattice vectors of the time of the search into today's, C₀ F = C, and w = r − r₀ F be what
-    an atom moved beyond that. A pair that is not listed was farther apart than cutoff + skin; it is now farther apart
-    than σ_min(F) (cutoff + skin) − 2 max|w|. As long as that is no less than the cutoff, nothing is missing. With the
-    cell at rest F = 1: the usual rule that no atom has moved by more than skin/2.
+    Let F deform the periodic lattice vectors at the time of the search into the current ones, C₀ F = C, and w = r − r₀
+    F be an atom's displacement beyond that. A pair that is not listed was farther apart than cutoff + skin; it is now
+    farther apart than σ_min(F) (cutoff + skin) − 2 max|w|. As long as that is no less than the cutoff, nothing is
+    missing. With the cell at rest F = 1: the usual rule that no atom has moved by more than skin/2.
     """
 
     def __init__(self, cutoff: float, skin: float, device: torch.device | str = "cpu") -> None:
-        """Search within cutoff + skin (Å), on a device if that can be; raises ConfigError for a negative skin."""
+        """Search within cutoff + skin (Å), on a device if possible; raises ConfigError for a negative skin."""
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin {skin}: give a length in Å, 0 or more")
         self.cutoff, self.skin, self.device = cutoff, skin, device
@@ -294,12 +293,12 @@ def energy_target(task: Task) -> Target:
 
 
 def _scalars(task: Task) -> list[str]:
-    """Names of the task's other numbers, unless ASE takes the name for something else (dipole is a vector there)."""
+    """Names of the task's other numbers, unless ASE uses the name otherwise (dipole is a vector there)."""
     return list(_other_targets(task))
 
 
 def _other_targets(task: Task) -> dict[str, str]:
-    """Return what ASE finds the task's other numbers under → the target's name."""
+    """Return ASE's name of the task's other numbers → the target's name."""
     return {
         target.output_name: target.name
         for target in task.targets

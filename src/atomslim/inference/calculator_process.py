@@ -1,7 +1,7 @@
 """The program of a calculator's own process: structures come in by stdin, labels go out by stdout, as plain numbers.
 
-Any Python runs it, `python calculator_process.py`, that has ASE and NumPy: nothing else of atomslim is needed, unless
-the calculator is a model of atomslim's. A message is the length of a head (4 bytes, little-endian), the head in JSON,
+Any Python with ASE and NumPy runs it, `python calculator_process.py`: nothing else of atomslim is needed, unless
+the calculator is an atomslim model. A message is the length of a head (4 bytes, little-endian), the head in JSON,
 and the bytes of the arrays that it lists; so nothing that arrives is ever executed.
 
 | message | head | arrays |
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 RESULTS = ("energy", "free_energy", "forces", "stress", "energies")
-"""What a calculator is asked for, as far as it knows it; stress where there is a volume."""
+"""Properties asked of a calculator, if it has them; stress if there is a volume."""
 
 _MORE = ("energies",)
 
@@ -45,11 +45,11 @@ _LONGEST = 300
 
 
 def build(module: str, attribute: str, arguments: Mapping[str, Any]) -> Calculator:
-    """Make a calculator of what a module holds, a class or a function.
+    """Make a calculator from a class or a function of a module.
 
     Raises:
-        ValueError: the package is not there, there is no such thing in it, it takes no such arguments, or what it
-            makes is not an ASE calculator.
+        ValueError: the package is missing, it has no such attribute, that takes no such arguments, or it makes
+            something other than an ASE calculator.
 
     """
     try:
@@ -66,9 +66,9 @@ def build(module: str, attribute: str, arguments: Mapping[str, Any]) -> Calculat
 
 
 def results(calculator: Calculator, atoms: Atoms, *, brief: bool = False) -> dict[str, Any]:
-    """Compute from scratch what a calculator knows of a structure; raises whatever it raises.
+    """Compute a structure's results from scratch; raises whatever the calculator raises.
 
-    ``brief`` leaves out what dynamics make no use of: energies of atoms.
+    ``brief`` leaves out what dynamics do not need: atomic energies.
     """
     names = [name for name in RESULTS if name in calculator.implemented_properties and not (brief and name in _MORE)]
     if not (atoms.pbc.any() and atoms.cell.rank == 3):
@@ -92,7 +92,7 @@ def seconds(calculator: Calculator, atoms: Atoms) -> float:
 
 
 def _forget(calculator: Calculator) -> None:
-    """Let go of another structure, or of a step that failed: neither may change the next answer."""
+    """Forget another structure, or a failed step: neither may change the next answer."""
     if hasattr(calculator, "reset"):
         calculator.reset()
 
@@ -129,11 +129,11 @@ def _version(package: str, module: str) -> dict[str, str]:
 
 
 class _Said(Exception):  # noqa: N818 -- its text is the line
-    """What is wrong, in words of ours."""
+    """An error in our own words."""
 
 
 def line(error: BaseException) -> str:
-    """Give an error in one line; errors of atomslim's own are one already."""
+    """Give an error in one line; atomslim's own errors already are."""
     ours = isinstance(error, _Said) or any(kind.__name__ == "AtomslimError" for kind in type(error).__mro__)
     text = " ".join((str(error) if ours else f"{type(error).__name__}: {error}").split())
     return text.rstrip(": ") if len(text) <= _LONGEST else text[:_LONGEST] + " …"
@@ -188,10 +188,10 @@ def to_atoms(head: Mapping[str, Any], arrays: dict[str, Any]) -> Atoms:
 
 
 def main() -> None:
-    """Answer until there is nothing more to answer, or the process that asks is gone."""
+    """Answer until the input ends, or the parent process is gone."""
     _forget_own_folder()
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a calculator prints is not a message
+    os.dup2(2, 1)  # output of a calculator is not a message
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     first = unpack(source)
     if first is None:
@@ -208,7 +208,7 @@ def main() -> None:
 
 
 def _forget_own_folder() -> None:
-    """Take the folder of this file from where modules are looked for: its other files are none of the calculator's."""
+    """Remove this file's folder from the module search path: the calculator must not import its neighbours."""
     own = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 -- as Python writes it
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != own]  # noqa: PTH100
 
@@ -224,7 +224,7 @@ def _calculator(what: Mapping[str, Any]) -> tuple[Calculator, dict[str, Any]]:
 
 
 def _model(name: str, task: str | None) -> tuple[Calculator, dict[str, Any]]:
-    """Make the calculator of a model of atomslim's, which must be installed here."""
+    """Make the calculator of an atomslim model; atomslim must be installed here."""
     try:
         calculators = import_module("atomslim.inference.calculator")
     except ImportError as error:

@@ -17,7 +17,7 @@ POLITE = 10
 
 
 def main() -> None:
-    """Compile ``MODEL OUTPUT TASK DEVICE``, politely; ends with one line on stderr where that fails."""
+    """Compile ``MODEL OUTPUT TASK DEVICE`` at low priority; ends with one line on stderr on failure."""
     os.nice(POLITE)
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, _end)
@@ -39,14 +39,14 @@ def compile_once(model: str, output: str, task: str, device: str) -> None:
 
 
 def _end(*_: object) -> None:
-    """End the compiler and what it started; what is half-written goes with this process's exit."""
+    """End the compiler and its children; partial files are removed when this process exits."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
     sys.exit("the run has ended")
 
 
 def _end_with(parent: int) -> None:
-    """End this process once the run is gone without a word."""
+    """End this process if the run has disappeared."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,10 +1,10 @@
-"""Machine code for a calculator in use: made beside the run, kept for the next one, taken up where it is faster.
+"""Machine code for a running calculator: compiled beside the run, cached for the next one, used if it is faster.
 
-After some steps the calculator's task is compiled by `atomslim.inference.package` in a process of its own, into the
+After some steps the calculator's task is compiled by `atomslim.inference.package` in a separate process, into the
 user's cache: ``$ATOMSLIM_CACHE``, else ``$XDG_CACHE_HOME/atomslim``, else ``~/.cache/atomslim``. A package is named
-after all that decides what is in it: weights, task, dtype, device, threads, the processor's instructions, versions. It
-takes over at a step at which the model was asked, too, and gives the same. Whatever goes wrong costs a line, and the
-model goes on: a compiler that is missing, fails or hangs, a folder that cannot be written, a damaged package, a model
+after everything it depends on: weights, task, dtype, device, threads, the processor's instructions, versions. It
+takes over at a step that the model computed as well, if both agree. Any problem gives one message, and the
+model continues: a compiler that is missing, fails or hangs, a folder that cannot be written, a damaged package, a model
 whose weights change in the run.
 """
 
@@ -43,22 +43,22 @@ from atomslim.models.tasks import Task
 from atomslim.threads import fitting
 
 Compiling = Literal["auto", "off"]
-"""What a calculator does about compiling."""
+"""Whether a calculator compiles."""
 
 AFTER = 50
 """Steps after which a run is long enough to compile for."""
 
 ENERGY_TOLERANCE, FORCE_TOLERANCE = 1e-5, 1e-4
-"""eV per atom and eV/Å (or this share of the largest force) that energy and forces may jump by: rounding of float32."""
+"""Largest jump of energy (eV per atom) and forces (eV/Å, or relative to the largest): rounding of float32."""
 
 FASTER = 1.1
-"""How many times as fast as the model a package has to be."""
+"""Least speed-up of a package over the model."""
 
 TURNS = 3
 """Passes that are timed."""
 
 LONGEST = 2 * 3600
-"""Seconds after which a compiler is taken to hang."""
+"""Seconds after which a compiler counts as hung."""
 
 Results = dict[str, float | NDArray[np.float64]]
 
@@ -66,10 +66,10 @@ Run = Callable[..., Sequence[Tensor]]
 
 
 class Compiled:
-    """What a calculator asks at every step: `answer` before the model, `look` after it."""
+    """Called by a calculator at every step: `answer` before the model, `look` after it."""
 
     def __init__(self, model: BlockModel, task: Task, say: Callable[[str], None]) -> None:
-        """Make it for one task of a model; ``say`` gets the few lines there are."""
+        """Make it for one task of a model; ``say`` takes messages."""
         self.model, self.task, self.say = model, task, say
         self.steps = 0
         self.run: Run | None = None
@@ -80,10 +80,10 @@ class Compiled:
         self._seconds: list[float] = []
 
     def answer(self, batch: AtomsBatch, pairs: Pairs, atoms: Atoms) -> tuple[Results, Pairs] | None:
-        """Return what the package says of a structure, and its pairs within the cutoff; None leaves it to the model.
+        """Return the package's results for a structure, and its pairs within the cutoff; None leaves it to the model.
 
-        That is: no package yet, no two atoms within the cutoff, or numbers that are not finite, of which the model says
-        more.
+        That is: no package yet, no two atoms within the cutoff, or numbers that are not finite, which the model
+        reports.
         """
         if self.run is None or self._changed():
             return None
@@ -94,12 +94,12 @@ class Compiled:
             results = results_of(self.run(*self._inputs(batch, close)), atoms)
         except RuntimeError as error:
             self.run = None
-            self.say(f"the package fails, the model itself goes on: {one_line(error)}")
+            self.say(f"the package fails, the model goes on: {one_line(error)}")
             return None
         return (results, close) if results else None
 
     def look(self, batch: AtomsBatch, pairs: Pairs, results: Results, seconds: float) -> None:
-        """Learn what the model said of a structure, and how long it took; start compiling, or take up a package."""
+        """Take the model's results for a structure and their time; start compiling, or switch to a package."""
         if self._changed():
             return
         self.steps += 1
@@ -112,10 +112,10 @@ class Compiled:
             self._take(made, batch, pairs, results)
 
     def _take(self, made: Path | str, batch: AtomsBatch, pairs: Pairs, results: Results) -> None:
-        """Take up a package if it gives what the model just gave, in less time; say why not otherwise."""
+        """Switch to a package if it agrees with the model's last results, in less time; otherwise say why not."""
         close = self._close(batch, pairs)
         if isinstance(made, str) or not len(close):
-            self.say(f"not compiled, the model itself goes on: {made if len(close) else 'no two atoms are neighbours'}")
+            self.say(f"not compiled, the model goes on: {made if len(close) else 'no two atoms are neighbours'}")
             return
         try:
             run = torch._inductor.aoti_load_package(str(made))  # noqa: SLF001 - its documented name
@@ -126,20 +126,20 @@ class Compiled:
                 run(*inputs)
                 times.append(time.perf_counter() - start)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
-            self.say(f"not compiled, the model itself goes on: {one_line(error)}")
+            self.say(f"not compiled, the model goes on: {one_line(error)}")
             return
         gain = min(self._seconds) / min(times)
         if (problem := difference(outputs, results, batch)) or gain < FASTER:
-            self.say(f"not compiled, the model itself goes on: {problem or f'{gain:.1f} × as fast for this structure'}")
+            self.say(f"not compiled, the model goes on: {problem or f'{gain:.1f} × as fast for this structure'}")
             return
         self.run = run
         self.say(f"compiled from here on, {gain:.1f} × as fast, and the same to rounding ({made})")
 
     def _changed(self) -> bool:
-        """Say whether the model has other weights than at the start, which no package knows of; then there is none."""
+        """Say whether the model's weights have changed since the start; then the package is dropped."""
         if self._weights and self._versions != versions(self._weights):
             self._weights, self.run = [], None
-            self.say("not compiled, the model itself goes on: its weights were changed; a new calculator compiles anew")
+            self.say("not compiled, the model goes on: its weights were changed; a new calculator compiles again")
         return not self._weights
 
     def _close(self, batch: AtomsBatch, pairs: Pairs) -> Pairs:
@@ -151,10 +151,10 @@ class Compiled:
 
 
 class Job:
-    """Finds a package in the cache or makes it, in a thread; `outcome` is its path, or what went wrong."""
+    """Finds a package in the cache or makes it, in a thread; `outcome` is its path, or the error."""
 
     def __init__(self, model: BlockModel, task: Task, threads: int, say: Callable[[str], None]) -> None:
-        """Start, without waiting; the package will use so many threads. ``say`` is told if it has to be compiled."""
+        """Start, without waiting; the package will use so many threads. ``say`` is called if it must be compiled."""
         self.outcome: Path | str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._threads, self._say = threads, say
@@ -191,7 +191,7 @@ class Job:
         return package
 
     def _compile(self, arguments: list[str]) -> None:
-        """Compile in a process of its own; raises ConfigError with its last line where it fails."""
+        """Compile in a separate process; raises ConfigError with its last line on failure."""
         code = "from atomslim.inference.compile_job import main; main()"
         environment = os.environ | {"OMP_NUM_THREADS": str(self._threads)}
         self._process = subprocess.Popen(  # noqa: S603 - this Python, and files of ours
@@ -221,7 +221,7 @@ def results_of(outputs: Sequence[Tensor], atoms: Atoms) -> Results:
 
 
 def damaged(package: Path) -> bool:
-    """Say whether a package is no whole archive, as a full disk or a crash of the machine leave it."""
+    """Say whether a package is an incomplete archive, as after a full disk or a crash."""
     try:
         with zipfile.ZipFile(package) as archive:
             return archive.testzip() is not None
@@ -230,30 +230,30 @@ def damaged(package: Path) -> bool:
 
 
 def versions(weights: Sequence[Tensor]) -> list[int]:
-    """Return what changes when somebody writes to weights; those of inference mode are not watched."""
+    """Return versions that change when weights are written to; inference tensors are not watched."""
     return [0 if weight.is_inference() else weight._version for weight in weights]  # noqa: SLF001 - there is no other
 
 
 def difference(outputs: Sequence[Tensor], results: Results, batch: AtomsBatch) -> str:
-    """Say where a package gives other numbers than the model for the same structure; an empty text where nowhere."""
+    """Say where a package disagrees with the model on the same structure; empty if nowhere."""
     energy, forces = float(outputs[0]), outputs[1].cpu().numpy()
     expected = np.asarray(results["forces"])
     allowed = ENERGY_TOLERANCE * len(forces) + 1e-7 * abs(energy)
     if not abs(energy - float(results["energy"])) <= allowed:
-        return f"it gives another energy, by {abs(energy - float(results['energy'])):.1e} eV"
+        return f"it gives a different energy, by {abs(energy - float(results['energy'])):.1e} eV"
     off = float(np.abs(forces - expected).max())
     if not off <= FORCE_TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        return f"it gives other forces, by {off:.1e} eV/Å"
+        return f"it gives different forces, by {off:.1e} eV/Å"
     if "stress" in results and len(outputs) > 2:
         virial = float(torch.linalg.det(batch.cell[0]).abs()) * np.asarray(results["stress"])
         off = float(np.abs(full_3x3_to_voigt_6_stress(outputs[2].cpu().numpy()) - virial).max())
         if not off <= FORCE_TOLERANCE * max(float(len(forces)), float(np.abs(virial).max())):
-            return f"it gives another stress, by {off:.1e} eV over the cell"
+            return f"it gives a different stress, by {off:.1e} eV over the cell"
     return ""
 
 
 def left_out(close: Pairs, neighbours: int | None) -> float:
-    """Return the share of the pairs within the cutoff that a cap on each atom's neighbours leaves out."""
+    """Return the fraction of pairs within the cutoff that the neighbour cap leaves out."""
     if neighbours is None:
         return 0.0
     counts = torch.bincount(close.target)
@@ -261,7 +261,7 @@ def left_out(close: Pairs, neighbours: int | None) -> float:
 
 
 def cache_folder() -> Path:
-    """Return where packages are kept; it need not be there."""
+    """Return the cache folder, which need not exist."""
     if own := os.environ.get("ATOMSLIM_CACHE"):
         return Path(own).expanduser() / "packages"
     shared = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
@@ -269,7 +269,7 @@ def cache_folder() -> Path:
 
 
 def key(content: bytes, model: BlockModel, task: Task, threads: int) -> str:
-    """Return the name of a package: a digest of all that decides what is in it."""
+    """Return the name of a package: a digest of everything it depends on."""
     weight = next(model.parameters())
     described: dict[str, Any] = {
         "model": hashlib.sha256(content).hexdigest(),

@@ -1,4 +1,4 @@
-"""The C++ compiler that packages are made with: whether there is one that works, and what it says where it fails."""
+"""The C++ compiler that packages are made with: whether a working one is installed, and its error messages."""
 
 import os
 import shutil
@@ -7,11 +7,11 @@ import subprocess
 from atomslim.errors import ConfigError, one_line, printable
 
 ANSWERS_WITHIN = 60
-"""Seconds that a compiler has to say its version."""
+"""Seconds that a compiler has to print its version."""
 
 
 def require_compiler() -> None:
-    """Raise ConfigError where AOTInductor would find no C++ compiler, or one that does not even say its version."""
+    """Raise ConfigError where AOTInductor would find no C++ compiler, or one that does not even print its version."""
     wanted = os.environ.get("CXX", "g++")
     if shutil.which(wanted) is None:
         raise ConfigError(f"no C++ compiler {wanted}: install g++, or name one by the environment variable CXX")
@@ -30,5 +30,5 @@ def compiler_failure(error: BaseException) -> str:
     if output is None:
         return one_line(cause)
     lines = [line.strip() for line in str(output).splitlines() if line.strip()]
-    first = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it ended without a word")
+    first = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it ended silently")
     return f"the C++ compiler fails: {printable(first)[:200]}"

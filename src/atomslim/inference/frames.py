@@ -23,7 +23,7 @@ def read_frames(path: Path) -> Iterator[Atoms]:
 
 
 def read_numbered(path: Path, wanted: Callable[[int], bool] | None = None) -> Iterator[tuple[int, Atoms | None]]:
-    """Read the wanted records of a file; others come as None, of an extended XYZ file without being parsed.
+    """Read the wanted records of a file; others come as None, without being parsed if extended XYZ.
 
     Raises as `read_frames` does.
     """
@@ -41,7 +41,7 @@ def record_label(path: Path | str, record: int) -> str:
 
 @contextmanager
 def _named(path: Path, record: int) -> Iterator[None]:
-    """Say which record is unreadable, whatever ASE's reader raises; a refusal by the system says it by itself."""
+    """Say which record is unreadable, whatever ASE's reader raises; OSErrors pass through."""
     try:
         yield
     except StructureError:

@@ -1,11 +1,11 @@
-"""What predictions are made for, as one long row of structures: files, folders of files, containers, datasets.
+"""Inputs of predictions, as one sequence of structures: files, folders of files, containers, datasets.
 
 | name | means |
 |---|---|
 | `water.xyz`, `xyz:water.xyz` | a file in any format that ASE reads, or an `.aselmdb` file; labels are not needed |
 | `labelled/`, `pool/` | the container that `atomslim label` or `atomslim pool` wrote there |
 | `frames/` | the files in a folder, in the order of their names, without hidden ones and databases' locks |
-| `water.samples` | a container: records that are not wanted are not even looked at |
+| `water.samples` | a container: records that are not wanted are not read |
 | `rmd17:aspirin` | a dataset as `atomslim data list` names it: its container if it is prepared, else its files |
 
 Every structure has a number, from 0 at the first of the first to the last of the last.
@@ -33,7 +33,7 @@ from atomslim.errors import ConfigError, StructureError
 from atomslim.inference.frames import read_numbered, record_label
 
 Wanted = Callable[[int], bool]
-"""Says of a number whether its structure is to be read."""
+"""Says whether the structure with a number is to be read."""
 
 
 def _all(_: int) -> bool:
@@ -51,12 +51,12 @@ class Frame:
     ignored: str = ""
     """Charge or spin that comes with it."""
     group: str = ""
-    """Molecule, system or reaction that it belongs to, where a container or dataset says it."""
+    """Molecule, system or reaction that it belongs to, if a container or dataset says so."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A structure as it was read; labels are left behind where they are not part of it."""
+    """A structure as it was read; without labels that are not part of it."""
 
     name: str
     atoms: Atoms
@@ -80,14 +80,14 @@ class Found:
 
 
 class Input(Protocol):
-    """A part of the row."""
+    """A part of the sequence."""
 
     def read(self, wanted: Wanted) -> Iterator[Found | None]:
         """Read its structures in order; None stands for each that is not wanted."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Say what would be different if its structures were others."""
+        """Identify its structures: another value means other structures."""
         ...
 
 
@@ -208,7 +208,7 @@ def naming_structure(name: str) -> Iterator[None]:
 
 
 def _joined(inputs: Iterable[Input], wanted: Wanted) -> Iterator[Found | None]:
-    """Read one after the other; `wanted` is asked about numbers that count on."""
+    """Read one after the other; `wanted` is asked about consecutive numbers."""
     before = 0
     for one in inputs:
         first = before

@@ -35,10 +35,10 @@ def attach(
     device: str | None = None,
     strict: bool = False,
 ) -> "External":
-    """Let a LAMMPS compute the forces on all its atoms by a model, beside those of its own styles, if it has any.
+    """Let a LAMMPS compute the forces on all its atoms by a model, in addition to those of its own styles, if any.
 
-    Defines ``fix atomslim all external``, with its energy and virial in those of LAMMPS. Then LAMMPS computes the atoms
-    that it holds once (``run 0``), and what it got is compared with the calculator's numbers.
+    Defines ``fix atomslim all external``, whose energy and virial count in LAMMPS's. Then LAMMPS computes the atoms
+    that it holds once (``run 0``), and the result is compared with the calculator's.
 
     Args:
         lammps: a ``lammps.lammps`` in units metal or real that has its box, atoms and masses.
@@ -93,12 +93,12 @@ class External:
         positions: NDArray[np.float64],
         forces: NDArray[np.float64],
     ) -> None:
-        """Write the forces on the atoms of a step, and hand over energy and virial."""
+        """Write the forces on the atoms of a step, and pass energy and virial."""
         order = np.argsort(tags.ravel())
         try:
             self.atoms = self._atoms(positions[order], order)
             energy, forces[order], virial = self._answer()
-        except BaseException as error:  # noqa: BLE001 - no exception passes through LAMMPS: `raise_failure` has it
+        except BaseException as error:  # noqa: BLE001 - exceptions do not pass through LAMMPS: `raise_failure` raises it
             self._stop(error)
             energy, forces[:], virial = np.nan, np.nan, None
         self.lammps.fix_external_set_energy_global(FIX, energy)
@@ -133,11 +133,11 @@ class External:
         return Atoms(numbers, positions - np.array(low), cell=cell, pbc=[bool(one) for one in periodic])
 
     def _local(self, name: str) -> NDArray[Any]:
-        """Return a property of all atoms in LAMMPS's order of the moment."""
+        """Return a property of all atoms in LAMMPS's current order."""
         return np.array(self.lammps.numpy.extract_atom(name)[: self.lammps.extract_setting("nlocal")])
 
     def _stop(self, error: BaseException) -> None:
-        """Keep what went wrong, say it, and let LAMMPS end the run after this step."""
+        """Keep the error, print it, and let LAMMPS end the run after this step."""
         self.failure = self.failure or error
         warnings.warn(f"the model failed in LAMMPS: {one_line(error)}", AtomslimWarning, stacklevel=2)
         self.lammps.force_timeout()
@@ -157,6 +157,6 @@ def _require_usable(lammps: Any, elements: Sequence[str]) -> None:
     if lammps.extract_setting("world_size") != 1:
         raise ConfigError("LAMMPS runs in several processes: a model takes all atoms in one: start it without mpirun")
     if not lammps.get_natoms():
-        raise ConfigError("LAMMPS has no atoms yet: attach the model after read_data, or what makes atoms")
+        raise ConfigError("LAMMPS has no atoms yet: attach the model after read_data or create_atoms")
     if len(elements) != types:
         raise ConfigError(f"{len(elements)} elements for {types} atom types: give one for each")

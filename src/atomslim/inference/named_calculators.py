@@ -1,4 +1,4 @@
-"""Calculators by name: a model of ours, or any ASE calculator by its import path.
+"""Calculators by name: an atomslim model, or any ASE calculator by its import path.
 
 ase:ase.calculators.emt:EMT
 ase:tblite.ase:TBLite?method=GFN2-xTB&verbosity=0
@@ -21,7 +21,7 @@ from atomslim.models.block_model import BlockModel
 from atomslim.models.elsewhere import CALCULATOR
 
 Named = BlockModel | AseCalculator | str | os.PathLike[str]
-"""What an energy can come from."""
+"""Sources of energies."""
 
 
 def calculator_of(
@@ -35,7 +35,7 @@ def calculator_of(
     """Return an ASE calculator of a model, a model file, a package, an import path, or a calculator itself.
 
     The options are for models. Only what is installed is imported. Arguments are YAML's
-    numbers, texts and booleans. Raises ConfigError where the path leads to no calculator, and what
+    numbers, texts and booleans. Raises ConfigError if the path leads to no calculator, and what
     `atomslim.Calculator` raises for a model.
     """
     if isinstance(source, AseCalculator):
@@ -48,7 +48,7 @@ def calculator_of(
 
 
 def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
-    """Take an import path apart: module, attribute, arguments. Raises ConfigError where it is none."""
+    """Split an import path: module, attribute, arguments. Raises ConfigError if it is none."""
     path, _, query = name.removeprefix(CALCULATOR).partition("?")
     module, _, attribute = path.partition(":")
     if not module or not attribute:

@@ -66,8 +66,8 @@ def force(
             compare. OpenMM wants the vectors of a periodic cell in reduced form: see `atoms_of`.
         task: name of the task head; needed where the model has several.
         device: where the model runs; by default where it is.
-        particles: indices of the particles, where the System has others, too: these then feel nothing of the model.
-            OpenMM itself does not look whether the System has so many.
+        particles: indices of the particles, where the System has others, too: the model exerts no forces on them.
+            OpenMM itself does not check that the System has so many.
         strict: as for `atomslim.Calculator`.
 
     Raises:
@@ -97,7 +97,7 @@ def force(
 
 
 def system(model: Named, atoms: Atoms, **options: Any) -> openmm.System:
-    """Return a System of the atoms alone, with their masses and cell; its only force is `force`, with its options."""
+    """Return a System of only the atoms, with their masses and cell; its only force is `force`, with its options."""
     made = _particles(atoms)
     made.addForce(force(model, atoms, **options))
     return made
@@ -143,13 +143,13 @@ def _box(atoms: Atoms) -> list[Any]:
     if upper > slack or min(ax, by, cz) <= 0 or 2 * max(abs(bx), abs(cx)) > ax + slack or 2 * abs(cy) > by + slack:
         raise ConfigError(
             f"{atoms.symbols}: the cell's vectors are not in OpenMM's reduced form: use those of "
-            "openmm.app.internal.unitcell.reducePeriodicBoxVectors, and turn the atoms with them"
+            "openmm.app.internal.unitcell.reducePeriodicBoxVectors, and rotate the atoms with them"
         )
     return [openmm.Vec3(ax, 0, 0), openmm.Vec3(bx, by, 0), openmm.Vec3(cx, cy, cz)]
 
 
 def _computed(made: openmm.PythonForce, atoms: Atoms) -> dict[str, Any]:
-    """Return what a Context of OpenMM gets, in eV and eV/Å."""
+    """Return the results of an OpenMM Context, in eV and eV/Å."""
     alone = _particles(atoms)
     alone.addForce(made)
     platform = openmm.Platform.getPlatformByName("Reference")

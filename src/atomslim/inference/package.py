@@ -1,7 +1,7 @@
 """Packages: one task of a model, compiled by AOTInductor to run without Python, or at least without this one.
 
-A package is one ``.pt2`` file: machine code, weights, and an entry of metadata, ``atomslim``, that says in JSON what
-goes in and comes out (see `atomslim.inference.program`). It is written only if it gives what the model gives.
+A package is one ``.pt2`` file: machine code, weights, and an entry of metadata, ``atomslim``, that describes inputs and
+outputs in JSON (see `atomslim.inference.program`). It is written only if it agrees with the model.
 """
 
 import copy
@@ -37,13 +37,13 @@ ENTRY = "atomslim"
 """Name of our entry in a package's metadata."""
 
 FORMAT = 2
-"""Changes when a program that runs packages would have to change."""
+"""Increased when programs that run packages have to change."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
-"""How far a package may be off, as a share of the largest number (or of 1 eV, 1 eV/Å), by dtype of the weights."""
+"""Tolerance of a package relative to the largest number (or 1 eV, 1 eV/Å), by dtype of the weights."""
 
 ROUNDINGS = 4
-"""How many times the model's own rounding, its distance from the same in float64, a package may be off besides."""
+"""Additional tolerance in units of the model's own rounding, its difference from float64."""
 
 REFUSED = "it is not written; use the model itself, or another version of torch"
 
@@ -79,11 +79,11 @@ def package(
         model: a model of a family that can be packaged, or what `atomslim.load` takes.
         output: the ``.pt2`` file to write.
         task: the task to use; needed if the model has several.
-        device: where the package runs; by default where the model is.
-        dtype: of the weights; by default what they are.
+        device: where the package runs; default: the model's device.
+        dtype: of the weights; default: unchanged.
 
     Returns:
-        How far the package is from the model.
+        The differences between package and model.
 
     Raises:
         ConfigError: an unknown task or one without energies in eV or forces, a model of a family that cannot be
@@ -141,7 +141,7 @@ def _plain_scatters() -> Iterator[None]:
 
 
 def description(program: Program) -> dict[str, Any]:
-    """Return a package's metadata: what goes in and out, the task with its graphs, versions, history."""
+    """Return a package's metadata: inputs, outputs, the task with its graphs, versions, history."""
     weight = next(program.model.parameters())
     outputs = dict(list(OUTPUTS.items())[: 3 if program.task.conservative else 2])
     return {
@@ -162,7 +162,7 @@ def description(program: Program) -> dict[str, Any]:
 
 
 def deviations(program: Program, run: Run) -> Deviations:
-    """Compare what runs a package with its model; raises AtomslimError where they disagree."""
+    """Compare a package with its model; raises AtomslimError if they disagree."""
     found = [_deviation(program, run, atoms) for atoms in structures()]
     return Deviations(len(found), max(energy for energy, _ in found), max(forces for _, forces in found))
 
@@ -182,7 +182,7 @@ def _deviation(program: Program, run: Run, atoms: Atoms) -> tuple[float, float]:
     """Return the deviations of energy and forces for one structure; raises AtomslimError where they are too large."""
     weight = next(program.model.parameters())
     batch = from_ase(atoms).to(weight.device)
-    pairs = find_pairs(batch, program.task.graph.cutoff + 0.3)  # a list for dynamics has some beyond the cutoff, too
+    pairs = find_pairs(batch, program.task.graph.cutoff + 0.3)  # a list for dynamics also has pairs beyond the cutoff
     if not len(pairs):
         return 0.0, 0.0
     expected = program.model.predict(batch, program.task.name, precision="highest")
@@ -194,7 +194,7 @@ def _deviation(program: Program, run: Run, atoms: Atoms) -> tuple[float, float]:
     rest = expected[energy_target(program.task).name][0] - wanted["energy"]
     off = {"energy": _distance(energy - rest, wanted["energy"]), "forces": _distance(forces, wanted["forces"])}
     allowed = {name: TOLERANCE[weight.dtype] * max(1.0, float(value.abs().max())) for name, value in wanted.items()}
-    if not all(off[name] <= allowed[name] for name in off):  # forces that cancel, as symmetry wants, are mere rounding
+    if not all(off[name] <= allowed[name] for name in off):  # forces that cancel by symmetry are mere rounding
         exact = copy.deepcopy(program.model).double().predict(batch, program.task.name, precision="highest")
         for name, value in _checked(program, exact, atoms).items():
             allowed[name] += ROUNDINGS * _distance(value, wanted[name])
@@ -215,7 +215,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 
 def _require(what: str, distance: float, allowed: float) -> None:
-    """Raise AtomslimError for a distance beyond what is allowed, or that is not a number."""
+    """Raise AtomslimError for a difference that is too large, or not a number."""
     if distance <= allowed:
         return
     raise AtomslimError(

@@ -30,9 +30,9 @@ from atomslim.models.tasks import Task
 from atomslim.parsing import parse_json
 
 LONGEST_NOTE = 2**24
-"""Bytes of what a package says of itself."""
+"""Most bytes of a package's metadata."""
 
-ANEW = "make it anew with atomslim package"
+ANEW = "make it again with atomslim package"
 
 
 class PackagedCalculator(Calculator):
@@ -50,7 +50,7 @@ class PackagedCalculator(Calculator):
 
         Args:
             package: the ``.pt2`` file.
-            skin: how much farther than the cutoff (Å) pairs are searched, to be reused, as for `Calculator`.
+            skin: margin beyond the cutoff (Å) in the search for pairs, as for `Calculator`.
             strict: refuse structures, as for `Calculator`.
 
         Raises:
@@ -109,7 +109,7 @@ class PackagedCalculator(Calculator):
 
 
 def load_package(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
-    """Return what runs a package, to be called with its inputs, and its description.
+    """Return the callable of a package and its description.
 
     Runs code of the file. Raises CheckpointError for a file that is missing, is not a package of atomslim, or was made$
     for another machine or version.
@@ -125,7 +125,7 @@ def load_package(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def describe_package(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what a package says of itself, without running code of the file; raises CheckpointError as above."""
+    """Read a package's metadata, without running code of the file; raises CheckpointError as above."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
@@ -141,6 +141,6 @@ def describe_package(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _task(found: Mapping[str, Any]) -> Task:
-    """Return the task of a description, its graphs as the model's family has them."""
+    """Return the task of a description, with the graph settings of the model's family."""
     graph = family(found["family"]).graph_settings.model_validate(found["task"]["graph"])
     return Task.model_validate(found["task"] | {"graph": graph})

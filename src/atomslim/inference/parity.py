@@ -1,4 +1,4 @@
-"""Whether another program gets what the calculator gives; asked before anything is served or handed over."""
+"""Whether another program gets the calculator's results; checked before anything is served."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from atomslim.errors import AtomslimError, ConfigError, one_line
 from atomslim.inference.calculator_process import results
 
 TOLERANCE = 1e-5
-"""eV per atom, eV/Å and eV, and the same share of the largest number, since sums on accelerators do not repeat."""
+"""eV per atom, eV/Å and eV, and the same relative to the largest number, since sums on accelerators do not repeat."""
 
 
 def structure_alone(atoms: Atoms) -> Atoms:
-    """Return a copy without constraints and velocities, which are the engine's business, and without a calculator."""
+    """Return a copy without constraints and velocities, which are up to the engine, and without a calculator."""
     bare: Atoms = atoms.copy()
     bare.set_constraint()
     bare.arrays.pop("momenta", None)

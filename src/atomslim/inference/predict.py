@@ -42,16 +42,16 @@ class PredictionSummary:
     capped: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
-    """What else there is to say."""
+    """Further messages."""
 
     def add(self, frame: Frame, capped_fraction: float) -> None:
-        """Count one structure, of whose pairs within the cutoff a share `capped_fraction` was left out."""
+        """Count one structure, with the fraction of pairs within the cutoff that was left out."""
         self.structures += 1
         self.atoms += len(frame.atoms)
         self.capped += capped_fraction > 0
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Summarise in one line."""
         size = f"{number_of(self.structures, 'structure')}, {number_of(self.atoms, 'atom')}"
         text = f"{size} in {self.seconds:.1f} s on {self.device}"
         if self.capped:
@@ -80,7 +80,7 @@ class Predictor:
     strict: bool
     summary: PredictionSummary
     advance: Callable[[int], None]
-    """Told how many structures are done."""
+    """Called with the number of finished structures."""
     _warned: bool = False
 
     def __post_init__(self) -> None:
@@ -125,8 +125,8 @@ class Predictor:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"out of memory with {atoms} atoms at once: going on with at most {self.batch_size}, or fewer if need "
-                "be; a lower batch size from the start saves the attempts",
+                f"out of memory with {atoms} atoms at once: continuing with at most {self.batch_size}, or fewer if "
+                "necessary; a lower batch size from the start saves the attempts",
                 AtomslimWarning,
                 stacklevel=2,
             )
@@ -200,8 +200,8 @@ def predict_file(  # noqa: PLR0913 - the options of a command
 
     Energy (eV), forces (eV/Å) and, for structures with a periodic cell, stress (eV/Å³, ASE's sign and order) are
     written where ASE reads them back as calculator results, and replace results that came with the structures; scalar
-    targets go to `atoms.info` by name, probabilities of labels as NAME_probability. The output appears when all is
-    done, or not at all.
+    targets go to `atoms.info` by name, probabilities of labels as NAME_probability. The output appears when everything
+    is done, or not at all.
 
     Args:
         model_path: model file, as `load` takes it.
@@ -212,7 +212,7 @@ def predict_file(  # noqa: PLR0913 - the options of a command
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: which of the weights of a checkpoint, as for `load`.
-        precision: what is computed in, as for `load`.
+        precision: number format, as for `load`.
         strict: refuse structures in which the cap on neighbours leaves out atoms within the cutoff, and those outside
             of what the task was trained on or with a charge or spin (`atomslim.models.scope`).
         progress: show it on stderr, where that is a terminal.
@@ -249,7 +249,7 @@ def listed(structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def require_runnable(batch_size: int, device: str) -> None:
-    """Raise ConfigError for a batch size or device that cannot be."""
+    """Raise ConfigError for an invalid batch size or device."""
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: give the number of atoms to take at once, 1 or more")
     if device == "cuda" and not torch.cuda.is_available():
@@ -305,13 +305,13 @@ def _memory_hint(frames: Sequence[Frame]) -> Iterator[None]:
 
 
 def _named(outputs: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Name outputs as files have them: probabilities of labels as such."""
+    """Name outputs as files have them: probabilities of binary labels by suffix."""
     shown = {target.name: target.output_name for target in task.targets}
     return {shown.get(name, name): values for name, values in outputs.items()}
 
 
 def _split(outputs: dict[str, Tensor], natoms: Sequence[int], by_atom: Collection[str]) -> list[Results]:
-    """Deal out the results of a batch to its structures: those named by atom, everything else by structure."""
+    """Split the results of a batch into its structures: those named by atom, everything else by structure."""
     arrays = {name: values.detach().double().cpu().numpy() for name, values in outputs.items()}
     dealt = {
         name: np.split(values, np.cumsum(natoms)[:-1]) if name in by_atom else list(values)

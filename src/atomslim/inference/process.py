@@ -1,4 +1,4 @@
-"""Which of several processes this one is; they share work by number and need not talk to each other."""
+"""Which of several processes this one is; they share work by number and need not communicate."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ _LOCAL = ("LOCAL_RANK", "SLURM_LOCALID")
 
 
 def process_of(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Return this process's number and how many there are, as torchrun or srun says; (0, 1) where neither does.
+    """Return this process's number and how many there are, from torchrun or srun; (0, 1) without them.
 
     Raises:
-        ConfigError: they say what cannot be.
+        ConfigError: they are invalid.
 
     """
     for number, count in _COUNTED:
@@ -30,7 +30,7 @@ def process_of(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def parse_process(text: str) -> tuple[int, int]:
-    """Understand "3/16": the fourth of 16 processes, counted from 0; raises ConfigError for anything else."""
+    """Parse "3/16": the fourth of 16 processes, counted from 0; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+)/(\d+)", text, flags=re.ASCII)
     if match is None or int(match[1]) >= int(match[2]):
         raise ConfigError(f"process {text!r}: write its number, from 0, and how many there are, as in 3/16")

@@ -1,4 +1,4 @@
-"""One task of a model as a program of tensors: what a package runs where there is no Python.
+"""One task of a model as a program of tensors: what a package runs without Python.
 
 | input | shape | dtype | meaning |
 |---|---|---|---|
@@ -96,7 +96,7 @@ class Program:
         return self.model.physical_outputs(raw, self.task, structure)
 
     def _raw_outputs(self, readout: ReadoutFeatures) -> dict[str, Tensor]:
-        """Leave out what is not wanted: other scalars, and direct forces beside conservative ones."""
+        """Leave out other outputs: other scalars, and direct forces beside conservative ones."""
         return self.model.raw_outputs(readout, self.task.model_copy(update={"targets": (self.energy, self.forces)}))
 
     def _named(self, kind: TargetKind) -> Target:
@@ -139,7 +139,7 @@ def traced(program: Program) -> ExportedProgram:
 def _example(device: torch.device) -> tuple[Tensor, ...]:
     """Inputs whose sizes differ; the numbers in them do not matter.
 
-    They are larger than what the compiler treats apart, matrices of 32 numbers together, and then for all sizes.
+    They are larger than the sizes that the compiler specialises on, so that the program works for all sizes.
     """
     atoms, neighbours = 31, 47
     indices = torch.zeros(atoms, neighbours, dtype=torch.int64)

@@ -6,7 +6,7 @@ small model's f. The propagator of n inner steps δt is, with Δt = n δt,
     exp(iL Δt) ≈ exp(Δt/2 (F − f) ∂/∂p) [exp(δt/2 f ∂/∂p) exp(δt p/m ∂/∂r) exp(δt/2 f ∂/∂p)]ⁿ exp(Δt/2 (F − f) ∂/∂p)
 
 It is symplectic and reversible, and the energy that it keeps is the full model's, up to terms in Δt² that grow with
-what the two models differ by. A small model that is off asks for shorter outer steps, not for another ensemble.
+the difference between the models. A less accurate small model needs shorter outer steps, not another ensemble.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from atomslim.inference.named_calculators import Named, calculator_of
 
 
 class Respa(MolecularDynamics):
-    """Moves atoms at constant energy of their own calculator, the full model, which is asked once in n steps.
+    """Moves atoms at constant energy of their own calculator, the full model, which is called once in n steps.
 
         atoms.calc = atomslim.Calculator("full.safetensors")
         Respa(atoms, timestep=0.5 * units.fs, small="small.safetensors", inner_steps=4).run(1000)
@@ -51,18 +51,18 @@ class Respa(MolecularDynamics):
             inner_steps: how many inner steps n make an outer one. With hydrogen, keep n δt below 4 fs: a longer one
                 comes into resonance with the fastest vibrations.
             task: name of the small model's task head; needed where it has several.
-            device: where the small model runs; by default where it is.
+            device: where the small model runs; default: its present device.
             **options: those of ASE's `MolecularDynamics`: trajectory, logfile, loginterval, append_trajectory.
 
         Raises:
             ConfigError: atoms without a calculator, a step that is not positive, fewer than one inner step, constraints
-                other than fixed atoms, or a small model that is none.
+                other than fixed atoms, or an invalid small model.
 
         """
         if atoms.calc is None:
             raise ConfigError("the atoms have no calculator: give them the full model")
         if inner_steps < 1 or not timestep > 0:
-            raise ConfigError(f"{inner_steps} inner steps of {timestep}: give at least one, longer than nothing")
+            raise ConfigError(f"{inner_steps} inner steps of {timestep}: give at least one, with a positive time step")
         if not all(isinstance(constraint, FixAtoms) for constraint in atoms.constraints):
             raise ConfigError(
                 "constraints other than fixed atoms are not kept here: remove them, or use VelocityVerlet"

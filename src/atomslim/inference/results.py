@@ -1,4 +1,4 @@
-"""What was predicted, and the files it is written to: extended XYZ and Parquet.
+"""Predictions, and the files they are written to: extended XYZ and Parquet.
 
 Parquet has one row for each structure:
 
@@ -14,10 +14,10 @@ Parquet has one row for each structure:
 | forces | list of double | eV/Å, 3 n numbers, atom by atom |
 | stress | list of double | eV/Å³, 9 numbers, row by row, tension positive; null without a volume |
 | others | double | scalar targets by their own names, in their own units |
-| NAME_probability | double | of a label NAME: the probability that it is 1 (yes) |
-| others | list of double | what else the model says of each atom by its own name (magmoms, μB, say), n numbers |
+| NAME_probability | double | of a binary label NAME: the probability that it is 1 |
+| others | list of double | further per-atom outputs by their own names (such as magmoms, μB), n numbers |
 
-Which results there are, task and model say, so that all files of a run have the same columns.
+Task and model determine the results, so that all files of a run have the same columns.
 """
 
 import json
@@ -41,7 +41,7 @@ from atomslim.models.tasks import Task
 ASE_RESULTS = ("energy", "forces", "stress")
 """Predictions that ASE has a field for; the others are written beside them under their own names.
 
-So are numbers of atoms, as columns of theirs, unless ASE has a field for them, too (magmoms).
+So are per-atom numbers, as columns of the atoms, unless ASE has a field for them, too (magmoms).
 """
 
 Results: TypeAlias = dict[str, NDArray[np.float64]]
@@ -52,7 +52,7 @@ Results: TypeAlias = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Results for one structure, and the share of pairs within the cutoff that the cap on neighbours left out."""
+    """Results for one structure, and the fraction of pairs within the cutoff that the cap on neighbours left out."""
 
     results: Results
     capped_fraction: float
@@ -88,7 +88,7 @@ def write_parquet(path: Path, rows: Sequence[tuple[Frame, Prediction]], names: M
 
 
 def result_names(model: BlockModel, task: Task) -> dict[str, bool]:
-    """Name everything that a model predicts for a task, and say whether it has several numbers for a structure."""
+    """Name everything that a model predicts for a task, and whether it has several numbers for a structure."""
     names = {target.output_name: target.output_name == "forces" for target in task.targets}
     return names | ({"stress": True} if model.gives_stress(task) else {}) | dict.fromkeys(model.atom_outputs, True)
 
@@ -132,7 +132,7 @@ def _has_text(value: object) -> bool:
 
 
 def _ase_results(results: Results) -> Results:
-    """Keep what ASE's calculators give, stress as its six components."""
+    """Keep the results that ASE calculators have, stress as its six components."""
     known = {name: results[name] for name in _known_to_ase(results)}
     if "stress" in known:
         known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])

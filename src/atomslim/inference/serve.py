@@ -1,8 +1,8 @@
-"""A client of i-PI and of every program that speaks its socket protocol: forces of a model for whoever asks.
+"""A client of i-PI and other programs that use its socket protocol: forces of a model for any engine.
 
 The engine is the server: it listens, moves the atoms, and sends positions and cell in bohr. We connect, and answer with
 energy in hartree, forces in hartree/bohr and the virial −V σ in hartree (Kapil et al., Comput. Phys. Commun. 236, 214
-(2019)). The protocol names no elements, so that they come from a structure with the atoms in the engine's order.
+(2019)). The protocol names no elements: they come from a structure with the atoms in the engine's order.
 """
 
 import re
@@ -24,16 +24,16 @@ from atomslim.errors import AtomslimError, ConfigError, one_line
 from atomslim.inference.parity import expected_of, require_parity, structure_alone
 
 UNIX_PREFIX = "/tmp/ipi_"  # noqa: S108 - where i-PI puts its sockets
-"""What i-PI and others put before the name of a socket of the file system."""
+"""Prefix of i-PI and others for Unix socket names."""
 
 LONGEST_PATH = 107
-"""Bytes that the path of a socket may have on Linux."""
+"""Longest path of a socket on Linux, in bytes."""
 
 LOOK_AGAIN = 0.1
 """Seconds between attempts to connect."""
 
 ANSWERS_WITHIN = 10
-"""Seconds that another machine has to take a connection, or refuse it."""
+"""Seconds that another machine has to accept a connection, or refuse it."""
 
 
 def serve(
@@ -46,10 +46,10 @@ def serve(
 ) -> int:
     """Answer an engine until it ends, and return for how many structures.
 
-    Before it connects, the answer for ``atoms`` goes through a socket of its own and is compared with the calculator's.
+    Before it connects, the answer for ``atoms`` is sent through a test socket and compared with the calculator's.
 
     Args:
-        calculator: what computes: a model's, a package's, any.
+        calculator: any ASE calculator, of a model or a package.
         atoms: a structure of the engine's elements in the engine's order, periodic where the model is to be; cell and
             positions are the engine's. Its constraints are left to the engine.
         address: ``HOST:PORT``, or the name of a socket as i-PI's input has it (``/tmp/ipi_NAME``), or its path.
@@ -57,7 +57,7 @@ def serve(
         said: gets a line about what is served.
 
     Raises:
-        ConfigError: an address that is none, a calculator without forces.
+        ConfigError: an invalid address, a calculator without forces.
         StructureError: structures that no model can take.
         AtomslimError: nobody listens, the parity check fails, the engine has another number of atoms, or breaks off, or
             the calculator fails.
@@ -74,7 +74,7 @@ def serve(
 
 
 class Client(SocketClient):
-    """ASE's client on a connection that is there already."""
+    """ASE's client on an existing connection."""
 
     def __init__(self, connection: socket.socket, natoms: int) -> None:
         self.comm = world
@@ -103,7 +103,7 @@ class Protocol(IPIProtocol):
 
 
 def _answered(client: Client, atoms: Atoms, address: str, *, with_virial: bool) -> int:
-    """Answer until the engine ends, and return how often; raises AtomslimError where it breaks off in between."""
+    """Answer until the engine ends, and return how often; raises AtomslimError if it breaks off."""
     steps = 0
     try:
         for _ in client.irun(atoms, use_stress=with_virial):  # type: ignore[no-untyped-call]
@@ -120,7 +120,7 @@ def _answered(client: Client, atoms: Atoms, address: str, *, with_virial: bool) 
 
 
 def _through_a_socket(atoms: Atoms, *, with_virial: bool) -> dict[str, Any]:
-    """Return what an engine gets for a structure, by ASE's other end of the protocol."""
+    """Return what an engine receives for a structure, with ASE's server side of the protocol."""
     ours, theirs = socket.socketpair()
     found: dict[str, Any] = {}
 
@@ -142,7 +142,7 @@ def _through_a_socket(atoms: Atoms, *, with_virial: bool) -> dict[str, Any]:
 
 
 def _sentence(atoms: Atoms, expected: Mapping[str, Any], calculator: AseCalculator) -> str:
-    """Say what is served, and what an engine must not do with it."""
+    """Say what is served, and what an engine must not use it for."""
     periodic = "periodic" if atoms.pbc.all() else f"periodic along {int(atoms.pbc.sum())} of 3 vectors"
     parts = [f"{atoms.symbols}, {periodic if atoms.pbc.any() else 'not periodic'}"]
     task = getattr(calculator, "task", None)
@@ -155,7 +155,7 @@ def _sentence(atoms: Atoms, expected: Mapping[str, Any], calculator: AseCalculat
 
 @contextmanager
 def _connected(connect: Callable[[], socket.socket], address: str, wait: float) -> Iterator[socket.socket]:
-    """Connect as soon as somebody listens; raises AtomslimError where nobody does for so many seconds."""
+    """Connect as soon as somebody listens; raises AtomslimError if nobody does for so many seconds."""
     until = time.monotonic() + wait
     while True:
         try:
@@ -174,7 +174,7 @@ def _connected(connect: Callable[[], socket.socket], address: str, wait: float) 
 
 
 def _connector(address: str) -> Callable[[], socket.socket]:
-    """Return what connects to HOST:PORT, or to a socket of the file system by name or path."""
+    """Return a function that connects to HOST:PORT, or to a Unix socket by name or path."""
     host, separator, port = address.rpartition(":")
     if separator and "/" not in address:
         if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 2**16:

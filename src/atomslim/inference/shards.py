@@ -6,9 +6,9 @@
 | part-00000.extxyz, … | structures and results of records 0 … size − 1, and so on; or part-00000.parquet |
 | _parts-0.jsonl, … | size and checksum of every shard that process 0, … wrote |
 
-A shard is there whole or not at all, and record i is always in shard i // size: started again, a run writes what is
-missing, or no longer as it was written, and nothing twice. Process r of p writes the shards r, r + p, …, and needs to
-know nothing of the others.
+A shard is complete or missing, and record i is always in shard i // size: a restarted run writes only
+what is missing or changed. Process r of p writes the shards r, r + p, …, independently of the
+others.
 """
 
 import json
@@ -66,12 +66,12 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
         model_path: model file, as `load` takes it.
         structures: files, folders, containers or names of datasets, as `atomslim.inference.inputs` says; their records
             count on from one to the next.
-        folder: where the shards go; made if need be.
+        folder: where the shards go; made if necessary.
         task: name of the task head; needed where the model has several.
         form: of the shards; the columns of parquet are those of `atomslim.inference.results`.
         shard_size: records in each.
-        process: this process's number and how many there are; None: as torchrun or SLURM says, else (0, 1).
-        resume: go on with what is in the folder.
+        process: this process's number and how many there are; None: from torchrun or SLURM, else (0, 1).
+        resume: continue with what is in the folder.
         batch_size: at most this many atoms at once; a larger structure goes alone. Lowered when memory runs out.
         device: where the model runs.
         weights: which of the weights of a checkpoint, as for `load`.
@@ -81,7 +81,7 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
         options: of the readers, such as ``{"length_unit": "bohr"}``.
 
     Raises:
-        ConfigError: a folder that holds another run, or one that is not to be resumed; options that make no sense.
+        ConfigError: a folder that holds another run, or one that is not to be resumed; invalid options.
         StructureError: a structure that cannot be read or predicted; names the file and the record.
         DataError: a dataset that is not there or broken.
         CheckpointError: a model file that cannot be read.
@@ -123,22 +123,22 @@ class Shards:
     records: int = 0
     """Structures seen so far, wanted or not."""
     present: int = 0
-    """Shards of this process that were there before."""
+    """Shards of this process that existed before."""
     spoilt: int = 0
-    """Shards of this process that were there, and not as they were written."""
+    """Shards of this process that existed but had changed."""
     _noted: dict[str, dict[str, int]] = field(default_factory=dict)
     _asked: int = -1
     _answer: bool = False
 
     def path(self, shard: int) -> Path:
-        """Where a shard goes."""
+        """Return the path of a shard."""
         return self.folder / f"part-{shard:05d}.{self.form}"
 
     def wanted(self, record: int) -> bool:
-        """Say whether a record's shard is this process's, and not there; records are asked about in order."""
+        """Say whether a record's shard is this process's and missing; records are asked about in order."""
         self.records = record + 1
         shard = record // self.size
-        if shard != self._asked:  # the file system is asked once for each shard
+        if shard != self._asked:  # checks the file system once for each shard
             self._asked, self._answer = shard, self._missing(shard)
         return self._answer
 
@@ -153,7 +153,7 @@ class Shards:
         return not whole
 
     def _is_whole(self, path: Path) -> bool:
-        """Compare a shard with what was noted; it is read only if its size is right and its time is another."""
+        """Compare a shard with what was noted; it is read only if its size is right and its time has changed."""
         noted, status = self._noted.get(path.name, {}), path.stat()
         if noted.get("bytes") != status.st_size:
             return False
@@ -178,20 +178,20 @@ class Shards:
             file.write(json.dumps(note) + "\n")  # one that is killed before this line writes the shard again
 
     def notes(self) -> list[str]:
-        """What to say in the end, when all records have been seen."""
+        """Messages at the end, when all records have been seen."""
         total = -(-self.records // self.size)
         missing = total - len(self._written())
         said = {
             f"process {self.share[0]} of {self.share[1]}": self.share[1] > 1,
-            f"{self.present} shards were there": self.present > 0,
-            f"{self.spoilt} shards were not as they were written, and are made again": self.spoilt > 0,
+            f"{self.present} shards existed already": self.present > 0,
+            f"{self.spoilt} shards had changed, and were made again": self.spoilt > 0,
             f"{missing} of {total} shards are still with other processes": missing > 0,
         }
         return [text for text, applies in said.items() if applies]
 
     @contextmanager
     def claimed(self, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
-        """Note which run the folder holds, or check that it is this one; a run that fails at once leaves no note.
+        """Note which run the folder holds, or check that it is this one; a run that fails immediately leaves no note.
 
         Raises:
             ConfigError: the folder holds another run, or this one and it is not to be resumed.
@@ -221,14 +221,14 @@ class Shards:
             raise
 
     def _starting_together(self) -> bool:
-        """Of several processes started at once, the first writes the note; the others find nothing of their own."""
+        """If several processes start at once, the first writes the note."""
         return self.share[1] > 1 and not any(self._own(shard) for shard in self._written())
 
     def _written(self) -> list[int]:
         return [int(path.stem[5:]) for path in self.folder.glob("part-*") if path.stem[5:].isdigit()]
 
     def _tidy(self) -> None:
-        """Remove what a killed process left half written, unless it may be another's that is at work."""
+        """Remove partial files of killed processes, unless they may belong to a running one."""
         for path, name in leftovers(self.folder).items():
             number = re.fullmatch(r"part-(\d+)\.\w+", name)
             if self._own(int(number[1])) if number else name == NOTE and self.share[1] == 1:
@@ -236,7 +236,7 @@ class Shards:
 
     def _require_empty(self) -> None:
         if self._written():
-            raise ConfigError(f"{self.folder}: has shards but no {NOTE} that says of which run: name another folder")
+            raise ConfigError(f"{self.folder}: has shards but no {NOTE} that identifies their run: name another folder")
 
 
 def _require_usable(form: str, shard_size: int, process: tuple[int, int]) -> None:
@@ -270,7 +270,7 @@ def _identity(
 
 
 def _noted_parts(folder: Path) -> dict[str, dict[str, int]]:
-    """Read what all processes noted of the shards they wrote; a line that a kill cut short counts for nothing."""
+    """Read what all processes noted of the shards they wrote; an incomplete last line is ignored."""
     found = {}
     for path in folder.glob("_parts-*.jsonl"):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -314,7 +314,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 
 def in_shards(frames: Iterator[Frame], size: int) -> Iterator[tuple[int, list[Frame]]]:
-    """Collect the records of each shard, and give it as soon as it is full: what comes next may be unreadable."""
+    """Collect the records of each shard, and give it as soon as it is full, since the next record may be unreadable."""
     waiting: list[Frame] = []
     for frame in frames:
         if waiting and frame.number // size != waiting[0].number // size:

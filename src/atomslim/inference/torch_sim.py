@@ -28,7 +28,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         torch_sim.integrate(system=[water, ethanol], model=TorchSimModel("aspirin.safetensors"), …)
 
     Results have the dtype ``dtype``, whatever the model computes in. Every atom has tag 2, as TorchSim knows no tags.
-    Pairs are searched anew at every step, on the CPU.
+    Pairs are searched at every step, on the CPU.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
 
         Raises:
             ConfigError: an unknown task or one without energies in eV or forces, a device that is not there, another
-                dtype, or what is no model: a package, an ASE calculator.
+                dtype, or something other than a model: a package, an ASE calculator.
             CheckpointError: a model file that cannot be read.
 
         """
@@ -93,7 +93,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
         return {name: values.to(self._dtype) for name, values in found.items()}
 
     def _look(self, state: Any, batch: AtomsBatch) -> None:
-        """Look at structures that are not those of the last step."""
+        """Check structures that differ from those of the last step."""
         if self._looked_at is not None and torch.equal(self._looked_at, batch.numbers):
             return
         given = {name: getattr(state, name, None) for name in ("charge", "spin")}

@@ -1,4 +1,4 @@
-"""Asking a teacher for the labels of many structures, part after part of a container."""
+"""Asking a teacher for the labels of many structures, in parts of a container."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,13 +44,13 @@ class Asking:
                 part.finish()
 
     def _add(self, part: Part, number: int, frame: Frame, session: Session, skipped: list[Skipped]) -> None:
-        """Label a structure, or note why it has no labels, once what comes before it is safe."""
+        """Label a structure, or note why it has no labels, once everything before it is saved."""
         try:
             labels = self.given.kept(session.ask(frame.atoms))
             if self.hessian:
                 labels |= {HESSIAN: hessian_row(session, frame.atoms, frame.number)}
         except Unlabelled as reason:
-            if self._stop.is_set():  # the process was ended, not the structure at fault
+            if self._stop.is_set():  # the process was ended; it is not the structure's fault
                 return
             part.commit()
             skipped.append(Skipped(frame.number, frame.name, str(reason)))

@@ -1,6 +1,6 @@
 """Structures near a given one: rattled, strained, at other volumes, with vacancies, other elements, surfaces.
 
-Atoms that are fixed stay where they are in their cell. All random numbers come from the generator that is given.
+Fixed atoms keep their positions in the cell. All random numbers come from the generator that is given.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ NOISE = (0.02, 0.2)
 """Å: standard deviations of the noise on rattled copies."""
 
 NOISE_OF_HYDROGEN = (0.02, 0.08)
-"""The same where there is hydrogen: at 0.2 Å its stiff bonds have forces that dynamics never come to."""
+"""The same with hydrogen: at 0.2 Å its stiff bonds have forces that dynamics never reach."""
 
 STRAIN = 0.06
 """Largest component of the strain."""
@@ -32,10 +32,10 @@ VOLUMES = (0.8, 1.25)
 """Smallest and largest volume of a scan, over the given one."""
 
 A_LITTLE = 0.03
-"""Å: noise on all others, so that atoms are not where symmetry holds them."""
+"""Å: noise on all others, so that no atom stays at a symmetric position."""
 
 _LARGEST = 2000
-"""Atoms of a repeated cell at most."""
+"""Most atoms of a repeated cell."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Substitution:
 
     @classmethod
     def parse(cls, text: str) -> "Substitution":
-        """Understand "Mg=Ca"; raises ConfigError for anything else."""
+        """Parse "Mg=Ca"; raises ConfigError for anything else."""
         old, equals, new = (part.strip() for part in text.partition("="))
         if not equals or old not in atomic_numbers or new not in atomic_numbers or old == new:
             raise ConfigError(f"substitution {text!r}: write two elements, as in Mg=Ca")
@@ -95,7 +95,7 @@ def with_surfaces(atoms: Atoms, facet: Facet, width: float, random: Generator) -
 
 @dataclass(frozen=True)
 class Counts:
-    """How many copies there are to be of each given structure."""
+    """Numbers of copies of each given structure."""
 
     rattled: int = 10
     strained: int = 10
@@ -112,9 +112,9 @@ _SUBSTITUTED = 5
 def changes(
     atoms: Atoms, counts: Counts, given: Atoms | None = None, width: float = 0.0
 ) -> dict[str, list[Callable[[Generator], Atoms]]]:
-    """List what is to be made of a structure, by kind; cells are needed for some.
+    """List the changes to make to a structure, by kind; some need a cell.
 
-    ``given`` is the cell before it was repeated until it was ``width`` Å wide; slabs are cut of that.
+    ``given`` is the cell before it was repeated until it was ``width`` Å wide; slabs are cut from that.
     """
     unit = atoms if given is None else given
     cell = bool(atoms.pbc.all()) and atoms.cell.rank == 3

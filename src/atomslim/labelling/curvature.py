@@ -1,6 +1,6 @@
-"""Rows of the Hessian from a teacher's forces, which need no derivatives of it.
+"""Rows of the Hessian from a teacher's forces, without derivatives of the teacher.
 
-Of the row of a coordinate with the unit vector u: H u = (F(x − h u) − F(x + h u)) / 2h + O(h²).
+For the row of a coordinate with unit vector u: H u = (F(x − h u) − F(x + h u)) / 2h + O(h²).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Frames of molecular dynamics by a teacher, from a structure that is rattled a little.
+"""Frames of molecular dynamics by a teacher, from a slightly rattled structure.
 
 At a temperature: Langevin. At a pressure, too: Berendsen's thermostat and barostat, whose cell keeps its shape.
 """
@@ -27,14 +27,14 @@ COUPLING = 100.0
 """fs, to the thermostat; twice that to the barostat."""
 
 COMPRESSIBILITY = 0.02
-"""1/GPa: softer cells come to the pressure later, harder ones earlier."""
+"""1/GPa: softer cells reach the pressure later, harder ones earlier."""
 
 HOT = 5.0
 """A frame hotter than this many times the temperature, and 500 K, has exploded."""
 
 
 def time_step(atoms: Atoms) -> float:
-    """Return the usual step of dynamics in fs: 1 where there is hydrogen, else 2."""
+    """Return the usual time step of dynamics in fs: 1 with hydrogen, else 2."""
     return 1.0 if 1 in atoms.numbers else 2.0
 
 
@@ -48,7 +48,7 @@ class Asked(Calculator):
         self._session = session
 
     def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
-        """Ask; raises Unlabelled where there is no answer."""
+        """Ask; raises Unlabelled if there is no answer."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         found = self._session.ask(atoms, brief=True)
         for name in ("forces", "stress"):
@@ -70,19 +70,19 @@ def trajectory(
     *,
     pressure: float | None = None,
 ) -> Iterator[Atoms]:
-    """Give frames, each with its energy and forces as results; ends early, silently, where atoms fly apart.
+    """Give frames, each with its energy and forces as results; ends early, silently, if atoms fly apart.
 
     Args:
         atoms: where it starts.
         temperature: K.
         frames: how many.
-        every: steps between two; of 1 fs where there is hydrogen, else 2 fs.
+        every: steps between two; of 1 fs with hydrogen, else 2 fs.
         session: gives the forces.
         random: draws velocities and the thermostat's noise.
-        pressure: GPa; None: at the volume that it has.
+        pressure: GPa; None: at constant volume.
 
     Raises:
-        Unlabelled: there are no forces in the beginning, or no stress that a pressure needs.
+        Unlabelled: there are no forces at the start, or no stress that a pressure needs.
 
     """
     copy = atoms.copy()

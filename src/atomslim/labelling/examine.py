@@ -1,11 +1,11 @@
-"""What a teacher gives, and whether it can be believed: found out on the first structure.
+"""What a teacher gives, and whether it is consistent: checked on the first structure.
 
 Forces are compared with the gradient of the energy. Of a rattled copy x and a random direction u, normal in every
 coordinate and of rms length h,
 
     E(x + u) − E(x − u) = −2 F(x)·u + O(h³),
 
-so that the differences between both sides, over |2 h F|, are as large as the forces are wrong. Likewise for the stress
+so that the difference between both sides, over |2 h F|, is the relative error of the forces. Likewise for the stress
 and a random symmetric strain ε: E(x, ε) − E(x, −ε) = 2 V σ·ε.
 """
 
@@ -24,7 +24,7 @@ from atomslim.labelling.teachers import Labels, Session
 from atomslim.labelling.unlabelled import Unlabelled
 
 STEP, STRAIN = 0.005, 0.002
-"""Å: rms displacement of a coordinate; largest strain, of which the same is asked."""
+"""Å: rms displacement of a coordinate, and largest strain."""
 
 RATTLED = 0.05
 """Å: standard deviation of the noise on the copy, so that there are forces."""
@@ -32,19 +32,19 @@ RATTLED = 0.05
 DIRECTIONS = 2
 
 WRONG = 0.02
-"""Share of the forces, or of the stress, from which on they are not derivatives of the energy."""
+"""Relative difference above which forces or stress are not derivatives of the energy."""
 
 _DIGITS = 2e-7
-"""Relative error of energies in single precision; what they hide is not found fault with."""
+"""Relative error of energies in single precision, which is allowed for."""
 
 LABELS = ("energy", "forces", "stress", ENERGIES)
 """What is kept."""
 
 _SAME, _NOISE = 1e-6, 1e-3
-"""eV for an atom: energies of one structure that differ by less are the same; by more, are useless as labels."""
+"""eV/atom: repeated energies that differ by less are equal; by more, useless as labels."""
 
 _DERIVATIVES = {"forces": (1e-4, 0.02, "eV/Å"), "stress": (1e-5, 1e-3, "eV/Å³")}
-"""Largest difference of a component below which they are the same, and above which they are useless."""
+"""Largest differences of a component up to which they are equal, and above which they are useless."""
 
 
 class ChangedAnswerError(AtomslimError):
@@ -53,14 +53,14 @@ class ChangedAnswerError(AtomslimError):
 
 @dataclass(frozen=True)
 class Given:
-    """What a teacher gives, and what is to be known of it."""
+    """What a teacher gives, and its problems."""
 
     labels: tuple[str, ...]
     """Names of what is kept: energy, forces, stress, energies (of atoms)."""
     free: bool = False
     """Whether its energy is the free energy, of which the forces are the gradient."""
     faults: tuple[str, ...] = ()
-    """What is wrong with it, a sentence each."""
+    """Its problems, a sentence each."""
     measured: Mapping[str, float] = field(default_factory=dict)
     """Relative differences of forces and stress from derivatives of the energy."""
     energy: float = 0.0
@@ -78,7 +78,7 @@ class Given:
         return f"{name}: gives {kept}{energy}{checked}"
 
     def kept(self, found: Labels) -> Labels:
-        """Take what becomes labels of a teacher's results; raises Unlabelled where forces are missing."""
+        """Select the labels from a teacher's results; raises Unlabelled where forces are missing."""
         if "forces" in self.labels and "forces" not in found:
             raise Unlabelled("there are no forces")
         labels = {what: found[what] for what in LABELS if what in found}
@@ -86,7 +86,7 @@ class Given:
 
 
 def examine(session: Session, atoms: Atoms, number: int = 0, name: str = "the teacher") -> Given:
-    """Ask a teacher for a structure, number `number` of all, for copies of it, and for the structure again.
+    """Ask a teacher for the structure with this number, for copies of it, and for the structure again.
 
     Raises:
         Unlabelled: it gives no labels for this structure, or its rattled copy.
@@ -105,26 +105,26 @@ def examine(session: Session, atoms: Atoms, number: int = 0, name: str = "the te
 
 
 def require_same(name: str, before: float, after: float, natoms: int) -> float:
-    """Return by how much (eV an atom) two energies of one structure differ; raises ChangedAnswerError for too much."""
+    """Return the difference (eV/atom) of two energies of one structure; raises ChangedAnswerError if too large."""
     difference = abs(before - after) / natoms
     if difference > _NOISE:
         raise ChangedAnswerError(
             f"{name}: gave {before:.6g} eV, and then {after:.6g} eV for the same structure: its "
-            "labels would mean nothing: let it compute from scratch, with a fixed seed"
+            "labels would be meaningless: let it compute from scratch, with a fixed seed"
         )
     return difference
 
 
 def _changing(name: str, before: Labels, after: Labels, natoms: int) -> list[str]:
     difference = require_same(name, energy_of(before), energy_of(after), natoms)
-    found = [] if difference < _SAME else [f"{difference * 1000:.2g} meV an atom"]
+    found = [] if difference < _SAME else [f"{difference * 1000:.2g} meV/atom"]
     for what, (same, noise, unit) in _DERIVATIVES.items():
         if what in before and what in after:
             apart = float(np.abs(before[what] - after[what]).max(initial=0.0))
             if apart > noise:
                 raise ChangedAnswerError(
                     f"{name}: gave {what} that differ by {apart:.3g} {unit} for the same structure: its labels would "
-                    "mean nothing: let it compute from scratch, with a fixed seed"
+                    "be meaningless: let it compute from scratch, with a fixed seed"
                 )
             found += [] if apart < same else [f"{apart:.2g} {unit} in its {what}"]
     if not found:
@@ -133,13 +133,13 @@ def _changing(name: str, before: Labels, after: Labels, natoms: int) -> list[str
 
 
 def _not_adding_up(name: str, labels: Labels) -> list[str]:
-    """Say where energies of atoms are not those of the structure, shared out."""
+    """Say if atomic energies do not add up to that of the structure."""
     if ENERGIES not in labels:
         return []
     apart = [abs(float(labels[ENERGIES].sum() - labels[one])) for one in ("energy", "free_energy") if one in labels]
     if min(apart) <= max(_SAME * len(labels[ENERGIES]), 10 * _DIGITS * abs(energy_of(labels))):
         return []
-    return [f"{name}: its energies of atoms do not add up to its energy ({min(apart):.3g} eV are missing or too many)"]
+    return [f"{name}: its atomic energies do not add up to its energy ({min(apart):.3g} eV off)"]
 
 
 def _measured(session: Session, atoms: Atoms, labels: tuple[str, ...]) -> dict[str, float]:
@@ -188,7 +188,7 @@ def _difference(session: Session, atoms: Atoms, change: Callable[[Atoms, int], N
 
 
 def _beyond(difference: float, labels: Labels) -> float:
-    """Return by how much a difference exceeds what digits of energies explain."""
+    """Return by how much a difference exceeds rounding of energies."""
     return max(abs(difference) - _DIGITS * abs(energy_of(labels)), 0.0)
 
 
@@ -201,7 +201,7 @@ def _strained(strain: NDArray[np.float64], atoms: Atoms, sign: int) -> None:
 
 
 def energy_of(labels: Labels) -> float:
-    """Return the energy (eV) that forces are the gradient of."""
+    """Return the energy (eV) of which forces are the gradient."""
     return float(labels.get("free_energy", labels["energy"]))
 
 

@@ -1,4 +1,4 @@
-"""Folders that a command fills, and goes on with when it is started again for the same."""
+"""Folders that a command fills, and continues when it is started again with the same arguments."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from atomslim.parsing import parse_json
 
 @contextmanager
 def claimed(folder: Path, name: str, plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Hold a folder that is new, empty, or made by the same plan, and give what its note `name` says.
+    """Lock a folder that is new, empty, or made by the same plan, and give the contents of its note `name`.
 
     Raises:
-        ConfigError: it holds something else, was made of other things, or another process is at work in it.
+        ConfigError: it holds something else, was made from other inputs, or another process is using it.
         OSError: it is a file, or cannot be made.
 
     """
     with new_folder(folder), locked(folder) as held:
         if not held:
-            raise ConfigError(f"{folder}: another process is at work in it: wait for it, or end it")
+            raise ConfigError(f"{folder}: another process is using it: wait for it, or end it")
         note = _read(folder, name)
         differing = [key for key, value in _plain(plan).items() if note and note.get(key) != value]
         if differing:

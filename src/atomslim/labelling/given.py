@@ -1,4 +1,4 @@
-"""The structures that a pool, or the search for a student, begins with."""
+"""The structures from which a pool, or the search for a student, starts."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from atomslim.atoms import find_pairs
 from atomslim.inference.inputs import Frame, Input, naming_structure, read_inputs
 
 NEAR = 0.1
-"""Å: how far atoms on top of each other are looked for."""
+"""Å: range of the search for overlapping atoms."""
 
 
 def given_structures(inputs: Sequence[Input]) -> list[Frame]:
-    """Read all; raises StructureError, which names file and record, also for atoms on top of each other."""
+    """Read all; raises StructureError, which names file and record, also for overlapping atoms."""
     frames = list(read_inputs(inputs))
     for frame in frames:
         with naming_structure(frame.name):

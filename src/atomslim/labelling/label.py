@@ -6,7 +6,7 @@
 | `labelled.extxyz` | the same as extended XYZ |
 | `label.json` | teacher with version and settings, what it gives, and the structures that were skipped |
 
-A structure counts once its record is committed; a killed run goes on behind it when the same is asked again.
+A structure counts once its record is committed; a killed run continues after it when started again.
 """
 
 import json
@@ -43,7 +43,7 @@ from atomslim.words import number_of
 NAME, EXTXYZ, NOTE = FOLDERS[0], "labelled.extxyz", "label.json"
 
 _LEAST, _PARTS = 32, 1000
-"""Structures of a part at least, and about the largest number of parts."""
+"""Fewest structures of a part, and about the largest number of parts."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,11 +62,11 @@ class Labelled(Shown):
         return Container(self.folder / NAME)
 
     def words(self) -> list[str]:
-        """Say where it is and what there is."""
+        """Summarise it with its path."""
         return [f"{self.folder}: {self}"]
 
     def __str__(self) -> str:
-        """Say in a line what there is."""
+        """Summarise it in one line."""
         container = self.container
         size = f"{number_of(len(container), 'structure')}, {number_of(int(container.natoms.sum()), 'atom')}"
         text = f"{size}, with {', '.join(container.targets)}"
@@ -92,8 +92,9 @@ def label(  # noqa: PLR0913 -- the options of a command
 ) -> Labelled:
     """Label structures with a teacher, into a dataset folder; run again, it continues where it stopped.
 
-    Energies in eV, of atoms, too, forces in eV/Å, and stress of cells in eV/Å³, as far as the teacher gives them. If a
-    calculator gives a free energy (electronic temperature), it is used as the energy, since forces are its gradient.
+    Energies and atomic energies in eV, forces in eV/Å, and stress of cells in eV/Å³, as far as the teacher gives them.
+    If a calculator gives a free energy (electronic temperature), it is used as the energy, since forces are its
+    gradient.
 
     Args:
         structures: files, folders, containers or datasets, as `atomslim.inference.inputs` says; labels in them are
@@ -109,7 +110,7 @@ def label(  # noqa: PLR0913 -- the options of a command
         timeout: time limit per structure in seconds.
         teacher_python: the interpreter that a named teacher is installed in; needs ASE and NumPy, atomslim for models.
         hessian: also label each structure with one row of the Hessian, of an atom and direction at random, by forces
-            of two displaced copies: three calls in place of one.
+            of two displaced copies: three calls instead of one.
         options: of the readers of the structures, such as ``{"length_unit": "bohr"}``.
         tell: called with a sentence on what the teacher gives, before anything is labelled.
 
@@ -150,7 +151,7 @@ class _Run:
     given: Given = field(default_factory=lambda: Given(()))
 
     def label(self, processes: int) -> None:
-        """Label what is not labelled yet, and write the files."""
+        """Label the rest, and write the files."""
         session = self.teacher.begin(self.timeout)
         try:
             plan = self._plan(session.what)
@@ -163,13 +164,13 @@ class _Run:
             session.close()
 
     def _plan(self, what: Mapping[str, Any]) -> dict[str, Any]:
-        """What a folder is made of and by: the same for every call that may go on with it."""
+        """Inputs and options of a folder: the same for every call that may continue it."""
         teacher = {"name": self.teacher.name, **what}
         inputs = [one.identity() for one in self.inputs]
         return {"structures": inputs, "count": self.tally.total, "teacher": teacher, "hessian": self.hessian}
 
     def _begin(self, session: Session, plan: Mapping[str, Any], note: Mapping[str, Any]) -> None:
-        """Find out what the teacher gives, unless that was noted, and say it."""
+        """Examine what the teacher gives, unless that was noted, and print it."""
         if "gives" in note:
             self.given = Given(**note["gives"])
         else:
@@ -211,7 +212,7 @@ class _Run:
             staging.merge(len(parts), self._metadata(plan))
 
     def _require_unchanged(self, session: Session) -> None:
-        """Ask for the first structure once more, at the end; raises ChangedAnswerError where its energy is another."""
+        """Ask for the first structure once more, at the end; raises ChangedAnswerError if its energy has changed."""
         frame = next(read_inputs(self.inputs, lambda number: number == self.given.first))
         try:
             energy = energy_of(session.ask(frame.atoms))
@@ -220,7 +221,7 @@ class _Run:
         require_same(self.teacher.name, self.given.energy, energy, len(frame.atoms))
 
     def _metadata(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """What the container says of itself."""
+        """Metadata of the container."""
         return {
             "dataset": "labelled",
             "title": f"Labels by {self.teacher.name}",
@@ -234,7 +235,7 @@ class _Run:
         }
 
     def _write_rest(self, plan: Mapping[str, Any]) -> None:
-        """Write what says the same as the container, unless it is there."""
+        """Write the same as extended XYZ, unless it exists."""
         container = Container(self.folder / NAME)
         remove_staging(container.path)
         self.tally.skipped = [Skipped(**one) for one in container.metadata["skipped"]]
@@ -257,6 +258,6 @@ def _require_sense(processes: int, skip: float, timeout: float | None) -> None:
     if processes < 1:
         raise ConfigError(f"processes {processes}: give 1 or more")
     if not 0 <= skip < 1:
-        raise ConfigError(f"skip {skip:g}: give the share of structures that may have no labels, from 0 to below 1")
+        raise ConfigError(f"skip {skip:g}: give the fraction of structures that may fail, from 0 to below 1")
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-        raise ConfigError(f"timeout {timeout:g}: give the seconds that a structure may take, above 0")
+        raise ConfigError(f"timeout {timeout:g}: give a time limit in seconds, above 0")

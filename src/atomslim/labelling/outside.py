@@ -1,4 +1,4 @@
-"""A calculator in a process of its own, of this Python or another: asked over a pipe, ended when it hangs."""
+"""A calculator in a separate process, of this Python or another: asked over a pipe, ended when it hangs."""
 
 import os
 import select
@@ -20,23 +20,23 @@ from atomslim.inference import calculator_process as plain
 from atomslim.labelling.unlabelled import Hung, Unlabelled
 
 BEGIN = 900.0
-"""Seconds that a calculator may take to be made: packages are slow to import, and weights may be downloaded."""
+"""Time limit in seconds for making a calculator: packages are slow to import, and weights may be downloaded."""
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass
 class Outside:
-    """One process; begun when it is needed, and again when it was ended."""
+    """One process; started when needed, and again after it was ended."""
 
     name: str
     recipe: Mapping[str, Any]
-    """What it is to make."""
+    """Description of the calculator to make."""
     python: str | None
     timeout: float | None
     """Seconds for a structure."""
     one_thread: bool = False
-    """Whether it computes with one thread even where the environment says otherwise."""
+    """Whether it computes with one thread even if the environment says otherwise."""
     _process: "subprocess.Popen[bytes] | None" = None
     _said: IO[bytes] | None = None
     _what: dict[str, Any] = field(default_factory=dict)
@@ -44,14 +44,14 @@ class Outside:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def started(self) -> dict[str, Any]:
-        """Begin, unless it has begun, and say what it is; raises ConfigError where it cannot be made."""
+        """Start it unless it runs, and return its description; raises ConfigError if it cannot be made."""
         if self._process is None:
             self._start()
             self._what = self._greeted()
         return self._what
 
     def ask(self, atoms: Atoms, **head: Any) -> dict[str, Any]:
-        """Give the results of a structure, or what else the head of the message asks for.
+        """Give the results of a structure, or whatever the head of the message asks for.
 
         Raises Unlabelled where there are none, ConfigError as `started`.
         """
@@ -72,7 +72,7 @@ class Outside:
         return arrays
 
     def stop(self) -> None:
-        """Kill it for good, from another thread than the one that asks, which finds no answer."""
+        """Kill it for good, from another thread than the one that asks, which gets no answer."""
         with self._turn:
             self._closed = True
             if self._process is not None:
@@ -100,7 +100,7 @@ class Outside:
                     stdout=subprocess.PIPE,
                     stderr=self._said,
                     env=environment,
-                    start_new_session=True,  # an interrupt from the keyboard is for the one who asks
+                    start_new_session=True,  # keyboard interrupts are for the parent
                 )
         except OSError as error:
             self._end()
@@ -114,7 +114,7 @@ class Outside:
             answer = None
         except Hung as error:
             self._end()
-            raise ConfigError(f"{self.name}: is not made within {BEGIN:g} s") from error
+            raise ConfigError(f"{self.name}: was not made within {BEGIN:g} s") from error
         except (ValueError, KeyError, TypeError) as error:
             self._end()
             raise ConfigError(f"{self.python}: does not answer as a Python does: check the path") from error
@@ -137,7 +137,7 @@ class Outside:
         return _Reader(self._process.stdout.fileno(), seconds)
 
     def _death(self) -> str:
-        """Say how it ended by itself, and what it said last."""
+        """Say how it ended, and its last line."""
         process, last = self._process, self._last_words()
         code = 0 if process is None else process.wait()
         self._end()
@@ -171,7 +171,7 @@ class Outside:
 
 @dataclass
 class _Reader:
-    """Reads a pipe until a time is over; raises Hung then."""
+    """Reads a pipe with a deadline; raises Hung after it."""
 
     pipe: int
     seconds: float | None
@@ -194,11 +194,11 @@ class _Reader:
 
 
 def _named(name: str, text: str) -> str:
-    """Put a name before a text that does not begin with it."""
+    """Prefix a text with a name, unless it starts with it."""
     return text if text.startswith(name) else f"{name}: {text}"
 
 
 def _kill(process: int) -> None:
-    """Kill a process and those that it began."""
+    """Kill a process and its children."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A pool of structures to label: near the given ones, from dynamics, and as different from each other as can be.
+"""A pool of structures to label: near the given ones, from dynamics, and as different from each other as possible.
 
 | file | what |
 |---|---|
@@ -52,10 +52,10 @@ _HIGHEST = 1000.0
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """What a pool is made by."""
+    """Options of a pool."""
 
     size: int = 200
-    """Structures that are kept at most."""
+    """Most structures to keep."""
     rattled: int = 10
     strained: int = 10
     volumes: int = 7
@@ -69,15 +69,15 @@ class PoolOptions:
     surfaces: int = 0
     """Slabs of each bulk cell."""
     frames: int = 20
-    """Of each trajectory."""
+    """Frames of each trajectory."""
     every: int = 25
     """Steps between two frames."""
     starts: int = 4
     """Given structures that dynamics start from, at each temperature."""
     width: float = 0.0
-    """Å: cells are repeated until their faces are so far apart."""
+    """Å: cells are repeated until opposite faces are this far apart."""
     features: str = "mini"
-    """A model by whose features structures are told apart, or `distances`."""
+    """A model whose features compare structures, or `distances`."""
     seed: int = 0
 
     @property
@@ -87,7 +87,7 @@ class PoolOptions:
         return Counts(self.rattled, self.strained, self.volumes, self.vacancies, exchanged, self.surfaces)
 
     def require_sense(self) -> None:
-        """Raise ConfigError for numbers that cannot be."""
+        """Raise ConfigError for invalid numbers."""
         for text in self.substitutions:
             Substitution.parse(text)
         for name, least in (("size", 1), ("frames", 1), ("every", 1), ("starts", 1), ("seed", 0)):
@@ -112,7 +112,7 @@ class Pool(Shown):
     kinds: Mapping[str, Mapping[str, int]]
     """Made, dropped and kept, by kind."""
     alike: int
-    """Structures that were the same as another."""
+    """Duplicate structures."""
     seconds: float
 
     @property
@@ -121,14 +121,14 @@ class Pool(Shown):
         return Container(self.folder / NAME)
 
     def words(self) -> list[str]:
-        """Say where it is and what there is."""
+        """Summarise it with its path."""
         return [f"{self.folder}: {self}"]
 
     def __str__(self) -> str:
-        """Say in a line what there is."""
+        """Summarise it in one line."""
         kept = ", ".join(f"{kind} {count['kept']} of {count['made']}" for kind, count in self.kinds.items())
         made, dropped = (sum(count[what] for count in self.kinds.values()) for what in ("made", "dropped"))
-        others = [f"{self.alike} alike"] * (self.alike > 0) + [f"{dropped} not possible"] * (dropped > 0)
+        others = [f"{self.alike} duplicates"] * (self.alike > 0) + [f"{dropped} not possible"] * (dropped > 0)
         return f"{len(self.container)} of {made} structures{' (' + ', '.join(others) + ')' if others else ''}: {kept}"
 
 
@@ -153,14 +153,14 @@ def pool(
         teacher: runs the dynamics: a model, its file or name, `ase:MODULE:CLASS?NAME=VALUE`, a calculator or a
             function that makes one. A cheap one will do, since its labels are not kept. None: no dynamics.
         task: the task to use, if the model has several.
-        processes: trajectories at once, each by a process of its own.
-        timeout: seconds that a step of dynamics may take.
+        processes: trajectories at once, each in its own process.
+        timeout: time limit in seconds for a step of dynamics.
         teacher_python: the interpreter that a named teacher is installed in.
         reader: options of the readers of the structures, such as ``{"length_unit": "bohr"}``.
         options: of `PoolOptions`.
 
     Warns:
-        AtomslimWarning: trajectories that cannot begin.
+        AtomslimWarning: trajectories that cannot start.
 
     Raises:
         ConfigError: an unknown teacher or option, or a folder that holds something else.
@@ -190,7 +190,7 @@ class _Run:
     made: Made = field(default_factory=Made)
 
     def make(self, processes: int) -> Pool:
-        """Make what is not there yet."""
+        """Make what is missing."""
         seeds = [Seed(frame.number, frame.name, frame.atoms) for frame in given_structures(self.inputs)]
         features = self._features(seeds)
         session = None if self.teacher is None else self.teacher.begin(self.timeout)
@@ -220,7 +220,7 @@ class _Run:
         return {"structures": inputs, "count": count, "teacher": teacher, **own}
 
     def _candidates(self, seeds: Sequence[Seed], session: Session | None, processes: int) -> None:
-        """Make all candidates, unless they are there."""
+        """Make all candidates, unless they exist."""
         path = self.folder / CANDIDATES
         if path.exists():
             remove_staging(path)
@@ -281,7 +281,7 @@ class _Run:
         write_container(self.folder / NAME, (candidates[number] for number in numbers.tolist()), metadata)
 
     def _write_rest(self, plan: Mapping[str, Any]) -> Pool:
-        """Write what says what is in the pool."""
+        """Write the files that describe the pool."""
         (self.folder / CANDIDATES).unlink(missing_ok=True)
         container = Container(self.folder / NAME)
         remove_staging(container.path)

@@ -1,4 +1,4 @@
-"""What is in a pool, as a figure."""
+"""A figure of the contents of a pool."""
 
 import math
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from atomslim.words import number_of
 
 
 def figure(container: Container, kinds: Mapping[str, Mapping[str, int]], made: Made) -> Figure:
-    """Draw kinds, nearest atoms, volumes, how different structures are, and energies and forces of dynamics."""
+    """Draw kinds, shortest distances, volumes, differences of structures, and energies and forces of dynamics."""
     drawing = Figure(figsize=(12, 7), layout="constrained")
     axes = drawing.subplots(2, 3).ravel()
     _kinds(axes[0], kinds)
     _histogram(axes[1], [nearest_distance(sample) for sample in container], "nearest atoms (sum of covalent radii)")
     volumes = [abs(np.linalg.det(sample.cell)) / len(sample) for sample in container if sample.has_volume]
-    _histogram(axes[2], volumes, "volume of an atom (Å³)")
+    _histogram(axes[2], volumes, "volume per atom (Å³)")
     axes[3].plot(np.arange(1, len(container) + 1)[1:], container.metadata["distances"][1:])
     axes[3].set_yscale("log")
     axes[3].set_xlabel("structures kept")
-    axes[3].set_ylabel("distance of the next one in features")
-    _by_kind(axes[4], made.energies, "energy over the first frame's (eV an atom)")
+    axes[3].set_ylabel("distance to the next one in feature space")
+    _by_kind(axes[4], made.energies, "energy relative to the first frame (eV/atom)")
     _by_kind(axes[5], made.forces, "rms force (eV/Å)")
     drawing.suptitle(number_of(len(container), "structure"))
     return drawing

@@ -1,4 +1,4 @@
-"""The candidates of a pool, part by part: a part depends on the seed and on what it is of, and on nothing else."""
+"""The candidates of a pool, part by part: a part depends on the seed and its inputs only."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ from atomslim.labelling.unlabelled import Unlabelled
 from atomslim.parsing import parse_json
 
 KINDS = ("given", "rattled", "strained", "volumes", "vacancies", "substitutions", "dynamics", "surfaces")
-"""What there may be, in the order of the random numbers."""
+"""Kinds of structures, in the order of the random numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,31 @@ class Wanted:
     seeds: tuple[Seed, ...]
     temperature: float = 0.0
     pressure: float | None = None
-    """GPa; None: at the volume that it has."""
+    """GPa; None: at constant volume."""
 
     @property
     def state(self) -> str:
-        """Say the conditions of dynamics."""
+        """Describe the conditions of dynamics."""
         return f"{self.temperature:g} K" + ("" if self.pressure is None else f", {self.pressure:g} GPa")
 
 
 @dataclass
 class Made:
-    """What came of a part."""
+    """The results of a part."""
 
     made: Counter[str] = field(default_factory=Counter)
     """Structures by kind."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Structures with atoms inside each other, and frames that were not reached, by kind."""
+    """Structures with overlapping atoms, and frames that were not reached, by kind."""
     energies: dict[str, list[float]] = field(default_factory=dict)
-    """eV an atom, of the frames of each kind of dynamics, over that of the first."""
+    """eV/atom, of the frames of each kind of dynamics, relative to the first."""
     forces: dict[str, list[float]] = field(default_factory=dict)
     """eV/Å: rms, likewise."""
     reasons: list[str] = field(default_factory=list)
-    """Why there were no dynamics."""
+    """Why dynamics failed."""
 
     def add(self, other: "Made") -> None:
-        """Add what came of another part."""
+        """Add the results of another part."""
         self.made.update(other.made)
         self.dropped.update(other.dropped)
         for mine, theirs in ((self.energies, other.energies), (self.forces, other.forces)):
@@ -78,12 +78,12 @@ class Made:
         self.reasons += other.reasons
 
     def as_json(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Return plain data for JSON."""
         return {**vars(self), "made": dict(self.made), "dropped": dict(self.dropped)}
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> "Made":
-        """Take what was written as JSON."""
+        """Return what `as_dict` gave."""
         return cls(**{**found, "made": Counter(found["made"]), "dropped": Counter(found["dropped"])})
 
 
@@ -95,7 +95,7 @@ def in_order(kind: str) -> tuple[int, float, float]:
 
 
 def made_of(folder: Path, part: int) -> Made:
-    """Read what came of a part."""
+    """Read the results of a part."""
     return Made.read(parse_json(_note(folder, part).read_bytes()))
 
 
@@ -110,11 +110,11 @@ class Making:
     frames: int
     every: int
     tell: Callable[[int], None]
-    """Told how many structures more there are."""
+    """Called with the number of new structures."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def make(self, wanted: Wanted, session: Session | None = None) -> None:
-        """Make a part, unless it is there; one that was begun is begun anew."""
+        """Make a part, unless it exists; an unfinished one is started again."""
         if _note(self.folder, wanted.number).exists():
             return
         for path in part_paths(self.folder, wanted.number):
@@ -124,7 +124,7 @@ class Making:
             for sample in self._samples(wanted, session, made):
                 part.append(sample)
                 self.tell(1)
-        if self.stop.is_set():  # what was made may have ended early
+        if self.stop.is_set():  # dynamics may have ended early
             return
         with atomic_write(_note(self.folder, wanted.number)) as temporary:
             temporary.write_text(json.dumps(made.as_json()), encoding="utf-8")

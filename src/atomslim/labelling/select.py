@@ -1,7 +1,7 @@
-"""Which structures of many to keep: no two alike, and those that are farthest from the others in features.
+"""Which structures of many to keep: no duplicates, and those that are farthest from the others in feature space.
 
 A structure's features are means and standard deviations over its atoms, element by element for distances. They do not
-depend on the order of the atoms, on where the structure stands, or on how it is turned.
+depend on the order of the atoms, or on the structure's position and orientation.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ SAME = 1e-4
 """Distance over the rms length of all features, below which two structures are the same."""
 
 _REACH, _WIDTH, _SHELLS = 6.0, 0.35, 16
-"""Å: how far atoms look, how wide their shells are, and how many there are."""
+"""Å: range, width and number of shells."""
 
 
 def by_distances(elements: Sequence[int]) -> Features:
@@ -71,7 +71,7 @@ def farthest(
 
     Args:
         features: of all structures, (n, f).
-        size: how many are chosen at most.
+        size: most structures to choose.
         given: so many, from the first, are chosen before all others.
         moving: which ones make up half of the others (n,): frames of dynamics are what a student is for, and nearer
             to each other than copies that are rattled.
@@ -99,13 +99,13 @@ def farthest(
 
 
 def _scaled(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give features an rms length of one, about their mean."""
+    """Centre features and scale them to an rms length of one."""
     scaled = features - features.mean(axis=0)
     return np.asarray(scaled / max(float(np.sqrt((scaled**2).sum(axis=1).mean())), 1e-12))
 
 
 def nearest_distance(sample: Sample) -> float:
-    """Return the distance of the two nearest atoms over the sum of their covalent radii; infinite for one alone."""
+    """Return the distance of the two nearest atoms over the sum of their covalent radii; infinite for a single atom."""
     pairs = find_pairs(to_batch([sample]), _REACH)
     first, second = sample.numbers[pairs.source.numpy()], sample.numbers[pairs.target.numpy()]
     radii = covalent_radii[first] + covalent_radii[second]
@@ -113,7 +113,7 @@ def nearest_distance(sample: Sample) -> float:
 
 
 def all_features(samples: Iterable[Sample], features: Features, tell: Callable[[int], None]) -> NDArray[np.float64]:
-    """Compute the features of structures, (n, f); says after each how many there are."""
+    """Compute the features of structures, (n, f); reports progress after each."""
     found = []
     for sample in samples:
         found.append(features(sample))
@@ -129,7 +129,7 @@ def _shells(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _summary(rows: NDArray[np.float64], kind: NDArray[np.int64], kinds: int) -> NDArray[np.float64]:
-    """Return the mean and the deviation of the atoms of each element, and the elements' shares."""
+    """Return the mean and the deviation of the atoms of each element, and the elements' fractions."""
     parts = []
     for number in range(kinds):
         own = rows[kind == number]

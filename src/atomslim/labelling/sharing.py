@@ -1,4 +1,4 @@
-"""Work shared among sessions of a teacher, a thread for each; what one raises ends the others."""
+"""Work shared among sessions of a teacher, a thread for each; an error in one ends the others."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @contextmanager
 def sessions_of(teacher: Teacher, first: Session, count: int, timeout: float | None) -> Iterator[list[Session]]:
-    """Give as many sessions as there are to be, the first of which is there, and close the others."""
+    """Open the other sessions beside the first, and close them at the end."""
     others = [teacher.begin(timeout) for _ in range(count - 1)]
     try:
         yield [first, *others]
@@ -25,7 +25,7 @@ def sessions_of(teacher: Teacher, first: Session, count: int, timeout: float | N
 def share(
     items: Iterator[T], sessions: Sequence[Session], work: Callable[[T, Session], None], stop: threading.Event
 ) -> None:
-    """Do the work for all items; `stop` says to those that are at it that another one has failed."""
+    """Do the work for all items; `stop` tells running threads that another one has failed."""
     if len(sessions) == 1:
         _work_through(items, sessions[0], work, stop)
         return
@@ -54,7 +54,7 @@ def _work_through(
 
 
 class _Shared(Iterator[T]):
-    """An iterator that several threads take from."""
+    """An iterator that several threads share."""
 
     def __init__(self, source: Iterator[T]) -> None:
         self._source, self._lock = source, threading.Lock()

@@ -1,4 +1,4 @@
-"""Slabs of a bulk cell: low-index surfaces, cut where chance has it, with vacuum on both sides."""
+"""Slabs of a bulk cell: low-index surfaces, cut at random heights, with vacuum on both sides."""
 
 import math
 from itertools import groupby, product
@@ -13,19 +13,19 @@ from numpy.random import Generator
 from atomslim.data.generate.labels import Dropped
 
 Facet: TypeAlias = tuple[int, int, int]
-"""Miller indices, of the cell that is given."""
+"""Miller indices, of the given cell."""
 
 THICK = 7.0
-"""Å: slabs are at least as thick."""
+"""Å: least thickness of slabs."""
 
 VACUUM = 6.0
 """Å, on either side."""
 
 _LARGEST = 200
-"""Atoms of a slab at most."""
+"""Most atoms of a slab."""
 
 _GAP = 5.0
-"""Å: a cell with an empty layer as thick is not bulk."""
+"""Å: a cell with an empty layer this thick is not bulk."""
 
 
 def is_bulk(atoms: Atoms) -> bool:
@@ -39,7 +39,7 @@ def is_bulk(atoms: Atoms) -> bool:
 
 
 def facets(atoms: Atoms) -> list[Facet]:
-    """Return the low-index facets of a cell: one of each distance between planes, the farthest first, then the others.
+    """Return the low-index facets of a cell: one for each distance between planes, the largest first, then the others.
 
     Facets of one distance are mostly the same by symmetry.
     """

@@ -1,4 +1,4 @@
-"""How far a labelling is, and which structures have no labels; shared by the threads that ask."""
+"""Progress of labelling, and structures without labels; shared by the threads that ask."""
 
 import json
 import threading
@@ -23,12 +23,12 @@ class Skipped:
 
 @dataclass
 class Tally:
-    """Counts structures; raises AtomslimError once more have no labels than may."""
+    """Counts structures; raises AtomslimError once too many have no labels."""
 
     teacher: str
     total: int
     share: float
-    """Of the structures, that may have no labels."""
+    """Fraction of structures that may have no labels."""
     done: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     advance: Advance | None = None
@@ -44,12 +44,12 @@ class Tally:
             self.require_few(self.skipped)
 
     def require_few(self, skipped: Sequence[Skipped]) -> None:
-        """Raise AtomslimError where these are too many."""
+        """Raise AtomslimError if there are too many."""
         if len(skipped) > self.share * self.total:
             raise AtomslimError(
-                f"{self.teacher}: no labels for {skipped[0].name}: {skipped[0].reason} ({len(skipped)} such of "
-                f"{self.total} structures, {self.share:.3g} of them may be): mend the teacher, remove the structures, "
-                "or let more be skipped (--skip)"
+                f"{self.teacher}: no labels for {skipped[0].name}: {skipped[0].reason} ({len(skipped)} of "
+                f"{self.total} structures failed, a fraction of {self.share:.3g} may): mend the teacher, remove the "
+                "structures, or let more be skipped (--skip)"
             )
 
     def ordered(self) -> list[Skipped]:

@@ -1,4 +1,4 @@
-"""Teachers: whatever answers for structures, by name, as a file or as an object of Python's.
+"""Teachers: anything that labels structures, by name, as a file or as a Python object.
 
 | source | is |
 |---|---|
@@ -6,7 +6,7 @@
 | `ase:tblite.ase:TBLite?method=GFN2-xTB` | an ASE calculator by its import path |
 | a model, an ASE calculator, a function that makes one | itself; in Python only, and in this process |
 
-A named teacher works in processes of its own, which are ended when it hangs, and need not be of this Python.
+A named teacher works in separate processes, which are ended when it hangs, and may use another Python.
 """
 
 import os
@@ -32,7 +32,7 @@ from atomslim.models.elsewhere import CALCULATOR
 from atomslim.words import article
 
 Source: TypeAlias = str | os.PathLike[str] | BlockModel | AseCalculator | Callable[[], AseCalculator]
-"""What a teacher can be named by, or be."""
+"""A teacher, or its name."""
 
 Labels: TypeAlias = dict[str, NDArray[np.float64]]
 """Results by name: energy () eV, forces (n, 3) eV/Å, stress (6,) or (3, 3) eV/Å³, energies (n,) eV."""
@@ -51,17 +51,17 @@ class Session(Protocol):
 
         Raises:
             Unlabelled: it has none.
-            ConfigError: the teacher cannot work at all.
+            ConfigError: the teacher does not work at all.
 
         """
         ...
 
     def seconds(self, atoms: Atoms) -> float:
-        """Time a step of dynamics to these atoms, in the calculator alone; raises as `ask` does."""
+        """Time a step of dynamics to these atoms, in the calculator only; raises as `ask` does."""
         ...
 
     def stop(self) -> None:
-        """Let another thread that waits for labels find none."""
+        """Wake up another thread that waits for labels; it gets none."""
         ...
 
     def close(self) -> None:
@@ -71,23 +71,23 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Teacher:
-    """What answers for structures."""
+    """A source of labels."""
 
     name: str
-    """As the user says it."""
+    """As the user wrote it."""
     recipe: Mapping[str, Any] | None = None
-    """What a process of its own is told to make; None: it works in this one."""
+    """What a separate process is told to make; None: it works in this one."""
     make: Callable[[], AseCalculator] | None = None
     """Makes it in this process."""
     python: str | None = None
     """Interpreter of its own process; None: this one."""
     again: bool = True
-    """Whether it can be made anew once it has hung."""
+    """Whether it can be made again after a hang."""
 
     def begin(self, timeout: float | None = None, *, one_thread: bool = False) -> Session:
-        """Set to work; a structure may take `timeout` seconds. Raises ConfigError where it cannot be made.
+        """Start a session; a structure may take `timeout` seconds. Raises ConfigError if it cannot be made.
 
-        ``one_thread`` has a process of its own compute with one, even where the environment says otherwise.
+        ``one_thread`` makes a separate process use one thread, whatever the environment says.
         """
         if timeout is not None and timeout > threading.TIMEOUT_MAX:  # centuries
             timeout = None
@@ -97,22 +97,23 @@ class Teacher:
 
 
 def teacher_of(source: Source, *, task: str | None = None, python: str | os.PathLike[str] | None = None) -> Teacher:
-    """Find out what a teacher is.
+    """Resolve a teacher.
 
     Args:
         source: a name, a file or an object, as above.
         task: name of the task head of a model that has several.
-        python: the interpreter that a named teacher lives in; it needs ASE and NumPy, and atomslim for models only.
+        python: the interpreter that a named teacher is installed in; it needs ASE and NumPy, and atomslim for models
+            only.
 
     Raises:
-        ConfigError: a name that makes no sense, or an object that is to live elsewhere.
+        ConfigError: an invalid name, or an object with another interpreter.
 
     """
     if isinstance(source, str | os.PathLike):
         recipe = _recipe(os.fspath(source), task)
         return Teacher(os.fspath(source), recipe, python=None if python is None else os.fspath(python))
     if python is not None:
-        raise ConfigError("teacher_python: an object of this Python cannot live in another: name the teacher")
+        raise ConfigError("teacher_python: an object of this Python cannot run in another: name the teacher")
     if isinstance(source, BlockModel):
         return Teacher("a model", make=lambda: Calculator(source, task=task))
     if isinstance(source, AseCalculator):
@@ -138,7 +139,7 @@ def _kind(source: object) -> str:
 
 @dataclass
 class _Apart:
-    """A teacher in a process of its own."""
+    """A teacher in a separate process."""
 
     process: Outside
 
@@ -201,14 +202,14 @@ class _Here:
             raise Unlabelled(plain.line(error)) from error
 
     def stop(self) -> None:
-        """Nothing: there is no other thread."""
+        """Do nothing: there is no other thread."""
 
     def close(self) -> None:
         self._calculator = None
 
 
 def _within(seconds: float | None, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do some work, in a thread if it may take only so long; raises Hung where it takes longer."""
+    """Do some work, in a thread if it has a time limit; raises Hung if it takes longer."""
     if seconds is None:
         return work()
     done: queue.Queue[tuple[dict[str, Any] | None, BaseException | None]] = queue.Queue()
@@ -216,7 +217,7 @@ def _within(seconds: float | None, work: Callable[[], dict[str, Any]]) -> dict[s
     def run() -> None:
         try:
             done.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 -- it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 -- raised in the waiting thread
             done.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
@@ -239,7 +240,7 @@ _SHAPES: dict[str, Callable[[int], tuple[tuple[int, ...], ...]]] = {
 
 
 def numbers(found: Mapping[str, Any], natoms: int) -> Labels:
-    """Take a teacher's results as float64; raises Unlabelled for wrong shapes, and what is not finite or no number."""
+    """Convert a teacher's results to float64; raises Unlabelled for wrong shapes and for non-finite values."""
     result: Labels = {}
     for name, value in found.items():
         try:
@@ -261,5 +262,5 @@ def _floats(value: Any) -> NDArray[np.float64]:
     """Copy numbers; raises TypeError, ValueError or RuntimeError for anything else, complex ones and texts included."""
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{array.dtype} is no real number")
+        raise TypeError(f"{array.dtype} is not a real number")
     return array.astype(np.float64)

@@ -4,7 +4,7 @@ from ase.calculators.calculator import CalculationFailed
 
 
 class Unlabelled(CalculationFailed):
-    """A structure that a teacher gives no labels for; the text says why. Calculators of ASE fail so, too."""
+    """A structure for which a teacher gives no labels; the text says why. ASE calculators fail the same way."""
 
 
 class Hung(Unlabelled):
