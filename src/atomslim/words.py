@@ -1,4 +1,4 @@
-"""Words of messages."""
+"""Wording of messages: counts and articles."""
 
 
 def number_of(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Structures in: a batch of atoms as plain tensors, and the pairs of neighbours within a cutoff."""
+"""Structures: batches of atoms as plain tensors, and pairs of neighbours within a cutoff."""
 
 from atomslim.atoms.batch import AtomsBatch, concatenate, from_ase, to_ase, validate
 from atomslim.atoms.neighbours import Pairs, find_pairs, nearest, sorted_pairs, update_distances, within

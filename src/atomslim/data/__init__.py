@@ -1,4 +1,4 @@
-"""Datasets in: readers, our container, splits, normalisation, downloads. Knows structures, and nothing of models."""
+"""Datasets: readers, our container, splits, normalisation, downloads; knows structures, but not models."""
 
 from atomslim.data.dataset import Dataset, open_dataset
 from atomslim.data.info import DatasetInfo, Variant

@@ -1,1 +1,1 @@
-"""Families of models: each in one folder or file of its own."""
+"""Families of models: one folder or file for each."""

@@ -1,1 +1,1 @@
-"""A model at work: predictions for files, calculators and packages."""
+"""Using a model: predictions for files, calculators and packages."""

@@ -1,4 +1,4 @@
-"""Configurations to start from, for `atomslim recipes`: each file says in its head what it does and how to run it."""
+"""Configurations to start from, for `atomslim recipes`: the head of each file says what it does and how to run it."""
 
 from dataclasses import dataclass
 from importlib.resources import files
