@@ -2,10 +2,12 @@
 
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 import atomslim
 from atomslim.arguments import checked, explained
@@ -55,6 +57,11 @@ CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "graphs": (lambda _: ANY.GraphSettings(cutof=5.0), "GraphSettings: there is no option cutof: did you mean cutoff"),
     "a field of a sample": (lambda _: ANY.Sample(number=[1]), "Sample: has no argument number: did you mean numbers"),
     "half a sample": (lambda _: ANY.Sample([1]), "Sample: missing a required argument: 'positions'"),
+    "half a batch": (lambda _: ANY.AtomsBatch(1), "AtomsBatch: missing a required argument: 'numbers'"),
+    "a field of a batch": (
+        lambda _: replace(ANY.from_ase(Atoms("H")), possitions=1),
+        "AtomsBatch: has no argument possitions: did you mean positions",
+    ),
     "a part of a structure": (
         lambda _: ANY.Sample.create([1], [[0, 0, 0]], {}, periodic=True),
         "Sample.create: has no argument periodic",

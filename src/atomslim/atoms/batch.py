@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atomslim.arguments import checked
+from atomslim.arguments import Explained, checked
 from atomslim.errors import StructureError
 from atomslim.words import number_of
 
@@ -35,7 +35,7 @@ LONGEST_VECTOR = 1e5
 
 
 @dataclass(frozen=True, repr=False)
-class AtomsBatch:
+class AtomsBatch(metaclass=Explained):
     """Several structures side by side: n atoms in b structures.
 
     | field | shape | unit, meaning |
