@@ -46,6 +46,41 @@ def test_workflows_do_what_the_repository_does() -> None:
     assert {".ci/run", "make docs"} <= set(steps)
 
 
+def text_of(*names: str) -> str:
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+
+
+WORKFLOWS = [f".github/workflows/{name}.yml" for name in ("test", "docs")]
+
+
+def test_targets_that_are_named_are_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    run = text_of(".ci/run", "CONTRIBUTING.md", *WORKFLOWS)
+    named = set(re.findall(r"^(?:    |.*run: |)make ([a-z-]+)", run, re.MULTILINE))
+    named |= set(re.findall(r"`make ([a-z-]+)`", text_of("README.md", "CONTRIBUTING.md", "docs/index.md")))
+    assert {"lint", "test", "test-mace", "test-orb", "dist", "docs"} <= named <= targets
+
+
+def test_extras_and_files_that_are_named_are_there() -> None:
+    extras = re.findall(r"\.\[([a-z,-]+)\]", text_of("Makefile", "Dockerfile", "CONTRIBUTING.md"))
+    assert {extra for named in extras for extra in named.split(",")} <= set(PROJECT["optional-dependencies"])
+    copied = re.findall(r"^COPY (.+) \S+$", text_of("Dockerfile"), re.MULTILINE)
+    files = {name for line in copied for name in line.split()}
+    assert files == {line.removeprefix("!") for line in text_of(".dockerignore").split() if line != "*"}
+    files |= set(re.findall(r"cache-dependency-path: (\S+)", text_of(*WORKFLOWS)))
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_pythons_that_are_tested_are_those_that_are_promised() -> None:
+    promised = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    job = yaml.safe_load(text_of(WORKFLOWS[0]))["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == promised
+    assert PROJECT["requires-python"] == f">={promised[0]}"
+    others = re.findall(r"(?:python:|python-version: \"?)(3\.\d+)", text_of("Dockerfile", WORKFLOWS[1]))
+    assert len(others) == 2
+    assert set(others) <= set(promised)
+
+
 def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["atomslim", "--version"])
     with pytest.raises(SystemExit) as ended:
