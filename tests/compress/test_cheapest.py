@@ -163,6 +163,8 @@ def test_times_and_memory_are_measured(model: JMP, monkeypatch: pytest.MonkeyPat
         ConfigError, match=r"5 ms: even without .* does not reach it; the nearest is 10 ms \(3.00 × less"
     ):
         cheapest(model, waters(1), ms=5, axes=axes)
+    same = cheapest(model, waters(1), ms=30, axes=axes)
+    assert list(same.words()) == ["30 ms: the full model has 30 ms and meets it: nothing is removed"]
     monkeypatch.setattr(cheapest_module, "time_share", first_fast)
     slower = cheapest(model, waters(1), ms=21, axes=["blocks"])  # the first of two times was chance
     assert (slower.cut.blocks, slower.count) == ((), 9.0)

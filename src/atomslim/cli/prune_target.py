@@ -40,13 +40,14 @@ def chosen(
     from atomslim.compress.cuts import Measured
     from atomslim.compress.front import write_front
     from atomslim.compress.prune import FITTED
-    from atomslim.compress.targets import require_axes
+    from atomslim.compress.targets import require_axes, require_target
 
     if choices.axes is not None:
         require_axes(whole, choices.axes)
     targets = dict(choices.targets)
     targets |= {"size": None if targets["size"] is None else parse_count(targets["size"])}
     targets |= {"memory": None if targets["memory"] is None else byte_count("--max-memory", targets["memory"]) / 1e6}
+    require_target(**targets)
     cutoffs = [] if choices.cutoffs is None else numbers("--cutoffs", choices.cutoffs, "5.5,5,4.5")
     limits = {name: options[name] for name in ("limit", "batch_size")}
     on, of_these = _measured_on(choices.measured_on)

@@ -148,7 +148,8 @@ class ChannelScores:
             needed = -(-self.structures * len(worst.gram) // worst.rows)
             raise DataError(
                 f"widths: {self.structures} calibration structure{'s have' if self.structures > 1 else ' has'} "
-                f"{worst.rows} rows for the {len(worst.gram)} inputs of {layer}: give at least {needed}"
+                f"{worst.rows} rows for the {len(worst.gram)} inputs of {layer}: give at least {needed}, and as high a "
+                "limit"
             )
 
 

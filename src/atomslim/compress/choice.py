@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from atomslim.compress.costs import Counted
+from atomslim.compress.costs import Counted, words
 from atomslim.compress.cuts import Cut
 from atomslim.compress.prune import Model
 from atomslim.evaluation.batches import TaskedData
@@ -64,6 +64,9 @@ class Choice:
 
     def words(self) -> Iterator[str]:
         """Say what was removed and why."""
+        if not self.removals:
+            whole = words(self.whole, self.counted)
+            yield f"{self.target}: the full model has {whole} and meets it: nothing is removed"
         for one in self.removals:
             yield f"without {one.name}: {self._state(one.difference, one.count)}"
         for name in self.needless:
