@@ -130,6 +130,7 @@ def test_a_scan_prints_a_table_and_writes_it(files: Path, tmp_path: Path, capsys
         (["--scan-neighbours", "10"], "labelled structures with --data"),
         (["--scan-neighbours", "ten", "--data", "xyz:a.xyz"], "write numbers"),
         (["--max-params", "ten"], "not a number of parameters"),
+        (["--cutoff", "4", "--width", "edge=12", "--data", "xyz:a.xyz"], "JMP models"),
         (["--blocks", "2", "--option", "energy_key=E"], "--data, which is not given: leave it out"),
     ],
 )

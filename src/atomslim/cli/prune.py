@@ -180,7 +180,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         return
     if output is None:
         raise ConfigError("name the output: -o small.safetensors")
-    whole = on_device(model, device)
+    whole = _able(on_device(model, device), widths, neighbours, cutoff)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     fitting |= {**options, "seed": seed}
     if finer or any(one is not None for one in (max_error, max_ms, max_memory, cutoffs, axes, front, measure_on)):
@@ -342,6 +342,18 @@ def _widths(text: str | None, score: str | None, structures: Any) -> dict[str, f
     if structures is None:
         raise ConfigError("--width: channels are chosen on structures: give some with --data")
     return widths_of("--width", text)
+
+
+def _able(
+    whole: "BlockModel", widths: Mapping[str, float] | None, neighbours: float | None, cutoff: float | None
+) -> "BlockModel":
+    """Return the model; sizes that it cannot have are refused before anything is computed."""
+    _with_less(whole, neighbours, cutoff)
+    if widths is not None:
+        from atomslim.compress.width import checked_widths
+
+        checked_widths(whole, widths)
+    return whole
 
 
 def _narrowed(
