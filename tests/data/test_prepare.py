@@ -275,7 +275,7 @@ def test_a_source_is_never_replaced(tmp_path: Path, force: bool) -> None:
     (tmp_path / "link.samples").symlink_to(file)
     os.link(file, tmp_path / "hard.samples")
     for name in ("link.samples", "hard.samples"):
-        with pytest.raises(ConfigError, match="is what the container is to be made from"):
+        with pytest.raises(ConfigError, match="is the source of the container"):
             prepare(resolve(str(file)), tmp_path / name, force=force)
     with pytest.raises(ConfigError, match=r"a container ends in \.samples"):
         prepare(resolve(str(file)), file, force=force)

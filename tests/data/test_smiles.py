@@ -127,7 +127,7 @@ def test_checks_and_tables_say_how_many_are_yes(file: Path) -> None:
     file.write_text(BBBP.replace(",0,", ",1,"))
     report = check(open_dataset(f"smiles:bbbp@{file}"))
     assert [problem.what for problem in report.problems] == ["p_np"]
-    assert "yes (1) for 4 of 4 labels, 100.0%: there is nothing to tell apart" in str(report)
+    assert "yes (1) for 4 of 4 labels, 100.0%: there is nothing to distinguish" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_a_check_begins_with_labels_and_ends_with_a_verdict() -> None:
 def test_archives_of_datasets_get_the_name_to_give(name: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"mp-1": {"a": 1}}')
     for given in (tmp_path / name, f"xyz:{tmp_path / name}"):
-        with pytest.raises(DataError, match="is not a file of structures by itself") as caught:
+        with pytest.raises(DataError, match="is not a file of structures: ") as caught:
             open_dataset(str(given))
         assert hint in str(caught.value)
 

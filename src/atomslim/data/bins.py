@@ -1,4 +1,4 @@
-"""Bins of histograms, also for numbers that are the same but for rounding, of which NumPy makes none."""
+"""Bins of histograms, also for numbers that are equal up to rounding, for which NumPy fails."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _APART = 1e-9
-"""Share of the numbers themselves; those closer together are the same."""
+"""Relative difference below which numbers are equal."""
 
 
 def edges(values: Sequence[float] | NDArray[np.floating | np.integer], count: int) -> list[float]:
-    """Return the edges of `count` bins for finite numbers; around them, where they are the same or there are none."""
+    """Return the edges of `count` bins for finite numbers; around them if they are all equal; also for none."""
     numbers = np.asarray(values, dtype=np.float64)
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 1.0)
     size = max(abs(low), abs(high))

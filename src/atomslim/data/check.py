@@ -1,4 +1,4 @@
-"""Is a dataset what it claims to be? Counts, missing and impossible values, units, signs, duplicates."""
+"""Checks of a dataset: counts, missing and impossible values, units, signs, duplicates."""
 
 import hashlib
 from collections import Counter
@@ -44,7 +44,7 @@ _BONDS = {"nm": (0.05, 0.3), "bohr": (1.65, 2.4)}
 
 @dataclass(frozen=True)
 class Finding:
-    """One result: `what` was looked at, and what was seen."""
+    """One result: `what` was checked, and the outcome."""
 
     level: Level
     what: str
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """Everything that was found."""
+    """All findings."""
 
     findings: list[Finding] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ def check(
     split: Split | None = None,
     against: Iterable[Sample] | None = None,
 ) -> Report:
-    """Look at every structure once.
+    """Check every structure once.
 
     Args:
         samples: the dataset.
@@ -124,7 +124,7 @@ def check(
 
 
 def unit_problems(dataset: Dataset, numbers: Sequence[int]) -> list[Finding]:
-    """Say what the first few hundred of ``numbers`` show of wrong units and signs; nothing if all seems well."""
+    """Report wrong units and signs in the first few hundred of ``numbers``; empty if all seems well."""
     report, seen = Report(), _Seen(energy_unit_given=energy_unit_given(dataset))
     for sample in map(dataset.__getitem__, numbers[:_FRAMES]):
         seen.look(sample)
@@ -134,7 +134,7 @@ def unit_problems(dataset: Dataset, numbers: Sequence[int]) -> list[Finding]:
 
 
 def energy_unit_given(samples: Iterable[Sample]) -> bool:
-    """Whether somebody opened or prepared a dataset with the option energy_unit, and so knows better."""
+    """Whether the dataset was opened or prepared with the option energy_unit, which settles the unit."""
     options = samples.source.options if isinstance(samples, RawDataset) else {}
     if isinstance(samples, PreparedDataset):
         options = samples.container.metadata.get("options", {})
@@ -152,7 +152,7 @@ def same_structure_key(sample: Sample) -> int:
 
 
 class _Seen:
-    """What one pass over a dataset collects."""
+    """Statistics of one pass over a dataset."""
 
     def __init__(self, *, energy_unit_given: bool) -> None:
         self.energy_unit_given = energy_unit_given
@@ -224,7 +224,7 @@ def _report_count(report: Report, seen: _Seen, expected: int | None) -> None:
 
 
 def _report_labels(report: Report, seen: _Seen, samples: Iterable[Sample]) -> None:
-    """Say, before everything else, which labels there are."""
+    """List the labels first."""
     found = described(seen.survey, samples)
     level: Level = "ok" if not found.remarks.unused and not found.remarks.left_out else "note"
     text = found.line() if found.counts else f"{found.line()}: {HOW}"
@@ -254,7 +254,7 @@ def _report_targets(report: Report, seen: _Seen, expected: Sequence[str], info: 
         if number and labels:
             text = f"yes (1) for {nonzero} of {number} labels, {nonzero / number:.1%}"
             one = nonzero in {0, number}
-            report.add("problem" if one else "ok", name, text + (": there is nothing to tell apart" if one else ""))
+            report.add("problem" if one else "ok", name, text + (": there is nothing to distinguish" if one else ""))
 
 
 def _report_units(report: Report, seen: _Seen) -> None:
@@ -292,7 +292,7 @@ def _report_consistency(report: Report, seen: _Seen) -> None:
         number, value, correlation = slope(nearest_pairs(seen.alike))
     text = f"slope {value:.3g}, correlation {correlation:.2f} over {number} pairs of neighbouring frames"
     if number < FEWEST_PAIRS:
-        report.add("note", what, "cannot be compared: no frames of one molecule are near to each other")
+        report.add("note", what, "cannot be compared: no two frames of one molecule are close enough")
     elif abs(correlation) < 0.6:
         report.add("note", what, f"{text}: too noisy to compare")
     elif abs(value - 1) < TOLERANCE:

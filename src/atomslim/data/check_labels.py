@@ -1,8 +1,8 @@
-"""What labels say about themselves: sizes, units and signs of stresses, forces of nothing but zeros, total energies.
+"""Checks of labels: sizes, units and signs of stresses, forces that are all zero, total energies.
 
 A stress belongs to the energies as E(b) − E(a) = −∫ F · du + ∫ V σ : dε for two neighbouring frames a and b of one
-crystal, ε the strain from one cell to the other and u the displacements beyond it (trapezoidal rule). The slope of what
-is left of the energy against the work of the stress is 1; −1 where compression counts as positive, and 1/160 or 1/1602
+crystal, ε the strain from one cell to the other and u the displacements beyond it (trapezoidal rule). The slope of the
+rest of the energy against the work of the stress is 1; −1 where compression counts as positive, and 1/160 or 1/1602
 where stresses are in GPa or kbar.
 
 Energies are compared with the work of forces, too, over neighbouring frames.
@@ -40,10 +40,10 @@ _UNITS = {1.0: "eV/Å³", float(units.GPa): "GPa", float(units.GPa) / 10: "kbar"
 
 _TOLERANCE = 0.3
 _TOTAL_ENERGY = 15.0
-"""eV per atom: beyond what binding energies, also those relative to pseudo-atoms, reach."""
+"""eV per atom: larger than any binding energy, even relative to pseudo-atoms."""
 
 _FITTED = 5000
-"""Structures on which references are tried."""
+"""Structures on which references are fitted."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class StressSeen:
     last: Sample | None = None
 
     def look(self, sample: Sample) -> None:
-        """Take in one structure."""
+        """Add one structure."""
         stress = sample.label("stress")
         if stress is None or not np.isfinite(stress).all():
             return
@@ -71,7 +71,7 @@ class StressSeen:
             self.last = sample
 
     def finding(self) -> tuple[Level, str, str]:
-        """Return ok, note or problem, what was looked at, and what there is to say."""
+        """Return ok, note or problem, what was checked, and a message."""
         size = float(np.sqrt(self.squares / self.numbers))
         text = f"root mean square {size:.3g}, largest component {self.largest:.3g} eV/Å³"
         if (compared := self._compared()) is not None:
@@ -120,10 +120,10 @@ class ForcesSeen:
     structures: int = 0
     zero: int = 0
     single: int = 0
-    """Of them, single atoms, whose forces are zero by symmetry."""
+    """Single atoms among them, whose forces are zero by symmetry."""
 
     def look(self, sample: Sample) -> None:
-        """Take in one structure."""
+        """Add one structure."""
         if "forces" in sample.targets:
             self.structures += 1
             zero = not sample.targets["forces"].any()
@@ -145,7 +145,7 @@ class EnergySeen:
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
 
     def look(self, sample: Sample) -> None:
-        """Take in one structure."""
+        """Add one structure."""
         known = "energy" in sample.targets and np.isfinite(sample.targets["energy"])
         if known and len(sample) and len(self.values) < _FITTED:
             self.values.append(float(sample.targets["energy"]))
@@ -153,7 +153,7 @@ class EnergySeen:
             self.numbers.append(sample.numbers)
 
     def finding(self) -> str | None:
-        """Say so where energies look like totals, from which no references are subtracted."""
+        """Report energies that look like totals, without references subtracted."""
         if not self.values:
             return None
         middle = float(np.median(self.by_atom))
@@ -177,7 +177,7 @@ class EnergySeen:
 
 
 def _work(a: Sample, b: Sample) -> tuple[float, float] | None:
-    """Return E_b − E_a + ½ (F_a + F_b) · u and ½ (V_a σ_a + V_b σ_b) : ε in eV; None for frames that are not near."""
+    """Return E_b − E_a + ½ (F_a + F_b) · u and ½ (V_a σ_a + V_b σ_b) : ε in eV; None for frames that are not close."""
     if not (a.has_volume and b.has_volume and a.group == b.group and np.array_equal(a.numbers, b.numbers)):
         return None
     deformation = np.linalg.solve(a.cell, b.cell)
@@ -202,13 +202,13 @@ FEWEST_PAIRS = 4
 
 _SLOPES = {
     -1.0: "the forces have the wrong sign (gradients?)",
-    float(units.mol / units.kcal): "energies in kcal/mol and forces in eV/Å, or the like",
-    float(units.kcal / units.mol): "energies in eV and forces in kcal/mol/Å, or the like",
-    float(units.Hartree): "forces in Hartree/Å where the energies are in eV",
-    float(1 / units.Hartree): "energies in Hartree where the forces are in eV/Å",
-    float(units.Bohr): "forces in eV/Å where positions are in bohr, or the like",
-    float(1 / units.Bohr): "forces in eV/bohr where positions are in Å",
-    float(units.Hartree / units.Bohr): "forces in Hartree/bohr where energies and positions are in eV and Å",
+    float(units.mol / units.kcal): "energies in kcal/mol and forces in eV/Å, or similar",
+    float(units.kcal / units.mol): "energies in eV and forces in kcal/mol/Å, or similar",
+    float(units.Hartree): "forces in Hartree/Å but energies in eV",
+    float(1 / units.Hartree): "energies in Hartree but forces in eV/Å",
+    float(units.Bohr): "forces in eV/Å but positions in bohr, or similar",
+    float(1 / units.Bohr): "forces in eV/bohr but positions in Å",
+    float(units.Hartree / units.Bohr): "forces in Hartree/bohr but energies and positions in eV and Å",
 }
 TOLERANCE = 0.3
 """Relative: pairs of frames are not infinitely close."""
@@ -218,7 +218,7 @@ def slope(pairs: Sequence[tuple[Sample, Sample]]) -> tuple[int, float, float]:
     """Compare differences in energy with the work of the forces, over pairs of neighbouring frames.
 
     Returns:
-        How many pairs are near enough, the slope of energy against work, and their correlation.
+        The number of close pairs, the slope of energy against work, and their correlation.
 
     """
     near = np.array([found for found in map(_work_of_forces, pairs) if 0 < found[0] < FARTHEST])
@@ -248,7 +248,7 @@ def _displacement(a: Sample, b: Sample) -> NDArray[np.float64]:
 
 
 def nearest_pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
-    """Each frame with the one that is nearest to it."""
+    """Each frame with its nearest one."""
     if len(samples) < 2:
         return []
     flat = np.stack([sample.positions.ravel() for sample in samples])
@@ -263,6 +263,6 @@ def _nearest(flat: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
 
 
 def meaning(value: float) -> str:
-    """What a slope other than 1 hints at: the nearest of the known ones, if any is near."""
+    """The likely cause of a slope other than 1, if it is close to a known one."""
     factor = min((known for known in _SLOPES if known * value > 0), key=lambda known: abs(np.log(value / known)))
     return f": {_SLOPES[factor]}" if abs(value / factor - 1) < TOLERANCE else ""

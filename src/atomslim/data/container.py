@@ -1,4 +1,4 @@
-"""Our own processed form of a dataset: one file, memory-mapped, readable by several processes at once.
+"""The prepared form of a dataset: one file, memory-mapped, readable by several processes at once.
 
     data = Container("aspirin.samples")      # written by atomslim.data.staging.write_container, or by prepare
     data[17], data.natoms, data.groups, data.metadata
@@ -8,12 +8,12 @@
 | head, 64 bytes | magic, version, count, length of the JSON, length of the file, CRC-32 of JSON and index |
 | JSON | dataset, target names, group names, names of the extra columns, whatever the writer adds |
 | index | by structure: end of its record int64, CRC-32 uint32, natoms int32, group int32, each extra column float64 |
-| records | as `atomslim.data.record` says |
+| records | see `atomslim.data.record` |
 
 The index comes first, so that a truncated file can still say which records it lost. Every record is checked against
 its CRC whenever it is read: that costs a microsecond and means that a broken one is never trained on.
 
-Whether files are still what they were: their contents as one checksum, and containers against their source.
+Also: whether files have changed, by one checksum of their contents, and containers against their source.
 
 A checksum is of all bytes up to 1 GiB together. Of more, it is of the size of every file and of 64 KiB blocks evenly
 over it, 256 MiB in all and at least its two ends: an edit of a few bytes in the middle of such a file may be missed.
@@ -42,10 +42,10 @@ SUFFIX = ".samples"
 """Ending of a container's name."""
 
 FOLDERS = ("labelled.samples", "pool.samples")
-"""Containers that stand for the folder they lie in; what lies beside says the same in other forms."""
+"""Containers that stand for their folder; other files there hold the same in other forms."""
 
 CANDIDATES = "candidates.samples"
-"""What is in a pool's folder before the pool is."""
+"""A file in a pool's folder before the pool is finished."""
 
 VERSION = 1
 """Version of the format; a reader refuses newer ones."""
@@ -58,7 +58,7 @@ _COLUMNS = {"end": "<i8", "crc": "<u4", "natoms": "<i4", "group": "<i4"}
 
 @dataclass(frozen=True)
 class Index:
-    """What is known of every structure without reading it; arrays of length count."""
+    """Facts about every structure without reading it; arrays of length count."""
 
     end: NDArray[np.int64]
     """End of the record, in bytes from the first record."""
@@ -100,12 +100,12 @@ class Container:
             self.index = _parse_index(index, count, self.metadata["columns"])
             self._require_sense(start)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise DataError(f"{self.path}: the index makes no sense ({one_line(error)}): {_REMEDY}") from error
+            raise DataError(f"{self.path}: the index is inconsistent ({one_line(error)}): {_REMEDY}") from error
         bounds = np.concatenate([[0], self.index.end]).astype(np.int64) + start
         self._bounds, self._crc = bounds.data, np.asarray(self.index.crc, dtype=np.uint32).data  # quicker to look up
 
     def _require_sense(self, start: int) -> None:
-        """Raise ValueError for an index that is whole, and yet not that of these records."""
+        """Raise ValueError for an intact index that does not belong to these records."""
         end, group, names = self.index.end, self.index.group, self.metadata["groups"]
         if not all(isinstance(name, str) for name in [*names, *self.metadata["targets"], *self.index.extra]):
             raise ValueError("names are not texts")
@@ -128,7 +128,7 @@ class Container:
             return decode(record)
         except (ValueError, struct.error, IndexError, OverflowError, MemoryError) as error:
             raise DataError(
-                f"{self.path}: record {number} (counting from 0) makes no sense ({one_line(error)}): {_REMEDY}"
+                f"{self.path}: record {number} (counting from 0) is inconsistent ({one_line(error)}): {_REMEDY}"
             ) from error
 
     def __iter__(self) -> Iterator[Sample]:
@@ -136,7 +136,7 @@ class Container:
         return (self[number] for number in range(len(self)))
 
     def labels_of(self, number: int) -> tuple[str, ...]:
-        """Names of the labels of structure `number`, without reading them; of a broken record anything may come."""
+        """Names of the labels of structure `number`, without reading them; undefined for a broken record."""
         return labels_of(self._bytes[self._bounds[number] : self._bounds[number + 1]])
 
     @property
@@ -264,7 +264,7 @@ WHOLE = 2**30
 """Bytes up to which files are read as a whole."""
 
 SAMPLED = 2**28
-"""Bytes that are read of more."""
+"""Bytes that are read of larger ones."""
 
 BLOCK = 2**16
 
@@ -274,7 +274,7 @@ class _Hash(Protocol):
 
 
 def source_files(path: Path) -> list[Path]:
-    """Files of a dataset, in order; containers and their growing parts beside them are none of it."""
+    """Files of a dataset, in order; without containers and their unfinished parts beside them."""
     if path.is_file():
         return [path]
     found = (file for file in path.rglob("*") if file.is_file() and SUFFIX not in file.relative_to(path).as_posix())
@@ -315,7 +315,7 @@ def require_current(container: Container, source: Path | None = None) -> None:
 
 
 def _is_newer(files: Sequence[Path], than: Path) -> bool:
-    """Say whether a file was written, renamed or put back after another; its time alone may be kept by a copy."""
+    """Say whether a file was written, renamed or restored after another; copies may keep the modification time."""
     made = than.stat().st_mtime_ns
     stats = (file.stat() for file in files)
     return any(max(status.st_mtime_ns, status.st_ctime_ns) > made for status in stats)

@@ -30,7 +30,7 @@ class Dataset(Protocol):
     """Structures by number."""
 
     name: str
-    """As the user named it."""
+    """As the user wrote it."""
     info: DatasetInfo
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class PreparedDataset:
 
 
 class TooLargeError(DataError):
-    """A dataset without a container that does not fit into the memory it may take."""
+    """A dataset without a container that exceeds the memory limit."""
 
 
 class RawDataset:
@@ -102,7 +102,7 @@ class RawDataset:
         self._samples: list[Sample] | None = None
         self._count: int | None = None
         self.remarks = Remarks()
-        """What was noticed at the last reading, beside the labels."""
+        """Remarks of the last reading."""
 
     def __repr__(self) -> str:
         count = "structures" if self._count is None else number_of(self._count, "structure")  # counting may read all
@@ -172,7 +172,7 @@ def open_dataset(
     Args:
         name: such as `rmd17:aspirin`, `xyz:train.extxyz`, or the path of a container.
         root: folder of all datasets; default $ATOMSLIM_DATA, else the user's cache folder.
-        memory_limit: bytes that a dataset without a container may take.
+        memory_limit: memory limit in bytes for a dataset without a container.
         options: further arguments of its reader; a container made with others is not used.
 
     Raises:
@@ -192,7 +192,7 @@ def open_dataset(
 
 
 def _require_options(container: Container, source: Source) -> None:
-    """Raise ConfigError for options that a container, of which there are no other files, was not made with."""
+    """Raise ConfigError for options with which a container without source files was not made."""
     made_with = container.metadata.get("options") or {}
     if made_with != written_options(source):
         said = ", ".join(f"{name}={value}" for name, value in made_with.items()) or "none"
@@ -202,7 +202,7 @@ def _require_options(container: Container, source: Source) -> None:
 
 
 def _info_of(container: Container, source: Source) -> DatasetInfo:
-    """Find out which dataset a container that was named by its path is made from."""
+    """Find the dataset of a container that was named by its path."""
     made_from = str(container.metadata.get("dataset", "")).partition("@")[0].partition(":")[0]
     if made_from in names():
         return info(made_from)

@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off, and count only when their checksum is right.
+"""Resumable downloads, accepted only if their checksum is right.
 
 A file grows as `<name>.part` beside its final path, and is moved there once its size and checksum are right. Beside it
 lies `<name>.part.json`: which version of the file it is a part of, so that parts of two versions are never mixed. Where
@@ -40,16 +40,16 @@ _GONE = {403, 404, 410}
 _RANGE_NOT_SATISFIABLE = 416
 
 Advance = Callable[[str, int, int | None], None]
-"""Told the name of the file, the bytes that are there, and all bytes if known."""
+"""Called with the name of the file, the bytes received, and the total if known."""
 
 
 def download(source: Source, advance: Advance | None = None, *, attempts: int = 4, wait: float = 2.0) -> list[Path]:
-    """Download the files of a dataset to its folder, those that are there already excepted, and unpack archives.
+    """Download the missing files of a dataset to its folder, and unpack archives.
 
     Args:
         source: the dataset, as `resolve` finds it.
-        advance: told how far it is.
-        attempts: how often a connection that breaks off is taken up again without any progress in between.
+        advance: called with the progress.
+        attempts: how often a broken connection is retried without any progress in between.
         wait: seconds before the second attempt; twice as many before each further one.
 
     Returns:
@@ -112,7 +112,7 @@ def _locked(target: Path) -> Iterator[Path]:
 
 
 def _grow(file: RemoteFile, target: Path, part: Path, advance: Advance, attempts: int, wait: float) -> None:
-    """Download until the file is whole; a connection that breaks is taken up again as long as there is progress."""
+    """Download until the file is complete; broken connections are retried as long as there is progress."""
     failures = 0
     while True:
         before = _size(part)
@@ -155,7 +155,7 @@ def _transfer(file: RemoteFile, target: Path, part: Path, advance: Advance) -> N
 
 
 def _headers(file: RemoteFile, part: Path) -> dict[str, str]:
-    """Ask for the rest, on condition that the file is still the same; a checksum would find out as well."""
+    """Ask for the rest, if the file is still the same; a checksum would detect changes as well."""
     start, version = _size(part), _version(part)
     if not start or not (version or file.sha256 or file.md5):
         return _HEADERS

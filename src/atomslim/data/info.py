@@ -51,14 +51,14 @@ class DatasetInfo(_Frozen):
         default_factory=dict, description="unit of a target as `read` gives it, where it is not eV, eV/Å or eV/Å³"
     )
     labels: tuple[str, ...] | Literal["all"] = Field(
-        default=(), description="targets that are labels of 0 and 1, no or yes; all: every one"
+        default=(), description="targets that are binary labels; all: every one"
     )
-    cutoff: float = Field(default=12.0, description="Å, as published models have it; families may follow")
-    neighbours: int = Field(default=30, description="the most of an atom, likewise; also what costs are estimated by")
+    cutoff: float = Field(default=12.0, description="Å, as in published models; families may use it")
+    neighbours: int = Field(default=30, description="neighbour cap of published models; also used to estimate costs")
     periodic: bool = False
 
     def is_label(self, name: str) -> bool:
-        """Say whether a target is a label of 0 or 1, no or yes."""
+        """Say whether a target is a binary label."""
         return self.labels == "all" or name in self.labels
 
     def variant(self, name: str) -> Variant | None:

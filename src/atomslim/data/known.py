@@ -1,4 +1,4 @@
-"""Which datasets there are, one reader each, and what a file that none of them takes may be."""
+"""The known datasets, one reader each, and hints for files that none of them reads."""
 
 import pkgutil
 import re
@@ -66,7 +66,7 @@ def require_structures(path: Path) -> None:
     ending = _ending(path)
     if not path.is_file() or ending not in READERS or (ending == ".json" and is_ase_json(path)):
         return
-    raise DataError(f"{path}: is not a file of structures by itself: {_remedy(path, ending)}")
+    raise DataError(f"{path}: is not a file of structures: {_remedy(path, ending)}")
 
 
 def _ending(path: Path) -> str:

@@ -60,7 +60,7 @@ class Batch:
     plan: BatchPlan | None = None
 
     def __len__(self) -> int:
-        """Number of structures b of this process's part."""
+        """Number of structures b of this process's share."""
         return len(self.names)
 
     @property
@@ -82,12 +82,12 @@ class Batch:
 class BatchLoader:
     """Batches of one epoch after the other, made in `workers` processes (0: in this one).
 
-    Looks like a DataLoader to Lightning: it has a length, a `sampler` with `set_epoch`, and a state.
+    Behaves like a DataLoader for Lightning: it has a length, a `sampler` with `set_epoch`, and a state.
 
     Raises:
         ConfigError: a negative number of workers.
         DataError: a target that no structure of its task has; while iterating: a broken record, a label that is not
-            finite. Structures that no graph can be made of raise StructureError. Both name file and record.
+            finite. Structures without a valid graph raise StructureError. Both name file and record.
 
     """
 
@@ -100,7 +100,7 @@ class BatchLoader:
         pin_memory: bool = False,
         prefetch: int = 2,
     ) -> None:
-        """Prepare to load what the sampler plans.
+        """Prepare to load the batches of a sampler.
 
         `topology` runs in the workers (on the CPU), `pin_memory` is ignored without an accelerator, and `prefetch` is
         the number of batches that each worker makes ahead.
@@ -125,11 +125,11 @@ class BatchLoader:
         )
 
     def __len__(self) -> int:
-        """Number of batches of the present epoch, those before a resumed position included."""
+        """Number of batches of the current epoch, those before a resumed position included."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Give the batches of the present epoch from its beginning, or from where a loaded state says."""
+        """Give the batches of the current epoch from its start, or from a loaded state."""
         for made in self._started():
             if isinstance(made, AtomslimError):
                 self.close()
@@ -142,14 +142,14 @@ class BatchLoader:
 
     def _started(self) -> Iterator[Any]:
         """Begin an iteration of the loader, which may fork workers."""
-        gc.freeze()  # else a worker collects the garbage it inherits, another loader's remains among it, and may hang
+        gc.freeze()  # otherwise a worker collects inherited garbage, such as another loader's remains, and may hang
         try:
             return iter(self._loader)
         finally:
             gc.unfreeze()
 
     def close(self) -> None:
-        """End the workers, which otherwise stay between epochs; another iteration starts new ones.
+        """End the workers, which otherwise persist between epochs; another iteration starts new ones.
 
         Left to the garbage collector, which may take their queues away first, that can take seconds.
         """
@@ -159,7 +159,7 @@ class BatchLoader:
             self._loader._iterator = None  # noqa: SLF001 -- as above
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; nothing happens where it is the present one already."""
+        """Go to the start of an epoch; does nothing if it is the current one."""
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class BatchLoader:
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration go on there; raises ConfigError where data or limits differ."""
+        """Continue there in the next iteration; raises ConfigError if data or limits differ."""
         self.sampler.load_state_dict(state)
 
 

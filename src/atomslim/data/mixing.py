@@ -6,9 +6,9 @@
 | symbol | variable | meaning |
 |---|---|---|
 | n_t | sizes | structures of task t |
-| T | temperature | 1: a task is drawn as its size says; ∞: all tasks equally often; JMP takes 2 |
+| T | temperature | 1: a task is drawn in proportion to its size; ∞: all tasks equally often; JMP takes 2 |
 | p_t | probabilities | (n_t / Σ_s n_s)^(1/T), divided by their sum |
-| m_t | counts | structures of task t in one epoch: p_t · Σ_s n_s, rounded so that their sum stays |
+| m_t | counts | structures of task t in one epoch: p_t · Σ_s n_s, rounded with their sum kept |
 
 Shares are met exactly, not by chance: a task hands out one shuffled pass over its structures after the other, and epoch
 e takes the positions e · m_t to (e + 1) · m_t of them. So no structure is drawn twice before all others of its task
@@ -55,15 +55,15 @@ class TaskData:
     """Of the task, as the model knows it."""
     dataset: Dataset
     targets: tuple[str, ...]
-    """What is learnt from these structures; other labels they may have are left out of the batches."""
+    """What is learned from these structures; other labels they may have are left out of the batches."""
     indices: Sequence[int] | IntArray | None = None
     """Numbers of the structures in the dataset, a split's training set, say; None: all."""
     neighbours: int | None = None
-    """Neighbours of an atom in the main graph, which set a structure's cost; None: as the dataset says."""
+    """Neighbours of an atom in the main graph, which set a structure's cost; None: the dataset's."""
     periodic: bool | None = None
-    """Whether atoms have neighbours in other cells; None: as the dataset says."""
+    """Whether atoms have neighbours in other cells; None: as in the dataset."""
     labelled: bool = True
-    """Whether the targets have to be there."""
+    """Whether the targets are required."""
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -139,7 +139,7 @@ class Mixture:
         if not tasks or len(set(names)) < len(names):
             raise ConfigError(f"tasks {names}: give at least one, and each its own name")
         if not temperature > 0:
-            raise ConfigError(f"temperature {temperature}: give a positive number (1: by size, inf: all alike)")
+            raise ConfigError(f"temperature {temperature}: give a positive number (1: by size, inf: equal)")
         self.tasks, self.temperature = tuple(tasks), float(temperature)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
 
@@ -202,16 +202,16 @@ class BatchPlan:
 class BatchSampler(Sampler[BatchPlan]):
     """Batches of one epoch after the other, limited by number of structures, by cost, or by both.
 
-    Batches are the same for any number of processes, which share each of them at about equal cost: no part is dearer
-    than the mean part and one structure together. Every process makes the same number of steps, none of them empty. To
-    that end only, a batch of fewer structures than processes takes in the next ones over its limits, or, at the end of
-    an epoch, joins the one before it. A structure above `max_cost` has a batch of its own.
+    Batches are the same for any number of processes, which share each of them at about equal cost: no part costs more
+    than the mean part and one structure together. Every process makes the same number of steps, none of them empty.
+    Only to that end, a batch of fewer structures than processes takes in the next ones over its limits, or, at the end
+    of an epoch, joins the one before it. A structure above `max_cost` has a batch of its own.
 
     An iteration begins where `load_state_dict` says, otherwise with the first batch. Workers read ahead, so the state
     counts the batches that `consumed` was told of. A finished epoch is followed by the next one.
 
     Raises:
-        ConfigError: no limit, or limits, rank or seed that make no sense, or fewer structures than processes.
+        ConfigError: no limit, or invalid limits, rank or seed, or fewer structures than processes.
 
     """
 
@@ -242,11 +242,11 @@ class BatchSampler(Sampler[BatchPlan]):
         self._made: tuple[int, IntArray, IntArray] | None = None
 
     def __len__(self) -> int:
-        """Number of batches of the present epoch; with `max_cost`, epochs may differ by a few."""
+        """Number of batches of the current epoch; with `max_cost`, epochs may differ by a few."""
         return len(self._plan()[1]) - 1
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        """Plan the batches of the present epoch, for this process."""
+        """Plan the batches of the current epoch, for this process."""
         epoch, first, self._first = self._epoch, self._first, 0
         order, bounds = self._plan()
         self._position = first
@@ -257,20 +257,20 @@ class BatchSampler(Sampler[BatchPlan]):
 
     @property
     def epoch(self) -> int:
-        """The present epoch, counted from 0."""
+        """The current epoch, counted from 0."""
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; nothing happens where it is the present one already."""
+        """Go to the start of an epoch; does nothing if it is the current one."""
         if epoch != self._epoch:
             self._epoch, self._position, self._first = epoch, 0, 0
 
     def consumed(self, plan: BatchPlan) -> None:
-        """Note that a batch was used: a state saved from now on goes on after it."""
+        """Note that a batch was used: a state saved from now on continues after it."""
         self._epoch, self._position = plan.epoch, plan.position + 1
 
     def finish(self) -> None:
-        """Go on to the next epoch."""
+        """Go to the next epoch."""
         self.set_epoch(self._epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -278,7 +278,7 @@ class BatchSampler(Sampler[BatchPlan]):
         return {"epoch": self._epoch, "position": self._position, "of": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration go on where the saved one was; raises ConfigError where data or limits differ."""
+        """Continue the saved iteration in the next one; raises ConfigError if data or limits differ."""
         saved = state["of"]
         for key, value in self._identity().items():
             if saved.get(key) != value:
@@ -290,7 +290,7 @@ class BatchSampler(Sampler[BatchPlan]):
         self._first = self._position
 
     def _plan(self) -> tuple[IntArray, IntArray]:
-        """Order of the present epoch's structures, and the bounds of its batches."""
+        """Order of the current epoch's structures, and the bounds of its batches."""
         if self._made is None or self._made[0] != self._epoch:
             order = self.mixture.epoch(self._epoch, self.seed) if self.shuffle else np.arange(len(self.mixture))
             bounds = cut(self.mixture.costs[order], self.batch_size, self.max_cost, at_least=self.world_size)
@@ -321,7 +321,7 @@ def temperature_shares(sizes: IntArray, temperature: float) -> NDArray[np.float6
 
 
 def apportion(shares: NDArray[np.float64], total: int) -> IntArray:
-    """Round shares of `total` to integers of this sum: down, then up where most was lost; none is 0 if that can be."""
+    """Round shares of `total` to integers of this sum: down, then up where most was lost; none is 0 if possible."""
     exact = shares * total
     counts = np.floor(exact).astype(np.int64)
     most_lost = np.argsort(counts - exact, kind="stable")
@@ -363,10 +363,10 @@ def cut(costs: IntArray, batch_size: int | None, max_cost: int | None, *, at_lea
 
 
 def equal_parts(costs: IntArray, parts: int) -> list[IntArray]:
-    """Share structures out so that the parts cost about the same: the dearest first, each to the cheapest part so far.
+    """Distribute structures over parts of about equal cost: the costliest first, each to the cheapest part so far.
 
-    Returns the indices of each part's structures, ascending. No part costs more than the mean and the dearest structure
-    together; with at least as many structures as parts, none is empty (Graham 1969).
+    Returns the indices of each part's structures, ascending. No part costs more than the mean and the costliest
+    structure together; with at least as many structures as parts, none is empty (Graham 1969).
     """
     if parts == 1:
         return [np.arange(len(costs), dtype=np.int64)]

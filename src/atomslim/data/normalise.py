@@ -8,13 +8,13 @@
 | μ, σ | mean, std | of the rest y_s − Σ_Z n_sZ E_Z; σ with the number of structures as denominator |
 
 Normalised: (y_s − Σ_Z n_sZ E_Z − μ) / σ. Forces have no references, and mean 0 by definition: their σ is the root mean
-square of all components of all free atoms (those of held atoms are artefacts of holding them).
+square of all components of all free atoms (those of fixed atoms are artefacts of the constraints).
 
 References are a linear fit Σ_Z n_sZ E_Z ≈ y_s without an intercept, in float64 (`atomslim.data.references`), so that
 energies add up: with them μ = 0, and σ is the root mean square of the rest. Structures of equal composition are one
 weighted row, which changes nothing in the solution. Where the compositions leave it open (a single molecule fixes one
-number, not one for every element), what is expected decides: given references, or an equal share per atom; then sums
-over these compositions are right, and sums for others only as right as what was expected; `undetermined` says so.
+number, not one for every element), the prior decides: given references, or an equal share per atom; then sums
+over these compositions are right, and sums for others only as right as the prior; `undetermined` says so.
 """
 
 import os
@@ -37,13 +37,13 @@ SMALLEST_STD = 1e-12
 """Relative to the magnitude of the values: a smaller spread is rounding."""
 
 BINDING = 5.0
-"""Times the spread: from here on the mean of what given references leave over is added to them."""
+"""In units of the spread: above this, the mean residual of given references is added to them."""
 
 ROUNDING = 1e-9
-"""The same for what a fit leaves over."""
+"""The same for the residual of a fit."""
 
 LISTED = 10
-"""References that are listed in a line at most; all are in the run's file."""
+"""Most references listed in a line; all are in the run's file."""
 
 
 class _Frozen(BaseModel):
@@ -58,7 +58,7 @@ class TargetScale(_Frozen):
     count: int = Field(ge=1, description="number of values (of force components, for forces)")
     references: dict[int, float] = Field(default_factory=dict, description="contribution of one atom of each element")
     undetermined: int = Field(
-        default=0, ge=0, description="elements in excess of what the compositions can tell apart (0: all is determined)"
+        default=0, ge=0, description="number of undetermined combinations of elements (0: all are determined)"
     )
     source: str = Field(default="", description="where the references come from, in words")
 
@@ -108,7 +108,7 @@ def fit(
         samples: the training structures only.
         targets: names of the targets, such as ("energy", "forces").
         references: those of them that get per-element references (sums over atoms: energies).
-        given: scales fitted elsewhere, from whose references those of these targets depart where the data say so.
+        given: scales fitted elsewhere, whose references are the prior.
 
     Raises:
         DataError: there are no structures; a target is missing in one of them, not finite, or the same everywhere; an
@@ -153,7 +153,7 @@ class Moments:
         self.count, self.mean, self.squares, self.square_sum = 0, 0.0, 0.0, 0.0
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Take in an array of any shape."""
+        """Add an array of any shape."""
         size = values.size
         if not size:
             return
@@ -187,7 +187,7 @@ class Compositions:
         self._moments: dict[bytes, Moments] = {}
 
     def add(self, numbers: NDArray[np.int64], value: float) -> None:
-        """Take in one structure."""
+        """Add one structure."""
         key = np.bincount(numbers, minlength=1).tobytes()
         self._moments.setdefault(key, Moments()).add(np.array(value))
 
@@ -203,9 +203,9 @@ class Compositions:
     def scale(
         self, name: str, prior: Mapping[int, float] | None = None, *, source: str = "", lenient: bool = False
     ) -> TargetScale:
-        """Fit the references, near those expected (``prior``), and give the spread of what they leave over.
+        """Fit the references, close to those expected (``prior``), and give the spread of the residual.
 
-        Raises DataError if nothing is left over; ``lenient``: a spread is assumed then, if there are values at all.
+        Raises DataError if there is no residual; ``lenient``: a spread is assumed then, if there are values at all.
         """
         rows = self._rows()
         expected = None if prior is None else np.array([prior.get(number, np.nan) for number in rows.elements])
@@ -219,7 +219,7 @@ class Compositions:
         )
 
     def taken(self, name: str, references: Mapping[int, float], *, source: str) -> TargetScale:
-        """Take references as they are; where they leave more over than its spread, add one number for every atom.
+        """Take given references; if the mean residual exceeds its spread, add one number for every atom.
 
         Raises DataError for an element that has none.
         """
@@ -235,7 +235,7 @@ class Compositions:
         return other.model_copy(update={"source": f"{source}, all of them moved by {share:+.4g} eV, the mean binding"})
 
     def left_over(self, references: Mapping[int, float]) -> float:
-        """Return the root mean square of what references leave over, per atom; infinite if an element has none."""
+        """Return the rms residual of references, per atom; infinite if an element has none."""
         rows = self._rows()
         if not set(rows.elements) <= references.keys():
             return np.inf
@@ -244,7 +244,7 @@ class Compositions:
         return float(np.sqrt((rows.weights * squares).sum() / rows.weights.sum()))
 
     def mean_scale(self, name: str) -> TargetScale:
-        """Return mean and spread by structure, without references: such energies do not add up."""
+        """Return mean and spread by structure, without references: such energies are not additive."""
         rows = self._rows()
         mean = float((rows.weights * rows.means).sum() / rows.weights.sum())
         squares = rows.within + float((rows.weights * (rows.means - mean) ** 2).sum())
@@ -290,7 +290,7 @@ class _Rows:
 
 
 def explain(name: str, scale: TargetScale) -> str:
-    """Say in one line what a scale is, including what is wrong with its references."""
+    """Describe a scale in one line, including problems of its references."""
     text = f"{name}: mean {scale.mean:.6g}, std {scale.std:.6g} from {scale.count} values"
     if scale.references:
         text += f", after references for {number_of(len(scale.references), 'element')} ({scale.source or 'fitted'})"

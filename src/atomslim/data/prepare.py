@@ -1,7 +1,7 @@
-"""A dataset's files made into one container, by several processes where it has several files; resumable, atomic.
+"""Making one container of a dataset's files, by several processes if there are several files; resumable, atomic.
 
-Every part (an LMDB shard, say; most datasets have one) is read by one process. A run that is killed goes on where it
-was, and ends with the same bytes; one whose source has changed meanwhile begins again.
+Every part (an LMDB shard, say; most datasets have one) is read by one process. A killed run continues where it
+stopped, and ends with the same bytes; one whose source has changed starts again.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from atomslim.errors import AtomslimError, ConfigError, DataError
 from atomslim.files import new_folder
 
 Advance = Callable[[int, int | None], None]
-"""Told the number of structures that are written, and of all if known."""
+"""Called with the number of written structures, and of all if known."""
 
 _LOOK = 0.2
-"""Seconds between two looks at how far the processes are."""
+"""Seconds between updates of the progress."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Prepared:
     container: Container
     seconds: float
     fresh: int
-    """Structures written by this run; the others were there from an earlier one."""
+    """Structures written by this run; the others are from an earlier one."""
 
 
 def prepare(
@@ -55,16 +55,16 @@ def prepare(
     force: bool = False,
     advance: Advance | None = None,
 ) -> Prepared:
-    """Make the container of a dataset, unless it is there and made from the same files.
+    """Make the container of a dataset, unless it exists and was made from the same files.
 
     Args:
         source: the dataset, as `resolve` finds it.
         output: where the container goes; default: where `open_dataset` looks for it.
-        processes: how many parts are read at once.
+        processes: number of parts read at once.
         edges: count the edges of every structure's graph with the dataset's cutoff and neighbours, as the column
             "edges" of the index, for batches of equal cost; takes a millisecond or more for each structure.
-        force: make it again although it is there, or although another file is.
-        advance: told how far it is.
+        force: overwrite an existing container or other file.
+        advance: called with the progress.
 
     Raises:
         DataError: the files are not there, are broken, or hold another number of structures than they say.
@@ -86,7 +86,7 @@ def prepare(
     parts = source.parts()
     jobs = [_Job(source, part, number, edges=edges) for number, part in enumerate(parts)]
     plan = {"parts": [str(part) for part in parts], "times": _times(source.path), **metadata}
-    # Once broken data is mended, the plan is another one.
+    # Once broken data is fixed, the plan changes.
     with new_folder(target.parent), Staging(target, plan, spoilt_by=DataError) as staging:
         before = _written(staging.folder, jobs)
         with _watched(jobs, staging.folder, source.count(), advance):
@@ -130,7 +130,7 @@ class _Job:
                 )
 
     def noticed(self, folder: Path) -> Remarks:
-        """What the reader noticed, from the note that goes with the finished part."""
+        """The reader's remarks, from the note of the finished part."""
         note = self._note_path(folder)
         return Remarks.of(json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else Remarks()
 
@@ -146,7 +146,7 @@ class _Job:
 
 
 def _noticed(jobs: list[_Job], folder: Path) -> dict[str, Any]:
-    """Put together what was noticed in all parts."""
+    """Combine the remarks of all parts."""
     found = Remarks()
     for job in jobs:
         found.merge(job.noticed(folder))
@@ -164,13 +164,13 @@ def _target(source: Source, output: Path | None) -> Path:
 
 
 def _require_not_of(source: Source, target: Path) -> None:
-    """Raise ConfigError where the container would replace what it is made from, by whatever name."""
+    """Raise ConfigError if the container would replace its source, by whatever name."""
     if target.exists() and any(target.samefile(file) for file in [source.path, *source_files(source.path)]):
-        raise ConfigError(f"{target}: is what the container is to be made from: name another file with --output")
+        raise ConfigError(f"{target}: is the source of the container: name another file with --output")
 
 
 def _require_own(target: Path, metadata: Mapping[str, Any]) -> None:
-    """Raise ConfigError where there is a file other than an earlier container of the same files, or a broken one."""
+    """Raise ConfigError if the target exists and is not an earlier or broken container of the same files."""
     if not target.exists():
         return
     remedy = "name another file with --output, or give --force"
@@ -186,7 +186,7 @@ def _require_own(target: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _metadata(source: Source, target: Path, *, edges: bool) -> dict[str, Any]:
-    """What a container says of itself; nothing that depends on the machine or the time."""
+    """Metadata of a container; independent of machine and time."""
     info, files = source.info, source_files(source.path)
     relative = os.path.relpath(source.path.resolve(), target.parent.resolve())
     return {
@@ -205,7 +205,7 @@ def _metadata(source: Source, target: Path, *, edges: bool) -> dict[str, Any]:
 
 
 def _present(target: Path, metadata: Mapping[str, Any]) -> Container | None:
-    """Open the container that is there, if it is sound and made from the same files in the same way."""
+    """Open the existing container, if it is intact and was made from the same files in the same way."""
     try:
         container = Container(target)
     except (AtomslimError, FileNotFoundError):
@@ -248,7 +248,7 @@ def _until_stopped(samples: Iterator[Sample]) -> Iterator[Sample]:
 
 @contextmanager
 def _watched(jobs: list[_Job], folder: Path, total: int | None, advance: Advance | None) -> Iterator[None]:
-    """Tell how many structures are written, by looking at the parts."""
+    """Report how many structures are written, from the parts."""
     if advance is None:
         yield
         return

@@ -52,7 +52,7 @@ def encode(sample: Sample) -> bytes:
 
 
 def decode(record: memoryview) -> Sample:
-    """Make a sample of the bytes of a record; its arrays are its own."""
+    """Make a sample from the bytes of a record; its arrays are copies."""
     natoms, layout_length, name_length, group_length, flags = _HEAD.unpack_from(record)
     offset = _HEAD.size + layout_length + name_length + group_length
     layout, name, group = _split(bytes(record[_HEAD.size : offset]), layout_length, name_length)

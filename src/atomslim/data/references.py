@@ -1,22 +1,22 @@
-"""Per-element reference energies: a linear fit by composition that leaves open what the compositions cannot tell.
+"""Per-element reference energies: a linear fit by composition that keeps the prior where compositions do not decide.
 
 | symbol | variable | meaning |
 |---|---|---|
 | y_s | values | energy of the structures of composition s, averaged |
 | n_sZ | table | atoms of element Z |
 | w_s | weights | number of these structures |
-| E_Z⁰ | prior | what is expected of an element (another fit, say); where nothing is, an equal share per atom |
+| E_Z⁰ | prior | what is expected of an element (such as another fit); by default, an equal share per atom |
 | E_Z | references | E_Z⁰ + δ_Z |
 
-δ minimises Σ_s w_s (Σ_Z n_sZ (E_Z⁰ + δ_Z) − y_s)²/σ² + Σ_Z δ_Z²/τ². σ² is the variance that a fit without the second
-term leaves over, τ the size of what the prior leaves over per atom, and 1 eV at least: compositions that can be told
-apart decide, directions that the data leave open (one molecule alone, elements in fixed proportion) stay at the prior.
+δ minimises Σ_s w_s (Σ_Z n_sZ (E_Z⁰ + δ_Z) − y_s)²/σ² + Σ_Z δ_Z²/τ². σ² is the residual variance of a fit without the
+second term, τ the residual of the prior per atom, and 1 eV at least: distinguishable compositions decide, directions
+that the data leave open (a single molecule, elements in fixed proportion) stay at the prior.
 
 The gap between two references of energies: labels of one code beside energies of another method.
 
-Such energies differ by a constant for every atom of an element, up to thousands of eV, and their plain errors say
-nothing. The gap is a fit of label − prediction by composition (as above, nothing expected). It
-counts where the median of |label − prediction| per atom is `FACTOR` times what the fit leaves over, and `SMALLEST` eV.
+Such energies differ by a constant for every atom of an element, up to thousands of eV, and their plain errors are
+meaningless. The gap is a fit of label − prediction by composition (as above, nothing expected). It
+counts where the median of |label − prediction| per atom is `FACTOR` times the residual of the fit, and `SMALLEST` eV.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ ISOLATED_ATOM = "IsolatedAtom"
 Floats = NDArray[np.float64]
 
 SMALLEST_PRIOR = 1.0
-"""eV: an expected reference may be wrong by so much at least."""
+"""eV: least uncertainty of an expected reference."""
 
 ASSUMED_NOISE = 0.05
 """eV per atom: spread beyond composition where there are too few structures to measure it."""
@@ -75,7 +75,7 @@ def fit_references(
 
 
 def _completed(table: Floats, values: Floats, weights: Floats, prior: Floats | None) -> Floats:
-    """Give elements of which nothing is expected an equal share of what the others leave over."""
+    """Give elements without a prior an equal share of the residual of the others."""
     start = np.full(table.shape[1], np.nan) if prior is None else prior.astype(np.float64)
     known = np.isfinite(start)
     if not known.all():
@@ -108,18 +108,18 @@ def shifted(references: Mapping[int, float], shift: Mapping[int, float]) -> dict
 
 
 FACTOR = 10.0
-"""Median before the fit over median after it, from which on references differ."""
+"""Median before the fit over median after it, above which references differ."""
 
 SMALLEST = 0.2
 """eV per atom: smaller differences are errors."""
 
 ABSURD = 5.0
-"""eV per atom: larger differences are of references even where structures are too few to tell."""
+"""eV per atom: larger differences come from references even if there are too few structures to fit."""
 
 
 @dataclass(frozen=True)
 class ReferenceGap:
-    """What labels have more than predictions, by element."""
+    """Label − prediction by element."""
 
     references: dict[int, float]
     """Label − prediction in eV of one atom."""
@@ -130,7 +130,7 @@ class ReferenceGap:
     structures: int
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe it in one line."""
         values = ", ".join(f"{chemical_symbols[number]} {value:+.4g}" for number, value in self.references.items())
         return (
             f"labels and model have different reference energies: {self.before:.4g} eV per atom apart in the median, "
@@ -138,7 +138,7 @@ class ReferenceGap:
         )
 
     def of(self, numbers: Iterable[int]) -> float:
-        """Return what the gap comes to for these atoms, in eV."""
+        """Return the gap for these atoms, in eV."""
         return sum(self.references.get(number, 0.0) for number in numbers)
 
 

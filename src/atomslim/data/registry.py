@@ -35,12 +35,12 @@ ROOT_VARIABLE = "ATOMSLIM_DATA"
 """Environment variable that names the folder of all datasets."""
 
 FILE_PREFIXES = ("xyz", "extxyz", "ase", "db", "aselmdb")
-"""What may stand before the path of a file of structures."""
+"""Prefixes of paths of files of structures."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset by name, found: what it is, and where its files lie (they need not be there yet)."""
+    """A dataset found by name: what it is, and where its files are (they need not exist yet)."""
 
     name: str
     reader: str
@@ -50,13 +50,13 @@ class Source:
     path: Path
     """What the reader reads: a file or a folder."""
     prepared: Path | None
-    """Where its container lies when it is prepared; None where the user must say it."""
+    """Path of its container when prepared; None if the user must name it."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the reader."""
 
     @property
     def container(self) -> Path | None:
-        """Its container, if it is there."""
+        """Its container, if it exists."""
         if is_container(self.path):
             return self.path
         return self.prepared if self.prepared is not None and self.prepared.is_file() else None
@@ -64,7 +64,7 @@ class Source:
     def read(self, part: Path | None = None, remarks: Remarks | None = None) -> Iterator[Sample]:
         """Read the structures one after the other, of one part or of all; raises DataError for a broken file.
 
-        What a reader notices beside the labels goes to ``remarks``.
+        Further observations of the reader go to ``remarks``.
         """
         require_files(self)
         source = part or self.path
@@ -90,7 +90,7 @@ def info(name: str) -> DatasetInfo:
 
 
 def file_info(options: Mapping[str, Any]) -> DatasetInfo:
-    """Return what is known of files of structures that are read with these options: which labels are no or yes."""
+    """Return what is known of files of structures that are read with these options: which labels are binary."""
     given = options.get("labels", ())
     names = given.split(",") if isinstance(given, str) else given
     labels = tuple(stripped for name in names if (stripped := name.strip()))
@@ -103,7 +103,7 @@ def resolve(name: str, root: str | os.PathLike[str] | None = None, options: dict
     Raises:
         ConfigError: an environment variable that is not set.
         ConfigError: an unknown dataset or variant; names the nearest ones.
-        DataError: a name that can only be a file's, and there is none.
+        DataError: a name that can only be a file's, and there is no such file.
 
     """
     name = _with_variables(name)
@@ -171,7 +171,7 @@ def _file(name: str, path: Path, options: dict[str, Any]) -> Source:
 
 
 def _checked(reader: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Convert the values of options, which may be texts, to what the reader takes; ConfigError for unknown ones."""
+    """Convert the values of options, which may be strings, to the reader's types; ConfigError for unknown ones."""
     if not options:
         return {}
     read = reader_of(reader).read
@@ -189,7 +189,7 @@ def _checked(reader: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _variant(found: DatasetInfo, name: str, *, optional: bool) -> Variant:
-    """Find a variant; of a file of the user's own the reader decides, and some datasets have none."""
+    """Find a variant; for other files the reader decides, and some datasets have none."""
     if not name and len(found.variants) == 1 and not optional:
         return found.variants[0]
     variant = found.variant(name)
@@ -210,7 +210,7 @@ def _shards(path: Path, variant: str) -> list[Path]:
 
 
 def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """Name what the user may have meant, or everything there is."""
+    """Suggest similar names, or list all."""
     lower = {candidate.lower(): candidate for candidate in known}
     near = [lower[match] for match in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     shown = [f"{prefix}:{candidate}" if prefix else candidate for candidate in near or known] or ["none"]

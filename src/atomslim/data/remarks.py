@@ -1,4 +1,4 @@
-"""What reading a file notices beside the labels: under which names they were, what is not used, what was left out."""
+"""Observations while reading a file: names of labels, unused fields, labels that were left out."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ _LIKE_LABEL = re.compile(r"energ|forc|stress|viri|grad|hess|dipole|enthalp|gap|^
 """Names under which even a whole number is taken for a label."""
 
 SHOWN = 8
-"""Fields that are named at most."""
+"""Most fields that are named."""
 
 
 @dataclass
@@ -37,9 +37,9 @@ class Remarks:
     unused: dict[str, str] = field(default_factory=dict)
     """Name → shape of each field that looks like a label and is none of those used."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Labels that are there and not taken, with the reason → number of structures."""
+    """Labels that exist but are not used, with the reason → number of structures."""
     looked_at: set[str] = field(default_factory=set)
-    """Names that are known to be used, or to be no label."""
+    """Names that are used, or known not to be labels."""
     said: set[str] = field(default_factory=set)
 
     def found(self, label: str, name: str) -> None:
@@ -56,20 +56,20 @@ class Remarks:
                     self.unused[name] = shape
 
     def say_once(self, kind: str, text: str) -> None:
-        """Warn at the first structure of which something is to be said."""
+        """Warn once, at the first structure concerned."""
         if kind not in self.said:
             self.said.add(kind)
             warn(text, AtomslimWarning, stacklevel=2)
 
     def merge(self, other: "Remarks") -> None:
-        """Add what was noticed in another part."""
+        """Add the remarks of another part."""
         for label, names in other.sources.items():
             self.sources.setdefault(label, set()).update(names)
         self.unused |= other.unused
         self.left_out += other.left_out
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return it as plain data for JSON."""
         sources = {label: sorted(names) for label, names in sorted(self.sources.items())}
         return {"sources": sources, "unused": dict(sorted(self.unused.items())), "left out": dict(self.left_out)}
 

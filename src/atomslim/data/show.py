@@ -1,4 +1,4 @@
-"""What is in a dataset: a table of its numbers, and a figure of how they are distributed."""
+"""Contents of a dataset: a table of statistics, and a figure of distributions."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ from atomslim.progress import tracked
 from atomslim.words import number_of
 
 FORCE_EDGES = np.logspace(-6, 4, 101)
-"""eV/Å: bins of the lengths of forces; fixed, so that one pass is enough. The outermost take what lies beyond."""
+"""eV/Å: bins of the lengths of forces; fixed, so that one pass is enough. The outermost include everything beyond."""
 
 FIGURE_FORMATS = {".png", ".pdf", ".svg"}
 _UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
@@ -50,11 +50,11 @@ class Statistics:
     largest_force: float = 0.0
     units: Mapping[str, str] = field(default_factory=dict)
     classes: Collection[str] = ()
-    """Targets that are labels of 0 and 1, no or yes, or all."""
+    """Targets that are binary labels, or all."""
     labels: Survey = field(default_factory=lambda: Survey(""))
 
     def add(self, sample: Sample) -> None:
-        """Take in one structure; raises DataError for an element that does not exist."""
+        """Add one structure; raises DataError for an element that does not exist."""
         counts = np.bincount(sample.numbers, minlength=LAST_ELEMENT + 1)
         if len(counts) > LAST_ELEMENT + 1:
             raise DataError(f"{sample.name}: atomic number {len(counts) - 1} is not an element: check the file")
@@ -141,7 +141,7 @@ class Statistics:
             yield "length of the forces", f"{text}   {sparkline(part)} ({low:.2g} to {high:.2g}, logarithmic)"
 
     def labels_are_classes(self, name: str) -> bool:
-        """Say whether a target is a label of 0 and 1, no or yes, as the dataset says."""
+        """Say whether a target is a binary label, as declared by the dataset."""
         return name in self.classes or self.classes == "all"
 
     def _median_force(self) -> float:
@@ -194,7 +194,7 @@ def save_figure(drawing: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def sparkline(counts: NDArray[Any]) -> str:
-    """Draw a histogram in one line of text; whatever is not empty shows."""
+    """Draw a histogram in one line of text; non-empty bins are visible."""
     top = max(int(counts.max(initial=0)), 1)
     heights = np.ceil(counts / top * (len(_LEVELS) - 1)).astype(int)
     return "".join(_LEVELS[height] for height in heights)

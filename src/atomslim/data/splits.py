@@ -54,7 +54,7 @@ Indices = NDArray[np.int64]
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Return at most so many of the numbers from 0 to ``count`` − 1, evenly spaced, the first and the last included."""
+    """Return at most so many of the numbers from 0 to ``count`` − 1, evenly spaced, with the first and the last."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64).tolist()
 
 
@@ -92,11 +92,11 @@ class Split(BaseModel):
         return len(self.train), len(self.validation), len(self.test)
 
     def limited(self, count: int | None) -> "Split":
-        """Return the same with at most so many structures for training, evenly over them."""
+        """Return the same with at most so many structures for training, evenly spaced."""
         if count is None or count >= len(self.train):
             return self
         chosen = evenly(len(self.train), count)
-        recipe = f"{self.recipe}; {count} of {len(self.train)} for training, evenly"
+        recipe = f"{self.recipe}; {count} of {len(self.train)} for training, evenly spaced"
         return self.model_copy(update={"recipe": recipe, "train": tuple(self.train[index] for index in chosen)})
 
     def require(self, count: int, name: str) -> None:
@@ -214,7 +214,7 @@ def by_scaffold(groups: Sequence[str], train: float, validation: float) -> Split
 
     The groups go, the largest first (of equal ones the one that appears last), into the training set as long as it
     stays within the fraction `train` of all structures, then into the validation set, then into the test set: no
-    chance has a part in it.
+    random numbers are used.
 
     Raises:
         ConfigError: structures without groups, or fractions larger than one together.

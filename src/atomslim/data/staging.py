@@ -30,13 +30,13 @@ from atomslim.errors import ConfigError, DataError
 from atomslim.files import naming
 
 Extra = Callable[[Sample], float]
-"""A number known of every structure without reading it, such as its edges."""
+"""A number for every structure in the index, such as its edges."""
 
 _PERIOD = 0.5
 """Seconds between commits: what a killed writer loses."""
 
 _BLOCK = 2**23
-"""Bytes that wait for a commit at most."""
+"""Most bytes that wait for a commit."""
 
 _COPY = 2**22
 
@@ -45,7 +45,7 @@ _OURS = re.compile(r"lock|plan\.json|merged|\d{6}\.(records|index|done|json|rema
 
 
 class Part:
-    """One growing piece of a container; opened again, it goes on after the last record that was committed."""
+    """One growing piece of a container; opened again, it continues after the last committed record."""
 
     def __init__(self, folder: Path, number: int, extra: Mapping[str, Extra] | None = None) -> None:
         self._extra = dict(extra or {})
@@ -101,7 +101,7 @@ class Part:
         self._bytes, self._time = 0, time.monotonic()
 
     def finish(self) -> None:
-        """Say that all records are there."""
+        """Mark the part as complete."""
         self.commit()
         self._done.touch()
 
@@ -118,14 +118,14 @@ class Staging:
     def __init__(
         self, path: Path, plan: Mapping[str, Any], *, resume: bool = True, spoilt_by: type[Exception] | None = None
     ) -> None:
-        """Grow the container of `path`; an error of the kind `spoilt_by` leaves nothing that could be gone on with."""
+        """Grow the container of `path`; after an error of the kind `spoilt_by`, nothing is kept to resume."""
         self.path, self._spoilt_by = path, spoilt_by
         self.folder = staging_folder(path)
         self._plan = json.dumps(plan, sort_keys=True, indent=1, default=str)
         self._resume = resume
 
     def __enter__(self) -> Self:
-        """Take the lock; keep what lies there if it was made by the same plan, else remove it."""
+        """Take the lock; keep existing parts if they were made by the same plan, else remove them."""
         self.folder.mkdir(exist_ok=True)
         _require_ours(self.folder)
         self._lock = (self.folder / "lock").open("w")
@@ -150,7 +150,7 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the lock; what is written stays for the next time, unless the container is complete or spoilt."""
+        """Release the lock; what is written is kept for the next time, unless the container is complete or spoilt."""
         if kind is None or (self._spoilt_by is not None and issubclass(kind, self._spoilt_by)):
             self._clear()
             (self.folder / "lock").unlink()
@@ -218,7 +218,7 @@ def write_container(
 ) -> Container:
     """Write samples, in order, to a container, and open it; the file appears when it is complete, or not at all.
 
-    With `resume`, a call that was killed is taken up where it was: the samples must be the same, the first ones are
+    With `resume`, a killed call is continued where it stopped: the samples must be the same, the first ones are
     skipped. `extra` are columns of the index. For several processes see `atomslim.data.prepare`.
 
     Raises:
@@ -251,7 +251,7 @@ def staging_folder(path: Path) -> Path:
 
 
 def remove_staging(path: Path) -> None:
-    """Remove what a writer left that was killed when its container was complete."""
+    """Remove leftovers of a writer that was killed after its container was complete."""
     if staging_folder(path).is_dir():
         with Staging(path, {}, resume=False):
             pass
@@ -318,7 +318,7 @@ def _records(folder: Path, number: int, extra: Iterable[str]) -> Iterator[memory
             with data[start:end] as record:
                 if zlib.crc32(record) != row["crc"]:
                     raise DataError(
-                        f"{path}: record {index} (counting from 0) is broken: remove {folder} and begin again"
+                        f"{path}: record {index} (counting from 0) is broken: remove {folder} and start again"
                     )
                 yield record
             start = end

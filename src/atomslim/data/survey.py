@@ -22,13 +22,13 @@ USUAL = ("energy", "forces", "stress")
 """Labels that are named for a file even where no structure has them."""
 
 MOST = 200_000
-"""Records of a container that are looked at; of more, so many spread evenly."""
+"""Most records of a container that are checked, evenly spaced."""
 
 HOW = (
     "name labels with the reader's options, as in --option energy_key=NAME --option forces_key=NAME (in YAML "
     "options: {energy_key: NAME})"
 )
-"""How a label of another name is taken."""
+"""How to read a label with another name."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Survey:
 
     name: str
     structures: int = 0
-    """That were looked at."""
+    """Number of structures checked."""
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     remarks: Remarks = field(default_factory=Remarks)
@@ -49,17 +49,17 @@ class Survey:
         self.counts.update(name for name in sample.targets if sample.label(name) is not None)
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Summarise it in one line."""
         names = dict.fromkeys([*self.usual, *self.counts])
         parts = [f"{name} {self.counts[name]}/{self.structures}{self._source(name)}" for name in names]
         text = ", ".join(parts) or f"none in {self.structures} structures"
         if self.total > self.structures:
-            text += f" (of {self.total}, looked at {self.structures} spread evenly)"
+            text += f" (of {self.total}, checked {self.structures}, evenly spaced)"
         left_out = ", ".join(f"{what} in {count}" for what, count in sorted(self.remarks.left_out.items()))
         return text + (f"; left out: {left_out}" if left_out else "") + self.unused()
 
     def sentence(self) -> str:
-        """Say it in one line that names the dataset."""
+        """Summarise it in one line that names the dataset."""
         return f"labels of {self.name}: {self.line()}"
 
     def unused(self) -> str:
@@ -79,7 +79,7 @@ class Survey:
         raise DataError(f"{self.name}: none of {self.structures} structures has {what}{has}{self.unused()}: {HOW}")
 
     def _source(self, name: str) -> str:
-        """Say under which names a label was found, where it is not its own."""
+        """Say under which names a label was found, if not its own."""
         names = sorted(self.remarks.sources.get(name, set()) - {name})
         return f" ({', '.join(names)})" if names else ""
 
@@ -87,7 +87,7 @@ class Survey:
 def survey(dataset: Dataset, numbers: Sequence[int] | NDArray[np.int64] | None = None) -> Survey:
     """Count the labels of all structures of a dataset, or of some of them.
 
-    Cheap: of a container only the records' layouts are read; a file's structures are in memory after it, as for
+    Cheap: only the records' layouts are read from a container; a file's structures are in memory after it, as for
     training. Raises DataError as the dataset does.
     """
     usual = USUAL if dataset.info.name == "file" else ()
@@ -108,7 +108,7 @@ def survey(dataset: Dataset, numbers: Sequence[int] | NDArray[np.int64] | None =
 
 
 def described(found: Survey, dataset: object) -> Survey:
-    """Add what was noticed when the structures were read, or when they were put into a container."""
+    """Add the remarks from reading the structures, or from preparing the container."""
     if isinstance(dataset, RawDataset):
         found.remarks = dataset.remarks
     if isinstance(dataset, PreparedDataset):

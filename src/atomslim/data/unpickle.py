@@ -1,7 +1,7 @@
 """Reading the pickles that datasets ship without running anything that is in them.
 
 A pickle is a program: it names functions and calls them. Graph datasets need a dozen names, and each of them is
-answered here by something of ours that only stores or rebuilds numbers; a file that names anything else is refused,
+answered here by an object of ours that only stores or rebuilds numbers; a file that names anything else is refused,
 with the name in the message. Tensors and arrays come out as numpy arrays, graph objects as `Graph`.
 
 Tensors inside such pickles are pickles again: `torch.storage._load_from_bytes` loads them, and torch's own function
@@ -26,7 +26,7 @@ from atomslim.unpickle.program import Function, Inert, Ordered, RefusedError, un
 from atomslim.unpickle.torch_file import Storage, parse_pt
 
 MOST_EXPANDED = 2**20
-"""Numbers that a tensor may show beyond those it stores (an expanded one): more is not a structure but an attack."""
+"""Numbers that a tensor may show beyond those it stores (an expanded one): more would be an attack."""
 
 PLAIN_STORAGE = re.compile(
     rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\.\x80\x02}q\x00\("

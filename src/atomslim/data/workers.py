@@ -1,4 +1,4 @@
-"""Jobs shared among processes that begin afresh, and end with the one that started them."""
+"""Jobs shared among fresh processes, which end with the one that started them."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ import torch
 from atomslim.errors import AtomslimError
 
 stopped: Callable[[], bool] = lambda: False  # noqa: E731 -- replaced in every process of a pool
-"""Whether another process of the pool has failed, so that a long job may end early; look it up when it is asked."""
+"""Whether another process of the pool has failed, so that a long job may end early; look it up at each use."""
 
 
 def run_jobs(jobs: Iterable[Callable[[], Any]], processes: int, where: object) -> Iterator[Any]:
@@ -50,7 +50,7 @@ def _begin(stop: Event) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent has been killed: nobody else would tell it to."""
+    """End this process when its parent has been killed."""
     threading.Thread(target=_wait_for_end, daemon=True).start()
 
 

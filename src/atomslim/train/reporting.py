@@ -320,7 +320,7 @@ class Summary:
         yield table
         yield from self._of_labels()
         yield (
-            f"{self.steps} steps ({self.epochs:.3g} epochs), best at {self.best_step}; {self.training_seconds:.1f} s "
+            f"{number_of(self.steps, 'step')} ({self.epochs:.3g} epochs), best at {self.best_step}; {self.training_seconds:.1f} s "
             f"of training ({self.waiting_share:.1%} waiting for data), {self.validation_seconds:.1f} s of validation; "
             f"{self.structures_per_second:.3g} structures/s; {self.parameters:,} parameters; in {self.folder}"
         )

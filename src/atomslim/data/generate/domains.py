@@ -21,7 +21,7 @@ class Domain:
     """Gives labelled structures of group `number` without end; raises Dropped where the group cannot be made."""
     method: Method
     share: int
-    """Parts of a data set for pre-training, by the number of structures; cheap labels are the more numerous ones."""
+    """Parts of a data set for pre-training, by the number of structures; domains with cheap labels have more."""
     size: int
     """Structures of a group."""
     stream: int
@@ -32,7 +32,7 @@ class Domain:
     """Whether its extremes are strained cells as well."""
 
     def extreme(self) -> "Domain":
-        """Return the same with structures at the edges of the domain in place of ordinary ones."""
+        """Return the same with structures at the edges of the domain instead of ordinary ones."""
         kinds = [extremes.pairs(self.elements, self.size), extremes.squeezed(self.sample)]
         kinds += [extremes.cells] if self.bulk else []
 

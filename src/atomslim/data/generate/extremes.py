@@ -1,13 +1,13 @@
-"""Structures at the edges of a domain, so that what learns it has no holes there.
+"""Structures at the edges of a domain, so that potentials have no holes there.
 
 | kind | what | in |
 |---|---|---|
-| pairs | every element alone, and every two of them from far apart to inside each other | all domains |
+| pairs | every element as an isolated atom, and all pairs at all distances | all domains |
 | squeezed | the domain's own structures, two neighbouring atoms pushed together | all domains |
 | cells | bulk insulators, compressed, stretched, sheared and rattled, with their stress | oxides |
 
-Atoms alone have no cell; they give reference energies. Their electrons are paired as far as the level of theory pairs
-those of the other structures, which is not an atom's ground state: the references belong to these data only.
+Isolated atoms have no cell; they give reference energies. Their electrons are paired as far as the level of theory
+pairs those of the other structures, which is not an atom's ground state: the references belong to these data only.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,13 +30,13 @@ LARGEST_FORCE = 60.0
 """eV/Å: the repulsive wall is steeper than anything else."""
 
 APART = (0.5, 2.0)
-"""Distance of two atoms alone, in units of the sum of their covalent radii."""
+"""Distance of an isolated pair, in units of the sum of their covalent radii."""
 
 SQUEEZED = (0.55, 0.85)
 """Distance of two atoms that are pushed together, in the same units; below 1.8 they are neighbours."""
 
 VOLUME, SHEAR, RATTLE = 0.08, 0.03, 0.1
-"""Largest strain of all lengths alike, largest component of the strain on top, and of the noise (Å)."""
+"""Largest isotropic strain of lengths, largest component of the strain on top, and of the noise (Å)."""
 
 CELLS = (
     Solid("MgO", "rocksalt", ("Mg", "O"), 4.4),
@@ -54,7 +54,7 @@ _NEIGHBOURS = 1.8
 
 
 def pairs(elements: tuple[str, ...], size: int) -> Sampler:
-    """Give atoms alone, in the first groups of `size`, then pairs of elements at random distances, all in turn."""
+    """Give isolated atoms, in the first groups of `size`, then pairs of elements at random distances, all in turn."""
     everything = [*((element,) for element in elements), *combinations_with_replacement(elements, 2)]
 
     def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
@@ -95,7 +95,7 @@ def cells(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
 
 
 def _turn(index: int, alone: int, count: int) -> int:
-    """Number in the list: atoms alone first and once, then the pairs again and again, in an order that mixes them."""
+    """Index into the list: isolated atoms first and once, then the pairs again and again, in a mixed order."""
     if index < alone:
         return index
     turn, inside = divmod(index - alone, count - alone)

@@ -32,14 +32,14 @@ _NODES = 9
 """Images that are interpolated; between them it goes straight."""
 
 _BOND = 1.25
-"""Atoms nearer than this times the sum of their covalent radii are bound."""
+"""Atoms closer than this times the sum of their covalent radii are bound."""
 
 _SAME = 0.3
 """Å: conformers nearer than this (largest displacement of an atom) are the same."""
 
 
 def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
-    """Give images of a path without end; which molecule and which path is drawn anew for every group.
+    """Give images of a path without end; which molecule and which path is redrawn for every group.
 
     Raises:
         Dropped: no such path is found for the molecule drawn.
@@ -167,7 +167,7 @@ def _drawn_transfer(atoms: Atoms, random: Generator) -> tuple[int, int, int]:
 
 
 def _beside(atoms: Atoms, target: int, hydrogen: int, random: Generator) -> NDArray[np.float64]:
-    """Place beside `target`: away from what is bound to it, and rather on the side that the atom comes from."""
+    """Position beside `target`: away from what is bound to it, and preferably on the side that the atom comes from."""
     bonds = bound(atoms)[target]
     away = (atoms.positions[target] - atoms.positions[bonds]).sum(axis=0)
     towards = atoms.positions[hydrogen] - atoms.positions[target]

@@ -1,7 +1,7 @@
 """Generating a data set: groups of structures made by several processes, each a part of its domain's container.
 
 Group k of a domain depends on the seed, the domain and k alone, so that neither the number of processes nor an
-interruption changes what comes out. A killed run goes on with the groups that are not finished.
+interruption changes what comes out. A killed run continues with the unfinished groups.
 """
 
 import json
@@ -31,13 +31,13 @@ SUMMARY = "generated.json"
 """File beside the containers that says what they hold."""
 
 ATTEMPTS = 5
-"""How often a group is drawn anew before it is given up."""
+"""How often a group is redrawn before it is given up."""
 
 _LIMIT = 3
 """An attempt is given up once this many times the group's size has been dropped."""
 
 Advance = Callable[[int, int], None]
-"""Told the number of structures that are done, and of all."""
+"""Called with the number of finished structures, and of all."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Made:
     written: int = 0
     groups: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Structures, or attempts to begin a group, that were left out, by reason."""
+    """Structures, or attempts to start a group, that were left out, by reason."""
     seconds: float = 0.0
     """Of one core."""
 
@@ -61,12 +61,12 @@ class Made:
         self.seconds += other.seconds
 
     def as_json(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Return plain data for JSON."""
         return {**vars(self), "dropped": dict(self.dropped)}
 
     @classmethod
     def read(cls, text: Mapping[str, Any]) -> Self:
-        """Take what was written as JSON."""
+        """Return what `as_dict` gave."""
         return cls(**{**text, "dropped": Counter(text["dropped"])})
 
 
@@ -98,11 +98,11 @@ def generate(
         folder: where they go.
         counts: number of structures of each domain.
         seed: of all random numbers.
-        extremes: share of each domain's structures, from 0 to below 1, that are atoms alone, pairs, squeezed
+        extremes: fraction of each domain's structures, from 0 to below 1, that are isolated atoms, pairs, squeezed
             structures and strained cells; the others stay what they are without.
         processes: how many groups are made at once.
-        resume: go on where an earlier call with the same arguments ended; without it, nothing may be there.
-        advance: told how far it is.
+        resume: continue where an earlier call with the same arguments stopped; without it, the folder must be empty.
+        advance: called with the progress.
 
     Raises:
         ConfigError: something exists already, or is made differently; tblite or RDKit is missing; another process
@@ -111,7 +111,7 @@ def generate(
 
     """
     if not 0 <= extremes < 1:
-        raise ConfigError(f"extremes {extremes:g}: give a share from 0 to below 1, such as 0.2")
+        raise ConfigError(f"extremes {extremes:g}: give a fraction from 0 to below 1, such as 0.2")
     domains = [domain_of(name) for name in counts]
     versions = _versions()
     plans = {domain.name: _plan(domain, counts[domain.name], seed, extremes, versions) for domain in domains}
@@ -128,7 +128,7 @@ def generate(
 
 
 def make_group(domain: Domain, seed: int, number: int, size: int) -> tuple[list[Sample], Made]:
-    """Make the structures of a group; it is drawn anew where it cannot be begun, or too much of it is dropped."""
+    """Make the structures of a group; it is redrawn if it cannot be started, or too much of it is dropped."""
     made = Made(asked=size, groups=1)
     samples: list[Sample] = []
     start = time.process_time()
@@ -147,7 +147,7 @@ def make_group(domain: Domain, seed: int, number: int, size: int) -> tuple[list[
 
 
 def _plan(domain: Domain, count: int, seed: int, extremes: float, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What a container says of itself; nothing that depends on the machine or the time."""
+    """Metadata of a container; independent of machine and time."""
     generated = {"seed": seed, "count": count, "method": asdict(domain.method), "versions": dict(versions)}
     return {
         "dataset": f"generated-{domain.name}",
@@ -220,7 +220,7 @@ def _groups(domain: Domain, generated: Mapping[str, Any]) -> list[_Group]:
 
 
 def _write_group(group: _Group, index: int, folder: Path) -> Made:
-    """Write a group as a part, unless it is finished; one that was begun is begun anew."""
+    """Write a group as a part, unless it is finished; an unfinished one is started again."""
     note = folder / f"{index:06d}.json"
     if note.exists():
         return Made.read(parse_json(note.read_text(encoding="utf-8")))
@@ -236,7 +236,7 @@ def _write_group(group: _Group, index: int, folder: Path) -> Made:
 
 
 def _present(path: Path, plan: Mapping[str, Any]) -> Made:
-    """Take what is there, if it is made in the same way."""
+    """Reuse what exists, if it was made in the same way."""
     found = Container(path).metadata
     if found.get("generated") != json.loads(json.dumps(plan["generated"])):
         raise ConfigError(f"{path}: already exists, made with another seed, count or version: remove it")
