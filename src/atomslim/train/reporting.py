@@ -28,6 +28,7 @@ from atomslim.parsing import parse_json
 from atomslim.progress import Seldom, duration
 from atomslim.report.console import plain_console
 from atomslim.train.tasks import LearningTask
+from atomslim.words import number_of
 
 if TYPE_CHECKING:
     from atomslim.evaluation.errors import Results
@@ -320,8 +321,8 @@ class Summary:
         yield table
         yield from self._of_labels()
         yield (
-            f"{number_of(self.steps, 'step')} ({self.epochs:.3g} epochs), best at {self.best_step}; {self.training_seconds:.1f} s "
-            f"of training ({self.waiting_share:.1%} waiting for data), {self.validation_seconds:.1f} s of validation; "
+            f"{number_of(self.steps, 'step')} ({self.epochs:.3g} epochs), best at {self.best_step}; "
+            f"{self.training_seconds:.1f} s of training ({self.waiting_share:.1%} waiting for data), {self.validation_seconds:.1f} s of validation; "
             f"{self.structures_per_second:.3g} structures/s; {self.parameters:,} parameters; in {self.folder}"
         )
         if self.budget:
