@@ -323,7 +323,8 @@ class Summary:
         yield (
             f"{number_of(self.steps, 'step')} ({self.epochs:.3g} epochs), best at {self.best_step}; "
             f"{self.training_seconds:.1f} s of training ({self.waiting_share:.1%} waiting for data), "
-            f"{self.validation_seconds:.1f} s of validation; {self.structures_per_second:.3g} structures/s; {self.parameters:,} parameters; in {self.folder}"
+            f"{self.validation_seconds:.1f} s of validation; "
+            f"{self.structures_per_second:.3g} structures/s; {self.parameters:,} parameters; in {self.folder}"
         )
         if self.budget:
             yield f"{self.budget} were {self.steps} steps here: steps={self.steps} repeats the run at any speed."
