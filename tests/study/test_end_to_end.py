@@ -65,9 +65,9 @@ def test_every_kind_of_cell_is_done_and_reported(study: Results) -> None:
     assert {cell.name: study.board.error(cell) for cell, state in study.board.states().items() if state != "done"} == {}
     titles = [table.title for table in all_tables(study)]
     assert titles[:3] == [
-        "Cutting and distilling, on the pre-training tasks",
-        "What the speed costs",
-        "What a cut costs, and what is won back",
+        "Pruning and distillation, on the pre-training tasks",
+        "Error against speed",
+        "The cost of a cut, and the fraction recovered",
     ]
     assert titles[4:] == ["Fine-tuned under equal budgets", "Where it stops being physical", "Efficiency"]
     physics = all_tables(study)[5]

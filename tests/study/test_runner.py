@@ -213,7 +213,7 @@ def test_a_study_never_mixes_cells_of_two_models(tmp_path: Path) -> None:
     (tmp_path / "same.safetensors").write_bytes(full.read_bytes())
     begin(options.model_copy(update={"model": str(tmp_path / "same.safetensors")}), folder)
     save(jmp(DIRECT, num_blocks=2, seed=1), full)
-    with pytest.raises(ConfigError, match="holds cells of another content: the model has changed"):
+    with pytest.raises(ConfigError, match="holds cells with other inputs: the model has changed"):
         begin(options, folder)
     with pytest.raises(ConfigError, match="has changed since the study began"):
         _ = Workshop(options, folder).full

@@ -175,7 +175,7 @@ def test_a_relaxation_is_made_once_for_all_checks() -> None:
 def test_a_relaxation_that_leads_nowhere_ends_early() -> None:
     calculator = Counted()
     calculator.curl = 0.5
-    with pytest.raises(NotDoneError, match="leads nowhere: forces stay above"):
+    with pytest.raises(NotDoneError, match="makes no progress: forces stay above"):
         geometry(calculator, TRIMER, {"fmax": 0.001, "steps": 500})
     assert calculator.calls < 200
 

@@ -86,9 +86,9 @@ def test_labels_on_another_reference_are_compared_after_a_fit() -> None:
 
 def test_how_many_of_many_structures_are_taken_is_said(tmp_path: Path) -> None:
     found = validate(PairPotential(), against=labelled(1) * 300, checks="labels", progress=False)
-    assert found.notes == ("labels, samples: 256 of 300 labelled structures are compared, evenly spread",)
+    assert found.notes == ("labels, samples: 256 of 300 labelled structures are compared, evenly spaced",)
     write(tmp_path / "many.xyz", [bulk("Cu")] * 25)
-    with pytest.warns(AtomslimWarning, match=r"many\.xyz: 9 of 25 structures are checked, evenly spread"):
+    with pytest.warns(AtomslimWarning, match=r"many\.xyz: 9 of 25 structures are checked, evenly spaced"):
         validate(PairPotential(), str(tmp_path / "many.xyz"), checks="forces", progress=False)
 
 

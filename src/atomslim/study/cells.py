@@ -11,7 +11,7 @@ from atomslim.study.options import DISTILLED, DownstreamOptions, Strategy, Study
 Kind = Literal["relevance", "reduce", "distill", "tune", "speed", "validate"]
 
 _IMPLIED: dict[Kind, tuple[Strategy, ...]] = {"relevance": ("full",), "speed": ("full",), "distill": ("distilled",)}
-"""Strategies that go without saying in a cell's name."""
+"""Strategies that are omitted from a cell's name."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _cells(options: StudyOptions) -> Iterator[Cell]:
 
 
 def _validated(options: StudyOptions) -> Iterator[Cell]:
-    """Give the full model and every cut, as the first seed has it."""
+    """Give the full model and every cut, for the first seed."""
     yield Cell("validate")
     distilled = () if options.distill is None else options.distill.strategies
     strategies = (*options.realign, *distilled)

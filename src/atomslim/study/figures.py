@@ -20,13 +20,13 @@ PANEL = (3.7, 3.1)
 BRANCHES = {"node": "#1f8ad0", "edge": "#e69f00"}
 
 _NEAR = 4.0
-"""Quotient of the ends of an axis up to which its numbers are evenly spaced ones."""
+"""Ratio of the ends of an axis up to which its ticks are evenly spaced."""
 
 _LONGEST = 32
-"""Letters of the longest name of which a legend has two in a row."""
+"""Characters of the longest name up to which a legend has two columns."""
 
 _TALL = 34
-"""Letters of an axis' name that fit beside a panel; longer ones go on in a second line."""
+"""Characters of an axis label that fit beside a panel; longer ones are wrapped."""
 
 
 def relevance(found: Mapping[str, Any]) -> list[Figure]:
@@ -34,7 +34,7 @@ def relevance(found: Mapping[str, Any]) -> list[Figure]:
     panels = [_relevance_panel(name, task["gradcam"], found["blocks"]) for name, task in found["tasks"].items()]
     if len(panels) == 1:
         return panels
-    figure, axes = _panel("the mix", "block", "share of the relevance")
+    figure, axes = _panel("the mix", "block", "fraction of the relevance")
     axes.bar(range(len(found["blocks"])), found["mix"]["gradcam"], 0.7, color="#009e73", label="node and edge")
     _name_blocks(axes, found["blocks"])
     return [figure, *panels]
@@ -42,7 +42,7 @@ def relevance(found: Mapping[str, Any]) -> list[Figure]:
 
 def pretraining(results: Results) -> list[Figure]:
     """Draw the force error against the blocks that are kept, a panel for each pre-training task (Table 1)."""
-    if len(results.options.blocks) < 2:  # a table says it
+    if len(results.options.blocks) < 2:  # shown in a table
         return []
     strategies = list(dict.fromkeys(variant.strategy for variant in results.variants if variant.blocks is not None))
     return [
@@ -62,7 +62,7 @@ def finer(results: Results) -> list[Figure]:
 
 
 def _several(variants: Sequence[Variant]) -> bool:
-    """Say whether these are two cuts at least: a figure with one point says less than a table."""
+    """Say whether there are at least two cuts: one point says less than a table."""
     return len(set(map(finer_name, variants))) > 1
 
 
@@ -91,7 +91,7 @@ def _learning_panel(results: Results, task: str, curves: Sequence[Curve]) -> Fig
 
 
 def _with_no_forces(results: Results, task: str, figure: Figure) -> Figure:
-    """Add what predicting no forces errs, and finish the panel."""
+    """Add the error of predicting no forces, and finish the panel."""
     (axes,) = figure.axes
     nothing = results.no_forces(task)
     if nothing is not None:
@@ -172,7 +172,7 @@ def shown_curves(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def _relevance_panel(name: str, by_branch: Mapping[str, Any], numbers: Sequence[int]) -> Figure:
-    figure, axes = _panel(name, "block", "share of the relevance")
+    figure, axes = _panel(name, "block", "fraction of the relevance")
     width = 0.8 / len(by_branch)
     for number, (branch, score) in enumerate(by_branch.items()):
         mean, deviation = (np.array(score[what], dtype=float) for what in ("mean", "deviation"))
@@ -245,7 +245,7 @@ def _panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, title: str = "") -> None:
-    """Name the lines below the panel, where they are in nobody's way."""
+    """Put the legend below the panel, out of the way."""
     if labels := [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]:
         columns = 2 if max(map(len, labels)) <= _LONGEST else 1
         figure.legend(loc="outside lower center", ncols=columns, fontsize=7.5, frameon=False, title=title or None)
@@ -253,7 +253,7 @@ def _legend(figure: Figure, title: str = "") -> None:
 
 
 def _errors_axis(axes: Axes) -> None:
-    """Give errors a logarithmic axis with a handful of plain numbers, however near to each other they are."""
+    """Give errors a logarithmic axis with a handful of plain numbers, however close to each other they are."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(MaxNLocator(5) if high / low < _NEAR else LogLocator(subs=(1, 2, 5)))

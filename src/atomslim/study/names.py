@@ -34,7 +34,7 @@ COLOURS: dict[Strategy, str] = {
     "hand-over-distilled": "#c0504d",
     "hand-over-forces-distilled": "#8c8c00",
 }
-"""Told apart with any colour vision (after Okabe and Ito), on white and on black."""
+"""Colours for any colour vision (after Okabe and Ito), on white and on black."""
 
 _COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
@@ -49,7 +49,7 @@ def label(variant: Variant) -> str:
 
 
 def finer(variant: Variant) -> str:
-    """Name what is left out that is finer than blocks; empty where there is nothing."""
+    """Name the finer units that are left out; empty if there are none."""
     if variant.cutoff is not None:
         return f"cutoff {variant.cutoff:g} Å"
     return f"without {variant.without}" if variant.without else ""
@@ -61,5 +61,5 @@ def blocks(count: int) -> str:
 
 
 def spelled(count: int) -> str:
-    """Write a small number as a word that begins a sentence."""
+    """Write a small number as a capitalised word."""
     return _COUNTS[count] if count < len(_COUNTS) else str(count)

@@ -50,7 +50,7 @@ FITS: dict[Strategy, tuple[Literal["sliced", "least-squares", "least-squares-for
     "hand-over": ("sliced", True),
     "hand-over-forces": ("least-squares-forces", True),
 }
-"""Strategies that look at calibration structures → how they re-align the readout, and whether they hand over."""
+"""Strategies that use calibration structures → how they re-align the readout, and whether they hand over."""
 
 _BLOCK = re.compile(r"block (\d+)")
 
@@ -103,18 +103,18 @@ class DownstreamOptions(_Options):
 class SpeedOptions(_Options):
     """How the efficiency table is measured."""
 
-    structures: str = Field(default="mof5", description="a built-in structure, or a file of which the first is taken")
-    task: str | None = Field(default=None, description="whose graphs and heads; none: the model's first task")
+    structures: str = Field(default="mof5", description="a built-in structure, or a file, of which the first is used")
+    task: str | None = Field(default=None, description="task whose graphs and heads are used; none: the model's first")
     mode: Literal["energy", "forces"] = Field(default="forces", description="energy: predictions without forces")
     repeats: int = Field(default=10, ge=1)
 
 
 class ValidateOptions(_Options):
-    """How the physics of every variant is checked, the full model by itself and the others against it."""
+    """How the physics of every variant is checked, the full model alone and the others against it."""
 
     checks: tuple[str, ...] = Field(default=("quick",), min_length=1, description="quick, full, or names of checks")
     structures: tuple[str, ...] = Field(default=(), description="files or datasets; none: built-in ones")
-    task: str | None = Field(default=None, description="whose energy; none: the model's first task")
+    task: str | None = Field(default=None, description="task whose energy is checked; none: the model's first")
 
     @field_validator("checks")
     @classmethod
@@ -141,7 +141,7 @@ class StudyOptions(_Options):
         "numbers, as in block 3; several of one cut: block 3,angles 1",
     )
     cutoffs: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(), description="shorter cutoffs in Å with all blocks, not re-aligned; distilled as they are"
+        default=(), description="shorter cutoffs in Å with all blocks, not re-aligned, possibly distilled"
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     realign: tuple[Realign, ...] = Field(default=("sliced", "random", "least-squares"), min_length=1)
@@ -151,7 +151,7 @@ class StudyOptions(_Options):
     downstream: tuple[DownstreamOptions, ...] = Field(default=())
     speed: SpeedOptions | None = Field(default=SpeedOptions(), description="none: no efficiency table")
     validate_physics: ValidateOptions | None = Field(default=None, description="none: the physics is not checked")
-    accelerator: Literal["cpu", "gpu", "auto"] = Field(default="cpu", description="where all cells compute")
+    accelerator: Literal["cpu", "gpu", "auto"] = Field(default="cpu", description="device of all cells")
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyOptions":
@@ -191,7 +191,7 @@ class StudyOptions(_Options):
 
     @property
     def of_cutoffs(self) -> tuple[Strategy, ...]:
-        """The strategies of shorter cutoffs: as they are and, where there is distillation, distilled from that."""
+        """The strategies of shorter cutoffs: unchanged and, with distillation, distilled from that."""
         return ("sliced",) if self.distill is None else ("sliced", "distilled")
 
     @property

@@ -1,4 +1,4 @@
-"""What a study is about, by content: its model and its data, so that it never mixes cells of two."""
+"""The identity of a study by content: its model and its data, so that it never mixes cells of two."""
 
 import json
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from atomslim.models.metadata import checksum
 from atomslim.study.options import StudyOptions
 
 NOTE = "origin.json"
-"""File in a study's folder that says what its cells are of."""
+"""File in a study's folder that identifies its model and data."""
 
 
 def study_origin(options: StudyOptions, folder: Path) -> dict[str, Any]:
-    """Return checksums of a study's model and data, those of data included that only earlier cells were about.
+    """Return checksums of a study's model and data, including data of earlier cells.
 
-    Raises ConfigError if the folder's cells are of other contents.
+    Raises ConfigError if the folder's cells have other inputs.
     """
     before = _noted(folder)
     now = {"models": _model(options), "data": dict(_data(options))}
@@ -27,7 +27,7 @@ def study_origin(options: StudyOptions, folder: Path) -> dict[str, Any]:
             if before.get(kind, {}).get(name, value) != value:
                 what = "the model" if kind == "models" else f"the data {name}"
                 raise ConfigError(
-                    f"{folder}: holds cells of another content: {what} has changed since: give the same, or name "
+                    f"{folder}: holds cells with other inputs: {what} has changed since: give the same, or name "
                     "another folder"
                 )
     return {kind: {**before.get(kind, {}), **found} for kind, found in now.items()}
@@ -51,7 +51,7 @@ def _model(options: StudyOptions) -> dict[str, str]:
 
 
 def _data(options: StudyOptions) -> Iterator[tuple[str, str]]:
-    """Give names and checksums of what is there; cells say what is not."""
+    """Give names and checksums of existing inputs; cells report missing ones."""
     named = [(name, task.options) for task in options.mix for name in (task.data, task.validation_data, task.test_data)]
     named += [
         (name, dict(part.finetune.get("options", {})))
@@ -68,7 +68,7 @@ def _data(options: StudyOptions) -> Iterator[tuple[str, str]]:
 
 
 def _content(name: str, options: dict[str, str]) -> str | None:
-    """Return the checksum of a dataset's files; a container knows that of those it was made from."""
+    """Return the checksum of a dataset's files; for a container, that of its source."""
     source = resolve(name, options=options)
     if source.container is not None:
         container = Container(source.container)

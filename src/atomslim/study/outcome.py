@@ -1,4 +1,4 @@
-"""What a run of fine-tuning came to: errors of its best model, its price, and its learning curve."""
+"""The outcome of a fine-tuning run: errors of its best model, its cost, and its learning curve."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _PRICE = ("parameters", "steps", "epochs", "training_seconds")
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Return the best model's errors on the test set (on the validation set where there is none), and what it took.
+    """Return the best model's errors on the test set (on the validation set where there is none), and its cost.
 
     `curve` has a row for each validation: seconds of training, steps, and target → error: the mean absolute one, or of
     labels of 0 and 1 what `ClassErrors.error` is, which then replaces `mae` and is named by `unit`.

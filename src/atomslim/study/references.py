@@ -1,4 +1,4 @@
-"""Gives a model the per-element reference energies that its file does not hold."""
+"""Gives a model the per-element reference energies that its file lacks."""
 
 from collections.abc import Sequence
 
@@ -18,17 +18,17 @@ from atomslim.train.options import TargetOptions, TaskOptions
 from atomslim.train.tasks import spread_over
 
 STRUCTURES = 20_000
-"""Of a dataset, evenly over it: more change linear references of a hundred elements no further."""
+"""Structures of a dataset, evenly spaced: more do not change linear references of a hundred elements."""
 
 
 CORRECTED = 64
-"""Structures that the model predicts, to correct its references by what labels are above predictions."""
+"""Structures that the model predicts, to correct its references by label − prediction."""
 
 
 def with_references(model: BlockModel, mix: Sequence[TaskOptions]) -> BlockModel:
     """Return the model with references fitted where options say ``references: true`` and it has none.
 
-    They are fitted to the labels first, and then by what labels are above predictions. Spreads are the model's own:
+    They are fitted to the labels first, and then by label − prediction. Spreads are the model's own:
     its heads learned with them. Changes outputs.
 
     Raises:
@@ -59,7 +59,7 @@ def _corrected(model: BlockModel, task: Task, samples: list[Sample]) -> Task:
 
 
 def _samples(task: str, options: TaskOptions, count: int) -> list[Sample]:
-    """Return structures of a task's data, evenly over it."""
+    """Return structures of a task's data, evenly spaced."""
     return spread_over(TaskData(task, opened(options.data, options.options), ("energy",)), count)
 
 
@@ -77,7 +77,7 @@ def _target(task: str, target: Target, wanted: TargetOptions | None, options: Ta
     if not wanted.references or target.references:
         return target
     if isinstance(wanted.references, str):
-        raise ConfigError(f"mix, task {task}: references of {target.name}: say true; others' are for pre-training")
+        raise ConfigError(f"mix, task {task}: references of {target.name}: use true; other tasks' are for pre-training")
     labelled = (sample for sample in _samples(task, options, STRUCTURES) if target.name in sample.targets)
     scale = fit(labelled, [target.name], [target.name]).targets[target.name]
     return target.model_copy(update={"references": scale.references, "mean": scale.mean})

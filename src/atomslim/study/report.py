@@ -22,13 +22,13 @@ from atomslim.study.summary import sentences
 
 ABOUT = (
     "Interaction blocks are removed from the end of the model, its readout is re-aligned, and the full model may be "
-    "distilled into the cut one, as in arXiv 2504.19538, whose numbers stand beside ours."
+    "distilled into the pruned one, as in arXiv 2504.19538, whose results are shown beside ours."
 )
 
-BARS = "Bars, where there are several seeds: standard deviation."
+BARS = "Bars: standard deviation, if there are several seeds."
 
 Drawn = dict[str, list[Figure]]
-"""Panels of the figures, by the part of the report that they are in."""
+"""Panels of the figures, by section of the report."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -44,7 +44,7 @@ def write_report(results: Results, folder: Path) -> Path:
 
 
 def all_tables(results: Results) -> list[TextTable]:
-    """Return every table that there is something for."""
+    """Return every table that has data."""
     mix, downstream = bool(results.options.mix), bool(results.options.downstream)
     found = [
         tables.units(results),
@@ -61,7 +61,7 @@ def all_tables(results: Results) -> list[TextTable]:
 
 
 def _drawn(results: Results) -> Drawn:
-    """Draw every figure that there is something for."""
+    """Draw every figure that has data."""
     drawn: Drawn = {}
     if results.relevance is not None:
         drawn["relevance"] = figures.relevance(results.relevance)
@@ -77,7 +77,7 @@ def _drawn(results: Results) -> Drawn:
 
 
 def _saved(panel: Figure, folder: Path, name: str) -> str:
-    """Save a panel as a file of its own, and return what Markdown shows it with."""
+    """Save a panel as a separate file, and return its Markdown."""
     title = panel.axes[0].get_title()
     words = re.findall(r"\w+", title)
     path = folder / "figures" / f"{'-'.join([name, *words])}.png"
@@ -123,8 +123,8 @@ def _relevance(drawn: Drawn) -> Iterator[str]:
         yield page.heading("How much each block matters")
         yield page.pictures(
             drawn["relevance"],
-            "GradCAM scores of the blocks' features (node: of atoms, edge: of pairs), as shares of their sum; emb. is "
-            "the embedding, which is never removed. Bars, where there are several batches: standard error over them. "
+            "GradCAM scores of the blocks' features (node: of atoms, edge: of pairs), as fractions of their sum; emb. "
+            "is the embedding, which is never removed. Bars: standard error, if there are several batches. "
             "In the paper's Fig. 2, scores of JMP-L fall with depth: block 6 lowest, block 5 next.",
         )
 
@@ -170,7 +170,7 @@ def _downstream(results: Results, drawn: Drawn) -> Iterator[str]:
 
 
 def _sample(results: Results) -> Iterator[str]:
-    """Show one of the structures that errors are of, or else that speed is measured on."""
+    """Show one of the validation structures, or else the one for timing."""
     sample, speed = results.sample, results.options.speed
     if sample is not None:
         atoms, where = Atoms(**sample["atoms"]), f"a validation structure of {sample['task']}"

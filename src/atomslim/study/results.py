@@ -1,4 +1,4 @@
-"""What a study found, gathered from its cells: errors by strategy, blocks and seed."""
+"""The results of a study, gathered from its cells: errors by strategy, blocks and seed."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,13 @@ MILLI = 1000.0
 FULL = "full"
 
 MEASURES = ("1 − ROC-AUC", "log loss")
-"""Errors of labels of 0 and 1, which stand where units would."""
+"""Metrics of binary labels, used where units would be."""
 
 _LOST = 1.01
-"""Where slicing adds less than a hundredth to the error, there is nothing to win back."""
+"""If slicing adds less than a hundredth to the error, there is nothing to recover."""
 
 _NO_BETTER = 0.98
-"""Share of the error of predicting the mean from which on a model is no better than that."""
+"""Fraction of the error of predicting the mean above which a model is no better than that."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Spread:
         return cls(mean(found), stdev(found) if len(found) > 1 else None, len(found))
 
     def __str__(self) -> str:
-        """Write it with three digits that count, and the deviation beside it."""
+        """Write it with three significant digits, and the deviation."""
         return number(self.mean) if self.deviation is None else f"{number(self.mean)} ± {number(self.deviation, 2)}"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the model smaller, by blocks or finer; without any of it, the full model."""
+    """One way to make the model smaller, by blocks or finer units; with none, the full model."""
 
     strategy: Strategy
     blocks: int | None
@@ -80,9 +80,9 @@ class Curve:
 
 
 class Results:
-    """Everything that the finished cells of a study found.
+    """The results of all finished cells of a study.
 
-    Errors of energies and forces are in milli-units (meV, meV/Å), others as the dataset has them.
+    Errors of energies and forces are in milli-units (meV, meV/Å), others in the dataset's units.
     """
 
     def __init__(self, board: Board, options: StudyOptions) -> None:
@@ -95,19 +95,19 @@ class Results:
 
     @property
     def blocks(self) -> int | None:
-        """Blocks of the full model, where the relevance or the efficiency cell has counted them."""
+        """Blocks of the full model, if the relevance or the efficiency cell has counted them."""
         if self.relevance is not None:
             return len(self.relevance["blocks"]) - 1
         return None if self.speed is None else max(map(int, self.speed["models"]))
 
     @property
     def variants(self) -> list[Variant]:
-        """The full model and every cut of it, as the pre-training table has them."""
+        """The full model and every cut of it, as in the pre-training table."""
         return [FULL_MODEL, *self._of_blocks(self._strategies), *self.finer]
 
     @property
     def finer(self) -> list[Variant]:
-        """Cuts by what they leave out, with what is for them of all strategies; shorter cutoffs are not re-aligned."""
+        """Cuts by what they leave out, with the strategies that apply; shorter cutoffs are not re-aligned."""
         return self._finer_by(self._strategies, self.options.of_cutoffs)
 
     def _finer_by(self, strategies: Sequence[Strategy], of_cutoffs: Sequence[Strategy]) -> list[Variant]:
@@ -164,13 +164,13 @@ class Results:
         return Spread.of(100 * error["rmse"] / none for error in found if error) if none else None
 
     def growth(self, variant: Variant) -> float | None:
-        """Return how many times the full model's force error a variant has: the geometric mean over tasks."""
+        """Return a variant's force error relative to the full model's: the geometric mean over tasks."""
         pairs = [(self.reduced(FULL_MODEL, task), self.reduced(variant, task)) for task in self.tasks]
         ratios = [own.mean / full.mean for full, own in pairs if full is not None and own is not None and full.mean]
         return geometric_mean(ratios) if ratios else None
 
     def recovered(self, variant: Variant, task: str) -> float | None:
-        """Return the share of what slicing lost that a variant wins back: 1 is the full model, 0 the sliced one."""
+        """Return the fraction of the loss from slicing that a variant recovers: 1 for the full model, 0 if sliced."""
         values = [self.reduced(one, task) for one in (FULL_MODEL, variant.sliced, variant)]
         if any(value is None for value in values):
             return None
@@ -196,11 +196,11 @@ class Results:
         ]
 
     def unit(self, downstream: DownstreamOptions) -> str:
-        """Return the unit of a dataset's errors as they are shown; empty while nothing is finished."""
+        """Return the displayed unit of a dataset's errors; empty while nothing is finished."""
         return next((_shown_unit(error["unit"]) for error in self._tuned_errors(downstream)), "")
 
     def quantity(self, downstream: DownstreamOptions) -> str:
-        """Name what a dataset's error is: the target with its unit, or what is measured of labels of 0 and 1."""
+        """Name a dataset's error: the target with its unit, or the metric of binary labels."""
         unit = self.unit(downstream)
         return f"{unit}, {downstream.target}" if unit in MEASURES else f"MAE, {downstream.target} ({unit})"
 
@@ -210,13 +210,13 @@ class Results:
         return next((float(error["mean"] * _factor(error["unit"])) for error in known), None)
 
     def nothing_learned(self, downstream: DownstreamOptions) -> bool:
-        """Say whether not one model is clearly better than predicting the mean, both on the validation set."""
+        """Say whether no model is clearly better than predicting the mean, both on the validation set."""
         known = [error for error in self._tuned_errors(downstream) if error.get("mean") is not None]
         return bool(known) and all(error["validation"] > _NO_BETTER * error["mean"] for error in known)
 
     @staticmethod
     def axis(downstream: DownstreamOptions) -> Literal["seconds", "step"]:
-        """Name what a dataset's fine-tuning was given: wall clock, or steps, which tell the same on any machine."""
+        """Name the budget of a dataset's fine-tuning: wall-clock time, or steps, which are machine-independent."""
         return "seconds" if downstream.finetune.get("budget") else "step"
 
     def curves(self, downstream: DownstreamOptions) -> list[Curve]:
@@ -233,7 +233,7 @@ class Results:
 
     @property
     def relevance(self) -> dict[str, Any] | None:
-        """What the relevance cell found."""
+        """The result of the relevance cell."""
         return self.board.result(Cell("relevance"))
 
     @property
@@ -244,21 +244,21 @@ class Results:
 
     @property
     def speed(self) -> dict[str, Any] | None:
-        """What the efficiency cell found."""
+        """The result of the efficiency cell."""
         return self.board.result(Cell("speed"))
 
     @property
     def speed_up(self) -> dict[int, Gain]:
-        """Return how many times as fast as the full model a cut one is, by blocks."""
+        """Return speed-ups over the full model, by blocks."""
         rows = {} if self.speed is None else self.speed["models"]
         return {int(blocks): Gain.read(row["speed-up"]) for blocks, row in rows.items() if "speed-up" in row}
 
     def gain(self, variant: Variant) -> Gain | None:
-        """Return how many times as fast as the full model a variant is."""
+        """Return the speed-up of a variant over the full model."""
         return self.speed_up.get(variant.blocks) if variant.blocks is not None else self.finer_speed_up(variant)
 
     def finer_speed_up(self, variant: Variant) -> Gain | None:
-        """Return how many times as fast as the full model a cut is that is finer than blocks."""
+        """Return the speed-up of a cut finer than blocks over the full model."""
         rows = {} if self.speed is None else self.speed.get("finer", {})
         row = rows.get(variant.without or str(variant.cutoff))
         return None if row is None else Gain.read(row["speed-up"])
@@ -269,7 +269,7 @@ class Results:
         return int(found[0]["parameters"]) if found else None
 
     def physics(self, variant: Variant) -> dict[str, str]:
-        """Return what the checks of a variant's physics say, by check; empty while they are not made."""
+        """Return the outcomes of a variant's physics checks, by check; empty until they are made."""
         seed = 0 if variant == FULL_MODEL else self.options.seeds[0]
         cell = Cell("validate", variant.strategy, variant.blocks, seed, without=variant.without, cutoff=variant.cutoff)
         found = self.board.result(cell) or {}

@@ -1,13 +1,13 @@
-"""Runs the cells of a study, each once: in one process, in several, or as many jobs of a cluster on one folder.
+"""Runs the cells of a study, each once: in one process, in several, or as several cluster jobs on one folder.
 
-Every cell has a folder with a lock that the process which works on it holds; the lock falls with the process, so that
-a killed study goes on where it was. A finished cell has `result.json`, a failed one `error.txt`; a failure stops no
+Every cell has a folder with a lock that the process working on it holds; the lock ends with the process, so that a
+killed study continues where it stopped. A finished cell has `result.json`, a failed one `error.txt`; a failure stops no
 other cell.
 
 | file | what |
 |---|---|
 | config.yaml, versions.json | the study |
-| cells/NAME/result.json | what the cell found |
+| cells/NAME/result.json | the cell's result |
 | cells/NAME/error.txt | why it failed; it is tried again when the study is started again |
 """
 
@@ -45,7 +45,7 @@ class Board:
         return self.folder / "cells" / cell.name
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
-        """Return what a cell found, or None if it is not finished."""
+        """Return a cell's result, or None if it is not finished."""
         path = self.folder_of(cell) / "result.json"
         if not path.is_file():
             return None
@@ -53,12 +53,12 @@ class Board:
         return found
 
     def error(self, cell: Cell) -> str:
-        """Return why a cell failed in one line, or an empty text."""
+        """Return why a cell failed in one line, or an empty string."""
         path = self.folder_of(cell) / "error.txt"
         return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
 
     def state(self, cell: Cell) -> State:
-        """Say how far a cell is; blocked: the one it needs has failed."""
+        """Return a cell's state; blocked: the one it needs has failed."""
         if (self.folder_of(cell) / "result.json").is_file():
             return "done"
         if self.error(cell):
@@ -69,11 +69,11 @@ class Board:
         return "waiting" if needs is not None and self.state(needs) != "done" else "running"
 
     def states(self) -> dict[Cell, State]:
-        """Say how far every cell is; cells that nobody has begun count as running."""
+        """Return the state of every cell; cells that nobody has started count as running."""
         return {cell: self.state(cell) for cell in self.cells}
 
     def forget_errors(self) -> None:
-        """Let failed cells be tried again, unless another process is at work on them."""
+        """Let failed cells be tried again, unless another process is working on them."""
         for cell in self.cells:
             with locked(self.folder_of(cell)) as held:
                 if held:
@@ -83,7 +83,7 @@ class Board:
 def run_cells(board: Board, work: Work, *, wait: bool = True, say: Callable[[str], None] = print) -> None:
     """Work on cells until every one is done, has failed, or cannot be done.
 
-    Where other processes hold all that is left, it waits for them, or stops if it is not to ``wait``.
+    If other processes hold all remaining cells, it waits for them, or stops unless ``wait``.
     """
     while True:
         states = board.states()
@@ -97,17 +97,17 @@ def run_cells(board: Board, work: Work, *, wait: bool = True, say: Callable[[str
 
 
 def _attempt(board: Board, cell: Cell, work: Work, say: Callable[[str], None]) -> bool:
-    """Do a cell if nobody else does; return whether it was done here."""
+    """Compute a cell if nobody else does; return whether it was done here."""
     cell_folder = board.folder_of(cell)
     with locked(cell_folder) as held:
         if not held or board.state(cell) != "running":
             return False
         start = time.perf_counter()
         tidy(cell_folder)
-        say(f"{cell.name}: begins")
+        say(f"{cell.name}: started")
         try:
             result = work(cell, cell_folder)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other cells continue
             _write(cell_folder / "error.txt", _reason(error))
             say(f"{cell.name}: failed: {_reason(error).partition(chr(10))[0]}")
         else:

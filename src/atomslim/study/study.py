@@ -21,7 +21,7 @@ from atomslim.threads import shared_among
 from atomslim.train.run_folder import RunFolder, require_own
 
 _ADDED = ("title", "blocks", "without", "cutoffs", "seeds", "realign", "speed", "validate_physics", "accelerator")
-"""Options that may change while a study goes on: they add cells, and leave the results of others as they are."""
+"""Options that may change during a study: they add cells, without changing the results of others."""
 
 OWN = ("config.yaml", "versions.json", NOTE, "cells", "figures", "report.html", "report.md", "results.json")
 """Names in a study's folder."""
@@ -42,8 +42,8 @@ def run_study(
     waited for (unless ``wait`` is false): start as many processes or jobs on one folder as there are machines.
 
     Raises:
-        ConfigError: the folder holds another study, or files that are of none; or there is no model file.
-        KeyboardInterrupt: Ctrl-C; what is finished, and a run's last step, are kept.
+        ConfigError: the folder holds another study, or unrelated files; or there is no model file.
+        KeyboardInterrupt: Ctrl-C; finished cells, and a run's last step, are kept.
 
     """
     board = Board(Path(output), cells_of(options))
@@ -56,7 +56,7 @@ def run_study(
         try:
             with _helpers(options, board, processes - 1):
                 _work(options, board, wait=wait, say=say)
-        except KeyboardInterrupt:  # whose text is of the run in a cell
+        except KeyboardInterrupt:  # its message is about the run in a cell
             raise KeyboardInterrupt(f"{output}: interrupted: start the study again, and it continues") from None
     results = Results(board, options)
     write_report(results, board.folder)
@@ -80,7 +80,7 @@ def begin(options: StudyOptions, folder: Path) -> None:
 
 
 def _fixed(options: dict[str, Any]) -> dict[str, Any]:
-    """Return by name what the results of cells depend on; the model counts by its content, see `study_origin`."""
+    """Return by name what the results of cells depend on; the model is identified by content, see `study_origin`."""
     left_out = (*_ADDED, "model", "distill", "downstream")
     fixed = {name: value for name, value in options.items() if name not in left_out}
     if options["distill"] is not None:
@@ -104,7 +104,7 @@ def _helpers(options: StudyOptions, board: Board, count: int) -> Iterator[None]:
         yield
     except BaseException:
         for helper in helpers:
-            helper.terminate()  # a training saves its step first
+            helper.terminate()  # training saves its step first
         raise
     finally:
         for helper in helpers:

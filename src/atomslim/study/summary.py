@@ -1,4 +1,4 @@
-"""What a study found, in a few plain sentences made from its numbers."""
+"""A summary of a study in a few sentences."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from atomslim.validation.columns import failed
 
 
 def sentences(results: Results) -> list[str]:
-    """Say what was cut, what it cost, what it gained, which blocks matter least, and how much of the study is done."""
+    """Say what was removed, its cost and gain, which blocks matter least, and how much of the study is done."""
     found = [_cut(results, count) for count in results.options.blocks]
     found += [_finer(results, name) for name in dict.fromkeys(map(finer, results.finer))]
     found += [_tuned(results, part) for part in results.options.downstream]
@@ -34,7 +34,7 @@ def _cut(results: Results, count: int) -> str:
 
 
 def _speed(gain: Gain) -> str:
-    """Say how much faster a cut runs; of a busy machine, only what FLOPs suggest."""
+    """Say how much faster a cut runs; on a busy machine, only what FLOPs suggest."""
     if gain.reliable:
         return f"run {gain.median:.2g} times as fast"
     return (
@@ -57,7 +57,7 @@ def _finer(results: Results, name: str) -> str:
 
 
 def _costs(results: Results, variants: Sequence[Variant]) -> str:
-    """Say how the force error grows with every strategy; a random layer that is not trained yet says nothing."""
+    """Say how the force error grows with every strategy; a random layer before training is left out."""
     chosen = [one for one in variants if one.strategy != "random"]
     if len(results.tasks) != 1:
         factors = [(one, results.growth(one)) for one in chosen]
@@ -75,7 +75,7 @@ def _costs(results: Results, variants: Sequence[Variant]) -> str:
 
 
 def _tuned(results: Results, part: DownstreamOptions) -> str:
-    """Say what the best variant of every size reaches on a dataset."""
+    """Say what the best variant of every size achieves on a dataset."""
     found = [(one, error.mean) for one in results.tuned_variants(part) if (error := results.tuned(part, one))]
     best: dict[Any, tuple[Variant, float]] = {}
     for variant, value in found:
@@ -99,7 +99,7 @@ def _reached(variant: Variant, error: float) -> str:
 
 
 def _physics(results: Results) -> Iterator[str]:
-    """Say which variants fail checks of physics that the full model passes."""
+    """Say which variants fail physics checks that the full model passes."""
     found = {one: set(failed(outcomes)) for one in results.variants if (outcomes := results.physics(one))}
     if not found:
         return

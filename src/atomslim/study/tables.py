@@ -22,11 +22,11 @@ _STATES: dict[State, str] = {
 
 _MODES = {"energy": "energies without forces", "forces": "energies and forces"}
 
-_SEEDS = "± is the standard deviation over seeds; a number without it is of one run."
+_SEEDS = "± is the standard deviation over seeds; a number without it is from one run."
 
 
 def units(results: Results) -> TextTable | None:
-    """Relevance of what is finer than blocks; None where there is nothing or it was not measured."""
+    """Relevance of finer units; None if there are none or it was not measured."""
     found = (results.relevance or {}).get("units", {})
     scores = found.get("mix", {})
     if not scores:
@@ -36,8 +36,8 @@ def units(results: Results) -> TextTable | None:
         for index, unit in enumerate(found["names"])
     ]
     return TextTable(
-        "What is finer than blocks",
-        "By gradients, shares of the sum over blocks, on top of theirs; leave-out: relative change of the errors.",
+        "Finer units",
+        "By gradients, fractions of the sum over blocks, added to theirs; leave-out: relative change of the errors.",
         ("unit", *(SCORES[name] for name in scores)),
         tuple(rows),
     )
@@ -53,7 +53,7 @@ def pretraining(results: Results) -> TextTable:
     if any(nothing):
         rows.append(("no forces at all", "", *map(_text, nothing)))
     return TextTable(
-        "Cutting and distilling, on the pre-training tasks",
+        "Pruning and distillation, on the pre-training tasks",
         f"Force MAE in meV/Å on the validation sets. {_SEEDS} {PAPER}",
         ("variant", "M parameters", *results.tasks),
         tuple(rows),
@@ -61,7 +61,7 @@ def pretraining(results: Results) -> TextTable:
 
 
 def shares(results: Results) -> TextTable | None:
-    """Force errors as shares of the forces, beside the speed that they buy; None while neither is known."""
+    """Relative force errors, beside the speed-up; None while neither is known."""
     rows = []
     for variant in results.variants[1:]:
         found = [results.share(variant, task) for task in results.tasks]
@@ -70,16 +70,16 @@ def shares(results: Results) -> TextTable | None:
     if not rows:
         return None
     return TextTable(
-        "What the speed costs",
-        "Root mean square error of forces on the validation sets, in per cent of that of predicting no forces, beside "
-        f"how many times as fast the cut is. {_SEEDS}",
+        "Error against speed",
+        "Root mean square error of forces on the validation sets, in per cent of that of predicting no forces, and "
+        f"the speed-up of the cut. {_SEEDS}",
         ("variant", "speed-up", *results.tasks),
         tuple(rows),
     )
 
 
 def growth(results: Results) -> TextTable:
-    """Force errors relative to the full model's, ours and the paper's, and what is won back."""
+    """Force errors relative to the full model's, ours and the paper's, and the fraction recovered."""
     comparable = results.blocks in {None, paper.BLOCKS}
     rows = []
     for variant in results.variants[1:]:
@@ -87,11 +87,11 @@ def growth(results: Results) -> TextTable:
         shares = (_percent(results.recovered(variant, task)) for task in results.tasks)
         rows.append((label(variant), _times(results.growth(variant)), _times(theirs), *shares))
     return TextTable(
-        "What a cut costs, and what is won back",
+        "The cost of a cut, and the fraction recovered",
         "Force error as a multiple of the full model's (geometric mean over tasks), here and in the paper's Table 1 "
-        "(JMP-L on its own data, so compare the trend); then the share of what slicing added that a variant takes "
-        "away again: 100 % is the full model, 0 % the sliced one, negative is worse.",
-        ("variant", "× full, here", "× full, paper", *(f"won back, {task}" for task in results.tasks)),
+        "(JMP-L on its own data, so compare the trend); then the fraction of what slicing added that a variant "
+        "removes again: 100 % is the full model, 0 % the sliced one, negative is worse.",
+        ("variant", "× full, here", "× full, paper", *(f"recovered, {task}" for task in results.tasks)),
         tuple(rows),
     )
 
@@ -118,7 +118,7 @@ def downstream(results: Results) -> TextTable:
     variants = dict.fromkeys(variant for part in parts for variant in results.tuned_variants(part))
     rows = [(label(variant), *(_text(results.tuned(part, variant)) for part in parts)) for variant in variants]
     labels = any(results.unit(part) in MEASURES for part in parts)
-    what = "MAE (of labels of 0 and 1, the error that is named)" if labels else "MAE"
+    what = "MAE (for binary labels, the named metric)" if labels else "MAE"
     means = [results.mean_baseline(part) for part in parts]
     if any(means):
         rows.append(
@@ -140,7 +140,7 @@ def downstream(results: Results) -> TextTable:
 
 
 def efficiency(results: Results) -> TextTable | None:
-    """Throughput, FLOPs and parameters by blocks, as in the paper's Table 2; None while they are not measured."""
+    """Throughput, FLOPs and parameters by blocks, as in the paper's Table 2; None until they are measured."""
     found = results.speed
     if found is None:
         return None
@@ -176,7 +176,7 @@ def efficiency(results: Results) -> TextTable | None:
 
 
 def physics(results: Results) -> TextTable | None:
-    """What the checks of physics say of each variant, beside its errors; None while none are made."""
+    """Outcomes of the physics checks of each variant, beside its errors; None until some are made."""
     rows = {}
     for variant in results.variants:
         if found := results.physics(variant):
@@ -184,7 +184,7 @@ def physics(results: Results) -> TextTable | None:
             rows[label(variant)] = size | found
     if not rows:
         return None
-    note = f"The full model by itself, the others against it; the first seed. {NOTE}"
+    note = f"The full model alone, the others against it; the first seed. {NOTE}"
     return replace(column_table(rows, "variant", note), title="Where it stops being physical")
 
 
@@ -208,14 +208,14 @@ def _paper_efficiency(blocks: int) -> tuple[str, str, str, str]:
 
 
 def _steps(results: Results, part: DownstreamOptions) -> str:
-    """Say how many steps a budget of wall clock was."""
+    """Say how many steps a wall-clock budget was."""
     found = [(label(one), results.steps(part, one)) for one in results.tuned_variants(part)]
     told = [f"{name} {' and '.join(map(str, steps))}" for name, steps in found if steps]
     return f"Steps in {part.finetune['budget']} on {part.name}: {'; '.join(told)}." if told else ""
 
 
 def _long_recipe(part: DownstreamOptions, unit: str) -> str:
-    """Return what the whole JMP-L reaches on a dataset, if that is known in the same unit."""
+    """Return the error of the whole JMP-L on a dataset, if known in the same unit."""
     name = part.data.partition("@")[0]
     value, known = paper.LONG_RECIPE.get(name, (0.0, ""))
     return f"{value:g}" if known and known == unit else ""

@@ -1,4 +1,4 @@
-"""What the cells of a study do, in terms of the rest of the package."""
+"""The work of a study's cells, in terms of the rest of the package."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -40,14 +40,14 @@ from atomslim.validation.run import validate
 
 
 class Workshop:
-    """Does cells; what several of them need is opened once."""
+    """Computes cells; shared inputs are opened once."""
 
     def __init__(self, options: StudyOptions, folder: Path) -> None:
         self.options, self.folder = options, folder
 
     @cached_property
     def device(self) -> torch.device:
-        """Where models are; raises ConfigError without a CUDA device where one is asked for."""
+        """Device of models; raises ConfigError if a CUDA device is asked for and missing."""
         wanted, there = self.options.accelerator, torch.cuda.is_available()
         if wanted == "gpu" and not there:
             raise ConfigError("accelerator gpu: no CUDA device is available to torch here: use cpu or auto")
@@ -55,9 +55,9 @@ class Workshop:
 
     @cached_property
     def full(self) -> BlockModel:
-        """The full model, its energies relative to references where the options ask for them and the file has none.
+        """The full model, with references for its energies if the options ask for them and the file has none.
 
-        Raises ConfigError for another model than the study began with.
+        Raises ConfigError if the model has changed since the study started.
         """
         loaded = load(self.options.model_path, device=self.device)
         require_same_model(self.options, self.folder)
@@ -65,11 +65,11 @@ class Workshop:
 
     @cached_property
     def tasks(self) -> list[LearningTask]:
-        """The pre-training tasks, split as the options say; targets and scales are the model's."""
+        """The pre-training tasks, split as in the options; targets and scales are the model's."""
         return [self._task(options) for options in self.options.mix]
 
     def samples(self, part: Literal["train", "validation"], count: int) -> dict[str, list[Sample]]:
-        """Return structures of every task's set, evenly over it."""
+        """Return structures of every task's set, evenly spaced."""
         return {task.name: spread_over(task.part(part), count) for task in self.tasks}
 
     def do(self, cell: Cell, cell_folder: Path) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Workshop:
         return {"outcomes": outcomes(found), "sentence": found.sentence()}
 
     def _run(self, cell_folder: Path) -> dict[str, Any]:
-        """Return what all runs have in common; one that was cut short goes on."""
+        """Return what all runs have in common; an interrupted one continues."""
         run = cell_folder / "run"
         resumed = (run / "state.pt").is_file()
         accelerator = "gpu" if self.device.type == "cuda" else "cpu"
@@ -184,7 +184,7 @@ class Workshop:
         return self._cut(cell)
 
     def _known(self, cell: Cell) -> str:
-        """Say what a cell's model is made from: made again with other threads, its last digits may differ."""
+        """Identify how a cell's model was made: with other threads, its last digits may differ."""
         seed = cell.seed if cell.strategy == "random" else 0
         finer = f" without {cell.without}" if cell.without else ""
         finer += "" if cell.cutoff is None else f" within {cell.cutoff:g} Å"
@@ -211,7 +211,7 @@ class Workshop:
         return keep_blocks(self.full, kept, **how)
 
     def _kept(self, without: str) -> list[int]:
-        """Return the numbers of the blocks that stay; raises ConfigError for leaving out one that is not there."""
+        """Return the numbers of the kept blocks; raises ConfigError for leaving out one that does not exist."""
         gone, there = blocks_of(without), self.full.block_ids
         missing = [number for number in gone if number not in there]
         if missing:

@@ -18,14 +18,14 @@ Set = Literal["quick", "full"]
 SETS = get_args(Set)
 
 Made = Kind | Literal["labels", "end points"]
-"""What a check is made on: a kind of structure, labelled structures, or two end points."""
+"""What a check applies to: a kind of structure, labelled structures, or two end points."""
 
 OTHER_KINDS = frozenset(("labels", "end points"))
-"""What is not a kind of structure."""
+"""Subjects that are not a kind of structure."""
 
 
 class Bar(BaseModel):
-    """What a number must keep to."""
+    """The bar of a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class Check(BaseModel):
     measure: str = Field(description="module and function that measures")
     contrast: str | None = Field(default=None, description="module and function that compares two measurements")
     kinds: tuple[Made, ...]
-    only: str | None = Field(default=None, description="the one built-in structure it is made on")
+    only: str | None = Field(default=None, description="the one built-in structure it applies to")
     definition: str
     means: str
     source: str
@@ -54,11 +54,11 @@ class Check(BaseModel):
     numbers: dict[str, Bar]
 
     def function(self) -> Measure:
-        """Return what measures."""
+        """Return the function that measures."""
         return cast("Measure", _found(self.measure))
 
     def differences(self, model: Measurement, reference: Measurement) -> dict[str, float]:
-        """Return the numbers that only two measurements give."""
+        """Return the numbers that need two measurements."""
         return {} if self.contrast is None else cast("Contrast", _found(self.contrast))(model, reference)
 
     @property
@@ -76,7 +76,7 @@ class Check(BaseModel):
 
 
 class Verdict(BaseModel):
-    """One number of one check on one structure, judged where there is a bar; ``passed`` is None where not."""
+    """One number of one check on one structure, judged if there is a bar; ``passed`` is None without one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -90,10 +90,10 @@ class Verdict(BaseModel):
     bar: float | None = None
     passed: bool | None = None
     relative: bool = False
-    """Whether difference and bar are shares of the reference."""
+    """Whether difference and bar are relative to the reference."""
 
     def amounts(self, digits: int = 3) -> tuple[str, str]:
-        """Return what was held against the bar, and the bar, in per cent where they are shares."""
+        """Return the judged value and its bar, in per cent if they are relative."""
         value = self.value if self.difference is None else self.difference
         factor, unit = (100, " %") if self.relative and self.difference is not None else (1, "")
         return f"{factor * value:.{digits}g}{unit}", f"{factor * (self.bar or 0.0):g}{unit}"
@@ -107,13 +107,13 @@ def checks() -> dict[str, Check]:
 
 
 Chosen: TypeAlias = tuple[Check, Set]
-"""A check, and the set whose settings it has."""
+"""A check, and the set whose settings it uses."""
 
 
 def chosen_checks(names: str | Sequence[str]) -> list[Chosen]:
     """Return the checks of sets, quick or full, and those of these names with full settings, each once.
 
-    Raises ConfigError for a name that there is not, or for none.
+    Raises ConfigError for an unknown name, or for none.
     """
     found: dict[str, Chosen] = {}
     for name in (names,) if isinstance(names, str) else names:
@@ -131,7 +131,7 @@ def chosen_checks(names: str | Sequence[str]) -> list[Chosen]:
 
 
 def judge(check: Check, structure: str, model: Measurement, reference: Measurement | None) -> list[Verdict]:
-    """Hold the numbers of a check against their bars."""
+    """Compare the numbers of a check with their bars."""
     numbers = dict(model.numbers)
     if reference is not None:
         numbers |= check.differences(model, reference)

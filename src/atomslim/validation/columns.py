@@ -9,8 +9,8 @@ from atomslim.validation.result import Validation
 TITLE = "Is it still usable"
 
 NOTE = (
-    "What `atomslim validate` says: passed, what failed with the number that is over its bar, or that it was not done. "
-    "A check without a bar and without a reference is only measured. The documentation says what each means."
+    "The outcome of `atomslim validate`: passed, failed with the number that exceeds its bar, or not done. "
+    "A check without a bar and without a reference is only measured. The documentation explains each."
 )
 
 
@@ -21,7 +21,7 @@ def outcomes(found: Validation) -> dict[str, str]:
 
 
 def column_table(rows: Mapping[str, Mapping[str, str]], head: str = "model", note: str = NOTE) -> TextTable:
-    """Put outcomes of models beside each other: a row for each model, a column for each check."""
+    """Show outcomes of models side by side: a row for each model, a column for each check."""
     names = list(dict.fromkeys(name for found in rows.values() for name in found))
     cells = tuple((label, *(found.get(name, "") for name in names)) for label, found in rows.items())
     return TextTable(TITLE, note, (head, *names), cells)
@@ -33,7 +33,7 @@ def failed(found: Mapping[str, str]) -> list[str]:
 
 
 def sentence(name: str, found: Mapping[str, str]) -> str:
-    """Say of a model what it passes and where it is no longer usable."""
+    """Say which checks a model passes and which it fails."""
     broken, judged = failed(found), [one for one in found.values() if one.startswith(("passed", "FAILED"))]
     if not judged:
         return f"{name}: no check of its physics could be judged."

@@ -1,4 +1,4 @@
-"""Checks that need no reference: what every energy surface must obey."""
+"""Checks that need no reference: properties of every energy surface."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,26 +25,26 @@ from atomslim.validation.measurement import (
 )
 
 FAR = 60.0
-"""Å between two copies of a molecule that must not feel each other."""
+"""Å: distance at which two copies of a molecule must not interact."""
 
 SHORTEST = 4.0
 """Å: cells with shorter sides are repeated, so that atoms can move against each other."""
 
 SOME_FORCE = 0.5
-"""eV/Å: the norm of all forces below which errors are held against this."""
+"""eV/Å: least norm of all forces to which errors are compared."""
 
 UNEVEN = np.array([[0.5, -0.5, 0.3], [-0.5, 1.5, 0.2], [0.3, 0.2, 1.0]])
-"""By which a cell is squeezed."""
+"""Compression of a cell."""
 
 MINIMUM = 0.05
-"""eV: a dip of a diatomic curve that is shallower than this is not a minimum of its own."""
+"""eV: shallower dips of a diatomic curve do not count as minima."""
 
 
 def forces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Compare forces with central differences of the energy, along the forces themselves and at random.
 
     error = max |−dE/dx − F·d| / |F| over unit vectors d of all atoms' coordinates: the forces, those of each element
-    (held against their own size, or a quarter of all), their sum, and random ones. |F| is `SOME_FORCE` at least.
+    (relative to their own norm, or a quarter of the total), their sum, and random ones. |F| is `SOME_FORCE` at least.
     """
     moved = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
     found = np.asarray(moved.get_forces(), dtype=np.float64)
@@ -61,7 +61,7 @@ def forces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
 
 
 def _directions(forces: FloatArray, numbers: IntArray, count: int) -> list[tuple[FloatArray, float]]:
-    """Return unit vectors and what errors along them are held against."""
+    """Return unit vectors and the norms to which errors along them are compared."""
     size = float(np.linalg.norm(forces))
     random = np.random.default_rng(1).normal(size=(count, *forces.shape))
     total = np.broadcast_to(forces.sum(axis=0), forces.shape)
@@ -75,7 +75,7 @@ def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
     """Compare stress with central differences of the energy by strain: σ = (1/V) dE/dε.
 
     error = max |σ − σ_found| / max |σ| over the six components, of a cell compressed by some per cent, unevenly, so
-    that no two of them are alike.
+    that no two of them are equal.
     """
     squeezed = rattled(repeated(atoms, SHORTEST), settings["rattle"])
     squeezed.set_cell(squeezed.cell @ (np.eye(3) - settings["squeeze"] * UNEVEN), scale_atoms=True)
@@ -84,7 +84,7 @@ def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
     step, slopes = settings["step"], []
     for component in range(6):
         energies = [energy_of(strained(moved, component, sign * step)) for sign in (1, -1)]
-        twice = 2 if component < 3 else 4  # a shear strain stands twice in the tensor
+        twice = 2 if component < 3 else 4  # a shear strain appears twice in the tensor
         slopes.append((energies[0] - energies[1]) / (twice * step) / moved.get_volume())
     return Measurement({"error": float(np.abs(np.array(slopes) - found).max() / np.abs(slopes).max())})
 
@@ -92,7 +92,7 @@ def stress(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurem
 def strained(atoms: Atoms, component: int, strain: float) -> Atoms:
     """Return a copy, with the same calculator, under one component ε of the strain tensor (Voigt's order).
 
-    A shear strain stands in both off-diagonal components of the tensor.
+    A shear strain appears in both off-diagonal components of the tensor.
     """
     row, column = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)][component]
     deformation = np.eye(3)
@@ -105,7 +105,7 @@ def strained(atoms: Atoms, component: int, strain: float) -> Atoms:
 
 
 def symmetry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Turn, shift, renumber and wrap the structure, and ask again: the energy stays, the forces go along."""
+    """Rotate, shift, renumber and wrap the structure, and recompute: energies are invariant, forces transform."""
     start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
     energy, found = energy_of(start), np.asarray(start.get_forces())
     random = np.random.default_rng(2)
@@ -136,7 +136,7 @@ def symmetry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
 
 
 def extensivity(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Double the structure, by a larger cell or by a second copy far away: the energy doubles, forces stay."""
+    """Double the structure, by a larger cell or by a second copy far away: the energy doubles, forces are unchanged."""
     start = with_calculator(rattled(repeated(atoms, SHORTEST), settings["rattle"]), calculator)
     energy, found = energy_of(start), np.asarray(start.get_forces())
     if start.pbc.any():
@@ -156,10 +156,10 @@ def extensivity(calculator: Calculator, atoms: Atoms, settings: Settings) -> Mea
 
 
 def locality(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Disturb one spot and look how far away forces change: nothing is to be felt beyond a distance.
+    """Disturb one spot and measure how far away forces change: nothing should change beyond a distance.
 
     A periodic structure is repeated along its shortest side, and one atom in it moved; a molecule has a second copy
-    beside it, nearer and nearer. Gives the largest change of forces (eV/Å) beyond that distance, and by distance.
+    beside it, at decreasing distance. Gives the largest change of forces (eV/Å) beyond that distance, and by distance.
     """
     start = rattled(repeated(atoms, SHORTEST), settings["rattle"])
     changes = _moved_atom if start.pbc.any() else _second_copy
@@ -177,11 +177,11 @@ def locality(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
 
 
 def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Swell and shake the structure in small equal steps, and look for steps of energy and forces.
+    """Scale and distort the structure in small equal steps, and look for jumps of energy and forces.
 
     All distances change, so that atoms cross cutoffs, and they change unequally, so that neighbours change ranks. Two
-    copies of a molecule, which may be smaller than a cutoff, are drawn apart, too. A step of height J between two
-    points shows as 3J in fourth differences, to which a smooth curve adds next to nothing.
+    copies of a molecule, which may be smaller than a cutoff, are pulled apart, too. A jump J between two
+    points shows as 3J in fourth differences, to which a smooth curve contributes almost nothing.
     """
     whole = repeated(atoms, SHORTEST)
     start, end = (rattled(whole, settings["rattle"], seed) for seed in (0, 1))
@@ -205,7 +205,7 @@ def smoothness(calculator: Calculator, atoms: Atoms, settings: Settings) -> Meas
 def dimers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Pull two atoms apart, for all pairs of the structure's elements: one minimum, and a wall without holes.
 
-    wall: the distance, as a share of the sum of covalent radii, below which the curve falls towards short distances.
+    wall: the distance, relative to the sum of covalent radii, below which the curve falls towards short distances.
     """
     numbers, curves = {"minima": 0.0, "wall": 0.0}, {}
     elements = sorted(set(atoms.numbers.tolist()))
@@ -230,7 +230,7 @@ def _swollen(start: Atoms, end: Atoms, scales: FloatArray) -> Iterator[Atoms]:
 
 
 def _drawn_apart(start: Atoms, gaps: FloatArray) -> Iterator[Atoms]:
-    """Draw a second copy away along x."""
+    """Move a second copy away along x."""
     for gap in gaps:
         other = start.copy()
         other.positions[:, 0] += np.ptp(start.positions[:, 0]) + gap
@@ -245,7 +245,7 @@ def _along(calculator: Calculator, images: Iterable[Atoms]) -> tuple[FloatArray,
 
 
 def _worst(values: Sequence[float]) -> float:
-    """Return the largest, or not a number where one is none."""
+    """Return the largest, or NaN if one is NaN."""
     return float(np.max(values))
 
 
@@ -282,12 +282,12 @@ def _slope(atoms: Atoms, direction: FloatArray, step: float) -> float:
 
 
 def _largest_step(curve: FloatArray) -> float:
-    """Return the largest step of (points, components) curves."""
+    """Return the largest jump of (points, components) curves."""
     return float(np.abs(np.diff(curve, n=4, axis=0)).max()) / 3
 
 
 def _curve(calculator: Calculator, first: int, second: int, settings: Settings) -> tuple[FloatArray, FloatArray]:
-    """Return distances and energies of a pair, made once for all structures that have it."""
+    """Return distances and energies of a pair, computed once for all structures that have it."""
     radius, points = covalent_radii[first] + covalent_radii[second], settings["points"]
     distances = radius * np.linspace(settings["shortest"], 1.0, points)
     distances = np.concatenate([distances, np.linspace(radius, max(6.0, 2 * radius), points)[1:]])
@@ -298,13 +298,13 @@ def _curve(calculator: Calculator, first: int, second: int, settings: Settings) 
 
 
 def _pair_energies(calculator: Calculator, first: int, second: int, distances: FloatArray) -> FloatArray:
-    """Return energies of a pair, no number where the calculator fails; raises what it says where it always does."""
+    """Return energies of a pair, NaN where the calculator fails; raises its error if it always fails."""
     energies, failure = np.full(len(distances), np.nan), None
     for index, distance in enumerate(distances):
         pair = with_calculator(Atoms([first, second], [[0, 0, 0], [0, 0, distance]]), calculator)
         try:
             energies[index] = energy_of(pair)
-        except Exception as error:  # noqa: BLE001 - calculators of others raise what they like
+        except Exception as error:  # noqa: BLE001 - other calculators raise anything
             failure = error
     if failure is not None and np.isnan(energies).all():
         raise failure
@@ -330,9 +330,9 @@ def _minima(energies: FloatArray) -> int:
 
 
 def _wall(share: FloatArray, energies: FloatArray) -> float:
-    """Return the largest share of the covalent distance, below 0.7, at which the energy falls on the way in.
+    """Return the largest fraction of the covalent distance, below 0.7, at which the energy falls on approach.
 
-    An energy that is not a number, up to the covalent distance, ends the wall there. Farther out there may be none: a
+    NaN energies within the covalent distance end the wall there. Farther out they are allowed: a
     model can refuse an atom without neighbours.
     """
     inside = share <= 0.7

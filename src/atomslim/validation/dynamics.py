@@ -27,7 +27,7 @@ from atomslim.validation.measurement import (
 from atomslim.validation.relaxation import relaxed
 
 TOO_CLOSE = 0.6
-"""Share of the sum of covalent radii: no two atoms come closer in a sane run at ordinary temperatures."""
+"""Fraction of the sum of covalent radii: atoms come no closer in normal runs at ordinary temperatures."""
 
 TOO_HOT = 5.0
 """Times the thermostat's temperature."""
@@ -37,7 +37,7 @@ BINS = 60
 DISTRIBUTIONS = ("radial distribution", "bond lengths", "bond angles")
 
 ANGLED_ATOMS = 10_000
-"""Atoms, over all frames, whose angles are taken."""
+"""Most atoms, over all frames, whose angles are measured."""
 
 Curve: TypeAlias = tuple[list[float], list[float]]
 """x and y values."""
@@ -67,9 +67,9 @@ def conservation(calculator: Calculator, atoms: Atoms, settings: Settings) -> Me
 
 
 def stability(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Run several times with a thermostat: the share of runs with an unphysical event, and when the first came (ps).
+    """Run several times with a thermostat: the fraction of runs with an unphysical event, and the first such time (ps).
 
-    Events: two atoms closer than 0.6 of their covalent distance, five times the temperature, numbers that are none.
+    Events: two atoms closer than 0.6 of their covalent distance, five times the temperature, NaN.
     """
     ends = [_first_event(calculator, atoms, settings, seed) for seed in range(settings["starts"])]
     broken = [time for time in ends if time is not None]
@@ -102,8 +102,8 @@ def structure(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measu
 def structure_difference(model: Measurement, reference: Measurement) -> dict[str, float]:
     """Return distances of distributions: half the L1 distance of the radial one, Jensen–Shannon's of all (0 to 1).
 
-    Two runs of one model are apart, too. The latter is what is beyond the scatter of both runs: half the divergence
-    between the two halves of a run, as divergences go with the inverse of the length.
+    Two runs of one model differ, too. The latter is the excess over the scatter of both runs: half the divergence
+    between the two halves of a run, since divergences scale with the inverse length.
     """
     numbers = {}
     for name in DISTRIBUTIONS:
@@ -142,7 +142,7 @@ def density(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
 def _run(
     driver: VelocityVerlet | Langevin | NPTBerendsen, picoseconds: float, step: float, every: int
 ) -> Iterator[float]:
-    """Run, and give the time in ps after every so many steps, the start included."""
+    """Run, and give the time in ps after every so many steps, including the start."""
     steps = round(1e3 * picoseconds / step)
     yield 0.0
     for done in range(every, steps + 1, every):
@@ -162,10 +162,10 @@ def _moving(atoms: Atoms, calculator: Calculator, temperature: float, seed: int 
 
 
 def _start(atoms: Atoms, calculator: Calculator, settings: Settings) -> Atoms:
-    """Repeat a small cell, and relax for a few steps, so that dynamics do not begin high up on a wall."""
+    """Repeat a small cell, and relax for a few steps, so that dynamics do not start at a very high energy."""
     large = repeated(atoms, settings["length"])
     if len(large) == 1:
-        raise DoesNotFitError("one atom alone does not move against others")
+        raise DoesNotFitError("a single atom has nothing to move against")
     try:
         return relaxed(large, calculator, {"fmax": 0.1, "steps": 100})
     except NotDoneError:
@@ -194,7 +194,7 @@ def _first_event(calculator: Calculator, atoms: Atoms, settings: Settings, seed:
         for time in _run(driver, settings["picoseconds"], settings["time_step"], settings["every"]):
             if _event(moved, settings["temperature"]):
                 return time
-    except Exception:  # noqa: BLE001 - a calculator that gives up where the run has led to
+    except Exception:  # noqa: BLE001 - a calculator that fails for the structure reached
         return time
     return None
 

@@ -1,6 +1,6 @@
-"""What a crystal's symmetry says of its elastic constants: which are equal, and which are independent.
+"""Elastic constants and crystal symmetry: which are equal, and which are independent.
 
-A turn R of space acts on Voigt's stress by a matrix B(R); constants keep to C = B C Bᵀ for every R of the point group
+A rotation R acts on Voigt's stress by a matrix B(R); constants satisfy C = B C Bᵀ for every R of the point group
 (Nye, Physical Properties of Crystals, chapter VIII). The average over the group projects onto such constants.
 """
 
@@ -22,11 +22,11 @@ PAIRS = sorted(
 def point_group(atoms: Atoms) -> list[FloatArray]:
     """Return the rotations (3, 3), proper and improper, of a crystal's point group in Cartesian coordinates.
 
-    Raises NotDoneError without spglib, or where it finds no symmetry.
+    Raises NotDoneError without spglib, or if it finds no symmetry.
     """
     spglib = imported("spglib")
     given = (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers)
-    with warnings.catch_warnings():  # of how it will tell failures one day
+    with warnings.catch_warnings():  # deprecation of its error reporting
         warnings.simplefilter("ignore", DeprecationWarning)
         found = spglib.get_symmetry(given, symprec=1e-3)
     if found is None:
@@ -62,6 +62,6 @@ def _averaged(constants: FloatArray, matrices: Sequence[FloatArray]) -> FloatArr
 
 
 def _on_stress(turn: FloatArray) -> FloatArray:
-    """Return the matrix (6, 6) by which a turn acts on Voigt's stress."""
+    """Return the matrix (6, 6) by which a rotation acts on Voigt's stress."""
     images = [turn @ voigt_6_to_full_3x3_stress(unit) @ turn.T for unit in np.eye(6)]
     return np.array([full_3x3_to_voigt_6_stress(image) for image in images]).T

@@ -1,4 +1,4 @@
-"""The folder of a validation: whose it is, and one file for each measurement."""
+"""The folder of a validation: an identity, and one file per measurement."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from atomslim.validation.measurement import DoesNotFitError, Measurement, NotDon
 
 
 def begin(path: Path, identity: Mapping[str, Any]) -> Path:
-    """Make the folder, or go on in one that was begun with the same calculators and structures.
+    """Make the folder, or continue one with the same calculators and structures.
 
     Raises ConfigError for a folder that holds something else.
     """
@@ -34,7 +34,7 @@ def begin(path: Path, identity: Mapping[str, Any]) -> Path:
             )
         return path
     if path.is_dir():
-        tidy(path, note.name)  # left by a killed run that had come no further
+        tidy(path, note.name)  # left by a run that was killed this early
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path}: holds something else: name a new folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def begin(path: Path, identity: Mapping[str, Any]) -> Path:
 
 
 def measurement_path(folder: Path, who: str, structure: str, check: str, settings: Mapping[str, Any]) -> Path:
-    """Return where a measurement lies; other settings, of another set or version, lie elsewhere."""
+    """Return the path of a measurement; other settings, of another set or version, have other paths."""
     exact = _hash(json.dumps([structure, dict(settings)], sort_keys=True))[:8]
     return folder / "measurements" / f"{_slug(structure)}.{_slug(check)}.{exact}.{who}.json"
 
@@ -60,7 +60,7 @@ def keep(path: Path, found: Measurement | NotDoneError) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Say whether there is a measurement; one that cannot be read is made again."""
+    """Say whether there is a measurement; an unreadable one is made again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -71,7 +71,7 @@ def is_whole(path: Path) -> bool:
 
 
 def kept(path: Path) -> Measurement:
-    """Read what was measured; raises NotDoneError where it could not be done."""
+    """Read what was measured; raises NotDoneError if it could not be done."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if "not done" in content:
         error = (NotDoneError if content.get("fits", True) else DoesNotFitError)(content["not done"])

@@ -1,4 +1,4 @@
-"""What a validation is made on: structures, and the end points of a way between two minima."""
+"""Inputs of a validation: structures, and the end points of a path between two minima."""
 
 import os
 import re
@@ -23,16 +23,16 @@ from atomslim.validation.reference import Labels
 from atomslim.validation.structures import built_in
 
 MOST_STRUCTURES = 10
-"""Of a file, evenly spread: a check can take minutes for each."""
+"""Most structures of a file, evenly spaced: a check can take minutes for each."""
 
 RECORD = re.compile(r": record (\d+) \(counting from 0\)$")
 """How readers name a structure of a file."""
 
 LABELLED_STRUCTURES = 3
-"""Of labelled data, where no structures are named."""
+"""Structures of labelled data, if none are named."""
 
 Structures: TypeAlias = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Atoms] | None
-"""Files or datasets, structures, or structures by name; None: what there is."""
+"""Files or datasets, structures, or structures by name; None: defaults."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def structures_of(
         return found
     found = dict(given) if isinstance(given, Mapping) else _read(given)
     if not found:
-        raise ConfigError("structures: there are none: name some, or none at all for built-in ones")
+        raise ConfigError("structures: there are none: name some, or leave the argument out for built-in ones")
     for name, atoms in found.items():
         _require_sound(name, atoms)
     return found
@@ -108,8 +108,8 @@ def _read(given: str | os.PathLike[str] | Sequence[Any]) -> dict[str, Atoms]:
         frames = list(read_inputs(open_inputs([str(one)])))
         step = max(1, -(-len(frames) // MOST_STRUCTURES))
         if step > 1:
-            part = f"{len(frames[::step])} of {len(frames)} structures are checked, evenly spread"
-            warnings.warn(f"{one}: {part}: name others in files of their own", AtomslimWarning, stacklevel=2)
+            part = f"{len(frames[::step])} of {len(frames)} structures are checked, evenly spaced"
+            warnings.warn(f"{one}: {part}: put others into separate files", AtomslimWarning, stacklevel=2)
         for frame in islice(frames, 0, None, step):
             name = _short(frame.name, len(frames))
             found[name if name not in found else f"{name}, structure {len(found)}"] = frame.atoms
@@ -123,7 +123,7 @@ def _require_sound(name: str, atoms: Atoms) -> None:
 
 
 def outside(calculators: Mapping[str, AseCalculator], frames: Mapping[str, Atoms], labels: Labels | None) -> list[str]:
-    """Say what of the structures models were not trained on, once for each, and which charges or spins are left out."""
+    """Warn once each of elements that models were not trained on, and of ignored charges or spins."""
     looked = {f"the {who}": one for who, one in calculators.items() if isinstance(one, Calculator)}
     watches = [Watch.over(one.model, one.task.name, strict=False, who=who) for who, one in looked.items()]
     samples = () if labels is None else labels.samples
@@ -145,6 +145,6 @@ def _short(name: str, count: int) -> str:
 
 
 def _elements(calculator: AseCalculator) -> set[int] | None:
-    """Return the elements that a model's references know; None where it has none."""
+    """Return the elements that a model's references know; None if it has none."""
     targets = calculator.task.targets if isinstance(calculator, Calculator) else ()
     return next((set(target.references) for target in targets if target.references), None)

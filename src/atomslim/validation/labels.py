@@ -1,4 +1,4 @@
-"""The check of labelled structures: what a model says of them beside what their labels say."""
+"""The check of labelled structures: predictions compared with labels."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ from atomslim.validation.measurement import (
 from atomslim.validation.reference import LABELS, Labels
 
 SETTLED = 0.02
-"""eV/Å: a labelled force that is smaller has no direction to be compared."""
+"""eV/Å: below this, directions of forces are not compared."""
 
 Found = tuple[Sample, dict[str, FloatArray]]
 """A labelled structure, and energy, forces and stress that the model gives for it."""
@@ -30,7 +30,7 @@ Found = tuple[Sample, dict[str, FloatArray]]
 def labels(calculator: Calculator, data: Labels, settings: Settings) -> Measurement:
     """Compare energies per atom (meV), forces (eV/Å) and stress (GPa) with labels: mean and largest errors.
 
-    Energies of labels on another reference than the model's are compared after a fit per element, which a remark says.
+    Energies with a different reference from the model's are compared after a fit per element, with a remark.
     """
     chosen = data.spread(settings["structures"])
     found, notes = _predicted(calculator, chosen)
@@ -42,14 +42,14 @@ def labels(calculator: Calculator, data: Labels, settings: Settings) -> Measurem
             notes.append(f"the model gives no {name}" if labelled else f"the data has no {name}")
     if not numbers:
         raise NotDoneError("; ".join(notes))
-    part = f"{len(chosen)} of {data.total} labelled structures are compared, evenly spread"
+    part = f"{len(chosen)} of {data.total} labelled structures are compared, evenly spaced"
     remarks = [part] if len(chosen) < data.total else []
     remarks += [] if gap is None else [str(gap)]
     return Measurement(numbers, notes=tuple(notes), remarks=tuple(remarks))
 
 
 def _predicted(calculator: Calculator, samples: Sequence[Sample]) -> tuple[list[Found], list[str]]:
-    """Compute all structures; those that the model does not take are left out with the first reason."""
+    """Compute all structures; those that the model refuses are left out with the first reason."""
     found, reasons = [], []
     for sample in samples:
         try:
@@ -57,7 +57,7 @@ def _predicted(calculator: Calculator, samples: Sequence[Sample]) -> tuple[list[
         except (AtomslimError, CalculationFailed, RuntimeError, ValueError) as error:
             reasons.append(f"{sample.name}: {' '.join(str(error).split())}")
     if not found:
-        raise NotDoneError(f"the model takes none of {len(samples)} structures: {reasons[0]}")
+        raise NotDoneError(f"the model refuses all {len(samples)} structures: {reasons[0]}")
     notes = [f"{len(reasons)} of {len(samples)} structures are left out: {reasons[0]}"] if reasons else []
     return found, notes
 

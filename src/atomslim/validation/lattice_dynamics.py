@@ -20,13 +20,13 @@ from atomslim.validation.measurement import (
 from atomslim.validation.relaxation import relaxed
 
 IMAGINARY = -0.1
-"""THz: frequencies below this count as imaginary; smaller ones are acoustic modes at Γ in their rounding."""
+"""THz: frequencies below this count as imaginary; smaller ones are acoustic modes at Γ, within rounding."""
 
 
 def phonons(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Displace atoms of a supercell: frequencies (THz) at Γ, on a mesh and along the path of the lattice.
+    """Displace atoms of a supercell: frequencies (THz) at Γ, on a mesh and along a path.
 
-    The structure is relaxed first, with its cell where the model has stress.
+    The structure is relaxed first, with its cell if the model has stress.
     """
     start = _at_rest(calculator, atoms, settings)
     phonon = _phonon(calculator, start, settings)
@@ -63,7 +63,7 @@ def phonon_differences(model: Measurement, reference: Measurement) -> dict[str, 
 
 
 def thermal_expansion(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Take phonons at several volumes: linear expansion at 300 K in 10⁻⁶/K, in the quasi-harmonic approximation."""
+    """Compute phonons at several volumes: linear expansion at 300 K in 10⁻⁶/K, in the quasi-harmonic approximation."""
     start = _at_rest(calculator, atoms, settings)
     crystals, energies = [], []
     smallest, largest = settings["volumes"]
@@ -79,13 +79,13 @@ def thermal_expansion(calculator: Calculator, atoms: Atoms, settings: Settings) 
         energies.append(energy_of(image))
     temperatures = np.arange(250.0, 361.0, 10.0)
     mesh = [settings["mesh"]] * 3
-    with warnings.catch_warnings():  # triclinic cells have no lattice parameters by temperature, which are not wanted
+    with warnings.catch_warnings():  # triclinic cells have no lattice parameters by temperature, which are not needed
         warnings.simplefilter("ignore")
         found = imported("phonopy").run_qha(crystals, temperatures, energies, mesh=mesh, exclude_gamma_acoustic=True)
     at_room = int(np.argmin(np.abs(np.asarray(found.temperatures) - 300)))
     volume = float(found.equilibrium_volumes[at_room] / start.get_volume())
     if not smallest < volume < largest:
-        raise NotDoneError(f"at 300 K the crystal has {volume:.3f} of its volume at rest, outside the volumes tried")
+        raise NotDoneError(f"at 300 K the crystal has {volume:.3f} of its volume at rest, outside the range tried")
     return Measurement({"linear expansion": float(1e6 * np.asarray(found.thermal_expansion)[at_room] / 3)})
 
 
@@ -125,7 +125,7 @@ def _forces(calculator: Calculator, cell: Any) -> FloatArray:
 
 
 def _bands(phonon: Any) -> dict[str, tuple[list[float], list[float]]]:
-    """Return the branches along the straight way Γ → (½, 0, 0) → (½, ½, 0) → Γ, in the lattice's own coordinates."""
+    """Return the branches along the straight path Γ → (½, 0, 0) → (½, ½, 0) → Γ, in the lattice's own coordinates."""
     corners = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0.5, 0], [0, 0, 0]])
     path = [np.linspace(a, b, 21) for a, b in pairwise(corners)]
     phonon.run_band_structure(path)

@@ -1,4 +1,4 @@
-"""What a check measures of one calculator and one structure."""
+"""The measurement of a check for one calculator and one structure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,11 +25,11 @@ class NotDoneError(AtomslimError):
     """A check that cannot be made on a structure or with a calculator; the text says why."""
 
     seconds = 0.0
-    """Of wall clock that it took to find out."""
+    """Wall-clock time that it took."""
 
 
 class DoesNotFitError(NotDoneError):
-    """A check that has nothing to measure on a structure: torsions where no bond turns."""
+    """A check that does not apply to a structure: torsions without a rotatable bond."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,25 @@ class Measurement:
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     axes: tuple[str, str] = ("", "")
     notes: tuple[str, ...] = ()
-    """What of it could not be done."""
+    """Parts that could not be done."""
     remarks: tuple[str, ...] = ()
-    """What else is to be said of the numbers."""
+    """Remarks on the numbers."""
     seconds: float = 0.0
-    """Of wall clock."""
+    """Wall-clock time."""
 
 
 Subject: TypeAlias = Any
-"""What is measured: a structure, mostly; labelled structures and end points, for the checks that are made on them."""
+"""What is measured: usually a structure; labelled structures or end points for the checks that need them."""
 
 Measure: TypeAlias = Callable[[Calculator, Subject, Settings], Measurement]
-"""Measures a copy of the structure; raises `NotDoneError` with the reason where it cannot."""
+"""Measures a copy of the structure; raises `NotDoneError` with the reason if it cannot."""
 
 Contrast: TypeAlias = Callable[[Measurement, Measurement], dict[str, float]]
-"""Numbers that need both measurements, the model's and the reference's: distances of curves, say."""
+"""Numbers that need both measurements, the model's and the reference's: such as distances of curves."""
 
 
 def with_calculator(atoms: Atoms, calculator: Calculator) -> Atoms:
-    """Return a copy without constraints and labels that the calculator answers for."""
+    """Return a copy with the calculator, without constraints and labels."""
     copy = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, tags=atoms.get_tags())
     copy.calc = calculator
     return copy
@@ -71,7 +71,7 @@ _MEMORIES: "WeakKeyDictionary[Calculator, dict[Any, Any]]" = WeakKeyDictionary()
 
 
 def memory_of(calculator: Calculator) -> dict[Any, Any]:
-    """Return what checks remember of a calculator for each other, for as long as it lives."""
+    """Return the cache that checks share for a calculator, as long as it exists."""
     return _MEMORIES.setdefault(calculator, {})
 
 
@@ -81,11 +81,11 @@ def energy_of(atoms: Atoms) -> float:
 
 
 def stress_of(atoms: Atoms) -> FloatArray:
-    """Return the stress (6,) in eV/Å³, ASE's sign and order; raises NotDoneError where the calculator gives none."""
+    """Return the stress (6,) in eV/Å³, ASE's sign and order; raises NotDoneError if the calculator gives none."""
     try:
         return np.asarray(atoms.get_stress(), dtype=np.float64)
     except (PropertyNotImplementedError, NotImplementedError) as error:
-        energy_of(atoms)  # which says what else the calculator does not take
+        energy_of(atoms)  # raises other errors of the calculator
         raise NotDoneError("the calculator gives no stress") from error
 
 
@@ -97,14 +97,14 @@ def repeated(atoms: Atoms, length: float) -> Atoms:
 
 
 def height(atoms: Atoms, axis: int) -> float:
-    """Return the distance (Å) between the two faces of the cell that an axis joins."""
+    """Return the distance (Å) between the two opposite faces of the cell along an axis."""
     others = np.delete(np.asarray(atoms.cell), axis, axis=0)
     normal = np.cross(*others) if np.any(others, axis=1).all() else atoms.cell[axis]
     return float(abs(atoms.cell[axis] @ normal) / np.linalg.norm(normal))
 
 
 def imported(name: str) -> Any:
-    """Import a module of the extra ``validate``; raises NotDoneError where it is not installed."""
+    """Import a module of the extra ``validate``; raises NotDoneError if it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:

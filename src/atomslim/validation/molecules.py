@@ -25,15 +25,15 @@ from atomslim.validation.measurement import (
 from atomslim.validation.relaxation import relaxed
 
 IMAGINARY = 30.0
-"""cm⁻¹: smaller imaginary frequencies are rotations and translations in their rounding."""
+"""cm⁻¹: smaller imaginary frequencies are rotations and translations, within rounding."""
 
 
 CLOSE = 0.01
-"""eV: conformers that are closer than this have no order."""
+"""eV: conformers that are closer than this are not ordered."""
 
 
 def geometry(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Relax the molecule: its coordinates, to be compared, and how far it went from where it began (Å, RMSD)."""
+    """Relax the molecule: its coordinates, to be compared, and the RMSD from its start (Å)."""
     found = relaxed(atoms, calculator, settings)
     numbers = {"moved": _rmsd(atoms.positions, found.positions)}
     return Measurement(numbers, {"positions": (list(range(found.positions.size)), found.positions.ravel().tolist())})
@@ -48,7 +48,7 @@ def geometry_difference(model: Measurement, reference: Measurement) -> dict[str,
 def vibrations(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Differentiate forces at the minimum: harmonic frequencies in cm⁻¹."""
     if len(atoms) == 1:
-        raise DoesNotFitError("one atom has no vibrations")
+        raise DoesNotFitError("a single atom has no vibrations")
     start = relaxed(atoms, calculator, settings)
     step, rows = settings["displacement"], []
     for index in range(start.positions.size):
@@ -93,7 +93,7 @@ def torsions(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
 
 
 def torsion_difference(model: Measurement, reference: Measurement) -> dict[str, float]:
-    """Return the mean difference (meV) of energies over the angles, and how alike conformers are ordered (Spearman)."""
+    """Return the mean difference (meV) of energies over the angles, and conformers' rank correlation (Spearman)."""
     ours, theirs = (np.concatenate([np.array(y) for _, y in each.curves.values()]) for each in (model, reference))
     if len(ours) != len(theirs):
         return {}
@@ -105,7 +105,7 @@ def torsion_difference(model: Measurement, reference: Measurement) -> dict[str, 
 
 
 def conformers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Turn rotatable bonds by thirds of a circle, all ways, and relax: energies (eV) of what comes of every start."""
+    """Rotate bonds by 120° in all combinations, and relax: energies (eV) of the result of every start."""
     bonds = _rotatable(atoms, settings["bonds"])
     found: dict[int, float] = {}
     for number, angles in enumerate(product((0, 120, 240), repeat=len(bonds))):
@@ -124,9 +124,9 @@ def conformers(calculator: Calculator, atoms: Atoms, settings: Settings) -> Meas
 
 
 def conformer_differences(model: Measurement, reference: Measurement) -> dict[str, float]:
-    """Return the mean difference (meV) of conformers' energies, and the share of pairs in the reference's order.
+    """Return the mean difference (meV) of conformers' energies, and the fraction of pairs in the reference's order.
 
-    Pairs that the reference has closer than 10 meV have no order.
+    Pairs closer than 10 meV in the reference are not ordered.
     """
     ours, theirs = (dict(zip(*each.curves["conformers"], strict=True)) for each in (model, reference))
     both = sorted(ours.keys() & theirs.keys())
@@ -148,7 +148,7 @@ def inversion(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measu
 
 
 def between(calculator: Calculator, ends: EndPoints, settings: Settings) -> Measurement:
-    """Relax two end points and climb from the first to the last: barriers there and back, and what is gained (eV)."""
+    """Relax two end points and climb from the first to the last: both barriers, and the reaction energy (eV)."""
     first, last = (relaxed(end, calculator, settings) for end in (ends.first, ends.last))
     found = barrier(calculator, first, last, settings)
     gained = found.curves["band"][1][-1]
@@ -157,7 +157,7 @@ def between(calculator: Calculator, ends: EndPoints, settings: Settings) -> Meas
 
 
 def barrier(calculator: Calculator, first: Atoms, last: Atoms, settings: Settings) -> Measurement:
-    """Find the way between two minima by a nudged elastic band, its highest image climbing; raises NotDoneError."""
+    """Find the path between two minima by a nudged elastic band with a climbing image; raises NotDoneError."""
     images = [with_calculator(first, calculator) for _ in range(settings["images"])]
     images[-1] = with_calculator(last, calculator)
     band = NEB(images, climb=True, allow_shared_calculator=True, method="improvedtangent")
@@ -173,7 +173,7 @@ def barrier(calculator: Calculator, first: Atoms, last: Atoms, settings: Setting
 
 
 def rotatable_bonds(atoms: Atoms) -> list[tuple[int, int, list[int]]]:
-    """Return bonds between inner atoms that are in no ring and not straight, with the atoms on the smaller side."""
+    """Return bonds between inner atoms that are neither in rings nor linear, with the atoms on the smaller side."""
     first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.15))
     around: dict[int, set[int]] = {atom: set() for atom in range(len(atoms))}
     for a, b in zip(first.tolist(), second.tolist(), strict=True):
@@ -197,7 +197,7 @@ def _rotatable(atoms: Atoms, count: int) -> list[tuple[int, int, list[int]]]:
 
 
 def _bent(atoms: Atoms, a: int, b: int, around: dict[int, set[int]]) -> bool:
-    """Say whether on both sides of a bond there is an atom off its axis."""
+    """Say whether there is an atom off the axis on both sides of a bond."""
     return all(
         any(atoms.get_angle(other, inner, outer) < 175 for other in around[inner] - {outer})
         for inner, outer in ((a, b), (b, a))
@@ -205,7 +205,7 @@ def _bent(atoms: Atoms, a: int, b: int, around: dict[int, set[int]]) -> bool:
 
 
 def _side(a: int, b: int, around: dict[int, set[int]]) -> set[int]:
-    """Return the atoms that hang on b when the bond to a is cut; a itself among them where the bond is in a ring."""
+    """Return the atoms connected to b when the bond to a is cut; includes a if the bond is in a ring."""
     seen, waiting = {b}, [b]
     while waiting:
         atom = waiting.pop()
@@ -217,7 +217,7 @@ def _side(a: int, b: int, around: dict[int, set[int]]) -> set[int]:
 
 
 def _turned(atoms: Atoms, first: int, second: int, moving: list[int], angle: float) -> Atoms:
-    """Turn the moving atoms, which hang on the second, about the bond."""
+    """Rotate the moving atoms, connected to the second, about the bond."""
     image = with_calculator(atoms, atoms.calc) if atoms.calc is not None else atoms.copy()
     part = image[moving]
     part.rotate(angle, image.positions[second] - image.positions[first], center=image.positions[second])
@@ -226,7 +226,7 @@ def _turned(atoms: Atoms, first: int, second: int, moving: list[int], angle: flo
 
 
 def _rigid_modes(atoms: Atoms) -> int:
-    """Return 6, or 5 for a straight molecule, or 3 for an atom."""
+    """Return 6, or 5 for a linear molecule, or 3 for an atom."""
     if len(atoms) == 1:
         return 3
     spread = np.linalg.svd(atoms.positions - atoms.positions.mean(axis=0), compute_uv=False)

@@ -1,4 +1,4 @@
-"""What a model is held against: another calculator, or labelled structures."""
+"""What a model is compared with: another calculator, or labelled structures."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ from atomslim.models.model_file import CHECKPOINT_ENDINGS
 from atomslim.models.registry import BEST, families, located
 
 MOST_LABELLED = 256
-"""Labelled structures that are read, evenly over the data."""
+"""Most labelled structures that are read, evenly spaced over the data."""
 
 LABELS = ("energy", "forces", "stress")
 """What is compared."""
@@ -42,7 +42,7 @@ class Labels:
     name: str
     samples: tuple[Sample, ...]
     total: int
-    """Of the data, of which ``samples`` may be a part."""
+    """Number of structures in the data, of which ``samples`` may be a part."""
 
     def fingerprint(self) -> str:
         """Return a hash of structures and labels."""
@@ -55,7 +55,7 @@ class Labels:
         return digest.hexdigest()
 
     def spread(self, count: int) -> list[Sample]:
-        """Return at most so many, evenly spread."""
+        """Return at most so many, evenly spaced."""
         return _spread(self.samples, count)
 
 
@@ -68,7 +68,7 @@ def reference_of(
 ) -> AseCalculator | Labels:
     """Return the calculator of a model or name, or the labelled structures of data; ``options`` are of its reader.
 
-    Raises ConfigError, CheckpointError for a model that is none, DataError for data without energies, forces and
+    Raises ConfigError, CheckpointError for an invalid model, DataError for data without energies, forces and
     stress.
     """
     if isinstance(source, BlockModel | AseCalculator):
@@ -80,12 +80,12 @@ def reference_of(
     dataset = opened(source, dict(options or {}))
     samples = _spread(dataset, MOST_LABELLED)
     if not any(sample.label(name) is not None for sample in samples for name in LABELS):
-        survey(dataset).require(LABELS)  # which says what there is instead
+        survey(dataset).require(LABELS)  # lists what there is instead
     return Labels(dataset.name, tuple(samples), len(dataset))
 
 
 def is_model(name: str) -> bool:
-    """Say whether a name means a model or a calculator, not data; a file's content decides where its name does not."""
+    """Say whether a name means a model or a calculator, not data; a file's content decides if its name does not."""
     prefix, _, rest = name.partition(":")
     if name.startswith(CALCULATOR):
         return not Path(rest).expanduser().exists()

@@ -22,10 +22,10 @@ SCATTERED = ("change",)
 """Curves that are points without order."""
 
 FEW = 21
-"""So many points of a curve are marked."""
+"""Points of a curve up to which they are marked."""
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+"""Okabe and Ito's colours, which the colour-blind can distinguish."""
 
 AXES = {
     "bands": ("along Γ, (½, 0, 0), (½, ½, 0), Γ", "frequency (THz)"),
@@ -34,10 +34,10 @@ AXES = {
     "bond angles": ("angle between bonds (°)", "share"),
     "mean squared displacement": ("time (ps)", "mean squared displacement (Å²)"),
 }
-"""Labels of what a measurement has beside its own curves, a figure each."""
+"""Labels of further curves of a measurement, a figure each."""
 
 PANELS = 12
-"""At most so many figures of one check."""
+"""Most figures of one check."""
 
 
 def write(result: Validation, folder: Path) -> None:
@@ -65,7 +65,7 @@ def write(result: Validation, folder: Path) -> None:
 def html(result: Validation, tables: list[TextTable], folder: Path) -> str:
     """Return the page of a folder: the sentence, a line for each check, then tables and figures."""
     body = [page.summary([result.sentence()]), page.links({Path(result.model).name: result.model}, folder)]
-    body += [page.heading("Every check in a line"), _list(result.lines())]
+    body += [page.heading("All checks"), _list(result.lines())]
     for table in tables:
         body.append(table.html())
         found = [(structure, pair) for (check, structure), pair in result.curves.items() if check == table.title]
@@ -90,14 +90,14 @@ def times_of(result: Validation) -> TextTable:
     longest = sorted(result.seconds.items(), key=lambda one: -one[1])
     total = sum(result.seconds.values())
     note = (
-        f"{total:.3g} s of wall clock in all, of model and reference. "
-        "A relaxation counts for the check that asks for it first."
+        f"{total:.3g} s of wall-clock time in all, for model and reference. "
+        "A relaxation counts for the check that needs it first."
     )
     return TextTable("Time", note, ("check", "seconds"), tuple((name, f"{seconds:.2f}") for name, seconds in longest))
 
 
 def draw(structure: str, model: Measurement, reference: Measurement | None) -> list[Figure]:
-    """Draw the curves of one structure, those that belong together in one figure; the reference's are dashed."""
+    """Draw the curves of one structure, related ones in one figure; the reference's are dashed."""
     panels: dict[str, list[str]] = {}
     for name in model.curves:
         if name not in COMPARED:
@@ -143,7 +143,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _finite(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the same with None for what is not a number: JSON has none of those."""
+    """Return the same with None for NaN, which JSON lacks."""
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
 
 
@@ -154,7 +154,7 @@ def _number(value: float) -> str:
 
 
 def _difference(verdict: Verdict) -> str:
-    """Write a difference, in per cent where it is a share."""
+    """Write a difference, in per cent if it is relative."""
     if verdict.difference is None:
         return ""
     return f"{_number(100 * verdict.difference)} %" if verdict.relative else _number(verdict.difference)

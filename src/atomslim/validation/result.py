@@ -1,4 +1,4 @@
-"""What a validation found: plain data, and the sentences that it comes to."""
+"""The result of a validation: plain data, and sentences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ class Validation(Shown):
     curves: Mapping[tuple[str, str], tuple[Measurement, Measurement | None]] = field(repr=False)
     """Measurements of model and reference by check and structure."""
     notes: tuple[str, ...] = ()
-    """What else is to be said."""
+    """Notes."""
     seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """Of wall clock by check, of model and reference together; relaxations count for the check that asks first."""
+    """Wall-clock time by check, of model and reference together; relaxations count for the first check."""
     incomplete: tuple[str, ...] = ()
-    """Checks that fit a structure and could not be done on it, or not compared."""
+    """Checks that apply to a structure but could not be done on it, or not compared."""
 
     @property
     def failed(self) -> list[Verdict]:
-        """What is above its bar."""
+        """Verdicts that exceed their bars."""
         return [verdict for verdict in self.verdicts if verdict.passed is False]
 
     @property
@@ -37,11 +37,11 @@ class Validation(Shown):
         return not self.failed
 
     def words(self) -> list[str]:
-        """Say it in a sentence, then check by check."""
+        """Summarise it in a sentence, then check by check."""
         return [self.sentence(), *self.lines()]
 
     def lines(self) -> list[str]:
-        """Return one line for each check, passed, or what is above its bar, or why it was not done; then the notes."""
+        """Return one line for each check, passed, or what exceeds its bar, or why it was not done; then the notes."""
         found = []
         for check in dict.fromkeys([v.check for v in self.verdicts] + [name for name, _, _ in self.not_done]):
             ours = [verdict for verdict in self.verdicts if verdict.check == check]
@@ -49,7 +49,7 @@ class Validation(Shown):
         return [*found, *self.notes]
 
     def sentence(self) -> str:
-        """Say it in one sentence."""
+        """Summarise it in one sentence."""
         judged = {verdict.check for verdict in self.verdicts if verdict.passed is not None}
         broken = dict.fromkeys(verdict.check for verdict in self.failed)
         missing = f" Not done everywhere: {', '.join(self.incomplete)}." if self.incomplete else ""

@@ -40,16 +40,16 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
     device: str | None = None,
     progress: bool = True,
 ) -> Validation:
-    """Check whether the physics of a model holds, by itself and against a reference.
+    """Check whether the physics of a model holds, alone and against a reference.
 
         atomslim.validate("small.safetensors", "water.xyz", against="full.safetensors", output="validation")
 
-    Every check that fits a structure's kind (molecule, crystal, slab, liquid) is made. What cannot be done is noted
-    with the reason, and the others go on.
+    Every check that applies to a structure's kind (molecule, crystal, slab, liquid) is made. What cannot be done is
+    noted with the reason, and the others continue.
 
     Args:
         model: a model, its file, `ase:MODULE:CLASS?ARGUMENTS`, or an ASE calculator.
-        structures: files or datasets as `atomslim predict` takes them (at most 10 structures of each, evenly spread),
+        structures: files or datasets as `atomslim predict` takes them (at most 10 structures of each, evenly spaced),
             or structures by name; default: three of the labelled data, else those of a built-in set whose elements
             the model knows.
         against: what the model is compared with: the same kinds of things, or labelled data (its file, folder,
@@ -58,9 +58,9 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         task: whose energy, where a model has several tasks.
         end_points: two structures between which a barrier is climbed, or the file that holds them.
         options: options of the labelled data's reader, such as ``energy_key``.
-        output: a folder for measurements, report, JSON and figures; measurements found there are not made again.
-        device: where models run; by default where they are.
-        progress: say on stderr what is being done.
+        output: a folder for measurements, report, JSON and figures; measurements found there are reused.
+        device: where models run; default: their present device.
+        progress: print on stderr what is being done.
 
     Raises:
         ConfigError: an unknown check, a calculator that is not there, end points that do not fit each other, or a
@@ -108,7 +108,7 @@ class _Job:
 
 
 class _Run:
-    """Makes jobs one after the other, and keeps what comes of them."""
+    """Runs jobs one after the other, and keeps their results."""
 
     def __init__(self, subjects: Mapping[str, AseCalculator], folder: Path | None, console: Console) -> None:
         self.subjects, self.folder, self.console = subjects, folder, console
@@ -120,7 +120,7 @@ class _Run:
         self.incomplete: dict[str, None] = {}
 
     def result(self, model: str, against: str | None) -> Validation:
-        """Return what was found."""
+        """Return the result."""
         verdicts, not_done, notes = tuple(self.verdicts), tuple(self.not_done), tuple(dict.fromkeys(self.notes))
         missing = tuple(self.incomplete)
         return Validation(model, against, verdicts, not_done, self.curves, notes, self.seconds, missing)
@@ -140,7 +140,7 @@ class _Run:
             self.curves[job.check.name, job.name] = found, reference
 
     def _asked(self, job: _Job, who: str) -> Measurement | None:
-        """Return what is measured; None where that cannot be done, and keep the reason."""
+        """Return the measurement; None if it cannot be done, keeping the reason."""
         check, found, seconds = job.check.name, None, 0.0
         try:
             found = _measured(job, who, self.subjects[who], self.folder)
@@ -172,7 +172,7 @@ def _jobs(
 
 
 def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | None) -> Measurement:
-    """Measure, or take what an earlier run measured; raises NotDoneError, also where a calculator fails."""
+    """Measure, or reuse an earlier measurement; raises NotDoneError, also if a calculator fails."""
     path = None if folder is None else files.measurement_path(folder, who, job.name, job.check.name, job.settings)
     if path is not None and files.is_whole(path):
         return files.kept(path)
@@ -185,7 +185,7 @@ def _measured(job: _Job, who: str, calculator: AseCalculator, folder: Path | Non
 
 
 def _timed(job: _Job, who: str, calculator: AseCalculator) -> Measurement | NotDoneError:
-    """Measure and take the time; raises NotDoneError, which is not kept, where a calculator fails."""
+    """Measure and time it; raises NotDoneError, which is not kept, if a calculator fails."""
     subject = job.subject.copy() if isinstance(job.subject, Atoms) else job.subject
     begin = time.perf_counter()
     try:
@@ -195,7 +195,7 @@ def _timed(job: _Job, who: str, calculator: AseCalculator) -> Measurement | NotD
     except NotDoneError as error:
         error.seconds = time.perf_counter() - begin
         return error
-    except Exception as error:  # calculators of others raise what they like
+    except Exception as error:  # other calculators raise anything
         raise NotDoneError(f"the {who} failed: {' '.join(str(error).split()) or type(error).__name__}") from error
     return replace(found, seconds=time.perf_counter() - begin)
 
@@ -203,7 +203,7 @@ def _timed(job: _Job, who: str, calculator: AseCalculator) -> Measurement | NotD
 def _require_subjects(
     names: str | Sequence[str], chosen: Sequence[Chosen], labels: Labels | None, ends: EndPoints | None
 ) -> None:
-    """Raise ConfigError for a check that was asked for by name and has nothing to be made on."""
+    """Raise ConfigError for a check that was asked for by name but applies to nothing."""
     asked = {names} if isinstance(names, str) else set(names)
     for check, _ in chosen:
         if check.name in asked and check.kinds == ("labels",) and labels is None:
@@ -213,7 +213,7 @@ def _require_subjects(
 
 
 def _beyond_labels(labels: Labels, verdicts: Sequence[Verdict]) -> list[str]:
-    """Say which checks had a model or a calculator as reference to ask, where there are only labels."""
+    """Say which checks would need a model or a calculator as reference, if there are only labels."""
     made = dict.fromkeys(verdict.check for verdict in verdicts)
     missed = [name for name in made if known_checks()[name].needs_reference]
     if not missed:

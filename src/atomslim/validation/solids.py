@@ -26,7 +26,7 @@ from atomslim.validation.measurement import (
 from atomslim.validation.relaxation import relaxed
 
 LONG_ENOUGH = 8.0
-"""Å: a cell shorter than this is repeated before an atom is taken out or moved."""
+"""Å: a cell shorter than this is repeated before an atom is removed or moved."""
 
 
 def cell(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
@@ -80,10 +80,10 @@ def _scaled(calculator: Calculator, atoms: Atoms, scale: float, settings: Settin
 
 
 def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Differentiate stress by strain, ions relaxed: the constants that symmetry leaves independent, and Hill's K and G.
+    """Differentiate stress by strain, ions relaxed: the constants independent by symmetry, and Hill's K and G.
 
     C_ij = ∂σ_i/∂η_j in GPa at the relaxed cell, by central differences, symmetrised, and averaged over the crystal's
-    point group where spglib finds it. Stable where all eigenvalues of C are positive (Born).
+    point group if spglib finds it. Stable if all eigenvalues of C are positive (Born).
     """
     start = relaxed(atoms, calculator, settings, cell=True)
     rows = []
@@ -114,7 +114,7 @@ def elastic(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
 
 
 def vacancy(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Take a formula unit of n atoms out of a supercell: E_v = E(N − n) − (N − n)/N E(N), in eV, relaxed.
+    """Remove a formula unit of n atoms from a supercell: E_v = E(N − n) − (N − n)/N E(N), in eV, relaxed.
 
     In a crystal of one element that is an atom; in others, atoms next to each other, which need no chemical potentials.
     """
@@ -133,7 +133,7 @@ def vacancy(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measure
 def surfaces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measurement:
     """Cut slabs of low-index faces: γ = (E_slab − n E_bulk) / 2A in J/m², positions relaxed.
 
-    Faces are those of the conventional cell. Those whose slabs have not the composition of the bulk are left out.
+    Faces are those of the conventional cell. Those whose slabs do not have the composition of the bulk are left out.
     """
     numbers, notes = {}, []
     conventional = _conventional(atoms)
@@ -142,7 +142,7 @@ def surfaces(calculator: Calculator, atoms: Atoms, settings: Settings) -> Measur
         name = "".join(map(str, face))
         slab = sort(surface(conventional, tuple(face), settings["layers"], vacuum=settings["vacuum"], periodic=True))
         if not np.allclose(_shares(slab), _shares(atoms)):
-            notes.append(f"({name}) has not the composition of the bulk")
+            notes.append(f"({name}) does not have the composition of the bulk")
             continue
         found = relaxed(slab, calculator, settings)
         area = float(np.linalg.norm(np.cross(found.cell[0], found.cell[1])))
@@ -160,7 +160,7 @@ def _formula_unit(atoms: Atoms) -> dict[int, int]:
 
 
 def _cluster(atoms: Atoms, unit: dict[int, int]) -> list[int]:
-    """Return the first atom of the rarest element, and what lies nearest to it of the others."""
+    """Return the first atom of the rarest element, and the nearest atoms of the others."""
     centre = atoms.numbers.tolist().index(min(unit, key=lambda element: unit[element]))
     order = np.argsort(atoms.get_distances(centre, range(len(atoms)), mic=True), kind="stable")
     return [int(atom) for element, count in unit.items() for atom in order[atoms.numbers[order] == element][:count]]
@@ -170,7 +170,7 @@ def _conventional(atoms: Atoms) -> Atoms:
     """Return the conventional cell in its standard setting, with all symmetries exact."""
     spglib = imported("spglib")
     given = (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers)
-    with warnings.catch_warnings():  # of how it will tell failures one day
+    with warnings.catch_warnings():  # deprecation of its error reporting
         warnings.simplefilter("ignore", DeprecationWarning)
         cell = spglib.standardize_cell(given, to_primitive=False, symprec=1e-3)
     if cell is None:

@@ -18,11 +18,11 @@ DAY = 86400.0
 
 
 def speed(calculator: AseCalculator, atoms: Atoms, settings: Settings) -> Measurement:
-    """Time steps of dynamics: steps per second, and nanoseconds a day at the time step; memory and the largest cell.
+    """Time steps of dynamics: steps per second, and nanoseconds per day at the time step; memory and the largest cell.
 
     Models are timed as `atomslim benchmark` does, pairs reused as between steps; other calculators by the shortest of
-    some steps on positions that differ a little. Memory and the largest cell of MgO within ``memory`` bytes are
-    measured of models only.
+    some steps on slightly different positions. Memory and the largest cell of MgO within ``memory`` bytes are
+    measured for models only.
     """
     numbers, remarks = _of_model(calculator, atoms, settings) if isinstance(calculator, Calculator) else ({}, ())
     if not numbers:
@@ -32,7 +32,7 @@ def speed(calculator: AseCalculator, atoms: Atoms, settings: Settings) -> Measur
 
 
 def gain(model: Measurement, reference: Measurement) -> dict[str, float]:
-    """Return how many times as fast as the reference the model is."""
+    """Return the speed-up of the model over the reference."""
     return {"times as fast": model.numbers["steps per second"] / reference.numbers["steps per second"]}
 
 
@@ -42,7 +42,7 @@ def _of_model(calculator: Calculator, atoms: Atoms, settings: Settings) -> tuple
     numbers = {"steps per second": 1 / (found.seconds + found.reuse_seconds)}
     if found.memory is not None:
         numbers["memory"] = found.memory / 1e6
-    remarks = () if found.steady else ("times are unsteady: something else keeps the machine busy",)
+    remarks = () if found.steady else ("times are unsteady: the machine is busy with other work",)
     known = memory_of(calculator)
     if "largest" not in known:
         known["largest"] = _largest(job, settings["memory"])
@@ -50,7 +50,7 @@ def _of_model(calculator: Calculator, atoms: Atoms, settings: Settings) -> tuple
 
 
 def _largest(job: Job, limit: float) -> float | None:
-    """Return the atoms of the largest cell; None where memory cannot be limited, or the model does not take MgO."""
+    """Return the atoms of the largest cell; None where memory cannot be limited, or the model refuses MgO."""
     free = free_memory()
     if free is None:
         return None

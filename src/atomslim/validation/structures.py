@@ -1,4 +1,4 @@
-"""Which kind of structure a check has before it, and what is checked where nobody names a structure."""
+"""Kinds of structures, and the default structures of checks."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -17,14 +17,14 @@ from atomslim.validation.measurement import height
 Kind = Literal["molecule", "crystal", "slab", "liquid"]
 
 VACUUM = 6.0
-"""Å of empty space along a cell vector from which on a structure is a slab (or a molecule in a box)."""
+"""Å: empty space along a cell vector above which a structure is a slab (or a molecule in a box)."""
 
 MANY = 4
-"""So many separate molecules in a periodic cell are a liquid."""
+"""Least number of separate molecules in a periodic cell of a liquid."""
 
 
 def kind_of(atoms: Atoms) -> Kind:
-    """Tell what a structure is: by its periodicity, by gaps in it, and by the molecules in its cell."""
+    """Classify a structure by its periodicity, by gaps in it, and by the molecules in its cell."""
     if not atoms.pbc.any():
         return "molecule"
     gaps = [axis for axis in range(3) if not atoms.pbc[axis] or _gap(atoms, axis) > VACUUM]
@@ -50,7 +50,7 @@ QUICK = ("MgO", "Cu", "water molecule", "ethanol")
 
 
 def built_in(elements: Collection[int] | None, *, quick: bool = False) -> dict[str, Atoms]:
-    """Return the built-in structures whose elements a model knows; all of them where that is not known."""
+    """Return the built-in structures whose elements a model knows; all of them if that is unknown."""
     found = {
         "Si": bulk("Si"),
         "MgO": bulk("MgO", "rocksalt", a=4.21),
@@ -83,7 +83,7 @@ def _gap(atoms: Atoms, axis: int) -> float:
 
 
 def _endless(count: int, first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> bool:
-    """Say whether bonds lead from an atom to its own image: walk over bonds and compare the cells arrived in."""
+    """Say whether bonds lead from an atom to its own image: walk over bonds and compare the cells reached."""
     cells: dict[int, tuple[int, ...]] = {}
     bonds: dict[int, list[tuple[int, np.ndarray]]] = {}
     for one, other, cell in zip(first.tolist(), second.tolist(), shift, strict=True):
