@@ -1,7 +1,7 @@
-"""Reads the files of the package: its shipped versions, and what its trainer or ``torch.save(model.as_dict())`` writes.
+"""Reads the package's files: shipped versions, and those of its trainer or of ``torch.save(model.as_dict())``.
 
 They hold ``model_args`` (plain numbers and words) and ``state_dict``, bare or under ``model``, beside an optimiser's
-state, a history and options of training, which are not looked at.
+state, a history and training options, which are ignored.
 """
 
 import os
@@ -27,7 +27,7 @@ TASK = "chgnet"
 """Name of the only task of a model that was read."""
 
 _SIGN = "atom_conv_layers.0.twoBody_atom.mlp_core."
-"""Every CHGNet model has tensors that are called so."""
+"""Names of tensors of every CHGNet model."""
 
 COMPOSITION = "composition_model.fc.weight"
 
@@ -43,7 +43,7 @@ EMBEDDING = (
 
 
 class AtomRef(Inert):
-    """Stands in for a composition model that a trainer was given as an object: what it holds beside its tensors."""
+    """Stands in for a composition model that was passed as an object: its content besides tensors."""
 
     __slots__ = ("by_atom", "fitted")
 
@@ -57,7 +57,7 @@ class AtomRef(Inert):
 
 
 NAMES = {("chgnet.model.composition_model", "AtomRef"): AtomRef}
-"""What is kept of the objects in a file."""
+"""Objects in a file that are kept."""
 
 UPDATES = {"atom_conv_layers": "atoms", "bond_conv_layers": "bonds", "angle_layers": "angles"}
 _REMEDY = 'atomslim.load(FILE, composition="leave out") reads the network alone'
@@ -74,13 +74,13 @@ def is_chgnet(path: str | os.PathLike[str]) -> bool:
 def read_chgnet(path: str | os.PathLike[str], *, composition: Composition = "add") -> CHGNet:
     """Return the model of a checkpoint in evaluation mode, its weights in float32 or wider.
 
-    Nothing in the file is executed. The task ``chgnet`` has energy (eV, of the whole structure, whether the package
-    says it by atom or not) and conservative forces; its energy's references are the composition model, unless
+    Nothing in the file is executed. The task ``chgnet`` has energy (eV, of the whole structure, also if the
+    package gives it per atom) and conservative forces; its energy's references are the composition model, unless
     ``composition`` is ``leave out``.
 
     Raises CheckpointError for an unreadable file, for missing, unknown, misshapen or non-finite tensors, and, unless it
-    is left out, for a composition model that is not linear, was not fitted, or gives energies by atom where the network
-    gives those of structures, or the other way round; ConfigError for an unknown ``composition``, or where the package
+    is left out, for a composition model that is not linear, was not fitted, or gives energies per atom while the
+    network gives those of structures, or the reverse; ConfigError for an unknown ``composition``, or where the package
     is missing.
     """
     if composition not in get_args(Composition):
@@ -196,7 +196,7 @@ def _ours(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def _is_unread(name: str, config: CHGNetConfig) -> bool:
-    """Say whether a tensor belongs to an update whose result nothing reads: the package has it all the same."""
+    """Say whether a tensor belongs to an update whose result nothing reads: the package has it anyway."""
     parts = name.split(".")
     if parts[0] != "blocks" or parts[2] == "atoms":
         return False

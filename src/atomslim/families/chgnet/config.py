@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 Widths = int | tuple[int, ...] | None
 
 Norm = Literal["layer"] | None
-"""Normalisation over batches is left out: what a structure gives must not depend on what else is in the batch."""
+"""Batch normalisation is excluded: a structure's results must not depend on what else is in the batch."""
 
 
 class CHGNetConfig(BaseModel):
-    """Sizes and kinds of layers, by the names that the package gives them, which says more about each."""
+    """Sizes and kinds of layers, under the package's names; see its documentation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class CHGNetConfig(BaseModel):
     gMLP_norm: Norm = Field(default="layer", description="normalisation in the gated networks")  # noqa: N815
     mlp_out_bias: bool = Field(default=False, description="whether the last layer of an update has a bias")
     non_linearity: str = Field(default="silu", description="activation")
-    read_out: str = Field(default="ave", description="how atoms make up a structure where that comes before the head")
+    read_out: str = Field(default="ave", description="how atoms make up a structure if that precedes the head")
     num_heads: int = Field(default=3, ge=1, description="heads of the attention of ``read_out``")
     mlp_first: bool = Field(default=True, description="whether the head is applied to atoms, and their energies added")
     readout_norm: Norm = Field(default="layer", description="normalisation before the head")
@@ -46,7 +46,7 @@ class CHGNetConfig(BaseModel):
     @field_validator("conv_norm", "gMLP_norm", "readout_norm", mode="before")
     @classmethod
     def _as_the_package_reads_it(cls, value: Any, info: ValidationInfo) -> Any:
-        """Take words as the package does, which passes over those that it does not know."""
+        """Accept the package's words; it ignores unknown ones."""
         if not isinstance(value, str):
             return value
         if value.lower() == "batch":
@@ -67,7 +67,7 @@ class CHGNetConfig(BaseModel):
         return len(self.bond_updates)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the package's class takes to make a model with all layers that this one has."""
+        """Return the arguments of the package's class for a model with all layers of this one."""
         own = self.model_dump(exclude={"bond_updates", "angle_updates"})
         lists = {name: list(value) for name, value in own.items() if isinstance(value, tuple)}
         updates = {"update_bond": any(self.bond_updates), "update_angle": any(self.angle_updates)}
@@ -75,9 +75,9 @@ class CHGNetConfig(BaseModel):
 
 
 def of_arguments(arguments: dict[str, Any], *, output_bias: bool) -> CHGNetConfig:
-    """Understand the arguments that a checkpoint says its model was made with; raises ValueError for odd ones.
+    """Parse the model arguments of a checkpoint; raises ValueError for invalid ones.
 
-    What a checkpoint leaves out is as the package has it by default; what the package ignores is ignored.
+    Missing arguments take the package's defaults; those that the package ignores are ignored.
     """
     known = {name: value for name, value in arguments.items() if name in CHGNetConfig.model_fields}
     blocks = arguments.get("n_conv", 4)
@@ -104,4 +104,4 @@ def read_updates(bonds: Sequence[bool], angles: Sequence[bool]) -> tuple[tuple[b
 
 
 Composition = Literal["add", "leave out"]
-"""What becomes of a checkpoint's composition model, an energy of each element: part of every energy, or not."""
+"""Whether a checkpoint's composition model, an energy per element, is part of every energy."""

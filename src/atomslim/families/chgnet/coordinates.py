@@ -1,8 +1,8 @@
-"""Features of a CHGNet model told in other coordinates, x → x M, by its weights alone and exactly but for rounding.
+"""Features of a CHGNet model in other coordinates, x → x M, by changing weights only, exact up to rounding.
 
 Features of atoms and of bonds come from the embedding and from the last layers of updates, which are multiplied by M,
-and are taken in by linear layers, which are multiplied by M⁻¹: of the embedding and the first blocks, so that what
-comes after them takes in x M where it took in x. Features of angles have no last linear layer, and stay as they are.
+and are read by linear layers, which are multiplied by M⁻¹: in the embedding and the first blocks, so that what
+follows reads x M instead of x. Features of angles have no last linear layer, and are not changed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from atomslim.families.chgnet.layers import linear_indices
 
 
 def tell_atoms(embedding: Any, blocks: Sequence[Any], matrix: Float[Tensor, "d_atom d_atom"]) -> None:
-    """Tell the features of atoms of an embedding and of blocks in other coordinates, in place."""
+    """Change the coordinates of atom features of an embedding and of blocks, in place."""
     back, width = torch.linalg.inv(matrix), len(matrix)
     _set(embedding.atom_embedding.embedding.weight, lambda weight: weight @ matrix)
     for block in blocks:
@@ -28,7 +28,7 @@ def tell_atoms(embedding: Any, blocks: Sequence[Any], matrix: Float[Tensor, "d_a
 
 
 def tell_bonds(embedding: Any, blocks: Sequence[Any], matrix: Float[Tensor, "d_bond d_bond"]) -> None:
-    """Tell the features of bonds of an embedding and of blocks in other coordinates, in place."""
+    """Change the coordinates of bond features of an embedding and of blocks, in place."""
     back, width = torch.linalg.inv(matrix), len(matrix)
     atoms = embedding.atom_embedding.embedding.embedding_dim
     _give(embedding.bond_embedding, matrix)
@@ -48,13 +48,13 @@ def invertible(matrix: Float[Tensor, "d d"], worst: float) -> Float[Tensor, "d d
 
 
 def _give(layer: Any, matrix: Tensor) -> None:
-    """Multiply what a linear layer gives: its weight, and its bias if it has one."""
+    """Multiply the output of a linear layer: its weight, and its bias if it has one."""
     for parameter in layer.parameters():
         _set(parameter, lambda weight: matrix.T @ weight)
 
 
 def _take_in(network: Any, back: Tensor, slices: Sequence[slice]) -> None:
-    """Multiply the columns of a gated network's first layers that take in features."""
+    """Multiply the columns of a gated network's first layers that read features."""
     for mlp in (network.mlp_core, network.mlp_gate):
         weight = mlp.layers[linear_indices(mlp)[0]].weight
         for columns in slices:

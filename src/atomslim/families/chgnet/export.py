@@ -1,9 +1,9 @@
 """Writes a CHGNet model as a checkpoint of the package, so that its calculator runs cut and trained models.
 
-What the package cannot hold is worked into what it has, exactly but for rounding:
+What the package cannot hold is merged into what it has, exactly up to rounding:
 
 * Updates that were left out: the package's layers with weights that make them add nothing.
-* A readout that maps the last features by A ≠ 1: all features of atoms are told in the coordinates A f, see
+* A readout that maps the last features by A ≠ 1: all atom features are converted to the coordinates A f, see
   `atomslim.families.chgnet.coordinates`.
 * The scale of energies: the head's last layer. Their references: the composition model.
 """
@@ -28,13 +28,13 @@ from atomslim.models.tasks import Target
 from atomslim.models.tensors import save_archive
 
 WORST_CONDITION = 1e4
-"""Of the readout's map: beyond it, rounding in float32 would show."""
+"""Largest condition number of the readout's map: beyond it, rounding in float32 would matter."""
 
 
 def write_chgnet(model: CHGNet, path: str | os.PathLike[str]) -> None:
     """Write a file for ``chgnet.model.CHGNetCalculator.from_file``.
 
-    Raises ConfigError for what the format cannot hold: no blocks, several tasks, other targets than an energy with its
+    Raises ConfigError for what the format cannot hold: no blocks, several tasks, targets other than an energy with its
     forces, a mean, a shorter cutoff, or a map of the readout that cannot be inverted; OSError if the file cannot be
     written.
     """
@@ -85,7 +85,7 @@ def _energy(model: CHGNet) -> Target:
 
 
 def _arguments(config: CHGNetConfig) -> dict[str, Any]:
-    """Return what the package makes the model from; it fills the composition model from the tensors."""
+    """Return the package's model arguments; it fills the composition model from the tensors."""
     return config.arguments() | {"composition_model": "MPtrj", "is_intensive": True}
 
 
@@ -115,7 +115,7 @@ def _package(config: CHGNetConfig) -> Any:
 
 
 def _let_add_nothing(package: Any, config: CHGNetConfig) -> None:
-    """Set the last layers to zero of updates that the package has and the model has not."""
+    """Zero the last layers of updates that the package has but the model lacks."""
     for block, (bonds, angles) in enumerate(zip(config.bond_updates[:-1], config.angle_updates[:-1], strict=True)):
         if not bonds and any(config.bond_updates):
             _multiply(package.bond_conv_layers[block].mlp_out, 0.0)
@@ -130,7 +130,7 @@ def _multiply(module: nn.Module, factor: float) -> None:
 
 
 def _scale_head(model: CHGNet, energy: Target) -> None:
-    """Let the head give eV."""
+    """Make the head give eV."""
     head: Any = model.heads.get_submodule(f"{model.task().name}.{energy.name}")
     _multiply([layer for layer in head.mlp.modules() if isinstance(layer, nn.Linear)][-1], energy.std)
 
@@ -141,7 +141,7 @@ def _is_identity(model: CHGNet) -> bool:
 
 
 def _remove_map(model: CHGNet) -> None:
-    """Tell the features of atoms in the coordinates that the readout maps them to, in place."""
+    """Convert atom features to the coordinates that the readout maps them to, in place."""
     if _is_identity(model):
         return
     there = model.readout.first.weight.double()

@@ -37,11 +37,11 @@ class CHGNetFamily(Family):
         return CHGNet(config, tasks)
 
     def notes(self, model: BlockModel) -> list[str]:
-        """Say where magnetic moments come from, and what becomes of them."""
+        """Note where magnetic moments come from, and that training ignores them."""
         if model.num_blocks < 2:
             return ["no magnetic moments: there is no block before the last"]
         kept = model.block_ids[-2]
-        return [f"magnetic moments come from block {kept}: cuts and training of other quantities do not look at them"]
+        return [f"magnetic moments come from block {kept}: pruning and training of other quantities ignore them"]
 
     @contextmanager
     def unit_changes(self, model: BlockModel) -> Iterator[dict[str, list[Change]]]:
@@ -89,7 +89,7 @@ class CHGNetFamily(Family):
         write_chgnet(_chgnet(model), path)
 
     def check_graph(self, model: BlockModel, graph: GraphSettings) -> None:
-        """A cutoff beyond that of the radial functions would change nothing."""
+        """Refuse a cutoff beyond that of the radial functions, which would change nothing."""
         if graph.cutoff > (longest := _chgnet(model).config.atom_graph_cutoff):
             raise ConfigError(f"cutoff {graph.cutoff:g} Å: this CHGNet model sees nothing beyond {longest:g} Å")
 

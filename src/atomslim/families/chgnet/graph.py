@@ -74,7 +74,7 @@ def build_graph(
 ) -> BondGraph:
     """Find the bonds up to the cutoff of each structure, and the angles between those nearer than ``angle_cutoff`` (Å).
 
-    ``pairs`` reuses a list found earlier with cutoffs at least as large: its distances are computed anew. Raises
+    ``pairs`` reuses a list found earlier with cutoffs at least as large: its distances are recomputed. Raises
     StructureError for structures that no model can take.
     """
     found = find_pairs(batch, cutoffs) if pairs is None else within(update_distances(pairs, batch), batch, cutoffs)

@@ -1,8 +1,8 @@
 """CHGNet's updates of atoms, bonds and angles, by the package's own layers and in fewer operations.
 
-Each update is a gated network of the features of several things side by side (two atoms and their bond, say). Its
-first layers are linear, so that what they make of an atom is computed once for the atom, not once for each of its
-bonds, and what they make of a bond once for the bond, not for each angle: W [a ; b ; c] = W_a a + W_b b + W_c c.
+Each update is a gated network of concatenated features (such as two atoms and their bond). Its first layers are
+linear, so that their term for an atom is computed once for the atom, not once for each of its bonds, and that for a
+bond once for the bond, not for each angle: W [a ; b ; c] = W_a a + W_b b + W_c c.
 Sums are made in the dtype of the features that they are added to, whatever the precision of dense layers.
 """
 
@@ -18,20 +18,20 @@ from torch.nn.functional import linear
 from atomslim.families.chgnet.graph import BondGraph
 
 Summed: TypeAlias = Callable[[nn.Linear], Tensor]
-"""What a first layer makes of all its inputs together."""
+"""The sum of a first layer's terms."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A batch's graph, and what is known of its bonds before the first block.
+    """A batch's graph, and bond quantities known before the first block.
 
     | field | shape | meaning |
     |---|---|---|
     | centres, neighbours | (2 bonds,) | atoms of the directions of bonds |
-    | one, other | (angles,) | the bonds of the directions that an angle is between |
+    | one, other | (angles,) | the bonds of an angle's two directions |
     | structure | (n,) | structure of each atom |
-    | weights | (bonds, d_atom) | what messages along bonds are multiplied by |
-    | short_weights | (short, d_bond) | what messages between bonds are multiplied by, once for each of the two |
+    | weights | (bonds, d_atom) | factor of messages along bonds |
+    | short_weights | (short, d_bond) | factor of messages between bonds, once for each of the two |
     """
 
     graph: BondGraph
@@ -58,7 +58,7 @@ class Geometry:
 
 
 class Block(nn.Module):
-    """An update of atoms, then, where a later block reads them, of bonds and of angles."""
+    """An update of atoms, then, if a later block reads them, of bonds and of angles."""
 
     def __init__(self, atoms: nn.Module, bonds: nn.Module | None, angles: nn.Module | None) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 def updated_atoms(layer: Any, atoms: Tensor, bonds: Tensor, geometry: Geometry) -> Tensor:
-    """Add to each atom what its bonds bring: Σ_bonds weight · gated(centre, bond, neighbour)."""
+    """Add to each atom its bonds' messages: Σ_bonds weight · gated(centre, bond, neighbour)."""
 
     def summed(first: nn.Linear) -> Tensor:
         centre, bond, neighbour = first.weight.split([atoms.shape[1], bonds.shape[1], atoms.shape[1]], dim=1)
@@ -97,7 +97,7 @@ def updated_atoms(layer: Any, atoms: Tensor, bonds: Tensor, geometry: Geometry) 
 
 
 def updated_bonds(layer: Any, atoms: Tensor, bonds: Tensor, angles: Tensor, geometry: Geometry) -> Tensor:
-    """Add to each short bond what its angles bring: Σ_angles weight · weight' · gated(bond, bond', angle, centre).
+    """Add to each short bond its angles' messages: Σ_angles weight · weight' · gated(bond, bond', angle, centre).
 
     A bias or a norm changes all bonds, of structures that have angles: the numbers of a structure without must not
     depend on what else is in the batch.
@@ -134,7 +134,7 @@ def _summed_by_angle(atoms: Tensor, short: Tensor, angles: Tensor, geometry: Geo
 
 
 def gated(network: Any, summed: Summed) -> Tensor:
-    """Apply a gated network of the package, its two first layers by way of ``summed``."""
+    """Apply a gated network of the package, its two first layers through ``summed``."""
     core, gate = _applied(network.mlp_core, summed), _applied(network.mlp_gate, summed)
     if network.norm is not None:
         core, gate = network.bn1(core), network.bn2(gate)

@@ -1,4 +1,4 @@
-"""CHGNet as a block model: the package's own layers on graphs, sums and derivatives of ours."""
+"""CHGNet as a block model: the package's own layers with our graphs, sums and derivatives."""
 
 import contextlib
 import copy
@@ -38,13 +38,13 @@ ALMOST_ONE = 1 - 1e-6
 """CHGNet multiplies cosines by this, so that straight angles have a derivative."""
 
 KINDS = ("bonds", "angles")
-"""What is updated besides atoms, and can be left out by block."""
+"""Updated quantities besides atoms, which can be left out by block."""
 
 WORST_MAP = 1e3
-"""Of what is handed over, the largest singular value over the smallest: beyond it, rounding in float32 would show."""
+"""Largest condition number of a hand-over map: beyond it, rounding in float32 would matter."""
 
 SWITCH = 0.5
-"""Å: over this length before it, a cutoff that is shorter than that of the radial functions fades bonds out."""
+"""Å: over this length before a shorter cutoff than that of the radial functions, bonds fade out."""
 
 
 class Embedding(nn.Module):
@@ -61,7 +61,7 @@ class Embedding(nn.Module):
         self.angle_embedding = package.angle_embedding
 
     def forward(self, batch: AtomsBatch, graph: BondGraph, cutoff: float) -> tuple[Tensor, Tensor, Tensor, Geometry]:
-        """Return the features of atoms, bonds and angles, and what the blocks know of the geometry."""
+        """Return the features of atoms, bonds and angles, and the geometry for the blocks."""
         dtype = self.bond_embedding.weight.dtype
         with full_precision(batch.device):
             vectors, lengths = _bond_vectors(batch, graph)
@@ -77,7 +77,7 @@ class Embedding(nn.Module):
 
 
 class Readout(nn.Module):
-    """A linear map of the last block's features, at first the identity, and the normalisation that CHGNet has there."""
+    """A linear map of the last block's features, initially the identity, and CHGNet's normalisation there."""
 
     def __init__(self, width: int, norm: nn.Module | None) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Readout(nn.Module):
         nn.init.eye_(self.first.weight)
 
     def forward(self, features: Float[Tensor, "n d_atom"]) -> Float[Tensor, "n d_atom"]:
-        """Return what heads take."""
+        """Return the inputs of heads."""
         mapped = self.first(features)
         return mapped if self.norm is None else self.norm(mapped)
 
@@ -112,7 +112,7 @@ class Head(nn.Module):
 class _Context:
     batch: AtomsBatch
     before_last: Tensor | None
-    """Features of atoms after the block before the last, of which magnetic moments are made."""
+    """Features of atoms after the block before the last, from which magnetic moments are computed."""
 
 
 class CHGNet(BlockModel):
@@ -120,7 +120,7 @@ class CHGNet(BlockModel):
 
     Energies are the sum over atoms of a head on the last block's features, forces and stress its derivatives, magnetic
     moments (absolute, μB) come from the features of the block before the last. Bonds and angles have features, too,
-    which only this family looks at. A composition model (energies of elements) is the references of the task's energy.
+    which only this family uses. A composition model (energies of elements) is the references of the task's energy.
     """
 
     family: ClassVar[Family | None] = FAMILY
@@ -164,13 +164,13 @@ class CHGNet(BlockModel):
         return BlockFeatures(tuple(atoms for atoms, _ in self._passed(batch, topology)), (), batch)
 
     def block_inputs(self, batch: AtomsBatch, topology: BondGraph) -> list[dict[str, Tensor]]:
-        """Return the features of atoms and of bonds that each block takes in."""
+        """Return each block's input features of atoms and bonds."""
         if self.config.conv_norm is not None:
             raise ConfigError("hand-over: updates of this CHGNet model are normalised, so that no map fits into them")
         return [{"atoms": atoms, "bonds": bonds} for atoms, bonds in self._passed(batch, topology)][:-1]
 
     def map_block_input(self, index: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
-        """Let the embedding and the blocks before one (from 0) give what they give times a matrix."""
+        """Multiply the outputs of the embedding and the blocks before one (from 0) by a matrix."""
         tell = {"atoms": tell_atoms, "bonds": tell_bonds}
         with torch.no_grad():
             for kind, matrix in maps.items():
@@ -204,7 +204,7 @@ class CHGNet(BlockModel):
         return raw
 
     def adds_up_atoms(self, task: Task) -> bool:
-        """Say whether a network's numbers of atoms are added up, not a network of the pooled atoms."""
+        """Say whether a network's atomic values are summed, instead of a network of the pooled atoms."""
         energy = task.of_kind("energy")
         return energy is not None and cast("Head", self.heads.get_submodule(f"{task.name}.{energy.name}")).by_atom
 
@@ -213,9 +213,9 @@ class CHGNet(BlockModel):
         return {"node": ReadoutMap.last(self.readout.first, [self.config.atom_fea_dim] * (self.num_blocks + 1))}
 
     def with_blocks(self, indices: Sequence[int]) -> Self:
-        """Return an independent copy with only these blocks (1 … b); updates that nothing reads any more are cut off.
+        """Return an independent copy with only these blocks (1 … b); updates that nothing reads any more are removed.
 
-        The readout takes what the last of them gives.
+        The readout reads the last one's output.
         """
         kept = check_block_indices(indices, self.num_blocks)
         bonds, angles = ([there[index - 1] for index in kept] for there in self._updates)
@@ -280,7 +280,7 @@ class CHGNet(BlockModel):
 def package_model(config: CHGNetConfig) -> Any:
     """Return a model of the package's own class with all layers of ``config``, its weights fresh.
 
-    Leaves torch's generator as it was. Raises ConfigError where the package is missing or refuses a value.
+    Keeps torch's generator. Raises ConfigError where the package is missing or refuses a value.
     """
     FAMILY.require_package()
     from chgnet.model import CHGNet as Package  # noqa: PLC0415 - an optional package
@@ -288,7 +288,7 @@ def package_model(config: CHGNetConfig) -> Any:
     if config.num_blocks == 0:
         config = config.model_copy(update={"bond_updates": (False,), "angle_updates": (False,)})
     try:
-        with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):  # it greets with its size
+        with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):  # it prints its size
             return Package(**config.arguments())
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ConfigError(f"the package chgnet makes no model of this configuration: {error}") from error

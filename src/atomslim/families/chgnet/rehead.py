@@ -45,7 +45,7 @@ def _head(model: CHGNet, target: Target, old: Task | None) -> nn.Module:
 
 
 def _fresh(model: CHGNet) -> nn.Module:
-    """Return a head of the model's kind, its layers drawn as torch draws them."""
+    """Return a head of the model's kind, initialised as torch does."""
     first: Any = next(iter(model.heads.values()))
     head: nn.Module = copy.deepcopy(next(iter(first.values())))
     for module in head.modules():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from atomslim.families.chgnet.model import CHGNet
 
 _INDICES = {"bonds": 1, "angles": 2}
-"""Of what is updated, among the arguments and the results of a block."""
+"""Indices of updated features among the arguments and results of a block."""
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from atomslim.unpickle.torch_file import StoredTensor
 CONSTANTS = re.compile(
     r"output_mask$|\.bias$|conv_tp\.weight$|_zeroed$|^atomic_numbers$|r_max$|^num_interactions$|\.p$"
 )
-"""Names of tensors that follow from the configuration; biases are so only where they are empty."""
+"""Names of tensors that follow from the configuration; biases only if they are empty."""
 
 RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
@@ -122,10 +122,10 @@ def _refuse(content: Stored, where: str) -> None:
     if content.kind not in MODELS:
         raise CheckpointError(f"{where}: a {content.kind} is not supported: {' and '.join(MODELS)} are")
     if content.get("joint_embedding") is not None:
-        raise CheckpointError(f"{where}: embeds charge, spin or the like besides elements, which is not supported")
+        raise CheckpointError(f"{where}: embeds charge, spin or similar besides elements, which is not supported")
     layers = [*content.modules("interactions"), *content.modules("products")]
     if any(_enabled(layer.get(name)) for layer in layers for name in ("cueq_config", "oeq_config")):
-        raise CheckpointError(f"{where}: is in the layout of cuequivariance: convert it by the package first")
+        raise CheckpointError(f"{where}: is in cuequivariance's layout: convert it with the package first")
     for name, known in (("interactions", INTERACTIONS), ("readouts", READOUTS)):
         kinds = [one.kind for one in content.modules(name)]
         there = content.get(name)
@@ -215,7 +215,7 @@ def _number(value: Any) -> float:
 
 
 def _heads(content: Stored) -> list[str]:
-    """Return the names of heads as names of tasks may be."""
+    """Return the names of heads as valid task names."""
     heads = content.get("heads")
     names = [str(name) for name in heads] if isinstance(heads, list) and heads else ["Default"]
     return list(map(task_name, names))
@@ -258,7 +258,7 @@ def _fill(model: MACE, content: Stored, tensors: _Tensors) -> None:
 
 
 def _names(model: MACE) -> Iterator[tuple[str, str, Tensor]]:
-    """Give our name, the file's name, and our tensor of what is in both as it is."""
+    """Give our name, the file's name, and our tensor for everything that is stored identically."""
     for name, value in model.embedding.state_dict().items():
         yield name, name, value
     for index, block in enumerate(model.blocks):
@@ -267,7 +267,7 @@ def _names(model: MACE) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def _fill_readout(model: MACE, content: Stored, tensors: _Tensors) -> None:
-    """Take the readouts of blocks as rows of their terms, and what follows the last of them as heads."""
+    """Read the blocks' readouts as rows of their terms, and what follows the last one as heads."""
     config = model.config
     terms = [term.get_parameter("weight") for term in model.readout]
     for weight in terms:

@@ -1,4 +1,4 @@
-"""Sizes and kinds of a MACE model as plain data. Imports nothing that only the family's package brings."""
+"""Sizes and kinds of a MACE model as plain data. Does not import the family's package."""
 
 from typing import Literal
 
@@ -21,20 +21,20 @@ class BlockConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     interaction: Interaction = Field(description="class of the package")
-    source: str = Field(description="irreps that it takes")
+    source: str = Field(description="irreps of its input")
     edge: str = Field(description="irreps that are sent along edges")
     target: str = Field(description="irreps that atoms receive")
-    out: str = Field(description="irreps that it gives")
+    out: str = Field(description="irreps of its output")
     radial_hidden: tuple[int, ...] = Field(description="widths of the hidden layers that make weights of distances")
-    average_neighbours: float = Field(allow_inf_nan=False, description="what sums over neighbours are divided by")
+    average_neighbours: float = Field(allow_inf_nan=False, description="divisor of sums over neighbours")
     correlation: int = Field(ge=1, le=6, description="highest power in the product")
-    self_connection: bool = Field(description="whether what it takes is added to the product")
+    self_connection: bool = Field(description="whether its input is added to the product")
     agnostic: bool = Field(default=False, description="whether the product has the same weights for all elements")
     paths: tuple[tuple[int, ...], ...] = Field(description="of the product: by irrep it gives, then by power")
 
 
 class MACEConfig(BaseModel):
-    """What a MACE model is, besides its weights and tasks."""
+    """Sizes and kinds of a MACE model, without weights and tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,12 +46,12 @@ class MACEConfig(BaseModel):
     radial: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
     num_radial: int = Field(ge=1, description="functions of the distance")
     transform: Literal["None", "Agnesi", "Soft"] = Field(default="None", description="of distances")
-    cutoff_on_basis: bool = Field(default=True, description="whether the basis goes to zero, or the weights made of it")
+    cutoff_on_basis: bool = Field(default=True, description="whether the basis goes to zero, or weights made from it")
     pair_repulsion: bool = Field(default=False, description="whether the ZBL energy of pairs is added")
     width: int = Field(ge=1, description="scalars of every element")
     blocks: tuple[BlockConfig, ...] = ()
-    linear: int = Field(ge=1, description="numbers of the readout that go straight to the atom's energy")
-    hidden: int = Field(ge=1, description="numbers of the readout that go through an activation")
+    linear: int = Field(ge=1, description="readout features that go linearly to the atom's energy")
+    hidden: int = Field(ge=1, description="readout features that go through an activation")
     gate: Gate | None = Field(default="silu", description="that activation")
     second_layer: bool = Field(default=False, description="whether the activation is followed by a layer and another")
 

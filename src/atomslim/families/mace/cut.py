@@ -1,4 +1,4 @@
-"""Leaves blocks of MACE out: irreps that are no longer given or read go with them."""
+"""Removes blocks of MACE, and irreps that are no longer given or read."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def with_blocks(model: "MACE", kept: Sequence[int]) -> "MACE":
 
 
 def narrowed(config: MACEConfig, kept: Sequence[int]) -> tuple[BlockConfig, ...]:
-    """Say what kept blocks are when each takes what the one before gives, and gives what the next one takes."""
+    """Return the kept blocks, each with the input that the one before gives and the output that the next one reads."""
     if tuple(kept) == tuple(range(1, len(config.blocks) + 1)):
         return config.blocks
     chosen = [config.blocks[index - 1] for index in kept]
@@ -55,7 +55,7 @@ def narrowed(config: MACEConfig, kept: Sequence[int]) -> tuple[BlockConfig, ...]
 
 
 def _common(text: str, other: str) -> str:
-    """Return the irreps of a text that the other one has, too."""
+    """Return the irreps that both strings have."""
     return str(o3.Irreps([entry for entry in irreps(text) if entry.ir in irreps(other)]))
 
 
@@ -101,7 +101,7 @@ def _key(entries: Any, keys: list[Any] | None) -> Callable[[int], Any]:
 
 
 def _copy_linear(old: Any, new: Any, old_keys: list[Any] | None, new_keys: list[Any] | None) -> None:
-    """Copy the weights of paths that there still are; e3nn scales them by their number."""
+    """Copy the weights of the remaining paths; e3nn scales them by their number."""
     source = _key(old.irreps_in, old_keys)
     views = {
         (source(one.i_in), old.irreps_out[one.i_out].ir): view * one.path_weight
@@ -122,7 +122,7 @@ def _copy_product(old: Any, new: Any) -> None:
 
 
 def _copy_contractions(old: Block, new: Block) -> set[str]:
-    """Copy the parts of the product that make irreps which there still are."""
+    """Copy the parts of the product that make the remaining irreps."""
     theirs = dict(zip([entry.ir for entry in _made(old)], contractions(old), strict=True))
     for entry, contraction in zip(_made(new), contractions(new), strict=True):
         contraction.load_state_dict(theirs[entry.ir].state_dict())
@@ -158,7 +158,7 @@ def _by_instruction(block: Block, sizes: list[int]) -> list[int]:
 
 
 def _copy_rest(old: Block, new: Block, done: set[str]) -> None:
-    """Copy what has the same name and shape; what follows from the irreps alone is there already."""
+    """Copy what has the same name and shape; what follows from the irreps exists already."""
     theirs = old.state_dict()
     for name, value in new.state_dict().items():
         constant = "_w3j" in name or name.endswith("output_mask")

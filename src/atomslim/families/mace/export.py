@@ -1,4 +1,4 @@
-"""Writing a MACE model as the package saves its own, so that its calculators and tools run it."""
+"""Writing a MACE model in the package's own format, for its calculators and tools."""
 
 import io
 from collections.abc import Sequence
@@ -56,13 +56,13 @@ def _check(model: MACE, heads: Sequence[Head]) -> None:
     if model.config.pair_repulsion and any(
         not torch.allclose(head.pair, torch.ones(1).to(head.pair)) for head in heads
     ):
-        raise ConfigError("its energies of repulsion are scaled otherwise than the rest, which the package cannot do")
+        raise ConfigError("its repulsion energies have another scale than the rest, which the package cannot express")
     hidden = [index for index in range(model.num_blocks) if _hidden(model, heads, index)]
     straight = [index for index in range(model.num_blocks) if bool(_straight(model, heads, index).any())]
     if len(hidden) > 1 or set(hidden) & set(straight):
         raise ConfigError(
-            "its re-aligned readout takes a block both straight and through an activation, or several together "
-            "through one, which the package cannot: save it as .safetensors, or cut with --realign sliced"
+            "its re-aligned readout reads a block both linearly and through an activation, or several together "
+            "through one, which the package cannot express: save it as .safetensors, or cut with --realign sliced"
         )
 
 
@@ -72,7 +72,7 @@ def _hidden(model: MACE, heads: Sequence[Head], index: int) -> bool:
 
 
 def _straight(model: MACE, heads: Sequence[Head], index: int) -> Tensor:
-    """Return what each head takes of a block straight, (scalars, heads)."""
+    """Return each head's linear map of a block, (scalars, heads)."""
     rows = _term(model, index)[: model.config.linear]
     return torch.stack([head.linear.detach() @ rows for head in heads], dim=1)
 
@@ -82,7 +82,7 @@ def _term(model: MACE, index: int) -> Tensor:
 
 
 def _units(head: Head) -> Tensor:
-    """Return which hidden numbers a head makes use of."""
+    """Return which hidden features a head uses."""
     used = head.last.detach() != 0
     if head.middle is not None:
         used = used | (head.middle.detach() != 0).any(1) | (head.middle.detach() != 0).any(0)
@@ -110,7 +110,7 @@ def _package_model(model: MACE, targets: Sequence[Target], heads: Sequence[Head]
 
 
 def _empty(model: MACE, targets: Sequence[Target]) -> Any:
-    """Return a small model of the package, of which all but the blocks is as it should be."""
+    """Return a small model of the package in which everything except the blocks is right."""
     config, first = model.config, model.config.blocks[0]
     rows = [[target.references.get(number, 0.0) for number in config.species] for target in targets]
     return models.ScaleShiftMACE(
@@ -143,7 +143,7 @@ def _empty(model: MACE, targets: Sequence[Target]) -> Any:
 
 
 def _constant(model: MACE, target: Target, task: str) -> float:
-    """Return what a head says of nothing, where no block is read through its activation."""
+    """Return a head's output for zero input, if no block is read through its activation."""
     head = _head(model, task, target)
     if head.bias is None or any(_hidden(model, [head], index) for index in range(model.num_blocks)):
         return 0.0
@@ -163,7 +163,7 @@ def _compiled(model: MACE, index: int) -> Block:
 
 
 def _readout(model: MACE, heads: Sequence[Head], index: int) -> Any:
-    """Return what reads a block: a linear map, or a network of one or two layers."""
+    """Return the readout of a block: a linear map, or a network of one or two layers."""
     source, count = irreps(model.config.blocks[index].out), o3.Irreps([(len(heads), (0, 1))])
     if not _hidden(model, heads, index):
         linear = blocks.LinearReadoutBlock(source, count)

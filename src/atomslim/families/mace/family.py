@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from atomslim.families.mace.model import MACE
 
 E3NN = "0.4.4"
-"""The version of e3nn that the package pins; others order and scale weights otherwise."""
+"""The version of e3nn that the package pins; others order and scale weights differently."""
 
 
 class MACEFamily(Family):
@@ -34,7 +34,7 @@ class MACEFamily(Family):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"fresh heads", "export"})
 
     def require_package(self) -> None:
-        """Raise ConfigError unless the package is there, and e3nn in the version that it pins."""
+        """Raise ConfigError unless the package is installed, with the e3nn version that it pins."""
         super().require_package()
         try:
             found = version("e3nn")
@@ -43,7 +43,7 @@ class MACEFamily(Family):
         if found != E3NN:
             raise ConfigError(
                 f"MACE models need e3nn {E3NN}, and {found} is installed (sevenn needs a later one): "
-                "make an environment of their own: pip install 'atomslim[mace]'"
+                "make a separate environment: pip install 'atomslim[mace]'"
             )
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
@@ -54,7 +54,7 @@ class MACEFamily(Family):
         return MACE(config, tasks)
 
     def locate(self, name: str) -> Path:
-        """Say where a model is to be had: none come with the package."""
+        """Say where to get a model: the package ships none."""
         from atomslim.families.mace.package import addresses  # noqa: PLC0415 - needs the package
 
         known = addresses()

@@ -19,7 +19,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "tanh":
 
 @dataclass(frozen=True)
 class EdgeTerms:
-    """What blocks read of atoms and edges."""
+    """Inputs of blocks from atoms and edges."""
 
     attrs: Float[Tensor, "n elements"]
     harmonics: Float[Tensor, "E components"]
@@ -29,7 +29,7 @@ class EdgeTerms:
 
 
 class Embedding(nn.Module):
-    """Scalars of each element, and what is computed of edges once for all blocks."""
+    """Scalars of each element, and edge quantities computed once for all blocks."""
 
     numbers: Tensor
 
@@ -57,7 +57,7 @@ class Embedding(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "E 3"], kind: Tensor, index: Tensor
     ) -> tuple[Tensor, EdgeTerms, Tensor | None]:
-        """Return atoms' scalars, what blocks read, and atoms' energies of repulsion, if there are any."""
+        """Return atoms' scalars, the blocks' inputs, and atoms' repulsion energies, if any."""
         dtype = self.node_embedding.linear.weight.dtype
         attrs = functional.one_hot(kind, len(self.numbers)).to(dtype)
         lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
@@ -123,7 +123,7 @@ class Block(nn.Module):
 class Term(nn.Linear):
     """A linear map of a block's scalars, for the readout. What is zero in it stays zero in training.
 
-    The package reads a block either straight or through an activation: a map that did both would not go back to it.
+    The package reads a block either linearly or through an activation: a map with both could not be exported.
     """
 
     def __init__(self, width: int, out: int) -> None:
@@ -134,7 +134,7 @@ class Term(nn.Linear):
         return functional.linear(x, kept(self.weight))
 
     def reset_parameters(self) -> None:
-        """Draw what is not zero anew."""
+        """Redraw the non-zero weights."""
         with torch.no_grad():
             drawn = torch.randn_like(self.weight) * self.in_features**-0.5
             self.weight.copy_(torch.where(self.weight != 0, drawn, 0.0))
@@ -157,7 +157,7 @@ class Head(nn.Module):
         self.register_buffer("pair", torch.ones(1))
 
     def forward(self, x: Float[Tensor, "n out"], pair: Tensor | None) -> Float[Tensor, " n"]:
-        """Return one number for each atom; ``pair`` are energies of repulsion that are added."""
+        """Return one number for each atom; ``pair`` are repulsion energies to add."""
         with full_precision(x.device):
             straight, hidden = x.to(self.last).split([len(self.linear), len(self.last)], dim=1)
             hidden = activate(self.gate, hidden)
@@ -169,7 +169,7 @@ class Head(nn.Module):
 
 
 def kept(weight: Tensor) -> Tensor:
-    """Return weights of which those that are zero get no gradient."""
+    """Return weights whose zeros get no gradient."""
     return weight * (weight != 0)
 
 
@@ -180,7 +180,7 @@ def activate(gate: str | None, x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def factor_of(gate: str) -> float:
-    """Return e3nn's factor that gives an activation of normal numbers a mean square of 1."""
+    """Return e3nn's factor by which an activation of normal numbers has mean square 1."""
     with building():
         found = normalize2mom(GATES[gate])
     return 1.0 if found._is_id else float(found.cst)  # noqa: SLF001 - e3nn leaves factors near 1 out
@@ -192,7 +192,7 @@ def edge_irreps(config: MACEConfig) -> Any:
 
 
 def _resize(contraction: Any, counts: tuple[int, ...]) -> None:
-    """Give a contraction as many paths as its file has: how they are counted differs with what wrote it."""
+    """Give a contraction as many paths as its file has: the count depends on the version that wrote it."""
     for power, count in enumerate(counts, start=1):
         name = f"U_matrix_{power}"
         matrix = getattr(contraction, name)

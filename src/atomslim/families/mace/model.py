@@ -1,4 +1,4 @@
-"""MACE as a block model: the package's own layers on graphs, sums and derivatives of ours.
+"""MACE as a block model: the package's own layers with our graphs, sums and derivatives.
 
 The model is Batatia et al., NeurIPS 2022, arXiv 2206.07697; trained weights are read from files of the package
 `mace-torch`.
@@ -36,10 +36,10 @@ class _Context:
 
 
 class MACE(BlockModel):
-    """MACE as a block model: the readout adds what it takes of the even scalars of every block.
+    """MACE as a block model: the readout sums linear terms of every block's even scalars.
 
-    Of the numbers that this gives, some go straight to the atom's energy, as the package has it of all blocks but the
-    last, and others through an activation, as it has it of the last.
+    Some of the resulting features go linearly to the atom's energy, as in the package for all blocks except the
+    last, and others through an activation, as for the last.
     """
 
     family: ClassVar[Family | None] = FAMILY
@@ -93,7 +93,7 @@ class MACE(BlockModel):
         return ReadoutFeatures(torch.stack(terms).sum(0), None, features.context)
 
     def raw_outputs(self, readout: ReadoutFeatures, task: Task) -> dict[str, Tensor]:
-        """Return the raw numbers of a task's targets; those of atoms added up or averaged."""
+        """Return the raw numbers of a task's targets; atomic values summed or averaged."""
         context: _Context = readout.context
         heads = cast("nn.ModuleDict", self.heads[task.name])
         return {
@@ -107,11 +107,11 @@ class MACE(BlockModel):
         }
 
     def adds_up_atoms(self, task: Task) -> bool:
-        """Say yes to every energy."""
+        """Return true for every energy."""
         return task.of_kind("energy") is not None
 
     def readout_maps(self) -> dict[str, ReadoutMap]:
-        """Return the terms of the blocks; the embedding has one only where there are no blocks."""
+        """Return the terms of the blocks; the embedding has one only if there are no blocks."""
         terms = cast("list[nn.Linear | None]", list(self.readout))
         unread: list[nn.Linear | None] = [None] if self.num_blocks else []
         widths = [self.config.width, *(cast("Block", block).scalars for block in self.blocks)]
@@ -120,7 +120,7 @@ class MACE(BlockModel):
     def with_blocks(self, indices: Sequence[int]) -> Self:
         """Return an independent copy with only these blocks (1 … b), and their terms of the readout.
 
-        Irreps that the next block does not read, or does not get, are cut off with their paths.
+        Irreps that the next block does not read, or does not receive, are removed with their paths.
         """
         return cast("Self", with_blocks(self, check_block_indices(indices, self.num_blocks)))
 

@@ -1,4 +1,4 @@
-"""The package's own layers, made without compiling, and without a trace on torch's settings."""
+"""The package's own layers, made without compiling, and without changing torch's settings."""
 
 import io
 import warnings
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it says that it has no cuequivariance
+with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it warns that cuequivariance is missing
     warnings.simplefilter("ignore")  # e3nn 0.4.4 reads and compiles by what torch 2.13 calls deprecated
     import mace  # noqa: F401 - before e3nn, which it makes importable with torch 2.6 or later
 
@@ -24,7 +24,7 @@ __all__ = ["addresses", "blocks", "building", "models", "normalize2mom", "o3", "
 
 @contextmanager
 def building(*, compiled: bool = False) -> Iterator[None]:
-    """Make layers in float64, so that constants are exact; leave torch's generator and defaults as they were.
+    """Make layers in float64, so that constants are exact; keep torch's generator and defaults.
 
     Layers that are not compiled are copied quickly, and have no slow first calls.
     """
@@ -41,7 +41,7 @@ def building(*, compiled: bool = False) -> Iterator[None]:
 
 
 def tidied(module: nn.Module) -> nn.Module:
-    """Return a module whose copies need no compiler, and whose state is numbers that a file can keep."""
+    """Return a module whose copies need no compiler, and whose state files can hold."""
     for one in module.modules():
         if isinstance(one, CodeGenMixin) and hasattr(one, "__codegen__"):
             setattr(one, "__codegen__", [])  # noqa: B010 - what is listed is compiled when it is copied
@@ -60,7 +60,7 @@ def irreps(text: str) -> Any:
 
 
 def scalars(text: str) -> int:
-    """Return how many even scalars irreps begin with."""
+    """Return the number of even scalars at the start of irreps."""
     first = o3.Irreps(text)[0]
     return int(first.mul) if first.ir == o3.Irrep(0, 1) else 0
 

@@ -29,7 +29,7 @@ def _heads(model: MACE, task: Task, old: Task | None) -> nn.ModuleDict:
 
 
 def _keep_repulsion(model: MACE, target: Target, fresh: nn.ModuleDict) -> None:
-    """Let atoms repel one another as before, whatever the new energy is scaled by."""
+    """Keep the repulsion between atoms unchanged under the new energy's scale."""
     for task in model.tasks.values():
         energy = task.of_kind("energy")
         if energy is not None:

@@ -1,4 +1,4 @@
-"""What a file of MACE holds: whole modules of the package, read as data. No module is built and no code runs."""
+"""Contents of a MACE file: whole modules of the package, read as data. No module is built and no code runs."""
 
 import pickle
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ GATES = {"silu": "silu", "tanh": "tanh", "abs": "abs"}
 
 
 class Stored(Inert):
-    """An object of a class: what it was called with, and the state that it was given."""
+    """An object of a class: its arguments and its state."""
 
     __slots__ = ("args", "state")
     kind: ClassVar[str] = ""
@@ -70,7 +70,7 @@ _TORCH = "functions of torch"
 
 
 def _attribute(of: object, name: object) -> object:
-    """Give the name of one of torch's functions, as which a pickle looks it up; of all else nothing."""
+    """Give the name under which a pickle looks up one of torch's functions; for all else nothing."""
     return name if of == _TORCH else Foreign
 
 
@@ -116,7 +116,7 @@ NAMES: dict[tuple[str, str], Any] = {
     ("torch._C", "_VariableFunctionsClass"): _TORCH,
     **{(module, "getattr"): Function(_attribute) for module in ("builtins", "__builtin__")},
 }
-"""What files of MACE name: kept as data. All else comes to nothing."""
+"""Names in MACE files that are kept as data. All others are ignored."""
 
 
 def read_stored(path: Path) -> Any:
@@ -141,7 +141,7 @@ def tensors_of(module: Stored, prefix: str = "") -> Iterator[tuple[str, StoredTe
 
 
 def irreps_of(value: object) -> str:
-    """Write irreps as e3nn does, 8x0e+8x1o say; raises UnpicklingError for what is none."""
+    """Write irreps as e3nn does, such as 8x0e+8x1o; raises UnpicklingError for anything else."""
     if isinstance(value, str):
         return value
     entries = _tuple(value)

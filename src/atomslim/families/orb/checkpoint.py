@@ -1,7 +1,7 @@
 """Reading weights that the package `orb-models` saved, without executing anything that is in them.
 
-Its files are dictionaries of tensors. Sizes are read from these; what no tensor says, the file's name or an option
-does, or it is as in the models that were published with such tensors.
+Its files are dictionaries of tensors. Sizes are read from these; what no tensor says
+comes from the file's name or an option, or is as in the published models with such tensors.
 """
 
 import math
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 TASK = "orb"
 
 OWN = f"heads.{OWN_ENTRY}"
-"""Where a file keeps what atomslim says of the model: the package passes over heads that its model does not have."""
+"""Key of atomslim's metadata in a file: the package ignores heads that its model lacks."""
 
 OLD_HEADS = {"node_head.": "heads.forces.", "graph_head.": "heads.energy.", "stress_head.": "heads.stress."}
 """Names in files of 2024."""
 
 UNUSED = re.compile(r"model\._decoder\.|grad_(forces|stress)_normalizer\.|.*\.num_batches_tracked$")
-"""What the package's predictions do not depend on."""
+"""Tensors that do not affect the package's predictions."""
 
 EMBEDDING, STACKS = "model.atom_emb.embeddings.weight", re.compile(r"model\.gnn_stacks\.(\d+)\.")
 SIGN = "gnn_stacks.0._receive_attn.weight"
@@ -47,7 +47,7 @@ BESSEL = "model.rbf_transform.bessel_weights"
 
 @dataclass
 class _Tensors:
-    """The tensors of a file by today's names, and which of them were read."""
+    """The tensors of a file by current names, and which of them were read."""
 
     where: str
     stored: Mapping[str, StoredTensor]
@@ -55,7 +55,7 @@ class _Tensors:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The model's dtype."""
         wide = any(tensor.dtype == torch.float64 for name, tensor in self.stored.items() if name.startswith("model."))
         return torch.float64 if wide else torch.float32
 
@@ -99,10 +99,10 @@ def read_orb(
 ) -> "Orb":
     """Return the model of a file, in evaluation mode, with the task ``orb``.
 
-    Files do not say all. ``neighbours`` is the most that an atom looks at: by default what the file's name says as the
-    names of published models do (-20-, -inf-), 20 for models with layers as Orb v2 has them, and for others 120, with
-    a warning. ``activation`` is ssp, silu or gelu: by default ssp for v2 and silu for v3. ``repulsion``, yes or no:
-    by default yes for v3 alone.
+    Files lack some options. ``neighbours`` is the neighbour cap: by default from the file's name, as in those of
+    published models (-20-, -inf-), else 20 for models with the layers of Orb v2, and 120 for others, with a warning.
+    ``activation`` is ssp, silu or gelu: by default ssp for v2 and silu for v3. ``repulsion``, yes or no: by default yes
+    for v3 only.
 
     Raises CheckpointError for a file that cannot be read, is none of Orb, or has parts that are not supported, and
     ConfigError for unknown values.
@@ -128,14 +128,14 @@ def read_orb(
 
 
 def _named(content: Mapping[str, Any], where: str) -> dict[str, StoredTensor]:
-    """Return the tensors by the names that the package gives them today."""
+    """Return the tensors by the package's current names."""
     others = [str(name) for name, value in content.items() if not isinstance(value, StoredTensor)]
     if others:
         raise CheckpointError(f"{where}: {listed('no tensors', others)}; expected the state_dict of an Orb model")
     renamed = {_today(str(name)): value for name, value in content.items()}
     if not any(name.startswith("heads.") for name in renamed):
         raise CheckpointError(f"{where}: has no heads: give the weights of a force field, not of a base model")
-    if any(name.startswith("model.model.") for name in renamed):  # that of a denoiser round it
+    if any(name.startswith("model.model.") for name in renamed):  # that of a denoiser around it
         inner = {
             name.removeprefix("model."): value for name, value in renamed.items() if name.startswith("model.model")
         }
@@ -154,7 +154,7 @@ def _today(name: str) -> str:
 
 
 def _of_metadata(metadata: Metadata, given: Mapping[str, Any], where: str) -> tuple[OrbConfig, OrbGraphSettings]:
-    """Return what a file that was written from here says of itself."""
+    """Return atomslim's metadata of a file that it wrote."""
     named = [name for name, value in given.items() if value is not None]
     if named:
         raise ConfigError(f"{where}: was written by atomslim and says itself what {named[0]} is: leave the option out")
@@ -230,7 +230,7 @@ def _yes(given: str | None, *, default: bool) -> bool:
 
 
 def _neighbours(given: str | int | None, config: OrbConfig, path: Path) -> int:
-    """Return the cap on neighbours: as given, as the file's name says, or as is usual."""
+    """Return the neighbour cap: as given, from the file's name, or the usual one."""
     if given is not None:
         if not str(given).isdecimal() or not int(given):
             raise ConfigError(f"neighbours {given}: give the most neighbours that an atom looks at, 1 or more")
@@ -250,7 +250,7 @@ def _neighbours(given: str | int | None, config: OrbConfig, path: Path) -> int:
 
 
 def _without_unknown_heads(tensors: _Tensors) -> list[str]:
-    """Leave out heads of other quantities, and those that stand beside derivatives; return and say their names."""
+    """Leave out heads of other quantities, and those that duplicate derivatives; return and report their names."""
     conservative = any(name.startswith("grad_forces_normalizer.") for name in tensors.stored)
     known = {"energy", "confidence"} if conservative else {"energy", "forces", "stress", "confidence"}
     heads = {name: name.split(".")[1] for name in tensors.stored if name.startswith("heads.")}
@@ -263,7 +263,7 @@ def _without_unknown_heads(tensors: _Tensors) -> list[str]:
 
 
 def _task(tensors: _Tensors, graph: OrbGraphSettings) -> Task:
-    """Return the task: energies of elements, and the mean of what the network adds by atom, are references."""
+    """Return the task: per-element energies, and the network's mean per-atom offset, are references."""
     mean, variance = tensors.scale("heads.energy.normalizer")
     table = tensors.take("heads.energy.reference.linear.weight").double().reshape(-1).tolist()
     references = {number: value + mean for number, value in enumerate(table) if number}

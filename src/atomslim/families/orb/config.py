@@ -1,4 +1,4 @@
-"""Sizes and kinds of an Orb model, and its graphs, as plain data. Imports nothing that only the package brings."""
+"""Sizes and kinds of an Orb model, and its graphs, as plain data. Does not import the package."""
 
 from typing import Literal, Self
 
@@ -12,11 +12,11 @@ ENVELOPE = 6.0
 """Å: at this distance the package lets every message go to zero, whatever the radius of its graphs."""
 
 ALL_NEIGHBOURS = 120
-"""The cap of models that are said to have none: none was met in their training sets."""
+"""The cap of models that are said to have none: it was never reached in their training sets."""
 
 
 class OrbGraphSettings(GraphSettings):
-    """The radius, and how many of the nearest neighbours within it each atom looks at."""
+    """The radius, and how many of the nearest neighbours within it each atom uses."""
 
     cutoff: float = Field(ENVELOPE, gt=0, le=ENVELOPE, description="Atoms within this distance in Å are neighbours.")
     max_neighbours: int = Field(ALL_NEIGHBOURS, ge=1, le=MOST, description="The nearest neighbours that are kept.")
@@ -27,17 +27,17 @@ class OrbGraphSettings(GraphSettings):
         return self.max_neighbours
 
     def fewer(self, neighbours: float) -> Self:
-        """Return settings that keep at most so many neighbours, or a share below 1 of what they keep."""
+        """Return settings that keep at most so many neighbours, or a fraction below 1 of what they keep."""
         most = max(1, int(neighbours * self.max_neighbours)) if neighbours < 1 else int(neighbours)
         return self.model_copy(update={"max_neighbours": min(most, self.max_neighbours)})
 
 
 class OrbConfig(BaseModel):
-    """What an Orb model is, besides its weights and tasks."""
+    """Sizes and kinds of an Orb model, without weights and tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    width: int = Field(ge=1, description="numbers of an atom and of an edge")
+    width: int = Field(ge=1, description="features of an atom and of an edge")
     num_blocks: int = Field(ge=0, description="steps of message passing")
     mlp_layers: int = Field(ge=0, description="hidden layers of encoder and blocks")
     mlp_hidden: int = Field(ge=1, description="their width")

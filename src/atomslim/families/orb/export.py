@@ -1,4 +1,4 @@
-"""Writing an Orb model's weights as the package's trainer saves its own, so that its calculator runs them."""
+"""Writing an Orb model's weights in the format of the package's trainer, for its calculator."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +49,11 @@ def _obstacles(model: Orb) -> Iterator[str]:
             "targets.energy.mean=0, or"
         )
     if model.config.repulsion not in {"none", "mean" if task.conservative else "sum"}:
-        yield "forces of another kind than those that its repulsion of pairs was made for"
+        yield "forces of another kind than those for which its pair repulsion was made"
 
 
 def _tensors(model: Orb) -> dict[str, Tensor]:
-    """Return the tensors by the package's names; the readout's map is worked into the heads' first layers."""
+    """Return the tensors by the package's names; the readout's map is merged into the heads' first layers."""
     task = model.task()
     targets = {target.name: "energy" if target.kind == "energy" else "forces" for target in task.targets}
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -65,7 +65,7 @@ def _tensors(model: Orb) -> dict[str, Tensor]:
 
 
 def _work_in(model: Orb, found: dict[str, Tensor]) -> None:
-    """Multiply heads' first layers by the readout's map, which is the identity where nothing was re-aligned."""
+    """Multiply heads' first layers by the readout's map, which is the identity if nothing was re-aligned."""
     matrix = model.readout.weight.detach().cpu().double()
     if bool((matrix == torch.eye(len(matrix)).to(matrix)).all()):
         return
@@ -111,7 +111,7 @@ def _normaliser(name: str, mean: float, variance: float, dtype: torch.dtype) -> 
 
 
 def _decoder(model: Orb, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return zeros for a network that the package requires and whose result it does not look at."""
+    """Return zeros for a network that the package requires but whose result it ignores."""
     with building():
         made = network(model.config, 0)._decoder  # noqa: SLF001 - the package has no other name for it
     return {f"model._decoder.{name}": torch.zeros_like(value).to(dtype) for name, value in made.state_dict().items()}

@@ -35,7 +35,7 @@ class OrbFamily(Family):
     )
 
     def require_package(self) -> None:
-        """Raise ConfigError unless the package is there, in a version whose modules are known."""
+        """Raise ConfigError unless the package is installed, in a version whose modules are known."""
         super().require_package()
         found = str(self.installed())
         if not found.startswith("0.5."):
@@ -57,17 +57,17 @@ class OrbFamily(Family):
         return orb.config.model_copy(update={"stress_heads": tuple(orb.stresses)})
 
     def notes(self, model: BlockModel) -> list[str]:
-        """Say what turning does, and what training does not look at."""
+        """Warn about rotations, and about heads that training ignores."""
         orb = _orb(model)
-        found = ["directions are plain inputs: a structure that is turned has another energy"]
+        found = ["directions are plain inputs: a rotated structure has a different energy"]
         if len(orb.stresses):
-            found.append("stress has a separate head: cuts and training of other quantities do not look at it")
+            found.append("stress has a separate head: pruning and training of other quantities ignore it")
         if orb.confidence is not None:
-            found.append("force_error has a separate head: cuts and training of other quantities do not look at it")
+            found.append("force_error has a separate head: pruning and training of other quantities ignore it")
         return found
 
     def locate(self, name: str) -> Path:
-        """Say where models are: none come with the package."""
+        """Say where to get models: the package ships none."""
         raise ConfigError(
             f"orb:{name}: no weights come with the package: download the model and give the path of its file"
         )

@@ -13,7 +13,7 @@ from atomslim.atoms.neighbours import nearest
 from atomslim.families.orb.config import OrbGraphSettings
 
 TIE = 2e-5
-"""Å: neighbours that are equally far in float32, at either end of which the cap may fall."""
+"""Å: distances within this are equal in float32, so the cap may fall on either side."""
 
 Chooser: TypeAlias = Callable[[AtomsBatch, OrbGraphSettings], tuple[Tensor, Tensor, Tensor]]
 """Gives source, target and offset of the edges of one structure."""
@@ -21,20 +21,20 @@ Chooser: TypeAlias = Callable[[AtomsBatch, OrbGraphSettings], tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class Graph:
-    """Edges neighbour → atom that looks at it, sorted by the latter, with the neighbour's cell offset."""
+    """Edges neighbour → atom, sorted by the atom, with the neighbour's cell offset."""
 
     source: Int[Tensor, " E"]
     target: Int[Tensor, " E"]
     offset: Int[Tensor, "E 3"]
     share: Float[Tensor, " b"]
-    """What the cap left out of the pairs of each structure."""
+    """Fraction of each structure's pairs that the cap left out."""
 
     def edges(self) -> "Graph":
         """Return the edges."""
         return self
 
     def left_out(self) -> Float[Tensor, " b"]:
-        """Return the share of the pairs within the cutoff that the cap left out."""
+        """Return the fraction of pairs within the cutoff that the cap left out."""
         return self.share
 
     def to(self, device: torch.device | str) -> "Graph":
@@ -46,8 +46,8 @@ class Graph:
 def build_graph(batch: AtomsBatch, pairs: Pairs, settings: Sequence[OrbGraphSettings], choose: Chooser) -> Graph:
     """Return the graph of a batch, with one setting for each structure.
 
-    Where the cap falls between neighbours that are equally far, ``choose`` says which are kept, but for structures that
-    are periodic in one or two directions, which the package refuses: there, the order of pairs decides.
+    Where the cap falls between neighbours that are equally far, ``choose`` says which are kept, except for structures
+    periodic in one or two directions, which the package refuses: there, the order of pairs decides.
     """
     structure = batch.batch.cpu()
     caps = torch.tensor([one.max_neighbours for one in settings])[structure]

@@ -21,7 +21,7 @@ VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
 
 @dataclass(frozen=True)
 class Edges:
-    """What blocks read besides the features of atoms and edges."""
+    """Inputs of blocks besides the features of atoms and edges."""
 
     senders: Tensor
     receivers: Tensor
@@ -39,7 +39,7 @@ class Embedding(nn.Module):
         self.network = made
 
     def forward(self, vectors: Float[Tensor, "E 3"], batch: AtomsBatch, graph: Graph) -> tuple[Tensor, Tensor, Edges]:
-        """Return features of atoms and edges, and what blocks read besides."""
+        """Return features of atoms and edges, and further inputs of blocks."""
         seen = SimpleNamespace(
             node_features={"atomic_numbers": batch.numbers, "atomic_numbers_embedding": None},
             edge_features={"vectors": vectors},
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class Repulsion(nn.Module):
-    """The ZBL energy of close pairs, with its own forces and stress where the model's are not derivatives."""
+    """The ZBL energy of close pairs, with its own forces and stress if the model's are not derivatives."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Head(nn.Module):
     def forces(self, x: Float[Tensor, "n width"], target: Target, batch: AtomsBatch) -> Float[Tensor, "n 3"]:
         """Return raw forces without a net force and, of structures without a cell, without a torque.
 
-        The package adds the mean of its training set, in eV/Å, all the same.
+        The package still adds the mean of its training set, in eV/Å.
         """
         return without_net(self.mlp(x), batch) + self.mean / target.std
 
@@ -135,7 +135,7 @@ class StressHead(nn.Module):
 
 
 class Confidence(nn.Module):
-    """Which error of its forces the model expects, from how likely the package's bins of it are."""
+    """The force error that the model expects, from the probabilities of the package's bins."""
 
     bin_edges: Tensor
 

@@ -1,4 +1,4 @@
-"""Orb as a block model: the package's own layers on graphs, sums and derivatives of ours.
+"""Orb as a block model: the package's own layers with our graphs, sums and derivatives.
 
 The models are Orb v2 (Neumann et al., arXiv 2410.22570) and v3 (Rhodes et al., arXiv 2504.06231); weights are read from
 files of the package `orb-models`.
@@ -44,8 +44,8 @@ class _Context:
 class Orb(BlockModel):
     """Orb as a block model: attention over the edges to the nearest neighbours; heads read the last block's atoms.
 
-    Directions are plain inputs: a turned structure has another energy, if only a little after training. Energies are
-    a network of the mean atom, times the number of atoms; forces and stress have heads of their own or are derivatives.
+    Directions are plain inputs: a rotated structure has a slightly different energy. Energies are a network of the
+    mean atom, times the number of atoms; forces and stress have separate heads or are derivatives.
     """
 
     family: ClassVar[Family | None] = FAMILY
@@ -73,11 +73,11 @@ class Orb(BlockModel):
 
     @property
     def atom_outputs(self) -> Mapping[str, str]:  # type: ignore[override]  # it depends on the file
-        """The error of forces that the model expects, where a head estimates it."""
+        """The force error that the model expects, if a head estimates it."""
         return MappingProxyType({} if self.confidence is None else {"force_error": "eV/Å"})
 
     def gives_stress(self, task: Task) -> bool:
-        """Say whether a task has a stress: by derivatives, or by a head of its own."""
+        """Say whether a task has a stress: by derivatives, or by a separate head."""
         return task.conservative or task.name in self.stresses
 
     def topology(
@@ -139,7 +139,7 @@ class Orb(BlockModel):
         return {"node": ReadoutMap.last(self.readout, [self.config.width] * (self.num_blocks + 1))}
 
     def with_blocks(self, indices: Sequence[int]) -> Self:
-        """Return an independent copy with only these blocks (1 … b); the readout takes what the last of them gives."""
+        """Return an independent copy with only these blocks (1 … b); the readout reads the last one's output."""
         kept = check_block_indices(indices, self.num_blocks)
         model = copy.deepcopy(self)
         model.block_ids = tuple(self.block_ids[index - 1] for index in kept)

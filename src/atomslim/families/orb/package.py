@@ -1,4 +1,4 @@
-"""The package's own layers, and what it writes of torch's settings undone."""
+"""The package's own layers, with its changes of torch's settings undone."""
 
 import warnings
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ __all__ = ["AttentionInteractionNetwork", "MoleculeGNS", "ZBLBasis", "building",
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Make layers in float32 on the CPU, as the package does; leave torch's generator and defaults as they were."""
+    """Make layers in float32 on the CPU, as the package does; keep torch's generator and defaults."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -40,7 +40,7 @@ def building() -> Iterator[None]:
 
 @contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """Let constants that the package makes while it computes, in torch's default dtype, be as exact as the weights."""
+    """Make constants that the package creates in torch's default dtype as precise as the weights."""
     before = torch.get_default_dtype()
     if dtype == before:
         yield
@@ -82,7 +82,7 @@ def mlp(config: OrbConfig, out: int) -> nn.Module:
 
 
 def without_net(forces: Tensor, batch: AtomsBatch) -> Tensor:
-    """Take the mean out of forces, and the torque where a structure has no cell, as the package decides it."""
+    """Remove the mean of forces, and the torque of structures without a cell, as the package does."""
     seen = SimpleNamespace(
         positions=batch.positions.to(forces), n_node=batch.natoms, system_features={"cell": batch.cell}
     )
@@ -95,7 +95,7 @@ def nearest_of_package(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return source, target and offset of the edges that the package chooses for one structure on a CPU.
 
-    Which of equally near neighbours it keeps follows from how its search rounds and visits them, and from no rule.
+    Which of equally close neighbours it keeps depends on rounding and order in its search, not on a rule.
     """
     positions, cell = batch.positions.detach().cpu(), batch.cell[0].detach().cpu()
     periodic = bool(batch.pbc.any())

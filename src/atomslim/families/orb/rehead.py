@@ -11,7 +11,7 @@ from atomslim.models.tasks import Task
 
 
 def with_heads(model: Orb, tasks: Sequence[Task], reused: Mapping[str, Task]) -> Orb:
-    """Return a copy with heads for these tasks only; a stress of its own head goes on with the task that is reused."""
+    """Return a copy with heads for these tasks only; a separate stress head is kept with the reused task."""
     new = copy.deepcopy(model)
     new.tasks = new.settled(tasks)
     new.heads = nn.ModuleDict({task.name: _heads(model, task, reused.get(task.name)) for task in tasks})
@@ -30,7 +30,7 @@ def _heads(model: Orb, task: Task, old: Task | None) -> nn.ModuleDict:
 
 
 def _drawn(heads: nn.ModuleDict) -> nn.ModuleDict:
-    """Draw layers from torch's generator, which the package's own start leaves alone here."""
+    """Draw layers from torch's generator, which the package's initialisation does not use here."""
     for module in heads.modules():
         if isinstance(module, nn.Linear):
             module.reset_parameters()

@@ -3,11 +3,11 @@
 | width | streams |
 |---|---|
 | l0, l1, … | channels of each irrep of this degree of the embedding and each block but the last: its own, since |
-| | blocks add nothing to what they take in; as many of the linear map before each convolution, its own again |
-| lmax | the highest degree of atoms and edges; no channels of it are chosen, all of those above go |
+| | blocks do not add to their input; separately, as many of the linear map before each convolution |
+| lmax | the highest degree of atoms and edges; all channels of higher degrees are removed |
 
-A width is the largest number of channels; irreps that have fewer keep theirs. The last block's scalars stay, since the
-package's format makes the readout's width of their number. A gate goes with the channel that it is of.
+A width is the largest number of channels; irreps that have fewer keep theirs. The last block's scalars are kept, since
+the package's format derives the readout's width from them. A gate is removed with its channel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,9 +39,9 @@ def widths(model: "SevenNet") -> dict[str, int]:
 
 
 def cut_degrees(model: "SevenNet", sizes: Mapping[str, int]) -> tuple["SevenNet", dict[str, int]]:
-    """Return the model without the degrees above a width ``lmax``, and the widths that are left to cut.
+    """Return the model without the degrees above a width ``lmax``, and the remaining widths.
 
-    Raises ConfigError for a width of a degree that goes.
+    Raises ConfigError for a width of a removed degree.
     """
     highest = sizes.get(HIGHEST, model.config.lmax_edge)
     gone = [name for name in sizes if name != HIGHEST and int(name[1:]) > highest]
@@ -58,7 +58,7 @@ def layout(model: "SevenNet") -> ChannelLayout:
 
 
 def narrowed(model: "SevenNet", kept: Kept) -> "SevenNet":
-    """Return a copy with these channels only, every number that stays as it is."""
+    """Return a copy with these channels only, kept numbers unchanged."""
     states = [Irreps(text) for text in model.config.irreps]
     irreps = [
         Irreps([(len(kept.get(_state(block, entry.ir), range(entry.mul))), entry.ir) for entry in state])
@@ -70,7 +70,7 @@ def narrowed(model: "SevenNet", kept: Kept) -> "SevenNet":
 
 
 def taken_in(module: nn.Module, layer: str, state: Mapping[Irrep, Tensor]) -> Tensor:
-    """Return the channels of a layer's irrep, (atoms, components, channels); no atoms where the state lacks it."""
+    """Return the channels of a layer's irrep, (atoms, components, channels); no atoms if the state lacks it."""
     kind = layer.rpartition(".weights.")[2]
     weight = module.get_parameter(f"weights.{kind}")
     found = state.get(Irrep(kind))
@@ -93,7 +93,7 @@ def feature_streams(model: "SevenNet") -> dict[str, str]:
 
 
 class _Layout:
-    """Writes down the axes of all tensors of one model."""
+    """Builds the axes of all tensors of one model."""
 
     def __init__(self, model: "SevenNet") -> None:
         self.model = model
@@ -142,7 +142,7 @@ class _Layout:
         self._note(last, self.model.get_parameter(last).shape[0], tuple(hidden[path.source] for path in paths))
 
     def _inner(self, index: int) -> dict[Irrep, Axis]:
-        """Return what a gate takes in: even scalars, then a gate for each channel of a higher degree; the others."""
+        """Return a gate's inputs: even scalars, then a gate for each channel of a higher degree; the others."""
         parts: dict[Irrep, Axis] = {kind: (self._part(index, kind),) for kind in self.states[index]}
         gates = tuple(self._part(index, kind) for kind in self.states[index] if kind.l > 0)
         return {**parts, SCALAR: (*parts[SCALAR], *gates)}
@@ -158,7 +158,7 @@ class _Layout:
         self._offsets(module, made[SCALAR])
 
     def _offsets(self, module: str, columns: Axis) -> None:
-        """Note what is added to even scalars: a bias, or one for each level of theory."""
+        """Add the axis of biases of even scalars, or of one for each level of theory."""
         owner: Any = self.model.get_submodule(module)
         if getattr(owner, "bias", None) is not None:
             self.axes[f"{module}.bias"] = (columns,)

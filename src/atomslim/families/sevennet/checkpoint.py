@@ -1,7 +1,7 @@
 """Reading and writing checkpoints of the package `sevenn`, without executing anything that is in them.
 
 Two things differ in checkpoints before 0.11: weights of paths are in the order in which paths are found, and some 3j
-symbols have the other sign, with which the file comes.
+symbols have the opposite sign, which the file holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ from atomslim.models.tensors import is_finite, listed
 from atomslim.unpickle.torch_file import StoredTensor, read_pt
 
 CONSTANTS = ("output_mask", "_w3j", "equivariant_gate.", "convolution.convolution.", "linear.bias", ".tp.", "module.")
-"""What the names of tensors have that follow from the configuration."""
+"""Parts of the names of tensors that follow from the configuration."""
 
 SORTED_SINCE = (0, 11, 0)
-"""The version from which on weights of paths are sorted by message."""
+"""The first version in which weights of paths are sorted by message."""
 
 TASK = "potential"
 """The task of a model of one level of theory."""
@@ -74,7 +74,7 @@ class _Tensors:
 def read_sevennet(path: Path) -> SevenNet:
     """Return the model of a checkpoint of SevenNet, in evaluation mode.
 
-    Raises CheckpointError for a file that is none, is damaged, or has options that are not supported.
+    Raises CheckpointError for a file that is not one, is damaged, or has options that are not supported.
     """
     where, content = str(path), read_pt(path)
     if not is_sevennet(content):
@@ -99,7 +99,7 @@ def _is_sorted(options: Mapping[str, Any], version: tuple[int, int, int]) -> boo
 
 
 def _weights(tensors: _Tensors, config: SevenNetConfig, *, sort: bool) -> Iterator[tuple[str, Tensor]]:
-    """Give all weights but those of the heads."""
+    """Give all weights except those of the heads."""
     basis = "edge_embedding.basis_function.coeffs"
     if basis in tensors:
         yield "radial.frequencies", tensors.take(basis, config.num_radial)
@@ -122,12 +122,12 @@ def _last_layer(tensors: _Tensors, config: SevenNetConfig, index: int, *, sort: 
 
 
 def path_key(path: TensorPath) -> tuple[Any, ...]:
-    """Return what tells a path from the others of a convolution."""
+    """Return the key of a path within its convolution."""
     return path.source, path.edge, path.message
 
 
 def _sign(tensors: _Tensors, index: int, path: TensorPath) -> float:
-    """Return −1 if the file's 3j symbol is minus e3nn's; raises CheckpointError if it is another one altogether."""
+    """Return −1 if the file's 3j symbol is minus e3nn's; raises CheckpointError if it is something else."""
     degrees = path.source.l, path.edge.l, path.message.l
     name = f"{index}_convolution.convolution._compiled_main_left_right._w3j_" + "_".join(map(str, degrees))
     if name not in tensors:

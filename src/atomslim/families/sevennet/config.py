@@ -1,4 +1,4 @@
-"""Sizes and kinds of a SevenNet model as plain data. Imports nothing that only the family's package brings."""
+"""Sizes and kinds of a SevenNet model as plain data. Does not import the family's package."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ Activation = Literal["relu", "silu", "tanh", "abs", "ssp", "sigmoid", "elu"]
 
 
 class Modality(BaseModel):
-    """Levels of theory that one model tells apart, and which of its linear maps see them."""
+    """Levels of theory of one model, and which of its linear maps see them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,7 +20,7 @@ class Modality(BaseModel):
 
 
 class SevenNetConfig(BaseModel):
-    """What a SevenNet model is, besides its weights and tasks."""
+    """Sizes and kinds of a SevenNet model, without weights and tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Cuts of SevenNet models: blocks, or irreps within them, go; every weight that stays keeps its value."""
+"""Cuts of SevenNet models: blocks, or irreps within them, are removed; remaining weights keep their values."""
 
 import copy
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Indices = dict[Irrep, list[int]]
 
 
 def with_blocks(model: "SevenNet", kept: Sequence[int]) -> "SevenNet":
-    """Return a copy of a model with only these blocks, and only the irreps that are handed over between them."""
+    """Return a copy of a model with only these blocks, and only the irreps that are passed between them."""
     if len(kept) == model.num_blocks:
         return copy.deepcopy(model)
     irreps = handed_over([Irreps(entry) for entry in model.config.irreps], kept)
@@ -29,14 +29,14 @@ def with_blocks(model: "SevenNet", kept: Sequence[int]) -> "SevenNet":
 
 
 def degrees(model: "SevenNet") -> range:
-    """Return the degrees above 0 of the irreps that blocks hand over."""
+    """Return the degrees above 0 of the irreps passed between blocks."""
     return range(1, max(Irreps(entry).lmax for entry in model.config.irreps) + 1)
 
 
 def without_degrees(model: "SevenNet", first: int) -> "SevenNet":
     """Return a copy without irreps of this degree (1 or more) and above, of atoms and of edges.
 
-    Without any but scalars, odd ones go, too: they are made of vectors only.
+    Without vectors, odd scalars are removed, too: they are made of vectors only.
     """
     irreps = [
         Irreps([entry for entry in Irreps(text) if entry.ir.l < first and (first > 1 or entry.ir == SCALAR)])
@@ -47,10 +47,10 @@ def without_degrees(model: "SevenNet", first: int) -> "SevenNet":
 
 
 def with_cutoff(model: "SevenNet", cutoff: float) -> "SevenNet":
-    """Return a copy whose envelope ends at a shorter cutoff (Å), the waves under it as they are.
+    """Return a copy whose envelope ends at a shorter cutoff (Å), with unchanged waves under it.
 
-    The factor 2/c of the radial basis changes with the cutoff, and the layer that takes it in is multiplied by the
-    inverse. An XPLOR envelope begins at the same share of the cutoff.
+    The factor 2/c of the radial basis changes with the cutoff, and the layer that reads it is multiplied by the
+    inverse. An XPLOR envelope begins at the same fraction of the cutoff.
     """
     ratio = cutoff / model.config.cutoff
     changes = {"cutoff": cutoff, "envelope_onset": model.config.envelope_onset * ratio}
@@ -69,9 +69,9 @@ def with_cutoff(model: "SevenNet", cutoff: float) -> "SevenNet":
 
 
 def handed_over(irreps: Sequence[Irreps], kept: Sequence[int]) -> list[Irreps]:
-    """Return what the embedding and each kept block give: the irreps that the next one reads, as wide as it reads them.
+    """Return the outputs of the embedding and each kept block: the irreps that the next one reads, in its width.
 
-    Where it reads more channels than there are, the others are zero. The last one that is kept gives even scalars.
+    If it reads more channels than there are, the others are zero. The last kept block gives even scalars.
     """
     given = [irreps[0], *(irreps[block] for block in kept)]
     last = (
@@ -107,14 +107,14 @@ def narrowed(model: "SevenNet", kept: Sequence[int], irreps: Sequence[Irreps], l
 
 
 def _widen(embedding: nn.Module, width: int) -> None:
-    """Give the embedding another number of scalars: the first ones, and zeros beyond."""
+    """Change the embedding's number of scalars: truncated, or padded with zeros."""
     for name, weight in list(embedding.named_parameters()):
         chosen = _chosen(weight.detach(), _taken(0, width, weight.shape[-1]))
         setattr(embedding, name, nn.Parameter(chosen, requires_grad=weight.requires_grad))
 
 
 def _reading(readout: nn.Linear, width: int) -> nn.Linear:
-    """Return a copy of the readout's first layer for another number of scalars: the first ones, and zeros beyond."""
+    """Return a copy of the readout's first layer for another number of scalars: truncated, or padded with zeros."""
     layer = nn.Linear(width, readout.out_features, bias=False, device="meta")
     weight = _chosen(readout.weight.detach(), _taken(0, width, readout.in_features))
     layer.weight = nn.Parameter(weight, requires_grad=readout.weight.requires_grad)

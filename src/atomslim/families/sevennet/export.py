@@ -26,11 +26,11 @@ from atomslim.models.tensors import save_archive
 
 
 def write_sevennet(model: SevenNet, path: Path) -> None:
-    """Write a model as the package has it, in float32.
+    """Write a model in the package's format, in float32.
 
     With a task for each level of theory of the model, these are the file's; otherwise the model has one task, whose
     level becomes part of the biases. What the format cannot hold (numbers of the kept blocks, history) goes into
-    an entry of our own, which the package passes over.
+    a separate entry, which the package ignores.
 
     Raises ConfigError for a model that the format cannot hold, OSError if the file cannot be written.
     """
@@ -56,14 +56,14 @@ def write_sevennet(model: SevenNet, path: Path) -> None:
 
 
 def _entry(model: SevenNet) -> str:
-    """Return what the file says of the model, its tasks in the order in which they are read."""
+    """Return the metadata of the model, its tasks in the order in which they are read."""
     own = Metadata.of(model)
     by_name = {task.name: task for task in own.tasks}
     return own.model_copy(update={"tasks": tuple(by_name[name] for name in _in_order(model))}).model_dump_json()
 
 
 def with_one_level(model: SevenNet) -> SevenNet:
-    """Return a copy for the model's only task, the level of theory of which is in its biases.
+    """Return a copy for the model's only task, with its level of theory merged into the biases.
 
     Raises ConfigError for a model of several tasks.
     """
@@ -87,7 +87,7 @@ def with_one_level(model: SevenNet) -> SevenNet:
 
 
 def _folded(name: str, given: Mapping[str, Tensor], level: int, new: SevenNet) -> Tensor:
-    """Return a tensor of the model with one level: a bias has the level's share in it."""
+    """Return a tensor of the model with one level: biases include the level's contribution."""
     stem, _, last = name.rpartition(".")
     levels = given.get(f"{stem}.modality") if last == "bias" else None
     found = given.get(name)
@@ -98,7 +98,7 @@ def _folded(name: str, given: Mapping[str, Tensor], level: int, new: SevenNet) -
 
 
 def _in_order(model: SevenNet) -> list[str]:
-    """Return the tasks in the order of their levels of theory; all of them, where there is one level only."""
+    """Return the tasks in the order of their levels of theory; all of them if there is only one level."""
     names, levels = model.config.modality.names, model.config.task_modalities
     return sorted(model.tasks, key=lambda task: names.index(levels[task]) if task in levels else len(names))
 
@@ -167,13 +167,13 @@ def _filled(model: SevenNet, options: Mapping[str, Any]) -> dict[str, Tensor]:
     misfits = [name for name, values in written.items() if name in state and values.numel() != state[name].numel()]
     if unknown or misfits or not written.keys() <= state.keys() | {"edge_embedding.basis_function.coeffs"}:
         raise ConfigError(
-            f"sevenn {__version__} keeps its weights otherwise than atomslim knows: {(unknown + misfits)[:3]}"
+            f"sevenn {__version__} stores its weights in a layout unknown to atomslim: {(unknown + misfits)[:3]}"
         )
     return {name: written.get(name, values).reshape(values.shape).clone() for name, values in state.items()}
 
 
 def _written(config: SevenNetConfig, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Give all weights but those of the readout."""
+    """Give all weights except those of the readout."""
     yield "edge_embedding.basis_function.coeffs", ours["radial.frequencies"]
     for slot in slots(config):
         yield slot.theirs, slot.written(ours)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIXES = ("sevennet-", "7net-")
 DEFAULT_OF = {"0": "0_11jul2024", "0_11july2024": "0_11jul2024"}
-"""Names without a date, or with the month in full, and what the package takes them for."""
+"""Names without a date, or with the full month → the package's name."""
 
 
 class SevenNetFamily(Family):
@@ -41,7 +41,7 @@ class SevenNetFamily(Family):
     )
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
-        """Return a model without memory for its weights."""
+        """Return a model on the meta device."""
         self.require_package()
         from atomslim.families.sevennet.model import SevenNet  # noqa: PLC0415 - needs the package
 
@@ -49,16 +49,16 @@ class SevenNetFamily(Family):
             return SevenNet(config, tasks)
 
     def notes(self, model: BlockModel) -> list[str]:
-        """Say what belongs to a level of theory, and what a mirror image may do."""
+        """Note the levels of theory of tasks, and warn about mirror images."""
         config = _sevennet(model).config
         notes = [f"task {task} has the level of theory {level}" for task, level in config.task_modalities.items()]
         if not config.parity:
-            notes.append("energies of mirror images may differ: the model knows rotations only (SO3)")
+            notes.append("energies of mirror images may differ: the model is equivariant to rotations only (SO3)")
         return notes
 
     @contextmanager
     def unit_changes(self, model: BlockModel) -> Iterator[dict[str, list[Change]]]:
-        """Note what degrees of irreps bring into the first pass."""
+        """Note what degrees of irreps contribute to the first pass."""
         from atomslim.families.sevennet.unit_changes import unit_changes  # noqa: PLC0415 - needs the package
 
         with unit_changes(_sevennet(model)) as found:
@@ -123,7 +123,7 @@ class SevenNetFamily(Family):
         return tuple(name for name in self.widths(model) if name != HIGHEST)
 
     def cut_degrees(self, model: BlockModel, widths: Mapping[str, int]) -> tuple[BlockModel, dict[str, int]]:
-        """Return a model without the degrees above the width lmax, and the widths that are left to cut."""
+        """Return a model without the degrees above the width lmax, and the remaining widths."""
         from atomslim.families.sevennet.channels import cut_degrees  # noqa: PLC0415 - needs the package
 
         return cut_degrees(_sevennet(model), widths)
@@ -163,11 +163,11 @@ class SevenNetFamily(Family):
         return from_matrix(matrix, like)
 
     def layer_module(self, layer: str) -> str:
-        """Name the module that takes in an irrep."""
+        """Name the module that reads an irrep."""
         return layer.rpartition(".weights.")[0]
 
     def layer_inputs(self, module: nn.Module, layer: str, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the channels of an irrep that a module takes in; no rows where the state lacks it."""
+        """Return the channels of an irrep that a module reads; no rows if the state lacks it."""
         from atomslim.families.sevennet.channels import taken_in  # noqa: PLC0415 - needs the package
 
         return taken_in(module, layer, inputs[0])

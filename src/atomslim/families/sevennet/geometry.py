@@ -1,4 +1,4 @@
-"""Graphs of SevenNet models, and what is computed of their edges once for all blocks."""
+"""Graphs of SevenNet models, and edge quantities computed once for all blocks."""
 
 import math
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Graph:
     | offset | (E, 3) | cells, of the source: r_st = r_target − (r_source + o · cell) |
     | order, rank | (n,) | atoms by number of neighbours, and the rank of each atom in that order |
     | groups | | (number of atoms, number of neighbours of each) along `order` |
-    | kind | (n,) | the atoms' elements as the weights count them |
+    | kind | (n,) | the atoms' elements, as indices into the weights |
     | by_kind, kind_rank | (n,) | atoms by element, and the rank of each atom in that order |
     | kinds | | (element, number of atoms) along `by_kind` |
     | modality | (n,) | level of theory of each atom's structure |

@@ -26,7 +26,7 @@ class TensorPath:
 
 
 def checked_irreps(irreps: object) -> Irreps:
-    """Understand the irreps of a state; raises ValueError unless even scalars come first and none comes twice."""
+    """Parse the irreps of a state; raises ValueError unless even scalars come first and none comes twice."""
     found = Irreps(irreps).simplify().remove_zero_multiplicities()
     kinds = [entry.ir for entry in found]
     if not kinds or kinds[0] != SCALAR or len(set(kinds)) < len(kinds):
@@ -35,7 +35,7 @@ def checked_irreps(irreps: object) -> Irreps:
 
 
 def gated_irreps(irreps: Irreps) -> Irreps:
-    """Return what a block's gate takes in: its output, and one even scalar as gate of each channel with l > 0."""
+    """Return the input of a block's gate: its output, and one even scalar as gate of each channel with l > 0."""
     gates = sum(entry.mul for entry in irreps if entry.ir.l > 0)
     return Irreps([(gates, SCALAR), *irreps]).regroup()
 
@@ -45,7 +45,7 @@ def convolution_paths(source: str, edge: str, out: str, *, last: bool) -> tuple[
     """Return all paths of a block's convolution, in the order in which they are found.
 
     There are messages of any degree up to the highest of the block's output, even ones only in the last block,
-    whether or not something is made of them.
+    whether or not they are used.
     """
     lmax = Irreps(out).lmax
     return tuple(
@@ -58,12 +58,12 @@ def convolution_paths(source: str, edge: str, out: str, *, last: bool) -> tuple[
 
 
 def in_order(paths: Iterable[TensorPath]) -> tuple[TensorPath, ...]:
-    """Sort paths by message, as weights and messages have them; those to one message stay as they are."""
+    """Sort paths by message, as weights and messages are; those to one message keep their order."""
     return tuple(sorted(paths, key=lambda path: path.message))
 
 
 def wanted(paths: Iterable[TensorPath], out: Irreps) -> tuple[TensorPath, ...]:
-    """Return the paths whose messages a block with this output makes something of."""
+    """Return the paths whose messages a block with this output uses."""
     read = {entry.ir for entry in gated_irreps(out)}
     return tuple(path for path in paths if path.message in read)
 
@@ -84,7 +84,7 @@ def edge_irreps(config: SevenNetConfig) -> Irreps:
 
 
 def all_paths(config: SevenNetConfig, index: int, *, sort: bool = True) -> tuple[TensorPath, ...]:
-    """Return all paths of block ``index``'s convolution (from 0), also those that nothing is made of.
+    """Return all paths of block ``index``'s convolution (from 0), including unused ones.
 
     Unless asked to ``sort``, they are in the order in which they are found.
     """
@@ -94,5 +94,5 @@ def all_paths(config: SevenNetConfig, index: int, *, sort: bool = True) -> tuple
 
 
 def read_paths(config: SevenNetConfig, index: int) -> tuple[TensorPath, ...]:
-    """Return the paths of block ``index``'s convolution (from 0) whose messages the block makes something of."""
+    """Return the paths of block ``index``'s convolution (from 0) whose messages the block uses."""
     return wanted(all_paths(config, index), Irreps(config.irreps[index + 1]))

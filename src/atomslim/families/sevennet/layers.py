@@ -1,7 +1,7 @@
 """The layers of a SevenNet block, on states that are one tensor for each irrep: (atoms, components, channels).
 
 All weights are the effective ones: the scale factors that e3nn puts beside its weights are part of them, so that a cut
-is a choice of rows and columns. See `atomslim.families.sevennet.checkpoint` for the way from and to e3nn's.
+is a choice of rows and columns. See `atomslim.families.sevennet.checkpoint` for the conversion from and to e3nn's.
 """
 
 import math
@@ -46,7 +46,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @lru_cache(maxsize=16)
 def scale_of(activation: str) -> float:
-    """Return e3nn's factor that gives an activation of normal numbers a mean square of 1."""
+    """Return e3nn's factor by which an activation of normal numbers has mean square 1."""
     with torch.device("cpu"):
         found = normalize2mom(ACTIVATIONS[activation])
     return 1.0 if found._is_id else found.cst  # noqa: SLF001 - e3nn leaves factors near 1 out, and says so here only
@@ -59,7 +59,7 @@ def activate(activation: str, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EdgeTerms:
-    """What the blocks read of edges: (E, radial) and, by degree, (E, components)."""
+    """Inputs of blocks from edges: (E, radial) and, by degree, (E, components)."""
 
     radial: Float[Tensor, "E radial"]
     harmonics: list[Float[Tensor, "E components"]]
@@ -78,7 +78,7 @@ class IrrepsLinear(nn.Module):
         self.modality = nn.Parameter(torch.zeros(modalities, made[SCALAR])) if modalities else None
 
     def forward(self, state: State, modality: Tensor) -> State:
-        """Return the irreps that there are both in the state and in the output."""
+        """Return the irreps of both state and output."""
         made = {kind: x @ self.weights[str(kind)] for kind, x in state.items() if str(kind) in self.weights}
         for extra in (self.bias, None if self.modality is None else self.modality[modality][:, None]):
             if extra is not None:
@@ -101,7 +101,7 @@ class ElementLinear(nn.Module):
         )
 
     def forward(self, state: State, graph: Graph) -> State:
-        """Return the irreps that there are both in the state and in the output."""
+        """Return the irreps of both state and output."""
         counts = [count for _, count in graph.kinds]
         made = {}
         for kind, x in state.items():
@@ -168,7 +168,7 @@ class Convolution(nn.Module):
 
 
 class Gate(nn.Module):
-    """Scalars through an activation, other irreps times activated even scalars of their own."""
+    """Scalars through an activation, other irreps times their own activated even scalars."""
 
     def __init__(self, config: SevenNetConfig, out: Irreps) -> None:
         super().__init__()
@@ -230,5 +230,5 @@ def _sum(first: Mapping[Irrep, Tensor], second: Mapping[Irrep, Tensor]) -> State
 
 
 def drawn(fan_in: int, fan_out: int) -> nn.Parameter:
-    """Return fresh weights (inputs, outputs) that keep the size of normal numbers."""
+    """Return fresh weights (inputs, outputs) that preserve the scale of normal numbers."""
     return nn.Parameter(torch.randn(fan_in, fan_out) / math.sqrt(max(fan_in, 1)))

@@ -125,12 +125,12 @@ class SevenNet(BlockModel):
         return BlockFeatures(tuple(x for x, _ in self._passed(batch, topology)), (), _Context(batch, topology))
 
     def block_inputs(self, batch: AtomsBatch, topology: Graph) -> list[dict[str, Tensor]]:
-        """Return the state that each block takes in, by irrep: (n, components, channels)."""
+        """Return the input state of each block, by irrep: (n, components, channels)."""
         states = [state for _, state in self._passed(batch, topology)]
         return [{str(kind): x for kind, x in state.items()} for state in states[:-1]]
 
     def map_block_input(self, index: int, maps: Mapping[str, Float[Tensor, "given read"]]) -> None:
-        """Multiply the state that a block (from 0) takes in by a matrix for each irrep, in the block's own weights."""
+        """Multiply the input state of a block (from 0) by a matrix for each irrep, within the block's own weights."""
         block: Any = self.blocks[index]
         with torch.no_grad():
             for layer in (block.connection, block.first):
@@ -161,7 +161,7 @@ class SevenNet(BlockModel):
         return ReadoutFeatures(self.readout(features.node[-1]), None, features.context)
 
     def raw_outputs(self, readout: ReadoutFeatures, task: Task) -> dict[str, Tensor]:
-        """Return the raw numbers of a task's targets; those of atoms added up or averaged."""
+        """Return the raw numbers of a task's targets; atomic values summed or averaged."""
         context: _Context = readout.context
         heads = cast("nn.ModuleDict", self.heads[task.name])
         return {
@@ -171,7 +171,7 @@ class SevenNet(BlockModel):
         }
 
     def adds_up_atoms(self, task: Task) -> bool:
-        """Say yes to every energy."""
+        """Return true for every energy."""
         return task.of_kind("energy") is not None
 
     def readout_maps(self) -> dict[str, ReadoutMap]:
@@ -181,8 +181,8 @@ class SevenNet(BlockModel):
     def with_blocks(self, indices: Sequence[int]) -> Self:
         """Return an independent copy with only these blocks (1 … b).
 
-        Irreps that the next block does not read, or does not get, are cut off with their gates and paths. The readout
-        stays as it is, and takes the scalars of the last block that is kept.
+        Irreps that the next block does not read, or does not receive, are removed with their gates and paths. The
+        readout is unchanged, and reads the scalars of the last kept block.
         """
         return cast("Self", with_blocks(self, check_block_indices(indices, self.num_blocks)))
 

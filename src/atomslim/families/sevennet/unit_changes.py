@@ -1,4 +1,4 @@
-"""What degrees of irreps bring into a pass through a SevenNet model: states of atoms, and harmonics of edges."""
+"""What degrees of irreps contribute to a pass through a SevenNet model: states of atoms, and harmonics of edges."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
