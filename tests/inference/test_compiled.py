@@ -148,7 +148,7 @@ def test_a_package_that_differs_is_left(
     assert [one["energy"] for one in found] == [one["energy"] for one in expected]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert "not compiled, the model goes on: " in said[1]
+    assert "not compiled, the model continues: " in said[1]
     assert words in said[1]
 
 
@@ -187,7 +187,7 @@ def test_a_compiler_that_does_not_work_costs_one_line(
     monkeypatch.setattr(compiler, "ANSWERS_WITHIN", 0.1)
     moved(Calculator(small_model(CONSERVATIVE), compiled="auto"), molecule("H2O"), 5)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("atomslim: not compiled, the model goes on: ")
+    assert line.startswith("atomslim: not compiled, the model continues: ")
     assert words in line
     assert str(named) in line
     assert not cache_folder().exists()
@@ -223,7 +223,7 @@ def test_a_folder_that_is_none_costs_a_line(capsys: pytest.CaptureFixture[str]) 
     cache_folder().parent.write_text("a file")
     moved(Calculator(small_model(CONSERVATIVE), compiled="auto"), molecule("H2O"), 5)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "not compiled, the model goes on: " in line
+    assert "not compiled, the model continues: " in line
     assert str(cache_folder()) in line
 
 
@@ -276,7 +276,7 @@ def test_a_compiler_that_crashes_costs_a_line(
     crashing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crashing))
     moved(Calculator(small_model(CONSERVATIVE), compiled="auto"), molecule("H2O"), 5)
-    assert "not compiled, the model goes on: out of memory" in capsys.readouterr().err
+    assert "not compiled, the model continues: out of memory" in capsys.readouterr().err
 
 
 def test_structures_without_a_pair_are_the_models(pretended: Callable[..., None]) -> None:

@@ -1,7 +1,7 @@
 """The largest structure that fits into an amount of memory.
 
 Cells of MgO are doubled until one does not fit, then the gap is halved until it is narrower than a tenth of the cell.
-Each pass, its graphs included, runs in a process of its own, to which the system (on the CPU, RLIMIT_DATA) or torch (on
+Each pass, its graphs included, runs in a separate process, to which the system (on the CPU, RLIMIT_DATA) or torch (on
 CUDA) gives no more than the limit on top of what program and weights take: a pass that is too large fails at once, and
 nothing else on the machine has to make room for it.
 """
@@ -93,7 +93,7 @@ def search(fitting: Callable[[int], Cell | None]) -> Cell | None:
 
 
 def _tried(job: Job, atoms: int, limit: int) -> Cell | None:
-    """Run the pass in a process of its own; killed or refused memory, the cell does not fit."""
+    """Run the pass in a separate process; if it is killed or refused memory, the cell does not fit."""
     given = pickle.dumps((job, oxide(atoms), limit, torch.get_num_threads()))
     command = [sys.executable, "-m", "atomslim.benchmarking.largest"]
     done = subprocess.run(command, input=given, capture_output=True, check=False)  # noqa: S603 - this very module
@@ -111,7 +111,7 @@ def _run() -> int:
     job, atoms, limit, threads = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by `_tried`
     torch.set_num_threads(threads)
     keep_freed_memory()
-    _pass(job, oxide(STEP))()  # libraries and threads are there before the limit
+    _pass(job, oxide(STEP))()  # libraries and threads are loaded before the limit
     limit_memory(limit, job.device)
     try:
         memory = peak_memory(_pass(job, atoms), job.device)

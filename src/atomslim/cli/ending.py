@@ -1,4 +1,4 @@
-"""How a command ends: with its result as JSON where `--json` asks for that, and with the command that comes next."""
+"""The end of a command: its result as JSON with `--json`, and the next command."""
 
 import json
 import math
@@ -16,16 +16,16 @@ from atomslim.parsing import parse_json
 from atomslim.terminal import say
 
 Json = Annotated[bool, Parameter(name="--json", negative=())]
-"""`--json`: the result is printed for programs."""
+"""`--json`: print the result for programs."""
 
 
 def say_json(content: Any) -> None:
-    """Print a result as JSON: paths are texts, and what is not a finite number is null."""
+    """Print a result as JSON: paths are strings, and non-finite numbers null."""
     say(json.dumps(_plain(content), indent=2, ensure_ascii=False))
 
 
 def next_step(*words: str | Path) -> None:
-    """Say on stderr which command is a natural one to go on with; words in capitals are for the user to fill in."""
+    """Suggest the next command on stderr; words in capitals are for the user to fill in."""
     from atomslim.inference.process import process_of
 
     if not process_of(os.environ)[0]:  # one process of several says it
@@ -33,7 +33,7 @@ def next_step(*words: str | Path) -> None:
 
 
 def with_data(data: Sequence[str], model: str, tasks: Sequence[str], scores: Path | None = None) -> list[str]:
-    """Return data as they were named, those of scores, those that come with a model, or what stands for data."""
+    """Return data as named, those of scores, those of an embedded model, or a placeholder."""
     return list(data) or _scored(scores) or _embedded(model, tasks) or (["DATA"] if len(tasks) == 1 else ["TASK=DATA"])
 
 
@@ -49,7 +49,7 @@ def _embedded(model: str, tasks: Sequence[str]) -> list[str]:
     from atomslim.data.registry import resolve
     from atomslim.errors import AtomslimError
 
-    name = f"{model.partition('-')[0]}:{tasks[0] if tasks else ''}"  # mini-smooth has mini's
+    name = f"{model.partition('-')[0]}:{tasks[0] if tasks else ''}"  # mini-smooth uses mini's
     try:
         resolve(name)
     except (AtomslimError, OSError):
@@ -58,7 +58,7 @@ def _embedded(model: str, tasks: Sequence[str]) -> list[str]:
 
 
 def say_run(folder: Path, what: str, *, json: bool) -> None:
-    """Say where a training's best model is, or print the run's summary as JSON."""
+    """Print the path of a run's best model, or its summary as JSON."""
     from atomslim.inference.process import process_of
 
     if json and process_of(os.environ)[0]:

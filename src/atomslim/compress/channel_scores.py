@@ -1,6 +1,6 @@
 """Which channels of a model matter least: one pass over calibration structures, then any width.
 
-For every layer y = W x that takes in channels of a stream, the pass adds up G = Σ_rows x xᵀ in float64. Three scores:
+For every layer y = W x that reads channels of a stream, the pass adds up G = Σ_rows x xᵀ in float64. Three scores:
 
 | score | a channel's importance |
 |---|---|
@@ -119,7 +119,7 @@ class ChannelScores:
         return small
 
     def reading(self, layer: str) -> Reading:
-        """Return what a layer takes in."""
+        """Return the inputs of a layer."""
         stream = self.layout.basis_readers.get(layer)
         return self.readings[layer] if stream is None else self.bases[stream]
 

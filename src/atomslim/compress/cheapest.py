@@ -12,7 +12,7 @@ Widths shrink in steps of an eighth, the layers that read them fitted on the ful
 once for all (`atomslim.compress.channel_scores`). `Choice.apply` chooses them again in the pruned model and fits block
 by block. What was measured can be kept in a file (`atomslim.compress.cuts`), so that another target reuses it.
 
-Finer units, each cheap by itself, may cost more together than the one block that saves as much. So this is done three
+Finer units, each cheap alone, may cost more together than the one block that saves as much. So this is done three
 times: among everything, among blocks, and among finer units; the best result is chosen.
 
 Difference: root mean square of forces over the full model's own, or, where a task predicts none, of each target
@@ -96,7 +96,7 @@ def cheapest(  # noqa: PLR0913 - targets, and what may go for them
     Raises:
         ConfigError: no target or several, one that cannot be reached (the nearest is named), or cutoffs that the model
             cannot have.
-        DataError: data that are not there or cannot be read.
+        DataError: data that are missing or cannot be read.
 
     """
     require_target(size=size, speed=speed, error=error, ms=ms, memory=memory)

@@ -101,7 +101,7 @@ class Measured:
 
 
 def _without_fit(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of `keep_blocks` by which the readout stays as it is."""
+    """Return options of `keep_blocks` that leave the readout sliced."""
     unread = () if options.get("hand_over") else ("calibration",)
     return {name: value for name, value in options.items() if name not in unread} | {"realign": "sliced"}
 

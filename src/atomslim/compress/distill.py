@@ -13,7 +13,7 @@
 | (∂F/∂r) | | random rows of the Hessian, one per structure (arXiv 2501.09009) |
 
 ‖·‖₁ is the mean absolute value over rows and components. Where both have the same graphs, one topology is made for
-both. A student with a shorter cutoff, or fewer neighbours, has graphs of its own: then features of edges are left out.
+both. A student with a shorter cutoff, or fewer neighbours, has different graphs: then edge features are left out.
 """
 
 import warnings

@@ -51,7 +51,7 @@ def hand_over(
 ) -> list[HandOver]:
     """Correct, in place, the inputs of blocks of ``small``, a cut of ``full``, that follow removed blocks.
 
-    ``batches`` gives calibration structures with their topologies, anew for each block.
+    ``batches`` gives calibration structures with their topologies, again for each block.
 
     Raises:
         ConfigError: a family into whose blocks a map cannot be merged.

@@ -110,7 +110,7 @@ def first_blocks(model: BlockModel, count: int) -> tuple[int, ...]:
 def block_indices(model: BlockModel, blocks: Sequence[int]) -> tuple[int, ...]:
     """Turn block numbers of the original model into indices (1 … b) in this one, ascending.
 
-    Raises ConfigError for the embedding, which is never removed and needs no naming, or blocks that are not there.
+    Raises ConfigError for the embedding, which is never removed and needs no naming, or unknown blocks.
     """
     if 0 in blocks:
         raise ConfigError("block 0 is the embedding, which is always kept: name interaction blocks only")

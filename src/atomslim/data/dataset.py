@@ -177,7 +177,7 @@ def open_dataset(
 
     Raises:
         ConfigError: an unknown dataset or variant.
-        DataError: its files are not there or broken, or have changed since its container was made.
+        DataError: its files are missing or broken, or have changed since its container was made.
 
     """
     source = resolve(name, root, options)

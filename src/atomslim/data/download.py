@@ -74,7 +74,7 @@ def download(source: Source, advance: Advance | None = None, *, attempts: int = 
 def fetch(
     file: RemoteFile, folder: Path, advance: Advance | None = None, *, attempts: int = 4, wait: float = 2.0
 ) -> Path:
-    """Download one file to a folder unless it is there; raises as `download` does."""
+    """Download one file to a folder unless it exists; raises as `download` does."""
     target = folder / file.filename
     if target.exists():
         _require_right(file, target, target)

@@ -93,7 +93,7 @@ class TaskData:
 
     @cached_property
     def costs(self) -> IntArray:
-        """Cost of each structure, shape (n,), as `estimated_edges` has it."""
+        """Cost of each structure, shape (n,), from `estimated_edges`."""
         info = self.dataset.info
         return estimated_edges(
             np.asarray(self.dataset.natoms)[self.numbers],
@@ -102,7 +102,7 @@ class TaskData:
         )
 
     def require_targets(self) -> None:
-        """Raise DataError unless each target is there, and not 0, in one structure at least.
+        """Raise DataError unless each target is present, and not 0, in at least one structure.
 
         Reads structures until that is known: usually one, all of them only if something is wrong.
         """
@@ -205,7 +205,7 @@ class BatchSampler(Sampler[BatchPlan]):
     Batches are the same for any number of processes, which share each of them at about equal cost: no part costs more
     than the mean part and one structure together. Every process makes the same number of steps, none of them empty.
     Only to that end, a batch of fewer structures than processes takes in the next ones over its limits, or, at the end
-    of an epoch, joins the one before it. A structure above `max_cost` has a batch of its own.
+    of an epoch, joins the one before it. A structure above `max_cost` forms a batch alone.
 
     An iteration begins where `load_state_dict` says, otherwise with the first batch. Workers read ahead, so the state
     counts the batches that `consumed` was told of. A finished epoch is followed by the next one.

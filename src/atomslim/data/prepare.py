@@ -67,7 +67,7 @@ def prepare(
         advance: called with the progress.
 
     Raises:
-        DataError: the files are not there, are broken, or hold another number of structures than they say.
+        DataError: the files are missing, broken, or hold another number of structures than they say.
         ConfigError: no output is named, it is a file of the source or one that was not made from it, or
             another process is making this container.
         OSError: the disk is full.

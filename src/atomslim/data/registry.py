@@ -136,7 +136,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
 
 
 def require_files(source: Source) -> None:
-    """Raise DataError, saying how to get them, when the files of a dataset are not there."""
+    """Raise DataError, saying how to get them, when the files of a dataset are missing."""
     if source.path.exists():
         return
     if source.prepared is None:

@@ -70,7 +70,7 @@ class Survey:
         return f"; not used: {', '.join(fields[:SHOWN])}{more}" if fields else ""
 
     def require(self, wanted: Sequence[str]) -> None:
-        """Raise DataError unless one of the wanted labels is there, in one structure at least."""
+        """Raise DataError unless at least one structure has one of the wanted labels."""
         if any(self.counts[name] for name in wanted):
             return
         what = ", ".join(wanted[:-1]) + (" or " if len(wanted) > 1 else "") + wanted[-1] if wanted else "a label"

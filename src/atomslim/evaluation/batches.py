@@ -24,7 +24,7 @@ def datasets(
 
     Raises:
         ConfigError: data without a task's name for a model that has several tasks, or a task that it does not have.
-        DataError: a dataset that is not there, has no structures, or, if it is to be ``labelled``, none of the labels
+        DataError: a dataset that is missing, has no structures, or, if it is to be ``labelled``, none of the labels
             that its task predicts.
 
     """

@@ -77,7 +77,7 @@ def compare(  # noqa: PLR0913 - what is compared, and how
         ConfigError: no models, an unknown check, a task that one of them does not have, targets in different units, or
             none in common.
         CheckpointError: a model file that cannot be read.
-        DataError: a dataset that is not there or has no labels to compare with.
+        DataError: a dataset that is missing or has no labels to compare with.
 
     """
     if checks:

@@ -51,7 +51,7 @@ class Calculator(AseCalculator):
 
     Two things make an energy unfit for dynamics; each gives one `AtomslimWarning` per calculator:
 
-    - The forces come from a head of their own ("direct") and are not the gradient of the energy, while the atoms have
+    - The forces come from a separate head ("direct") and are not the gradient of the energy, while the atoms have
       velocities, which means that somebody runs molecular dynamics (relaxations give atoms none). Such forces do not
       conserve energy: NVE runs drift, and heat up or cool down. Use a task with conservative forces.
     - The model has a neighbour cap, and an atom has more neighbours within the cutoff. The energy jumps when two of
@@ -61,7 +61,7 @@ class Calculator(AseCalculator):
     that is shorter than the distance at which the model's radial basis ends (12 Å for JMP), and a little when JMP's
     smaller graphs, which keep fewer neighbours still, swap two of them.
 
-    The search for pairs is repeated only when it must be (`CandidatePairs`); the nearest neighbours are chosen anew at
+    The search for pairs is repeated only when it must be (`CandidatePairs`); the nearest neighbours are chosen again at
     every step, so that results do not depend on the skin.
     """
 
@@ -97,7 +97,7 @@ class Calculator(AseCalculator):
 
         Raises:
             ConfigError: an unknown task (the message lists those there are) or one without energies in eV, a negative
-                skin, a device that is not there, or a precision that it lacks.
+                skin, a device that is not available, or a precision that it lacks.
             CheckpointError: a model file that cannot be read.
 
         """

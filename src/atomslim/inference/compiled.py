@@ -94,7 +94,7 @@ class Compiled:
             results = results_of(self.run(*self._inputs(batch, close)), atoms)
         except RuntimeError as error:
             self.run = None
-            self.say(f"the package fails, the model goes on: {one_line(error)}")
+            self.say(f"the package fails, the model continues: {one_line(error)}")
             return None
         return (results, close) if results else None
 
@@ -115,7 +115,7 @@ class Compiled:
         """Switch to a package if it agrees with the model's last results, in less time; otherwise say why not."""
         close = self._close(batch, pairs)
         if isinstance(made, str) or not len(close):
-            self.say(f"not compiled, the model goes on: {made if len(close) else 'no two atoms are neighbours'}")
+            self.say(f"not compiled, the model continues: {made if len(close) else 'no two atoms are neighbours'}")
             return
         try:
             run = torch._inductor.aoti_load_package(str(made))  # noqa: SLF001 - its documented name
@@ -125,12 +125,12 @@ class Compiled:
                 start = time.perf_counter()
                 run(*inputs)
                 times.append(time.perf_counter() - start)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
-            self.say(f"not compiled, the model goes on: {one_line(error)}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run continues
+            self.say(f"not compiled, the model continues: {one_line(error)}")
             return
         gain = min(self._seconds) / min(times)
         if (problem := difference(outputs, results, batch)) or gain < FASTER:
-            self.say(f"not compiled, the model goes on: {problem or f'{gain:.1f} × as fast for this structure'}")
+            self.say(f"not compiled, the model continues: {problem or f'{gain:.1f} × as fast for this structure'}")
             return
         self.run = run
         self.say(f"compiled from here on, {gain:.1f} × as fast, and the same to rounding ({made})")
@@ -139,7 +139,7 @@ class Compiled:
         """Say whether the model's weights have changed since the start; then the package is dropped."""
         if self._weights and self._versions != versions(self._weights):
             self._weights, self.run = [], None
-            self.say("not compiled, the model goes on: its weights were changed; a new calculator compiles again")
+            self.say("not compiled, the model continues: its weights were changed; a new calculator compiles again")
         return not self._weights
 
     def _close(self, batch: AtomsBatch, pairs: Pairs) -> Pairs:
@@ -171,7 +171,7 @@ class Job:
             self.outcome = self._made(model, task)
         except (AtomslimError, OSError, ValueError) as error:
             self.outcome = one_line(error) if not isinstance(error, AtomslimError) else str(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run continues
             self.outcome = one_line(error)
 
     def _made(self, model: BlockModel, task: Task) -> Path:

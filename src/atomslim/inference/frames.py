@@ -16,7 +16,7 @@ def read_frames(path: Path) -> Iterator[Atoms]:
 
     Raises:
         StructureError: a record cannot be read, is cut off, or there is none; names the file and the record.
-        OSError: the file is not there, or may not be read.
+        OSError: the file is missing, or may not be read.
 
     """
     return (atoms for _, atoms in read_numbered(path) if atoms is not None)

@@ -173,7 +173,7 @@ def open_inputs(sources: Iterable[str | os.PathLike[str]], options: Mapping[str,
 
     Raises:
         ConfigError: no name, or an unknown dataset.
-        StructureError, DataError: a folder without structures, a broken container, a dataset that is not there.
+        StructureError, DataError: a folder without structures, a broken container, a missing dataset.
         OSError: there is no such file.
 
     """

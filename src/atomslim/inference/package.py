@@ -87,7 +87,7 @@ def package(
 
     Raises:
         ConfigError: an unknown task or one without energies in eV or forces, a model of a family that cannot be
-            packaged, a name that does not end in ``.pt2``, a device that is not there, no C++ compiler that works.
+            packaged, a name that does not end in ``.pt2``, a device that is not available, no C++ compiler that works.
         CheckpointError: a model file that cannot be read.
         AtomslimError: a compiler that fails, or a package that disagrees with the model; no file is written.
 

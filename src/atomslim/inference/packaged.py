@@ -54,7 +54,7 @@ class PackagedCalculator(Calculator):
             strict: refuse structures, as for `Calculator`.
 
         Raises:
-            CheckpointError: a file that is not there, or is not a package of this program.
+            CheckpointError: a file that is missing, or is not a package of this program.
             ConfigError: a negative skin.
 
         """

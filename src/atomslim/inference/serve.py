@@ -52,7 +52,7 @@ def serve(
         calculator: any ASE calculator, of a model or a package.
         atoms: a structure of the engine's elements in the engine's order, periodic where the model is to be; cell and
             positions are the engine's. Its constraints are left to the engine.
-        address: ``HOST:PORT``, or the name of a socket as i-PI's input has it (``/tmp/ipi_NAME``), or its path.
+        address: ``HOST:PORT``, or the name of a socket as in i-PI's input (``/tmp/ipi_NAME``), or its path.
         wait: seconds to wait for an engine that does not listen yet.
         said: gets a line about what is served.
 

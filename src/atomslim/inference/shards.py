@@ -83,10 +83,10 @@ def predict_shards(  # noqa: PLR0913 - the options of a command
     Raises:
         ConfigError: a folder that holds another run, or one that is not to be resumed; invalid options.
         StructureError: a structure that cannot be read or predicted; names the file and the record.
-        DataError: a dataset that is not there or broken.
+        DataError: a dataset that is missing or broken.
         CheckpointError: a model file that cannot be read.
         AtomslimError: a structure that does not fit into memory, or a result that is not finite.
-        OSError: a file that is not there or cannot be written.
+        OSError: a file that is missing or cannot be written.
 
     """
     start = time.perf_counter()

@@ -50,8 +50,8 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc] # no type information
             strict: refuse structures outside of what the task was trained on, or with a charge or spin.
 
         Raises:
-            ConfigError: an unknown task or one without energies in eV or forces, a device that is not there, another
-                dtype, or something other than a model: a package, an ASE calculator.
+            ConfigError: an unknown task or one without energies in eV or forces, a device that is not available,
+                another dtype, or something other than a model: a package, an ASE calculator.
             CheckpointError: a model file that cannot be read.
 
         """

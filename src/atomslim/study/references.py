@@ -33,7 +33,7 @@ def with_references(model: BlockModel, mix: Sequence[TaskOptions]) -> BlockModel
 
     Raises:
         ConfigError: a spread in the options that is not the model's.
-        DataError: a dataset that is not there or has no energies.
+        DataError: a dataset that is missing or has no energies.
 
     """
     tasks = [_referenced(model.task(options.name or None), options) for options in mix]

@@ -63,7 +63,7 @@ def validate(  # noqa: PLR0913 - what is checked, against what, and how
         progress: print on stderr what is being done.
 
     Raises:
-        ConfigError: an unknown check, a calculator that is not there, end points that do not fit each other, or a
+        ConfigError: an unknown check, a calculator that is missing, end points that do not fit each other, or a
             folder that holds another validation.
         DataError: data without energies, forces and stress.
         StructureError: structures that cannot be read.

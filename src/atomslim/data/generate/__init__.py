@@ -1,4 +1,4 @@
-"""A data set of our own from physics: structures of several domains, labelled by extended tight binding (xTB).
+"""A generated data set from physics: structures of several domains, labelled by extended tight binding (xTB).
 
 | domain | what | level of theory |
 |---|---|---|
@@ -8,7 +8,7 @@
 | oxides | oxides, halides and other insulators and their surfaces, strained and rattled | GFN1-xTB, Γ only |
 | dynamics | molecular dynamics of paracetamol at 500 K, to fine-tune on | GFN2-xTB |
 
-A share of each may be extremes: atoms alone, pairs at short distance, squeezed structures and strained cells.
+A fraction of each may be extremes: isolated atoms, pairs at short distance, squeezed structures and strained cells.
 
 Nothing here is needed to train on other data; the packages of the `labels` extra are imported when they are used.
 """

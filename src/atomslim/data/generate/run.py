@@ -177,7 +177,7 @@ def _versions() -> dict[str, str]:
 def _make_domain(
     folder: Path, domain: Domain, plan: Mapping[str, Any], processes: int, tell: Callable[[int], None]
 ) -> Made:
-    """Make a container, unless it is there."""
+    """Make a container, unless it exists."""
     path = folder / f"{domain.name}{SUFFIX}"
     if path.exists():
         made = _present(path, plan)
@@ -196,7 +196,7 @@ def _make_domain(
 
 @dataclass(frozen=True)
 class _Group:
-    """What is needed to make a group, in a process of its own."""
+    """Everything needed to make a group in a separate process."""
 
     domain: str
     extreme: bool
@@ -247,7 +247,7 @@ def _require_nothing(folder: Path, names: Iterable[str]) -> None:
     paths = [folder / f"{name}{SUFFIX}" for name in names]
     for path in paths:
         if path.exists() or staging_folder(path).exists():
-            raise ConfigError(f"{path}: already exists, or was begun: continue with --resume, or remove it")
+            raise ConfigError(f"{path}: already exists, or was started: continue with --resume, or remove it")
 
 
 def _require_own_summary(path: Path) -> None:

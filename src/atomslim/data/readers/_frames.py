@@ -15,7 +15,7 @@ def read_frames(path: Path) -> Iterator[tuple[str, Atoms]]:
     """Give the location (file and record) and the structure of every record, in order, without holding more than one.
 
     Raises:
-        DataError: the file is not there or has no known format; a record cannot be read, is cut off, or there is none.
+        DataError: the file is missing or has no known format; a record cannot be read, is cut off, or there is none.
 
     """
     record = -1

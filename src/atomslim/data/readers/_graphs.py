@@ -145,7 +145,7 @@ def _length(file: LmdbFile) -> int:
 
 
 def _first(fields: Fields, names: Sequence[str], location: str) -> str:
-    """Return the first of several names that is there."""
+    """Return the first of several names that exists."""
     found = [name for name in names if name in fields]
     if not found:
         require_keys(fields, [" or ".join(names)], location)

@@ -12,7 +12,7 @@ from atomslim.errors import DataError, one_line
 
 _CHUNK = 1 << 20
 _LONGEST = 1 << 24
-"""A mistake this far from the end of the text that is there is one, and does not come from the text's being cut."""
+"""A mistake this far from the end of the available text is real, not caused by truncation."""
 
 _LARGEST = 1 << 27
 """Letters of one item, which is held in memory."""
@@ -28,7 +28,7 @@ def read_array(path: Path) -> Iterator[Any]:
     """Give the items of a file that is one JSON array.
 
     Raises:
-        DataError: the file is not there, cut off, damaged or no array.
+        DataError: the file is missing, cut off, damaged or no array.
 
     """
     with _opened(path) as stream:
@@ -39,7 +39,7 @@ def read_object(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
     """Give the items of the array `key` of a file that is one JSON object, each with the members that precede it.
 
     Raises:
-        DataError: the file is not there, cut off, damaged, no object, or without that array.
+        DataError: the file is missing, cut off, damaged, no object, or without that array.
 
     """
     with _opened(path) as stream:
@@ -110,7 +110,7 @@ class _Stream:
                 raise self._error(one_line(error)) from error
             else:
                 rest = len(self._text) - end
-                if self._ended or rest > _LONGEST or (rest and self._text[end] in _AFTER):  # a number may go on
+                if self._ended or rest > _LONGEST or (rest and self._text[end] in _AFTER):  # a number may continue
                     self._offset = end
                     return value
             self._more("")

@@ -47,7 +47,7 @@ class Frame:
 
     @classmethod
     def of(cls, atoms: Atoms, data: Mapping[str, Any] | None = None) -> "Frame":
-        """Take the results from the calculator as they are: asking it for forces would zero those of fixed atoms."""
+        """Take the stored results of the calculator: asking it for forces would zero those of fixed atoms."""
         return cls(atoms, getattr(atoms.calc, "results", {}), data or {})
 
     @property
@@ -227,7 +227,7 @@ def _find(frame: Frame, what: str, key: str, location: str, remarks: Remarks) ->
 
 
 def _named(frame: Frame, key: str) -> Any:
-    """Give the value of a name that is spelt exactly so, or else but for upper and lower case; None for none."""
+    """Give the value of exactly this name, or else of this name in any case; None if there is none."""
     found = [(name, value) for name, value in frame.items() if name.lower() == key.lower() and value is not None]
     return next((value for name, value in found if name == key), found[0][1] if found else None)
 
@@ -237,7 +237,7 @@ def _names(frame: Frame) -> str:
 
 
 def _of_each_atom(value: Any, natoms: int) -> bool:
-    """Say whether 6 or 9 numbers are there for each atom, which are not the stress of the structure."""
+    """Say whether there are 6 or 9 numbers per atom, which are not the stress of the structure."""
     shape = np.shape(value)
     return len(shape) > 1 and shape[0] == natoms and shape != (3, 3) and np.size(value) not in {6, 9}
 

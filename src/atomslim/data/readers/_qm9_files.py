@@ -55,7 +55,7 @@ _BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, 
 
 @dataclass(frozen=True)
 class Molecule:
-    """A molecule as it is in a file: positions in Å, properties under our names; its number in GDB-9 where given."""
+    """A molecule of a file: positions in Å, properties under our names; its number in GDB-9 if given."""
 
     location: str
     numbers: NDArray[np.int64]
@@ -164,7 +164,7 @@ def read_sdf(file: Path, table: Path | None) -> Iterator[Molecule]:
     """Read an SDF file with the properties in a csv file, whose rows are in the same order.
 
     Raises:
-        DataError: a file is not there, cut off or of another layout, or the names of the molecules do not agree.
+        DataError: a file is missing, cut off or of another layout, or the names of the molecules do not agree.
 
     """
     beside = [Path(f"{file}.csv"), file.with_suffix(".csv")]
@@ -259,7 +259,7 @@ def uncharacterised(file: Path) -> frozenset[int]:
     """Give the numbers of the molecules that a list names: each line of its longest block begins with one, ascending.
 
     Raises:
-        DataError: the file is not there or lists nothing.
+        DataError: the file is missing or lists nothing.
 
     """
     with damaged(f"{existing(file)}", OSError):

@@ -47,7 +47,7 @@ FACTORS = {
     "k": 1.0,
     "kelvin": 1.0,
 }
-"""eV, Å and what follows from them, in one of each unit (in lower case); frequencies and temperatures as they are."""
+"""eV, Å and derived units, per unit (in lower case); frequencies and temperatures unchanged."""
 
 _TOTAL_UNITS = ("eV", "Hartree", "kcal/mol", "kJ/mol")
 # Not Rydberg: energies in eV without those of the core electrons, as tight binding gives them, look like it.

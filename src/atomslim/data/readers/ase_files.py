@@ -51,7 +51,7 @@ INFO = DatasetInfo(
 )
 
 MOST_DELETED = 1000
-"""So many times the rows that are there may have been in a database once."""
+"""Most rows that a database may have had, relative to those it has."""
 
 _NO_ROWS = (b"nextid", b"deleted_ids", b"metadata")
 _RESULTS = ("energy", "forces", "stress", "energies", "stresses", "magmoms", "charges", "dipole", "magmom")
@@ -77,7 +77,7 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
     Args:
         path: the file; or a folder of files, read in the order of their names.
         variant: empty: a file has no variants.
-        energy_key: name of the energy in the file; empty: energy, REF_energy and the like, in upper or lower case.
+        energy_key: name of the energy in the file; empty: energy, REF_energy and similar names, in any case.
         forces_key: name of the forces; empty as above.
         stress_key: name of the stress; empty as above, or a virial: stress = -virial / volume.
         properties: names (or one text of names, separated by commas) of further numbers of a structure to take as
@@ -92,7 +92,7 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
 
     Raises:
         ConfigError: a variant, or a unit that is not known.
-        DataError: a file that is not there, cut off, damaged or of no known format; a structure with two labels that
+        DataError: a file that is missing, cut off, damaged or of no known format; a structure with two labels that
             contradict each other, or with numbers that are not finite; a label named here that no structure has;
             energies that look like another unit's.
 
@@ -115,7 +115,7 @@ def read(  # noqa: PLR0913 -- every file names its labels differently
 
 
 def read_noting(remarks: Remarks, path: Path, variant: str = "", **options: Any) -> Iterator[Sample]:
-    """Read as `read` does, whose options these are, and note what there is beside the labels that are taken."""
+    """Read as `read` does, with the same options, and note fields besides the labels used."""
     if variant:
         raise ConfigError(f"a file has no variants: leave {variant!r} out")
     labels = check_options(_labels(**options))

@@ -1,7 +1,7 @@
 """MatBench 0.1: the nine tasks that give a crystal's structure.
 
 Source: https://matbench.materialsproject.org (MIT), by Dunn et al., npj Comput. Mater. 6, 138 (2020); each task has
-sources of its own, named there. The five folds follow from MatBench's own rule and are no business of this reader: it
+sources, named there. The five folds follow from MatBench's own rule and do not concern this reader: it
 gives the structures in the file's order, on which that rule depends.
 
 In the file: pymatgen structures (Å) and one number each. `jdft2d` is in meV/atom and becomes eV/atom; all others stay
@@ -94,7 +94,7 @@ def read(path: Path, variant: str = "") -> Iterator[Sample]:
 
     Raises:
         ConfigError: no such task.
-        DataError: a file that is not there, cut off, damaged, empty or of another task or layout; a structure with
+        DataError: a file that is missing, cut off, damaged, empty or of another task or layout; a structure with
             partly occupied sites, or a number that is not finite.
 
     """

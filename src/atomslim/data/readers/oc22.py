@@ -32,7 +32,7 @@ INFO = DatasetInfo(
     citation="Tran, Lan, Shuaibi, Wood, Goyal et al., ACS Catalysis 13, 3066 (2023), doi:10.1021/acscatal.2c05426",
     level_of_theory="PBE+U, plane waves (VASP), spin polarised",
     units_in_file="eV, Å, eV/Å",
-    note="total energies; `y_relaxed` is taken in place of `y` where a record has it",
+    note="total energies; `y_relaxed` is used instead of `y` if a record has it",
     variants=tuple(
         Variant(name=name, targets=("energy", "forces"), files=(_ARCHIVE,)) for name in ("train", "val_id", "val_ood")
     ),

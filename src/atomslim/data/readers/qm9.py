@@ -4,7 +4,7 @@ Source: https://doi.org/10.6084/m9.figshare.c.978904 (CC0 1.0), by Ramakrishnan 
 
 In the file: GHz, Debye, bohr³, bohr², Hartree, cal/mol/K, Å. Energies (homo, lumo, gap, zpve, U0, U, H, G) become eV
 with `ase.units.Hartree`, in float64; rotational constants A, B, C (GHz), mu (D), alpha (bohr³), r2 (bohr²) and Cv
-(cal/mol/K) stay as they are. U0, U, H, G are totals, or less the isolated atoms' on request (then also Cv).
+(cal/mol/K) are unchanged. U0, U, H, G are totals, or less the isolated atoms' on request (then also Cv).
 
 Four layouts are read: the original one (`dsgdb9nsd_*.xyz`, which are not proper XYZ, in a folder or a tar archive), an
 SDF file with its csv, extended XYZ with the properties in the comment line, and SchNetPack's ASE database, whose own
@@ -96,12 +96,12 @@ def read(
         variant: one target, such as `U0`; empty: all that the file has.
         reference: `atoms` subtracts the isolated atoms' U0, U, H, G and Cv.
         uncharacterised: the dataset's `uncharacterized.txt`: molecules that it lists are left out.
-        energy_unit: unit of the energies of SDF and extended XYZ files that were converted by somebody.
+        energy_unit: unit of the energies of SDF and extended XYZ files that were converted by others.
         table: csv file with the properties of an SDF file; None: `<name>.sdf.csv` or `<name>.csv` beside it.
 
     Raises:
         ConfigError: no such target.
-        DataError: a file that is not there, cut off, damaged or of another layout; a property that is missing or not
+        DataError: a file that is missing, cut off, damaged or of another layout; a property that is missing or not
             finite; energies that look like those of another unit; no molecules' numbers where they are needed.
 
     """

@@ -58,11 +58,11 @@ def read(
         variant: empty: the dataset has none.
         functional: pbe, hle17, hse06_10hf or hse06.
         cifs: folder of the CIFs named in the csv; None: that of the csv, or `relaxed_structures` in it.
-        skip_missing: leave out structures whose CIF is not there instead of refusing.
+        skip_missing: leave out structures whose CIF is missing instead of refusing.
 
     Raises:
         ConfigError: a variant.
-        DataError: a file that is not there, cut off, damaged or of another layout; a structure with partly occupied
+        DataError: a file that is missing, cut off, damaged or of another layout; a structure with partly occupied
             sites, or without the element's symbol; no structure with such a gap.
 
     """
@@ -181,7 +181,7 @@ def read_cif(file: Path, targets: Mapping[str, float], group: str = "") -> Sampl
         if block is None:
             raise DataError(f"{location}: has no _atom_site_type_symbol, so its elements are not known: get a full CIF")
         _require_whole(block, location)
-        # Without symmetry, what get_atoms gives but for wrapping, and 300 times as fast.
+        # Without symmetry, the result of get_atoms except for wrapping, 300 times as fast.
         atoms = block.get_unsymmetrized_structure() if _only_identity(block) else block.get_atoms()
     return labelled(location, atoms.numbers, atoms.positions, targets, cell=atoms.cell.array, pbc=True, group=group)
 

@@ -74,12 +74,12 @@ def read(path: Path, variant: str = "", *, energy_unit: str = "", length_unit: s
     Args:
         path: an npz archive, or a folder that holds the molecule's.
         variant: the molecule; may be empty for a file.
-        energy_unit: unit of the energies in the file, where it is another than kcal/mol and the file does not say so.
-        length_unit: unit of the positions in the file, where it is another than Å and the file does not say so.
+        energy_unit: unit of the energies in the file, if other than kcal/mol and not given in the file.
+        length_unit: unit of the positions in the file, if other than Å and not given in the file.
 
     Raises:
         ConfigError: no such molecule.
-        DataError: a file that is not there, cut off, damaged or of another layout or molecule; frames of different
+        DataError: a file that is missing, cut off, damaged or of another layout or molecule; frames of different
             sizes; labels that are not finite; energies that look like those of another unit.
 
     """

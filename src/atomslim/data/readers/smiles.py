@@ -101,7 +101,7 @@ def read(
 
     Raises:
         ConfigError: no such variant, or RDKit is missing.
-        DataError: a file that is not there, damaged or empty, a column that is not there, a label that is neither 0 nor
+        DataError: a file that is missing, damaged or empty, a missing column, a label that is neither 0 nor
             1 nor missing, or not one molecule with a structure; names file and record.
 
     """
@@ -118,7 +118,7 @@ def read_noting(
     name: str = "",
     seed: int = 42,
 ) -> Iterator[Sample]:
-    """Read as `read` does, whose options these are, and note what is left out."""
+    """Read as `read` does, with the same options, and note what is left out."""
     file = _file(path, variant)
     failures, count, given = _Failures(), 0, 0
     with _rows(file) as (columns, rows):

@@ -70,7 +70,7 @@ def read(path: Path, variant: str = "", *, energy: Literal["total", "formation"]
 
     Raises:
         ConfigError: h5py is not installed.
-        DataError: a file that is not there, cut off, damaged or of another layout; no molecule of the subset; labels
+        DataError: a file that is missing, cut off, damaged or of another layout; no molecule of the subset; labels
             that are not finite; a unit that is not known or does not fit the numbers.
 
     """

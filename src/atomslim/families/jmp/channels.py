@@ -52,7 +52,7 @@ _PASSES = {
     "atom_to_edge": ("atom", "triplet", "atom_to_edge", "edge"),
     "edge_to_atom": ("edge", "triplet", "edge_to_atom", "atom"),
 }
-"""Pass of a block → what it takes in, the width of its messages, its basis and what it gives."""
+"""Pass of a block → its input, the width of its messages, its basis and its output."""
 
 
 def widths(model: "JMP") -> dict[str, int]:
@@ -66,7 +66,7 @@ def layout(model: "JMP") -> ChannelLayout:
 
 
 def narrowed(model: "JMP", kept: Kept) -> "JMP":
-    """Return a copy with these channels only, every number that stays as it is.
+    """Return a copy with these channels only, kept numbers unchanged.
 
     Raises ConfigError for streams of one width that are to keep different numbers.
     """
@@ -115,7 +115,7 @@ def _angular_stream(name: str) -> str:
 
 
 class _Layout:
-    """Writes down the axes of all tensors of one model."""
+    """Builds the axes of all tensors of one model."""
 
     def __init__(self, model: "JMP") -> None:
         self.model, self.config = model, model.config

@@ -81,7 +81,7 @@ _ASSUMED = (
 )
 
 _OURS = re.compile(r"(?:backbone|output|graph_outputs|task_steps|out_energy|out_forces)\.")
-"""How the names of JMP's tensors begin, pre-trained or fine-tuned."""
+"""Prefixes of JMP's tensor names, pre-trained or fine-tuned."""
 
 AnyTensor: TypeAlias = Tensor | StoredTensor
 
@@ -133,7 +133,7 @@ def write_jmp(model: JMP, path: str | os.PathLike[str]) -> None:
     """Write a model as a JMP checkpoint, which the original program reads with ``num_blocks`` set to the model's.
 
     Raw and averaged weights are both the model's. What the format cannot hold (normalisation, graphs, numbers of
-    the kept blocks, history) goes into an entry of our own, which other programs pass over.
+    the kept blocks, history) goes into a separate entry, which other programs ignore.
 
     Raises ConfigError for a model that the format cannot hold, OSError if the file cannot be written.
     """
@@ -335,7 +335,7 @@ def _load(where: str, chosen: Mapping[str, tuple[str, AnyTensor]]) -> dict[str, 
 
 
 def _read(tensor: AnyTensor) -> Tensor:
-    """Return the tensor in memory of its own."""
+    """Return a copy of the tensor in memory."""
     whole = tensor.read() if isinstance(tensor, StoredTensor) else tensor.detach().cpu()
     return whole.clone()  # mapped memory is aligned otherwise, and some processors' products round differently there
 

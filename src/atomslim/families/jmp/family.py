@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class JMPConfig(GemNetOCConfig):
-    """What a JMP model is built from besides its tasks."""
+    """Sizes of a JMP model, without its tasks."""
 
     heads_without_bias: tuple[str, ...] = Field(
         default=(), description="heads, as task.target, whose hidden layers have no biases"
@@ -61,7 +61,7 @@ class JMPFamily(Family):
     )
 
     def build(self, config: Any, tasks: Sequence[Task]) -> BlockModel:
-        """Return a model without memory for its weights."""
+        """Return a model on the meta device."""
         from atomslim.families.jmp.model import JMP  # noqa: PLC0415 - the model's class names this family
 
         with torch.device("meta"):

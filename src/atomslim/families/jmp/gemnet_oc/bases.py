@@ -63,7 +63,7 @@ KEPT_EDGES = {"cpu": 2**15, "cuda": 2**18}
 three times that while they are computed. A GPU computes dense layers so fast that computing them again would show."""
 
 EDGES_AT_ONCE = 2**13
-"""For more, outside training, they are computed in each block anew for so many edges at a time."""
+"""For more, outside training, they are recomputed in each block for so many edges at a time."""
 
 PAIRS_AT_ONCE = 2**16
 """Of so many edges of the other graphs is computed at a time what is summed up for atoms or pairs of them."""

@@ -29,7 +29,7 @@ class AtomUpdate(nn.Module):
     """Σ_{edges into a} m ⊙ (W_rbf rad), narrowed to atom width, then residual layers.
 
     Summed as Σ_e rad ⊗ m per atom before W_rbf is applied, so that no gated copy of the edge features is formed. In
-    training, edge dropout leaves a random share of the edges out of each sum and scales the others up.
+    training, edge dropout leaves a random fraction of the edges out of each sum and scales up the others.
     """
 
     def __init__(self, config: GemNetOCConfig) -> None:

@@ -32,7 +32,7 @@ class GemNetOCConfig(BaseModel):
     num_after_skip: int = Field(
         default=2, ge=0, le=DEEPEST, description="residual layers of edges after the skip connection"
     )
-    num_concat: int = Field(ge=0, le=DEEPEST, description="residual layers after an edge takes in its atoms")
+    num_concat: int = Field(ge=0, le=DEEPEST, description="residual layers after an edge reads its atoms")
     num_atom: int = Field(default=3, ge=0, le=DEEPEST, description="residual layers of the sum of edges into atoms")
     num_output_afteratom: int = Field(
         default=3, ge=0, le=DEEPEST, description="residual layers of output atom features"

@@ -73,7 +73,7 @@ class Topology:
     | atom_edge | atom → edge and edge → atom |
     | quad | middle edges of quadruplets |
     | reverse (len(main),) | index of the reverse of each main edge |
-    | capped_fraction (b,) | share of the pairs within the cutoff that the main graph's neighbour cap dropped |
+    | capped_fraction (b,) | fraction of pairs within the cutoff that the main graph's neighbour cap dropped |
     | reach | where edges of every atom end, if any structure has a smooth graph |
     """
 
@@ -122,7 +122,7 @@ def build_topology(
 
     Smooth graphs have no caps: see `reach`. `settings` holds for all structures, or one per structure, smooth for all
     or for none. `pairs` reuses a list found earlier with a cutoff at
-    least as large (for instance, cutoff + skin): its distances are computed anew. Raises StructureError for
+    least as large (for instance, cutoff + skin): its distances are recomputed. Raises StructureError for
     structures no model can take, ConfigError when the number of settings is not the number of structures.
     """
     chosen = _settings_per_structure(settings, batch.num_structures)
@@ -290,7 +290,7 @@ def _edges(pairs: Pairs) -> Edges:
 
 
 def _capped_fraction(batch: AtomsBatch, candidates: Pairs, kept: Pairs) -> Float[Tensor, " b"]:
-    """Return the share of candidates that are not kept, per structure; 0 where there are none."""
+    """Return the fraction of candidates that are not kept, per structure; 0 if there are none."""
     if len(kept) == len(candidates):
         return torch.zeros(batch.num_structures, dtype=torch.float64)
     structure = batch.batch.cpu()

@@ -16,8 +16,8 @@ SILU_GAIN = 1 / 0.6
 def scaled_silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return silu(x)/0.6, which keeps the variance of a standard normal input near one.
 
-    ``x`` is the output of a linear layer that nobody else needs: without gradients it is overwritten. Work in place
-    here and below saves fresh memory, which costs more than the arithmetic.
+    ``x`` is the output of a linear layer that is not needed elsewhere: without gradients it is overwritten. Work in
+    place here and below saves fresh memory, which costs more than the arithmetic.
     """
     return functional.silu(x, inplace=not x.requires_grad).mul_(SILU_GAIN)
 
@@ -25,7 +25,7 @@ def scaled_silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def average(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return (x + y)/√2, which keeps the variance of two independent inputs.
 
-    ``y`` is the result of a layer that nobody else needs: it is overwritten, unless the sum takes a wider dtype.
+    ``y`` is the output of a layer that is not needed elsewhere: it is overwritten, unless the sum takes a wider dtype.
     """
     total = y.add_(x) if x.dtype == y.dtype else x + y
     return total.mul_(INV_SQRT_2)
@@ -122,7 +122,7 @@ class ScaleFactor(nn.Module):
         before_rows: Bool[Tensor, "..."] | None = None,
         after_rows: Bool[Tensor, "..."] | None = None,
     ) -> None:
-        """Show the step's input and output to whoever is fitting the factor, who may scale the output in place.
+        """Pass the step's input and output to the fit of the factor, which may scale the output in place.
 
         Rows that are only padding are left out: ``before_rows`` and ``after_rows`` say which are not.
         """

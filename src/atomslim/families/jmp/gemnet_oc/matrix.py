@@ -280,7 +280,7 @@ def _by_target(target: Int[Tensor, " rows"], num_atoms: int) -> TableSegments:
     sizes = target.new_zeros(num_atoms).index_add(0, target, torch.ones_like(target))
     first = sizes.cumsum(0) - sizes
     width = cast("int", sizes.max().clamp(min=2).item())
-    _at_least(2, width)  # one column would be a case of its own to the compiler
+    _at_least(2, width)  # the compiler would specialise on a single column
     column = torch.arange(width, device=target.device)
     rows = target.shape[0]
     table = torch.where(column < sizes[:, None], first[:, None] + column, rows)
@@ -289,5 +289,5 @@ def _by_target(target: Int[Tensor, " rows"], num_atoms: int) -> TableSegments:
 
 
 def _at_least(least: int, size: int) -> None:
-    """Tell whoever traces the program what a size that depends on numbers is at least; the program checks it."""
+    """Give tracing a lower bound of a data-dependent size; the program checks it."""
     torch.ops.aten.sym_constrain_range_for_size(size, min=least)

@@ -1,4 +1,4 @@
-"""Smooth graphs: every atom has a reach of its own that lets about k neighbours in, without ranks among them.
+"""Smooth graphs: every atom has its own reach, which includes about k neighbours, without ranks among them.
 
 The reach R_a (Å) of atom a solves, with all distances d_ab within the cutoff c,
 

@@ -1,6 +1,6 @@
 """The network over the bases of a step: GemNet-OC's blocks with fewer and larger operations.
 
-The formulas are those of `gemnet_oc`; what is left out are gains and scale factors, which are part of the weights.
+The formulas are those of `gemnet_oc`; gains and scale factors are left out, since they are part of the weights.
 """
 
 from collections.abc import Iterator

@@ -51,7 +51,7 @@ class MiddleTables:
     table: Table
     source: Int[Tensor, "n*Q"]
     incoming_kept: Float[Tensor, "n*Q W"]
-    """Whether the main edge d→b is there and d is not a."""
+    """Whether the main edge d→b exists and d is not a."""
     outgoing_kept: Float[Tensor, "n*W Q"]
     """Whether c is not b."""
     not_closed: Float[Tensor, "n W 1 Q W"]

@@ -1,4 +1,4 @@
-"""Whether the weights of a model are still those that something was made from."""
+"""Whether the weights of a model have changed since something was derived from them."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ class Source:
     """Remembers the parameters, buffers and modules of a model, and whether their numbers changed since."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Take note of them as they are now."""
+        """Remember their current values."""
         self._entries = [
             (held, name, value)
             for one in module.modules()
