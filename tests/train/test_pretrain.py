@@ -91,7 +91,7 @@ def test_a_small_dataset_takes_references_of_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("crystl", r"references of 'crystl': no other task of this name has some of its own \(there are: crystal\)"),
+        ("crystl", r"references of 'crystl': no other task of this name has its own \(there are: crystal\)"),
         ("water", r"references of 'water': no other task"),
         ("crystal", "there is no reference for H, O"),
     ],

@@ -298,8 +298,8 @@ def explain(name: str, scale: TargetScale) -> str:
             text += ": " + ", ".join(f"{chemical_symbols[one]} {value:.6g}" for one, value in scale.references.items())
     if scale.undetermined:
         text += (
-            f"; {scale.undetermined} of these numbers cannot be told from the training set's compositions: right for "
-            "these, for others only as far as what was expected of the elements"
+            f"; the training set's compositions leave {scale.undetermined} of these numbers open: sums are right for these "
+            "compositions, for others only as far as the prior"
         )
     return text
 

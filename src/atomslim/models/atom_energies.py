@@ -2,7 +2,7 @@
 
     E = Σ_i e_i,   e_i = s x_i + μ/n + E_Z(i)
 
-with x_i what the head makes of atom i (a share of it, 1/n, where the head averages), s, μ and E_Z the scale, mean and
+with x_i the head's value for atom i (divided by n if the head averages), s, μ and E_Z the scale, mean and
 references of the target. How an energy is partitioned is up to the model: only the sum can be observed.
 """
 
@@ -37,6 +37,6 @@ def energies_of_atoms(model: "BlockModel", readout: "ReadoutFeatures", task: Tas
 
 
 def _each_alone(batch: AtomsBatch) -> AtomsBatch:
-    """Return the batch with every atom a structure of its own."""
+    """Return the batch with every atom as a separate structure."""
     cell, pbc = batch.cell[batch.batch], batch.pbc[batch.batch]
     return replace(batch, cell=cell, pbc=pbc, batch=torch.arange(batch.num_atoms, device=batch.device))

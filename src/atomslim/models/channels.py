@@ -48,7 +48,7 @@ class ChannelLayout:
     stages: Mapping[str, tuple[str, ...]]
     """Part of the model → linear layers that take channels in, parts in the order in which they are computed."""
     basis_readers: Mapping[str, str] = field(default_factory=dict)
-    """Layers whose weight is used without a call, and the stream of basis functions that they take in."""
+    """Layers whose weight is used without a call, and the stream of basis functions that they read."""
 
     def length(self, axis: Axis) -> int:
         """Return the length of an axis."""
@@ -95,7 +95,7 @@ class ChannelLayout:
         return self.indices(self.axes[f"{layer}.weight"][1], kept)
 
     def readers(self, stream: str) -> list[str]:
-        """Name the layers that take in the channels of a stream."""
+        """Name the layers that read the channels of a stream."""
         layers = [*(name for stage in self.stages.values() for name in stage), *self.basis_readers]
         return [name for name in layers if any(stream in part for part in self.axes[f"{name}.weight"][1])]
 

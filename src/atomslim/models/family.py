@@ -241,7 +241,7 @@ class Family:
         return layer
 
     def layer_inputs(self, module: nn.Module, layer: str, inputs: tuple[Any, ...]) -> Tensor:
-        """Return what a layer takes in, (…, inputs), of what its module is called with: *widths*."""
+        """Return the inputs of a layer, (…, inputs), from its module's arguments: *widths*."""
         del layer
         rows: Tensor = module.side_by_side(*inputs) if hasattr(module, "side_by_side") else inputs[0]  # type: ignore[operator]
         return rows
@@ -306,7 +306,7 @@ class Family:
             raise ConfigError(f"{self.title} models {_REFUSALS[capability]}")
 
     def require_package(self) -> None:
-        """Raise ConfigError that names the extra unless the package is there."""
+        """Raise ConfigError that names the extra unless the package is installed."""
         if self.package is not None and self.installed() is None:
             raise ConfigError(
                 f"{self.title} models need the package {self.package}, which is not installed: "

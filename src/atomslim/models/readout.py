@@ -81,7 +81,7 @@ class ReadoutMap:
                 piece.layer.weight.copy_(columns.to(piece.layer.weight))
 
     def draw(self) -> None:
-        """Start the layers anew, each as torch starts a linear layer (or as its own class does)."""
+        """Reinitialise the layers as torch does (or as their own class does)."""
         for piece in self.pieces:
             piece.layer.reset_parameters()
 

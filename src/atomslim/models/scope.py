@@ -1,7 +1,7 @@
 """What a task was trained on; structures outside of that get one warning, or are refused.
 
-Training notes in the model's history, for each task, which elements its structures had, and from which share of their
-atoms to which. Where nothing is noted, elements are those that the task has reference energies of. A checkpoint without
+Training notes in the model's history, for each task, which elements its structures had, and the range of their
+fractions. Where nothing is noted, elements are those that the task has reference energies of. A checkpoint without
 either says nothing, and then nothing is said here.
 """
 
@@ -33,7 +33,7 @@ Shares = dict[str, list[float]]
 
 
 def shares(structures: Iterable[NDArray[np.int64]]) -> Shares:
-    """Return for each element of some structures the smallest and the largest share of the atoms that it has."""
+    """Return for each element of some structures its smallest and largest fraction of the atoms."""
     low, high = np.ones(_SIZE), np.zeros(_SIZE)
     for numbers in structures:
         share = np.bincount(numbers, minlength=_SIZE)[:_SIZE] / max(len(numbers), 1)
@@ -52,7 +52,7 @@ def noted_shares(history: Sequence[dict[str, Any]], task: str) -> Shares:
 
 
 def known_elements(history: Sequence[dict[str, Any]], task: Task) -> set[int]:
-    """Return the elements that a task of a model with this history was trained on; empty where nothing says so."""
+    """Return the elements that a task of a model with this history was trained on; empty if unknown."""
     noted = noted_shares(history, task.name)
     if noted:
         return {atomic_numbers[symbol] for symbol in noted}

@@ -131,7 +131,7 @@ def summary(sentences: Iterable[str]) -> str:
 
 
 def links(files: Mapping[str, str | os.PathLike[str]], folder: str | os.PathLike[str]) -> str:
-    """Write links to files by name, from a page in a folder; nothing for those that are not there."""
+    """Write links to files by name, from a page in a folder; nothing for missing ones."""
     there = {name: os.path.relpath(path, folder) for name, path in files.items() if Path(path).is_file()}
     shown = (f'<a href="{quote(Path(path).as_posix())}">{html.escape(name)}</a>' for name, path in there.items())
     return f"<p class=note>Model files: {', '.join(shown)}.</p>" if there else ""

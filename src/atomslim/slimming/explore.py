@@ -82,7 +82,7 @@ class Exploring:
     seed: int
 
     def run(self, start: Start, folder: Path) -> Outcome:
-        """Make a run, unless its file is there."""
+        """Make a run, unless its file exists."""
         path = folder / f"run-{start.number:03d}.samples"
         if not path.is_file():
             run = _Run(self, start)
@@ -196,7 +196,7 @@ class _Run:
 
 
 def starts_of(samples: Sequence[Sample], temperatures: Sequence[float], runs: int) -> list[Start]:
-    """Choose where runs begin: given structures and frames of dynamics, evenly, at each temperature in turn.
+    """Choose where runs start: given structures and frames of dynamics, evenly, at each temperature in turn.
 
     One relaxation comes with every five runs, from structures that were rattled or strained.
     """

@@ -58,7 +58,7 @@ def _fitted(work: Work) -> Path:
                 facts["fitted"] = True
             except AtomslimError as reason:
                 facts["fitted"] = False
-                work.tell(f"fit: {reason}; training starts with the cut as it is")
+                work.tell(f"fit: {reason}; training starts with the unfitted cut")
     return fitted if work.done["fit"]["fitted"] else path
 
 
@@ -79,7 +79,7 @@ def _cut(work: Work, recipe: Recipe) -> BlockModel:
 
 
 def _first(work: Work) -> float:
-    """Return how long the first training may take (s); says where that is beyond the budget."""
+    """Return how long the first training may take (s); says if that is beyond the budget."""
     wanted = work.left * (FIRST if work.options.rounds else 1.0)
     least = max(LEAST_SHARE * work.options.seconds, LEAST)
     if wanted < least and work.options.steps is None:

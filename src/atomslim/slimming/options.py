@@ -24,7 +24,7 @@ class SlimOptions(BaseModel):
     ns_per_day: Positive | None = Field(default=None, description="nanoseconds of dynamics in a day")
     student: str = Field(default="", description="a model to train; empty: one is chosen by its speed")
     start: Literal["trained", "random"] = Field(
-        default="trained", description="the weights that training starts with; random: drawn anew, as a control"
+        default="trained", description="the weights that training starts with; random: random ones, as a control"
     )
     labels_of: str = Field(
         default="", description="a run whose student, pools and labels are taken; empty: they are made"
@@ -49,7 +49,7 @@ class SlimOptions(BaseModel):
         default=0.0,
         ge=0,
         le=0.9,
-        description="share of the first training in which a cut of the teacher learns the teacher's features, too",
+        description="fraction of the first training in which a cut of the teacher also learns the teacher's features",
     )
     energies: float = Field(
         default=0.0, ge=0, description="weight of energies of atoms (mean error in eV), if the teacher gives them"
@@ -60,7 +60,7 @@ class SlimOptions(BaseModel):
     package: bool = Field(default=False, description="also compile a package")
     processes: int = Field(default=1, ge=1, description="structures that are labelled at once")
     timeout: Positive | None = Field(default=None, description="seconds that the teacher may take for a structure")
-    skip: float = Field(default=0.05, ge=0, lt=1, description="share of structures that may have no labels")
+    skip: float = Field(default=0.05, ge=0, lt=1, description="fraction of structures that may have no labels")
     reader: dict[str, str] = Field(default_factory=dict, description="options of the structures' readers")
     seed: int = Field(default=0, ge=0, lt=2**32)
 

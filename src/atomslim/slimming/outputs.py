@@ -170,7 +170,7 @@ def _readme(work: Work) -> Iterator[str]:
     """Write ten lines."""
     teacher, student = work.done["teacher"], work.done["student"]
     versions = ", ".join(f"{name} {version}" for name, version in teacher["what"].get("versions", {}).items())
-    settings = teacher["what"].get("settings") or "as they are by default"
+    settings = teacher["what"].get("settings") or "the defaults"
     elements = sorted({int(number) for atoms in work.structures for number in atoms.numbers})
     names = ", ".join(chemical_symbols[number] for number in elements)
     hottest = max(work.options.temperatures)

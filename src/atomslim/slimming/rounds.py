@@ -80,7 +80,7 @@ def stages_of_dynamics(work: Work) -> list[str]:
 
 
 def move(work: Work, stage: str, last: str, before: str | None) -> None:
-    """Make the runs of a round with the student of a stage; those whose files are there are not made again."""
+    """Make the runs of a round with the student of a stage; existing ones are not repeated."""
     if stage in work.done:
         return
     options = work.options

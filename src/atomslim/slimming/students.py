@@ -55,9 +55,9 @@ class Candidate:
     milliseconds: float = math.inf
     """Time of a step: the shortest of all rounds, averaged over the structures."""
     spread: float = 0.0
-    """Half the interquartile range of the rounds, as a share of their median."""
+    """Half the interquartile range of the rounds, relative to their median."""
     gain: Gain | None = None
-    """How many times as fast as the teacher, by the shortest steps of all rounds; with the spread of its own rounds."""
+    """Speed-up over the teacher, from the shortest steps of all rounds; with the spread of its own rounds."""
     refused: str = ""
     """Why it cannot be used."""
 
@@ -149,7 +149,7 @@ def candidates(
 
     Args:
         structures: the user's; steps are timed on up to two of them, of different sizes.
-        teacher: as `atomslim.labelling.teachers` has it.
+        teacher: see `atomslim.labelling.teachers`.
         forces: of the students.
         task: of a teacher that has several.
         python: the interpreter that the teacher is installed in.

@@ -33,9 +33,9 @@ class Work:
     folder: Path
     options: SlimOptions
     source: Source
-    """The teacher, as it is given."""
+    """The teacher, as given."""
     frames: Sequence[Frame]
-    """The structures, as they are given."""
+    """The structures, as given."""
     journal: Journal
     progress: bool = True
 

@@ -156,7 +156,7 @@ class Distillation:
             return batch
         try:
             return rattled(batch, model, displacement=options.rattle, strain=options.strain)
-        except StructureError:  # atoms ended on top of each other: this batch goes as it is
+        except StructureError:  # atoms ended on top of each other: this batch is used unchanged
             return batch
 
 

@@ -151,7 +151,7 @@ class Conductor(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set rates and threads; draw this step's random numbers from a seed of its own, as a resumed run will."""
+        """Set rates and threads; draw this step's random numbers from its own seed, as a resumed run will."""
         del batch_idx
         torch.set_num_threads(fitting(_ours(pl_module).model, batch.atoms.num_atoms, self._threads))
         self._batch_mark = time.perf_counter()

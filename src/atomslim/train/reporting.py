@@ -74,7 +74,7 @@ def warned_once() -> Iterator[None]:
 
 
 def said(lines: Iterable[str], *, shown: bool) -> None:
-    """Show lines on stderr as they are."""
+    """Show lines on stderr literally."""
     for line in lines if shown else ():
         sys.stderr.write(f"{line}\n")
 

@@ -152,7 +152,7 @@ def energy_scale(data: TaskData, name: str, e0s: E0s, inherited: Inherited) -> T
     """Return references, mean and spread of an energy, as ``e0s`` says, fitted on the training structures that have it.
 
     Raises:
-        ConfigError: a rule, table or file that cannot be understood, or references that are not there.
+        ConfigError: a rule, table or file that cannot be understood, or missing references.
         DataError: no structure has the energy, an element has no reference, or isolated atoms contradict each other.
 
     """
@@ -335,7 +335,7 @@ def _references_of(other: str, task: str, name: str, known: Mapping[str, Normali
         return there[other]
     names = ", ".join(task for task, scale in there.items() if scale.references) or "none"
     raise ConfigError(
-        f"task {task}: {name}: references of {other!r}: no other task of this name has some of its own "
+        f"task {task}: {name}: references of {other!r}: no other task of this name has its own "
         f"(there are: {names}); fit them with references: true"
     )
 

@@ -221,7 +221,7 @@ def reference_notes(data: LearningTask) -> list[str]:
 def make_split(dataset: Dataset, options: SplitOptions, others: Collection[Part] = ()) -> Split:
     """Split as asked: a saved one, given sizes, or as the original does; where there is none, 80 %, 10 %, 10 %.
 
-    Where validation or test have datasets of their own (``others``) and no sizes are given, all the rest is for
+    If validation or test have separate datasets (``others``) and no sizes are given, all the rest is for
     training, except a tenth if validation has none.
     """
     if options.file is not None:
@@ -348,7 +348,7 @@ def on_reference_of_model(data: LearningTask, model: BlockModel) -> LearningTask
     warnings.warn(text + "; fine-tune to move the model to the labels' reference", AtomslimWarning, stacklevel=2)
     gap = replace(
         gap, references={number: round(value, 4) for number, value in gap.references.items()}
-    )  # resumed alike
+    )  # the same when resumed
     others: dict[Part, Dataset] = {part: Lowered(dataset, gap.references) for part, dataset in data.others.items()}
     return replace(data, dataset=Lowered(data.dataset, gap.references), others=others)
 

@@ -78,7 +78,7 @@ def is_first(processes: int, environment: Mapping[str, str]) -> bool:
 def cluster_environment(processes: int, environment: Mapping[str, str]) -> ClusterEnvironment | None:
     """Say where Lightning reads the number of each process; None: Lightning detects it.
 
-    One process alone has the number 0, whatever a launcher says: the processes of a study train each for itself. Under
+    A single process has the number 0, whatever a launcher says: the processes of a study train separately. Under
     SLURM, Lightning's own way of requeueing is left out, for the conductor saves and resumes.
 
     Raises ConfigError for tasks of SLURM that do not fit.
@@ -114,7 +114,7 @@ _QUIET = (
 
 
 class Feeding(TrainingModule):
-    """The training module with its data, which can be read only when the processes are there."""
+    """The training module with its data, which can be read only after the processes have started."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Bar(BaseModel):
 
 
 class Check(BaseModel):
-    """One check, as the file has it."""
+    """One check, as in the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
