@@ -64,7 +64,7 @@ def test_one_molecule_leaves_references_open_and_says_so(data_folder: Path) -> N
     assert abs(scale.mean) < 1e-9
     numbers = next(source.read()).numbers
     assert scale.reference(numbers) == pytest.approx(-17617.7356, abs=1e-3)
-    assert "2 of these numbers cannot be told" in normalise.explain("energy", scale)
+    assert "2 of these numbers are not determined" in normalise.explain("energy", scale)
     assert "\n" not in normalise.explain("energy", scale)
 
 

@@ -298,8 +298,8 @@ def explain(name: str, scale: TargetScale) -> str:
             text += ": " + ", ".join(f"{chemical_symbols[one]} {value:.6g}" for one, value in scale.references.items())
     if scale.undetermined:
         text += (
-            f"; the training set's compositions leave {scale.undetermined} of these numbers open: sums are right for these "
-            "compositions, for others only as far as the prior"
+            f"; {scale.undetermined} of these numbers are not determined by the training set's compositions: sums are "
+            "right for these, for others only as far as the prior"
         )
     return text
 
