@@ -170,17 +170,17 @@ def _readme(work: Work) -> Iterator[str]:
     """Write ten lines."""
     teacher, student = work.done["teacher"], work.done["student"]
     versions = ", ".join(f"{name} {version}" for name, version in teacher["what"].get("versions", {}).items())
-    settings = teacher["what"].get("settings") or "the defaults"
+    settings = ", ".join(f"{name}={value}" for name, value in (teacher["what"].get("settings") or {}).items())
     elements = sorted({int(number) for atoms in work.structures for number in atoms.numbers})
     names = ", ".join(chemical_symbols[number] for number in elements)
     hottest = max(work.options.temperatures)
     family = family_of(load(work.folder / MODEL))
     yield f"# A fast student of {work.teacher.name}"
-    yield f"- What it is: {student['name']}, trained on {_labels(work)} labelled structures; {next(sentences(work))}"
+    yield f"- What it is: {student['name']}, trained on {_labels(work)} labelled structures. {next(sentences(work))}"
     yield f'- ASE: `atoms.calc = atomslim.Calculator("{MODEL}")`'
     yield f'- TorchSim: `from atomslim.inference.torch_sim import TorchSimModel; TorchSimModel("{MODEL}")`'
     yield f"- {_other_programs(work, family)}"
-    yield f"- Teacher: {work.teacher.name} ({versions or 'no versions known'}); settings: {settings}"
+    yield f"- Teacher: {work.teacher.name} ({versions or 'no versions known'}); settings: {settings or 'the defaults'}"
     yield f"- Level of theory: that of the teacher, see its authors; {work.options.forces} forces"
     yield f"- Licence: {_licence(work, family)}"
     yield (
