@@ -64,7 +64,7 @@ def test_weights_and_the_model_stay_and_outputs_change() -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, 0.0, float("nan"), float("inf")])
 def test_numbers_that_make_no_sense(wrong: float) -> None:
-    with pytest.raises(ConfigError, match="give a whole number, or a share"):
+    with pytest.raises(ConfigError, match="give a whole number, or a fraction"):
         with_neighbours(jmp(DIRECT, num_blocks=1), wrong)
 
 

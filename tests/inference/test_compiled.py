@@ -132,9 +132,9 @@ def broken(_: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (jump, "another energy"),
-        (turned, "other forces"),
-        (strained_otherwise, "another stress"),
+        (jump, "a different energy"),
+        (turned, "different forces"),
+        (strained_otherwise, "a different stress"),
         (broken, "Expected u0 <= 216"),
     ],
 )

@@ -182,7 +182,7 @@ def test_too_little_memory_has_a_remedy(
 
     monkeypatch.setattr(model, "predict", fail)
     with (
-        pytest.warns(AtomslimWarning, match="out of memory with 6 atoms at once: going on with at most 3"),
+        pytest.warns(AtomslimWarning, match="out of memory with 6 atoms at once: continuing with at most 3"),
         pytest.raises(AtomslimError, match=r"record 0 .*out of memory with 3 atoms: use a device with more"),
     ):
         run(tmp_path, [molecule("H2O"), molecule("CO2")])

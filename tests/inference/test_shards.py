@@ -225,7 +225,7 @@ def test_another_run_is_not_gone_on_with(model: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"predict\.json: cannot be read|another run"):
             resume()
     (folder / "_predict.json").unlink()
-    with pytest.raises(ConfigError, match=r"no _predict\.json that says of which run"):
+    with pytest.raises(ConfigError, match=r"no _predict\.json that identifies their run"):
         resume()
 
 

@@ -184,7 +184,7 @@ def test_other_work_and_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said", "status"),
     [
-        (["in.xyz", "--teacher", EMT_NAME, "-o", "out", "--skip", "150%"], "write a share below 1", 2),
+        (["in.xyz", "--teacher", EMT_NAME, "-o", "out", "--skip", "150%"], "write a fraction below 1", 2),
         (["in.xyz", "--teacher", EMT_NAME, "-o", "out", "--timeout", "soon"], "not a duration", 2),
         (["in.xyz", "--teacher", EMT_NAME, "-o", "out", "--processes", "0"], "processes", 2),
         (["none.xyz", "--teacher", EMT_NAME, "-o", "out"], "none.xyz", 1),

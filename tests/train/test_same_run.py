@@ -220,7 +220,7 @@ def test_a_run_that_fails_before_its_baselines_leaves_nothing(tmp_path: Path, mo
 def test_files_of_no_run_are_kept(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     for resume in (False, True):
-        with pytest.raises(ConfigError, match=f"holds {name}, which is of no run"):
+        with pytest.raises(ConfigError, match=f"holds {name}, which belongs to no run"):
             tune(tmp_path, resume=resume)
     assert files(tmp_path) == {name: b"precious"}
 

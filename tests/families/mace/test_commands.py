@@ -86,7 +86,7 @@ def test_models_are_distilled_and_tuned(capsys: pytest.CaptureFixture[str]) -> N
 
 
 REFUSED = {
-    "prune a.model -o no.safetensors --keep 1,3 --hand-over --data w.xyz": "no map of it fits into their weights",
+    "prune a.model -o no.safetensors --keep 1,3 --hand-over --data w.xyz": "no map of their input fits",
     "prune a.model -o no.safetensors --cutoff 3.5": "cannot be given another cutoff without training",
     "prune a.model -o no.safetensors --neighbours 10": "have no cap on neighbours",
     "prune a.model -o no.json --scan-neighbours 10 --data w.xyz": "have no cap on neighbours",
