@@ -185,7 +185,9 @@ def test_models_from_elsewhere_are_known_by_content_and_can_teach(tmp_path: Path
     path = tmp_path / "checkpoint.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("checkpoint/data.pkl", b"\x80\x02cmattersim.forcefield.potential\nPotential\n.")
-    with pytest.raises(CheckpointError, match=r"MatterSim, which cannot be pruned here; it can be a teacher.*--teacher"):
+    with pytest.raises(
+        CheckpointError, match=r"MatterSim, which cannot be pruned here; it can be a teacher.*--teacher"
+    ):
         atomslim.load(path)
     assert len({one.title for one in FAMILIES}) == len(FAMILIES)
 
