@@ -18,8 +18,6 @@ Both directions of a pair are listed, and an empty slot holds the atom itself wi
 | strain_derivative | (3, 3) | float64 | ∂E/∂ε in eV, stress times volume; of conservative forces only |
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -50,12 +48,13 @@ OUTPUTS: dict[str, tuple[str, list[int | str]]] = {
 """The same of the outputs; the last one is of conservative forces only."""
 
 
-@dataclass(frozen=True)
 class Program:
     """A task of a model, to be called with the inputs above; gives the outputs in their order."""
 
-    model: BlockModel
-    task: Task
+    def __init__(self, model: BlockModel, task: Task) -> None:
+        """Prepare the weights that the model has now."""
+        self.model, self.task = model, task
+        self._features = family_of(model).traced_features(model, task, edges=task.direct and not task.conservative)
 
     def __call__(
         self,
@@ -90,9 +89,7 @@ class Program:
         return self._named("conservative_forces" if self.task.conservative else "direct_forces")
 
     def _outputs(self, structure: AtomsBatch, neighbours: Tensor, offsets: Tensor) -> dict[str, Tensor]:
-        topology = family_of(self.model).graph_from_matrix(structure, neighbours, offsets, self.task.graph)
-        features = self.model.features(structure, topology, edges=self.task.direct and not self.task.conservative)
-        raw = self._raw_outputs(self.model.read(features))
+        raw = self._raw_outputs(self.model.read(self._features(structure, neighbours, offsets)))
         return self.model.physical_outputs(raw, self.task, structure)
 
     def _raw_outputs(self, readout: ReadoutFeatures) -> dict[str, Tensor]:

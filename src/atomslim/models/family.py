@@ -5,7 +5,7 @@ has is filled in: everything else is refused in one line that names the family. 
 the package that the family needs inside functions only, so that it is needed only by those who use the family.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from atomslim.atoms import AtomsBatch
 from atomslim.errors import ConfigError
 from atomslim.models.channels import ChannelLayout, Kept
-from atomslim.models.graph import Graph
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 
 if TYPE_CHECKING:
-    from atomslim.models.block_model import BlockModel
+    from atomslim.models.block_model import BlockFeatures, BlockModel
+
+TracedFeatures = Callable[[AtomsBatch, Int[Tensor, "n k"], Int[Tensor, "n k 3"]], "BlockFeatures"]
+"""From a structure and its matrix of neighbours, with the cell offsets of those."""
 
 Capability = Literal[
     "fresh heads",
@@ -173,14 +175,11 @@ class Family:
         """
         raise NotImplementedError
 
-    def graph_from_matrix(
-        self,
-        batch: AtomsBatch,
-        neighbours: Int[Tensor, "n k"],
-        offsets: Int[Tensor, "n k 3"],
-        settings: GraphSettings,
-    ) -> Graph:
-        """Make the graphs of one structure in tensor operations that can be traced: *packages*."""
+    def traced_features(self, model: "BlockModel", task: Task, *, edges: bool) -> "TracedFeatures":
+        """Return what gives features of one structure by tensor operations that can be traced: *packages*.
+
+        ``edges`` says whether those of edges are wanted.
+        """
         raise NotImplementedError
 
     def export(self, model: "BlockModel", path: Path) -> None:

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from atomslim.atoms import AtomsBatch, find_pairs, from_ase
-from atomslim.families.jmp import JMP, JMPGraphSettings
+from atomslim.families.jmp import JMP, JMPGraphSettings, traced
 from atomslim.families.jmp.gemnet_oc import reach
 from atomslim.families.jmp.gemnet_oc.bases import _in_slices
 from atomslim.families.jmp.gemnet_oc.graphs import Edges
-from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
+from atomslim.families.jmp.gemnet_oc.matrix import matrix_graphs, matrix_topology
+from atomslim.families.jmp.steps.matrix import TracedSteps
+from atomslim.families.jmp.traced import traced_features
 from atomslim.inference.program import _one_structure, neighbour_matrix
 from atomslim.models import energy_and_forces
 from samples import ethanol, sheared_crystal, slab
@@ -86,6 +88,35 @@ def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: JMPG
             torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
+@pytest.mark.parametrize("settings", GRAPHS.values(), ids=GRAPHS.keys())
+def test_both_forms_of_a_program_give_the_features_of_the_model(
+    monkeypatch: pytest.MonkeyPatch, settings: JMPGraphSettings
+) -> None:
+    given = model(settings).eval()
+    small = traced_features(given, given.task("direct"), edges=True)
+    assert isinstance(small, TracedSteps)
+    monkeypatch.setattr(traced, "MOST_WEIGHTS", 0)
+    large = traced_features(given, given.task("direct"), edges=True)
+    assert not isinstance(large, TracedSteps)
+    for structure in STRUCTURES:
+        batch = from_ase(structure())
+        matrix = shuffled(batch, settings.cutoff)
+        one, other = small(batch, *matrix), large(batch, *matrix)
+        assert len(one.node) == len(one.edge) == 2
+        for found, expected in zip((*one.node, *one.edge), (*other.node, *other.edge), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_columns_that_nobody_needs_are_left_out() -> None:
+    """Caps leave columns for ties; all of them would be computed with."""
+    batch = from_ase(ethanol())
+    graphs = matrix_graphs(batch, *shuffled(batch, 5.0), GRAPHS["invariant"], narrow=True)
+    for matrix, most in ((graphs.atom, 8), (graphs.atom_edge, 6), (graphs.quad, 3)):
+        assert matrix is not None
+        assert matrix.source.shape == matrix.real.shape == (9, most)
+        assert matrix.real[:, -1].any()
+
+
 def test_a_program_of_smooth_graphs_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "TRACED_STEPS", 2)  # tracing takes time for each
     settings = JMPGraphSettings(cutoff=5.0, smooth=8)
@@ -100,5 +131,5 @@ def test_a_program_of_smooth_graphs_can_be_traced(monkeypatch: pytest.MonkeyPatc
         assert topology.reach is not None
         return topology.reach.radius + torch.stack([sources.sum() for _, sources in slices]).sum()
 
-    traced = make_fx(program, tracing_mode="symbolic")(*inputs[0])
-    torch.testing.assert_close(traced(*inputs[1]), program(*inputs[1]), rtol=0, atol=1e-12)
+    made = make_fx(program, tracing_mode="symbolic")(*inputs[0])
+    torch.testing.assert_close(made(*inputs[1]), program(*inputs[1]), rtol=0, atol=1e-12)

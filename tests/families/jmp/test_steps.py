@@ -15,6 +15,7 @@ from atomslim.models import Task, energy_and_forces
 from small_models import jmp
 
 CAPPED = JMPGraphSettings(cutoff=5.0, main=7, atom=60, atom_edge=4, quad=3)
+MAIN_ALONE = CAPPED.model_copy(update={"atom_edge": 0, "quad": 0})
 SMOOTH = JMPGraphSettings(cutoff=6.0, smooth=6.0, symmetrise="invariant")
 SMOOTH_WITHOUT_QUADRUPLETS = SMOOTH.model_copy(update={"quad": 0})
 
@@ -37,13 +38,21 @@ STRUCTURES = {
 
 
 def _task(name: str) -> Task:
-    graphs = {"capped": CAPPED, "smooth": SMOOTH, "no quadruplets": SMOOTH_WITHOUT_QUADRUPLETS}
+    smooth = {"smooth": SMOOTH, "no quadruplets": SMOOTH_WITHOUT_QUADRUPLETS}
+    graphs = {"capped": CAPPED, "main alone": MAIN_ALONE, **smooth}
     graph, forces = name.split(", ")
     return energy_and_forces(name, forces="direct" if forces == "direct" else "conservative", graph=graphs[graph])
 
 
 @pytest.mark.parametrize(
-    "name", ["capped, direct", "capped, conservative", "smooth, conservative", "no quadruplets, conservative"]
+    "name",
+    [
+        "capped, direct",
+        "main alone, direct",
+        "capped, conservative",
+        "smooth, conservative",
+        "no quadruplets, conservative",
+    ],
 )
 def test_steps_give_the_numbers_of_the_usual_way(name: str) -> None:
     model = jmp(_task(name), emb_size_quad_in=9)

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Int
 from pydantic import BaseModel, Field
 from torch import Tensor
 
@@ -17,8 +16,7 @@ from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.models.block_model import BlockModel
 from atomslim.models.channels import ChannelLayout, Kept
-from atomslim.models.family import Capability, Family
-from atomslim.models.graph import Graph
+from atomslim.models.family import Capability, Family, TracedFeatures
 from atomslim.models.graph_settings import GraphSettings
 from atomslim.models.tasks import Task
 
@@ -128,17 +126,11 @@ class JMPFamily(Family):
 
         return with_heads(_jmp(model), tasks, reused, regularisation)
 
-    def graph_from_matrix(
-        self,
-        batch: AtomsBatch,
-        neighbours: Int[Tensor, "n k"],
-        offsets: Int[Tensor, "n k 3"],
-        settings: GraphSettings,
-    ) -> Graph:
-        """Choose the edges of all four graphs from a matrix of neighbours."""
-        from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology  # noqa: PLC0415
+    def traced_features(self, model: BlockModel, task: Task, *, edges: bool) -> TracedFeatures:
+        """Return features as steps compute them; of large models, and for derivatives, as training does."""
+        from atomslim.families.jmp.traced import traced_features  # noqa: PLC0415
 
-        return matrix_topology(batch, neighbours, offsets, JMPGraphSettings.of(settings))
+        return traced_features(_jmp(model), task, edges=edges)
 
     def export(self, model: BlockModel, path: Path) -> None:
         """Write a checkpoint for the original program."""

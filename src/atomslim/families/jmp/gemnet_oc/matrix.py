@@ -2,7 +2,8 @@
 
 `build_topology` chooses edges with numpy on the CPU. What is here chooses the same ones inside a program that
 `torch.export` traces, whose only sizes that depend on numbers are those of the main graph: its edges E, and the most of
-them into one atom W. The other graphs stay matrices (n, neighbours), their empty slots padded.
+them into one atom W. The other graphs stay matrices (n, neighbours), their empty slots padded; on request, they are no
+wider than the most edges into one atom, which is one more such size for each.
 """
 
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from torch import Tensor
 from atomslim.atoms import AtomsBatch
 from atomslim.atoms.neighbours import CUTOFF_SLACK, TIE_TOLERANCE
 from atomslim.families.jmp.gemnet_oc.geometry import PaddedEdges, edge_vectors
-from atomslim.families.jmp.gemnet_oc.graphs import Edges
+from atomslim.families.jmp.gemnet_oc.graphs import Edges, Topology
 from atomslim.families.jmp.gemnet_oc.indices import EdgeFinder, IndexedTopology, InteractionIndex, quad_index
-from atomslim.families.jmp.gemnet_oc.reach import QUAD, solve_reach
+from atomslim.families.jmp.gemnet_oc.reach import QUAD, Reach, solve_reach
 from atomslim.families.jmp.gemnet_oc.segments import Part, Segments
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 
@@ -52,13 +53,29 @@ class NeighbourMatrix:
 
     def nearest(self, neighbours: int, *, ties: bool) -> "NeighbourMatrix":
         """Keep so many neighbours of each atom, with ties also those of the last one's shell."""
-        ties = ties and neighbours > 0
-        cut = self.columns(neighbours + ties * _room(neighbours)) if neighbours <= WIDEST_SLICE else self
+        if not neighbours:
+            return self.columns(0)
+        cut = self.columns(max(neighbours, 2) + ties * _room(neighbours)) if neighbours <= WIDEST_SLICE else self
         slot = torch.arange(cut.source.shape[1], device=cut.source.device)
         if not ties:
-            return cut if neighbours <= WIDEST_SLICE else cut.only(slot < neighbours)
+            return cut.only(slot < neighbours)
         last = torch.where(slot == neighbours - 1, cut.shell, -1).amax(1, keepdim=True)
         return cut.only((slot < neighbours) | (cut.shell == last))
+
+    def without_empty_columns(self) -> "NeighbourMatrix":
+        """Leave out the columns behind the last neighbour of any atom, but two: one is a case of its own to compilers.
+
+        Columns are there for as many ties as there may be; every one of them would be computed with.
+        """
+        if type(self.source.shape[1]) is int and not self.source.shape[1]:
+            return self
+        slot = torch.arange(self.source.shape[1], device=self.source.device)
+        width = cast("int", torch.where(self.real, slot + 1, 2).amax().clamp(min=2).item())
+        _at_least(2, width)
+        kept = torch.arange(width, device=self.source.device)
+        return NeighbourMatrix(
+            *(part.index_select(1, kept) for part in (self.source, self.offset, self.real, self.shell))
+        )
 
     def columns(self, number: int) -> "NeighbourMatrix":
         """Return the first columns."""
@@ -132,62 +149,120 @@ class TableSegments(Segments):
         return rows.view(segments, width * x.shape[1], x.shape[2])
 
 
+@dataclass(frozen=True)
+class MatrixGraphs:
+    """The four graphs of one structure, the main one as edges by target, and with it their table by atoms.
+
+    Without ``atom_edge``, that graph is the main one, and without ``quad`` there are no quadruplets.
+    """
+
+    main: Edges
+    reverse: Int[Tensor, " E"]
+    table: TableSegments
+    atom: NeighbourMatrix
+    atom_edge: NeighbourMatrix | None
+    quad: NeighbourMatrix | None
+    reach: Reach | None
+
+    def narrow(self) -> "MatrixGraphs":
+        """Leave out the columns that are empty."""
+        others = (self.atom, self.atom_edge, self.quad)
+        atom, atom_edge, quad = (None if one is None else one.without_empty_columns() for one in others)
+        return replace(self, atom=cast("NeighbourMatrix", atom), atom_edge=atom_edge, quad=quad)
+
+    def topology(self) -> Topology:
+        """Return them as edges; ``capped_fraction`` is not computed but zero."""
+        return Topology(
+            main=self.main,
+            atom=self.atom.edges(),
+            atom_edge=self.main if self.atom_edge is None else self.atom_edge.edges(),
+            quad=self.atom.columns(0).edges() if self.quad is None else self.quad.edges(),
+            reverse=self.reverse,
+            capped_fraction=torch.zeros(1, dtype=torch.float64, device=self.main.target.device),
+            reach=self.reach,
+        )
+
+
 def matrix_topology(
     batch: AtomsBatch, neighbours: Int[Tensor, "n k"], offsets: Int[Tensor, "n k 3"], settings: JMPGraphSettings
 ) -> IndexedTopology:
     """Build the four graphs of one structure, and their tables, as `build_topology` does.
 
+    ``neighbours`` and ``offsets`` are those of `matrix_graphs`.
+    """
+    graphs = matrix_graphs(batch, neighbours, offsets, settings, narrow=False)
+    topology = graphs.topology()
+    return IndexedTopology(**vars(topology), index=_index(graphs, topology))
+
+
+def matrix_graphs(
+    batch: AtomsBatch,
+    neighbours: Int[Tensor, "n k"],
+    offsets: Int[Tensor, "n k 3"],
+    settings: JMPGraphSettings,
+    *,
+    narrow: bool,
+) -> MatrixGraphs:
+    """Choose the edges of the four graphs of one structure.
+
     ``neighbours`` and ``offsets`` hold, in any order, at least all neighbours within the cutoff, and may hold others;
     an empty slot holds the atom itself with a zero offset. There must be at least one pair within the cutoff.
-    Nothing here is differentiated, and ``capped_fraction`` is not computed but zero.
+    With ``narrow``, matrices have no columns that are empty. Nothing here is differentiated.
     """
     batch = replace(batch, positions=batch.positions.detach(), cell=batch.cell.detach())
     known = _nearest_first(batch, neighbours, offsets, settings)
-    if settings.smooth is not None:
-        return _smooth(batch, known, settings, settings.smooth)
+    most = known.columns(neighbours.shape[1] + 2)
+    graphs = _smooth(batch, most, settings) if settings.smooth else _capped(batch, known, most, settings)
+    return graphs.narrow() if narrow else graphs
+
+
+def _capped(
+    batch: AtomsBatch, known: NeighbourMatrix, most: NeighbourMatrix, settings: JMPGraphSettings
+) -> MatrixGraphs:
+    """Choose the nearest neighbours of each atom; ``most`` are all there can be, and no room for ties."""
     original = settings.symmetrise == "original"
-    atom = known.columns(neighbours.shape[1]).nearest(settings.atom, ties=not original)
+    atom = most.nearest(settings.atom, ties=not original)
     atom_edge, quad, kept = (
         known.nearest(min(cap, settings.atom), ties=not original)
         for cap in (settings.atom_edge, settings.quad, settings.main)
     )
     main, reverse = _symmetrised(kept, original=original)
-    quad = quad.only((batch.tags > 0)[quad.source] | (batch.tags > 0)[:, None])
-    edges = {"atom": atom.edges(), "atom_edge": atom_edge.edges(), "quad": quad.edges()}
-    index = _index(main, atom, edges["atom_edge"], edges["quad"] if settings.quad else None)
-    capped_fraction = batch.positions.new_zeros(batch.num_structures)
-    return IndexedTopology(
-        main=main, reverse=reverse, capped_fraction=capped_fraction, reach=None, index=index, **edges
+    quad = quad.only(_exposed(batch, quad))
+    return MatrixGraphs(
+        main=main,
+        reverse=reverse,
+        table=_by_target(main.target, batch.num_atoms),
+        atom=atom,
+        atom_edge=atom_edge,
+        quad=quad if settings.quad else None,
+        reach=None,
     )
 
 
-def _smooth(
-    batch: AtomsBatch, known: NeighbourMatrix, settings: JMPGraphSettings, neighbours: float
-) -> IndexedTopology:
-    """Build the graphs of atoms' reaches; the atom-edge graph is the main one."""
+def _smooth(batch: AtomsBatch, known: NeighbourMatrix, settings: JMPGraphSettings) -> MatrixGraphs:
+    """Choose the edges of atoms' reaches; the atom-edge graph is the main one."""
     edges = known.edges()
     distance = torch.linalg.vector_norm(edge_vectors(batch, edges), dim=-1)  # (n k,)
     per_atom = distance.new_ones(batch.num_atoms)
-    reach = solve_reach(distance, edges.target, neighbours * per_atom, settings.cutoff * per_atom, traced=True)
+    neighbours, cutoff = settings.typical_neighbours * per_atom, settings.cutoff * per_atom
+    reach = solve_reach(distance, edges.target, neighbours, cutoff, traced=True)
     limit = reach.of_edges(edges.source, edges.target)
     main, reverse = _symmetrised(known.only((distance < limit).view_as(known.real)), original=False)
-    exposed = (batch.tags > 0)[known.source] | (batch.tags > 0)[:, None]
-    quad = known.only((distance < QUAD * limit).view_as(known.real) & exposed).edges() if settings.quad else None
-    index = replace(
-        _index(main, known, main, quad),
-        atom_edge=_by_target(main.target, batch.num_atoms),
-        same_atom_edge=torch.arange(main.count, device=batch.device),
-    )
-    return IndexedTopology(
+    middle = (distance < QUAD * limit).view_as(known.real) & _exposed(batch, known)
+    return MatrixGraphs(
         main=main,
-        atom=edges,
-        atom_edge=main,
-        quad=known.columns(0).edges() if quad is None else quad,
         reverse=reverse,
-        capped_fraction=batch.positions.new_zeros(batch.num_structures),
+        table=_by_target(main.target, batch.num_atoms),
+        atom=known,
+        atom_edge=None,
+        quad=known.only(middle) if settings.quad else None,
         reach=reach,
-        index=index,
     )
+
+
+def _exposed(batch: AtomsBatch, matrix: NeighbourMatrix) -> Bool[Tensor, "n k"]:
+    """Return which slots touch a surface or adsorbate atom."""
+    return (batch.tags > 0)[matrix.source] | (batch.tags > 0)[:, None]
 
 
 def _nearest_first(
@@ -196,7 +271,7 @@ def _nearest_first(
     """Sort the neighbours within the cutoff; empty slots are added, so that there are columns for every cap."""
     caps = (settings.atom, settings.main, settings.atom_edge, settings.quad)
     ties = settings.symmetrise == "invariant"
-    empty = max((cap + ties * _room(cap) for cap in caps if cap <= WIDEST_SLICE), default=0)
+    empty = max([2, *(cap + ties * _room(cap) for cap in caps if cap <= WIDEST_SLICE)])
     atom = torch.arange(batch.num_atoms, device=batch.device)[:, None].expand(-1, empty)
     source, offset = torch.cat([neighbours, atom], 1), torch.cat([offsets, offsets.new_zeros(*atom.shape, 3)], 1)
     whole = NeighbourMatrix(source, offset, torch.ones_like(source, dtype=torch.bool), torch.zeros_like(source))
@@ -259,20 +334,26 @@ def _both_ways(edges: Edges) -> tuple[Edges, Int[Tensor, " E"]]:
     return Edges(source[order], target[order], offset[order]), rank[reverse[order]]
 
 
-def _index(main: Edges, atom: NeighbourMatrix, atom_edge: Edges, quad: Edges | None) -> InteractionIndex:
-    num_atoms, width = atom.source.shape
-    segments = _by_target(main.target, num_atoms)
-    pairs = torch.arange(num_atoms * width, device=main.target.device)
-    middle = None if quad is None else torch.arange(quad.count, device=main.target.device).view(num_atoms, -1)
+def _index(graphs: MatrixGraphs, topology: Topology) -> InteractionIndex:
+    main, quad, device = graphs.main, topology.quad, graphs.main.target.device
+    num_atoms, width = graphs.atom.source.shape
+    middle = None if graphs.quad is None else torch.arange(quad.count, device=device).view(num_atoms, -1)
     return InteractionIndex(
-        main=segments,
-        atom_edge=MatrixSegments(atom_edge.count, num_atoms, (), atom_edge.count // num_atoms),
-        pairs=MatrixSegments(num_atoms * width, num_atoms, (), width),
-        pair_of_edge=pairs,
-        pair_source=atom.source.flatten(),
-        same_atom_edge=EdgeFinder(atom_edge, num_atoms).find(main),
-        quad=None if quad is None or middle is None else quad_index(main, quad, segments.table, middle),
+        main=graphs.table,
+        atom_edge=graphs.table if graphs.atom_edge is None else _rows_of(graphs.atom_edge),
+        pairs=_rows_of(graphs.atom),
+        pair_of_edge=torch.arange(num_atoms * width, device=device),
+        pair_source=topology.atom.source,
+        same_atom_edge=torch.arange(main.count, device=device)
+        if graphs.atom_edge is None
+        else EdgeFinder(topology.atom_edge, num_atoms).find(main),
+        quad=None if middle is None else quad_index(main, quad, graphs.table.table, middle),
     )
+
+
+def _rows_of(matrix: NeighbourMatrix) -> MatrixSegments:
+    num_atoms, width = matrix.source.shape
+    return MatrixSegments(num_atoms * width, num_atoms, (), width)
 
 
 def _by_target(target: Int[Tensor, " rows"], num_atoms: int) -> TableSegments:

@@ -61,19 +61,19 @@ class BasisMaker:
         radial = self._rbf(distance, graph).split(list(graph.sizes))
         rbf = radial[0]
         atoms = main.filled.shape[0]
-        direction = vectors[: sum(graph.sizes[:2])] / distance[: sum(graph.sizes[:2]), None]
-        outward = _padded(direction[: graph.sizes[0]], main).view(atoms, main.width, 3)
+        direction, others, middle, _ = (vectors / distance[:, None]).split(list(graph.sizes))
+        outward = _padded(direction, main).view(atoms, main.width, 3)
         padded = _padded(rbf, main)
         around, atom_edge = [outward], padded
-        if graph.sizes[1]:
-            around.append(_padded(direction[graph.sizes[0] :], graph.atom_edge).view(atoms, -1, 3))
+        if graph.atom_edge is not main:
+            around.append(_padded(others, graph.atom_edge).view(atoms, graph.atom_edge.width, 3))
             atom_edge = _padded(radial[1], graph.atom_edge)
         cosines = torch.bmm(outward, torch.cat(around, 1).transpose(1, 2)).to(rbf)
         angular = self._angular(cosines, graph)  # (n, W, W+V, L)
         from_edges, from_atoms = angular.split([main.width, graph.atom_edge.width], dim=2)
         return StepBases(
             rbf=rbf,
-            direction=direction[: graph.sizes[0]],
+            direction=direction,
             passes=torch.bmm(rbf.expand(len(weights.passes), -1, -1), weights.passes),
             atom_edge=torch.mm(atom_edge, weights.radial["atom_to_edge"]),
             edge_to_edge=self._triplets("edge_to_edge", padded, from_edges),
@@ -82,7 +82,7 @@ class BasisMaker:
             atom_to_atom=self._atom_to_atom(radial[3], graph),
             quad=None
             if graph.middle is None
-            else self._quadruplets(graph.middle, vectors, distance, radial[2], padded, outward, graph),
+            else self._quadruplets(graph.middle, middle, radial[2], padded, outward, graph),
             update=torch.mm(padded, weights.radial["atom_update"]).view(atoms, main.width, -1).transpose(1, 2),
             output=torch.mm(padded, weights.radial["output"]).view(atoms, main.width, -1).transpose(1, 2),
             output_edges=torch.mm(rbf, weights.radial["output"]),
@@ -101,12 +101,13 @@ class BasisMaker:
     def _smooth_fading(distance: Float[Tensor, " e"], graph: StepGraph) -> Float[Tensor, " e"]:
         if graph.reach is None:
             raise ValueError("the graph is not smooth")
-        edges, _, middle, atom = graph.sizes
-        reach = graph.reach.differentiable(distance[-atom:], graph.target[-atom:])
-        end = reach.of_edges(graph.source[:-atom], graph.target[:-atom])
-        if middle:
-            end = torch.cat([end[:edges], QUAD * end[edges:]])
-        return envelope(distance / torch.cat([end, graph.reach.cutoff[graph.target[-atom:]]]))
+        sizes = list(graph.sizes)
+        sources, targets = graph.source.split(sizes), graph.target.split(sizes)
+        reach = graph.reach.differentiable(distance.split(sizes)[3], targets[3])
+        ends = [reach.of_edges(sources[0], targets[0])]
+        if graph.middle is not None:
+            ends.append(QUAD * reach.of_edges(sources[2], targets[2]))
+        return envelope(distance / torch.cat([*ends, graph.reach.cutoff[targets[3]]]))
 
     def _angular(self, cosines: Tensor, graph: StepGraph) -> Float[Tensor, "n W W+V L"]:
         """Return Y_l of the cosines, zero where there is no triplet."""
@@ -120,12 +121,13 @@ class BasisMaker:
         atoms, width, others, num = angular.shape
         projected = torch.mm(rbf, self.weights.angular[name]).view(atoms * width, -1, num)
         product = torch.bmm(projected, angular.reshape(atoms * width, others, num).transpose(1, 2))
-        return product.view(atoms, -1, others)
+        return product.view(atoms, width * projected.shape[1], others)
 
     def _edge_to_atom(self, rbf: Float[Tensor, "n*V R"], angular: Tensor) -> Float[Tensor, "n K W"]:
         atoms, width, others, num = angular.shape
-        projected = torch.mm(rbf, self.weights.angular["edge_to_atom"]).view(atoms, others, -1, num)
-        outward = projected.transpose(1, 2).reshape(atoms, -1, others * num)
+        weight = self.weights.angular["edge_to_atom"]
+        projected = torch.mm(rbf, weight).view(atoms, others, weight.shape[1] // num, num)
+        outward = projected.transpose(1, 2).reshape(atoms, weight.shape[1] // num, others * num)
         return torch.bmm(outward, angular.reshape(atoms, width, others * num).transpose(1, 2))
 
     def _atom_to_atom(self, rbf: Float[Tensor, "pairs R"], graph: StepGraph) -> Float[Tensor, "n rbf P"]:
@@ -136,8 +138,7 @@ class BasisMaker:
     def _quadruplets(
         self,
         middle: MiddleTables,
-        vectors: Tensor,
-        distance: Tensor,
+        axis: Float[Tensor, "middle 3"],
         rbf_middle: Tensor,
         rbf: Tensor,
         outward: Float[Tensor, "n W 3"],
@@ -145,8 +146,7 @@ class BasisMaker:
     ) -> QuadMatrices:
         """Return the matrices of `BasisLayer`'s two halves of the quadruplet sum, multiplied with each other."""
         num, (atoms, width, _), middle_width = self.config.num_spherical, outward.shape, middle.table.width
-        first, last = sum(graph.sizes[:2]), sum(graph.sizes[:3])
-        frame = _padded(frames(vectors[first:last] / distance[first:last, None]), middle.table)
+        frame = _padded(frames(axis), middle.table)
         inward = outward.index_select(0, middle.source)
         incoming = torch.bmm(inward, frame.transpose(1, 2)).to(rbf)  # (n Q, W, 3)
         outgoing = torch.bmm(outward, frame.view(atoms, middle_width * 3, 3).transpose(1, 2)).to(rbf)
@@ -166,7 +166,7 @@ class BasisMaker:
             raise ValueError("the weights are those of a model without quadruplets")
         num, blocks = self.config.num_spherical, self.config.num_blocks
         angular = legendre(incoming[..., 2], num) * middle.incoming_kept[..., None]
-        weights = torch.mm(_padded(rbf, middle.table), self.weights.circular).view(len(angular), num, -1)
+        weights = torch.mm(_padded(rbf, middle.table), self.weights.circular).view(angular.shape[0], num, -1)
         return torch.bmm(angular, weights).unflatten(2, (blocks, -1)).permute(2, 0, 1, 3).contiguous()
 
     def _by_azimuth(
@@ -177,7 +177,7 @@ class BasisMaker:
             raise ValueError("the weights are those of a model without quadruplets")
         num = self.config.num_spherical
         angular = legendre(outgoing[..., 2], num) * middle.outgoing_kept[..., None]  # (n W, Q, L)
-        weights = torch.mm(rbf, self.weights.spherical).view(len(rbf), -1, num)
+        weights = torch.mm(rbf, self.weights.spherical).view(rbf.shape[0], -1, num)
         by_order = torch.bmm(weights, angular.transpose(1, 2)).unflatten(1, (-1, num + 1))  # (n W, S, L+1, Q)
         orders, at_zero = by_order[:, :, :num], by_order[:, :, num:]
         if smooth:
@@ -194,6 +194,6 @@ class BasisMaker:
 
 def _padded(rows: Tensor, table: Table) -> Tensor:
     """Put rows into their slots, zeros into empty ones."""
-    if not rows.shape[0]:
+    if table.rows is None:
         return rows
     return torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).index_select(0, table.rows)

@@ -79,7 +79,8 @@ def _atom_edge_messages(
 ) -> Float[Tensor, "n V trip"]:
     before = from_atoms[:, : weights.atom_gate.shape[1]].index_select(0, graph.atom_edge_source)
     gated = before * torch.mm(bases.atom_edge, weights.atom_gate)
-    return _act(torch.mm(gated, weights.atom_down)).view(len(from_atoms), graph.atom_edge.width, -1)
+    messages = _act(torch.mm(gated, weights.atom_down))
+    return messages.view(from_atoms.shape[0], graph.atom_edge.width, messages.shape[1])
 
 
 def _triplet_sum(
@@ -93,7 +94,7 @@ def _quadruplet_sum(
 ) -> Float[Tensor, "n*W s"]:
     factors = quad.incoming[index]
     incoming = y[..., : factors.shape[2]].index_select(0, middle.source) * factors  # (n Q, W, quad)
-    z = torch.bmm(quad.sum, incoming.view(len(y), -1, factors.shape[2]))
+    z = torch.bmm(quad.sum, incoming.view(y.shape[0], -1, factors.shape[2]))
     return torch.mm(z.view(-1, weight.shape[0]), weight)
 
 
@@ -106,7 +107,7 @@ def _atom_messages(
     graph: StepGraph,
 ) -> Float[Tensor, "n atom"]:
     """Return (h + edge to atom + atom to atom)/√3."""
-    atoms = len(h)
+    atoms = h.shape[0]
     summed, up = weights.edge_to_atom
     z = torch.bmm(bases.edge_to_atom, y[..., : weights.atom_down.shape[1]])
     from_edges = _act(torch.mm(torch.mm(z.view(atoms, -1), summed), up))
@@ -139,8 +140,8 @@ def _update(
 
 def _concat(h: Tensor, x: Tensor, weights: ConcatWeights, graph: StepGraph) -> Tensor:
     """Return what `PairLinear` does."""
-    ends = torch.mm(h, weights.ends).view(2 * len(h), -1).index_select(0, graph.ends)
-    return torch.addmm(ends.view(2, len(x), -1).sum(0), x, weights.edge)
+    ends = torch.mm(h, weights.ends).view(2 * h.shape[0], -1).index_select(0, graph.ends)
+    return torch.addmm(ends.view(2, x.shape[0], -1).sum(0), x, weights.edge)
 
 
 def _residual(x: Tensor, layers: Residuals) -> Tensor:

@@ -7,7 +7,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,8 +23,8 @@ class Table:
     """Rows of each atom's edges, one atom after the other."""
 
     width: int
-    rows: Int[Tensor, "n*width"]
-    """The number of edges where a slot is empty."""
+    rows: Int[Tensor, "n*width"] | None
+    """The number of edges where a slot is empty; None where every slot is an edge, in this order."""
     some: Int[Tensor, "n*width"]
     """The same with any edge where a slot is empty."""
     slot: Int[Tensor, " edges"]
@@ -62,7 +62,8 @@ class MiddleTables:
         """Make the tables."""
         atoms, quad = main.filled.shape[0], topology.quad
         table = Table.of(quad.target, atoms, like)
-        index: QuadIndex = quad_index(topology.main, quad, main.rows.view(atoms, -1), table.rows.view(atoms, -1))
+        main_rows, rows = cast("Tensor", main.rows), cast("Tensor", table.rows)
+        index: QuadIndex = quad_index(topology.main, quad, main_rows.view(atoms, -1), rows.view(atoms, -1))
         kept = index.outgoing_kept.to(like)
         closed = torch.nonzero(index.closing < index.incoming.numel())
         slot = index.closing[closed[:, 0], closed[:, 1]] % index.incoming.shape[1]
@@ -71,8 +72,8 @@ class MiddleTables:
         return cls(
             table=table,
             source=quad.source[table.some],
-            incoming_kept=_with_zero(index.incoming_kept.to(like))[table.rows],
-            outgoing_kept=_with_zero(kept)[main.rows],
+            incoming_kept=_with_zero(index.incoming_kept.to(like))[rows],
+            outgoing_kept=_with_zero(kept)[main_rows],
             not_closed=not_closed.view(atoms, main.width, 1, table.width, main.width),
         )
 
