@@ -89,22 +89,27 @@ def test_predictions_are_the_same(structure: Callable[[], Atoms], settings: JMPG
 
 
 @pytest.mark.parametrize("settings", GRAPHS.values(), ids=GRAPHS.keys())
-def test_both_forms_of_a_program_give_the_features_of_the_model(
-    monkeypatch: pytest.MonkeyPatch, settings: JMPGraphSettings
-) -> None:
+def test_a_program_has_the_features_of_the_model_in_both_forms(settings: JMPGraphSettings) -> None:
     given = model(settings).eval()
-    small = traced_features(given, given.task("direct"), edges=True)
-    assert isinstance(small, TracedSteps)
-    monkeypatch.setattr(traced, "MOST_WEIGHTS", 0)
-    large = traced_features(given, given.task("direct"), edges=True)
-    assert not isinstance(large, TracedSteps)
+    steps = TracedSteps(given, given.task("direct"), edges=True)
     for structure in STRUCTURES:
         batch = from_ase(structure())
         matrix = shuffled(batch, settings.cutoff)
-        one, other = small(batch, *matrix), large(batch, *matrix)
-        assert len(one.node) == len(one.edge) == 2
-        for found, expected in zip((*one.node, *one.edge), (*other.node, *other.edge), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+        found, expected = steps(batch, *matrix), given.features(batch, matrix_topology(batch, *matrix, settings))
+        assert len(found.node) == len(found.edge) == 2
+        for one, other in zip((*found.node, *found.edge), (*expected.node, *expected.edge), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_only_small_models_with_direct_forces_are_traced_as_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = model(GRAPHS["capped"])
+    many = given.task("direct").model_copy(update={"graph": GRAPHS["whole"]})
+    smooth = given.task("direct").model_copy(update={"graph": GRAPHS["smooth"]})
+    tasks = [given.task("direct"), given.task("conservative"), many, smooth]
+    forms = [isinstance(traced_features(given, task, edges=True), TracedSteps) for task in tasks]
+    assert forms == [True, False, False, False]
+    monkeypatch.setattr(traced, "MOST_WEIGHTS", 0)
+    assert not isinstance(traced_features(given, tasks[0], edges=True), TracedSteps)
 
 
 def test_columns_that_nobody_needs_are_left_out() -> None:

@@ -127,7 +127,7 @@ class JMPFamily(Family):
         return with_heads(_jmp(model), tasks, reused, regularisation)
 
     def traced_features(self, model: BlockModel, task: Task, *, edges: bool) -> TracedFeatures:
-        """Return features as steps compute them; of large models, and for derivatives, as training does."""
+        """Return features as steps of dynamics compute them, where that is faster, and else as training does."""
         from atomslim.families.jmp.traced import traced_features  # noqa: PLC0415
 
         return traced_features(_jmp(model), task, edges=edges)
