@@ -246,7 +246,7 @@ def test_what_is_no_package(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.pt2: there is no such file"):
         PackagedCalculator(tmp_path / "none.pt2")
     save(tiny(DIRECT), tmp_path / "model.pt2")
-    with pytest.raises(CheckpointError, match=r"model\.pt2: is not a package of atomslim: make it anew"):
+    with pytest.raises(CheckpointError, match=r"model\.pt2: is not a package of atomslim: make it again"):
         PackagedCalculator(tmp_path / "model.pt2")
 
 
