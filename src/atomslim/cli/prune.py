@@ -151,7 +151,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
 
     """
     from atomslim.cli.prune_report import report
-    from atomslim.cli.prune_target import Choices, chosen, parse_axes, require_front
+    from atomslim.cli.prune_target import Choices, chosen, parse_axes, require_chosen, require_front
     from atomslim.cli.settings import on_device
     from atomslim.compress.force_rows import Weights
     from atomslim.errors import ConfigError
@@ -186,7 +186,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
     if finer or any(one is not None for one in (max_error, max_ms, max_memory, cutoffs, axes, front, measure_on)):
         others = {"--relevance": relevance, "--without": without, "--cutoff": cutoff, "--width": width}
         targets = {"size": max_params, "speed": speedup, "error": max_error, "ms": max_ms, "memory": max_memory}
-        _require_chosen(ways, others, structures)
+        require_chosen(ways, others, structures)
         of = {"model": checksum(located(model)[0]), "data": list(data), "limit": limit}
         choices = Choices(targets, None if axes is None else parse_axes(axes), cutoffs, front, measure_on, of)
         small = chosen(whole, choices, realign, structures, fitting, said=not json)
@@ -308,26 +308,6 @@ def _cut(
         structures(labelled=False) if structures is not None and (realign in FITTED or options["hand_over"]) else None
     )
     return keep_blocks(whole, kept, realign=realign, calibration=calibration, **options)
-
-
-def _require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structures: Any) -> None:
-    """Refuse options that do not apply to a choice among blocks and finer units."""
-    from atomslim.errors import ConfigError
-
-    given = [name for name, value in others.items() if value is not None]
-    given += [
-        f"--{name.replace('drop', 'drop-lowest')}" for name in ("blocks", "keep", "drop") if ways[name] is not None
-    ]
-    if given:
-        raise ConfigError(
-            f"{given[0]}: --finer, --max-error, --max-ms, --max-memory and what goes with them (--axes, --cutoffs, "
-            "--front, --measure-on) choose on --data: leave one of them out"
-        )
-    if structures is None:
-        raise ConfigError(
-            "--finer, --max-error, --max-ms, --max-memory, --axes, --cutoffs, --front and --measure-on measure the "
-            "cost of each cut: give structures with --data"
-        )
 
 
 def _widths(text: str | None, score: str | None, structures: Any) -> dict[str, float] | None:

@@ -112,6 +112,26 @@ def parse_axes(text: str) -> tuple[str, ...]:
     return names
 
 
+def require_chosen(ways: Mapping[str, Any], others: Mapping[str, Any], structures: Any) -> None:
+    """Refuse options that do not apply to a choice among blocks and finer units."""
+    from atomslim.errors import ConfigError
+
+    given = [name for name, value in others.items() if value is not None]
+    given += [
+        f"--{name.replace('drop', 'drop-lowest')}" for name in ("blocks", "keep", "drop") if ways[name] is not None
+    ]
+    if given:
+        raise ConfigError(
+            f"{given[0]}: --finer, --max-error, --max-ms, --max-memory and what goes with them (--axes, --cutoffs, "
+            "--front, --measure-on) choose on --data: leave one of them out"
+        )
+    if structures is None:
+        raise ConfigError(
+            "--finer, --max-error, --max-ms, --max-memory, --axes, --cutoffs, --front and --measure-on measure the "
+            "cost of each cut: give structures with --data"
+        )
+
+
 def require_front(front: Path | None, files: list[Path], data: tuple[str, ...], *, force: bool) -> None:
     """Refuse a folder whose files are not to be written, before anything is computed."""
     from atomslim.cli.outputs import has_report, read_from, require_folder
