@@ -109,6 +109,10 @@ def main(
 ) -> None:
     """Print a table in Markdown."""
     here = Path(__file__).parent.parent / "src"
+    if other is not None and not (other / "atomslim").is_dir():
+        sys.exit(
+            f"{other}: no atomslim here, and this one would be timed in its place: give the folder src of a source"
+        )
     given = {"before": other, "here": here, "compiled": here if packages else None, "products": here}
     ways = {way: source for way, source in given.items() if source is not None}
     print(f"{machine()}; one thread{', forces as the gradient of the energy' if conservative else ''}\n")
