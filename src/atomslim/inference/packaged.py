@@ -24,6 +24,7 @@ from atomslim.inference.calculator import Calculator, CandidatePairs
 from atomslim.inference.compiled import left_out
 from atomslim.inference.package import ENTRY, FORMAT
 from atomslim.inference.program import inputs_of
+from atomslim.memory import keep_freed_memory
 from atomslim.models.registry import family
 from atomslim.models.scope import Watch
 from atomslim.models.tasks import Task
@@ -117,6 +118,7 @@ def load_package(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     found = describe_package(path)
     if found["format"] != FORMAT:
         raise CheckpointError(f"{path}: a package of another version of atomslim: {ANEW}")
+    keep_freed_memory()
     try:
         return torch._inductor.aoti_load_package(os.fspath(path)), found  # noqa: SLF001 - its documented name
     except RuntimeError as error:
