@@ -235,7 +235,7 @@ def test_a_study_never_mixes_cells_of_two_versions_of_its_data(tmp_path: Path) -
 def test_files_that_are_of_no_study_are_kept(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("precious")
     for report_only in (False, True):
-        with pytest.raises(ConfigError, match=r"holds config\.yaml, which is of no run"):
+        with pytest.raises(ConfigError, match=r"holds config\.yaml, which belongs to no run"):
             run_study(OPTIONS.model_copy(update={"model": "mini"}), tmp_path, report_only=report_only)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
