@@ -5,11 +5,11 @@ python studies/mini-smooth/exact.py --drift 20000        # 10 ps of paracetamol,
 python studies/mini-smooth/exact.py --hot 10             # 10 ps at 1000 K of five molecules and three crystals: an hour
 """
 
-import sys
 import warnings
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 
+import cyclopts
 import numpy as np
 from ase import Atoms, units
 from ase.build import add_adsorbate, bulk, fcc111, molecule
@@ -108,7 +108,7 @@ def pairs() -> Iterator[str]:
         yield f"{task.name}: {count - len(holes)} of {count} pairs repulsive{found}"
 
 
-def drift(steps: int) -> Iterator[str]:
+def energy_drift(steps: int) -> Iterator[str]:
     """Measure the slope of the total energy over NVE dynamics of 0.5 fs at 300 K, float32, after a relaxation."""
     model = load(MODEL).float().eval()
     starts = structures() | {"paracetamol": open_dataset("mini:dynamics")[0].to_ase()}
@@ -128,7 +128,7 @@ def drift(steps: int) -> Iterator[str]:
         yield f"{name}: {slope:+.3f} meV/atom/ps over {times[-1]:.1f} ps, {atoms.get_temperature():.0f} K at the end"
 
 
-def hot(picoseconds: float) -> Iterator[str]:
+def hot_dynamics(picoseconds: float) -> Iterator[str]:
     """Run molecules and crystals at 1000 K, in float32, and say when something unphysical happened.
 
     That is two atoms closer than 0.6 of their covalent distance, five times the temperature, or numbers that are none.
@@ -146,18 +146,19 @@ def hot(picoseconds: float) -> Iterator[str]:
         settings |= {"time_step": time_step, "every": 20}
         for name, atoms in starts.items():
             found = stability(calculator, atoms, settings).numbers
-            told = f"an unphysical event after {found['first event']:.2f} ps" if found["broken"] else "nothing"
+            broken = f"an unphysical event after {found['first event']:.2f} ps"
+            told = broken if found["broken"] else "nothing unphysical"
             yield f"{name}, {len(atoms)} atoms, 1000 K, {picoseconds:g} ps: {told}"
 
 
-def main(option: str = "", value: str = "") -> None:
-    """Print what was measured, as it comes."""
+def main(*, drift: int | None = None, hot: float | None = None) -> None:
+    """Print what was measured, as it comes: all but dynamics, or one of the two kinds of dynamics."""
     warnings.simplefilter("ignore")
-    long = {"--drift": lambda: drift(int(value)), "--hot": lambda: hot(float(value))}
-    for lines in [long[option]()] if option else [exactness(), jumps(), pairs()]:
+    long = [*([energy_drift(drift)] if drift else []), *([hot_dynamics(hot)] if hot else [])]
+    for lines in long or [exactness(), jumps(), pairs()]:
         for text in lines:
             print(text, flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    cyclopts.run(main)

@@ -180,7 +180,7 @@ def prune(  # noqa: PLR0913 - the ways to choose blocks, and how the readout fol
         return
     if output is None:
         raise ConfigError("name the output: -o small.safetensors")
-    whole = _able(on_device(model, device), widths, neighbours, cutoff)
+    _require_sizes(whole := on_device(model, device), widths, neighbours, cutoff)
     fitting = {"directions": directions, "weights": Weights(force_weight, stress_weight), "hand_over": hand_over}
     fitting |= {**options, "seed": seed}
     if finer or any(one is not None for one in (max_error, max_ms, max_memory, cutoffs, axes, front, measure_on)):
@@ -324,16 +324,15 @@ def _widths(text: str | None, score: str | None, structures: Any) -> dict[str, f
     return widths_of("--width", text)
 
 
-def _able(
+def _require_sizes(
     whole: "BlockModel", widths: Mapping[str, float] | None, neighbours: float | None, cutoff: float | None
-) -> "BlockModel":
-    """Return the model; sizes that it cannot have are refused before anything is computed."""
+) -> None:
+    """Refuse sizes that the model cannot have, before anything is computed."""
     _with_less(whole, neighbours, cutoff)
     if widths is not None:
         from atomslim.compress.width import checked_widths
 
         checked_widths(whole, widths)
-    return whole
 
 
 def _narrowed(
@@ -345,7 +344,7 @@ def _narrowed(
     structures: Any,
     options: Mapping[str, Any],
 ) -> "BlockModel":
-    """Return the narrower model; a readout that is fitted to forces is so in the end."""
+    """Return the narrower model; if the readout is to be fitted to forces, that comes last."""
     from atomslim.compress.width import narrow
 
     given: dict[str, Any] = {name: value for name, value in options.items() if name != "hand_over"}
