@@ -161,8 +161,22 @@ def test_two_atoms_are_pushed_together_and_fixed_ones_stay() -> None:
         assert np.ptp(sample.positions[sample.fixed, 2]) < 1e-9
 
 
+def test_two_atoms_without_a_bond_meet_anywhere_on_the_way() -> None:
+    shares = []
+    for number in range(6):
+        contacts, _ = make_group(DOMAINS["molecules"].extreme(), 0, 3 * number + 2, 4)
+        for sample in contacts:
+            atoms = sample.to_ase()
+            radii = covalent_radii[atoms.numbers]
+            share = atoms.get_all_distances() / (radii[:, None] + radii) + 9 * np.eye(len(atoms))
+            hydrogen = (atoms.numbers[:, None] == 1) & (atoms.numbers == 1)
+            shares.append(share[hydrogen].min(initial=9.0))
+    assert min(shares) < 1.5  # two hydrogen atoms of one carbon atom are 2.9 apart
+    assert sum(1.0 < share < 2.5 for share in shares) > 3
+
+
 def test_stress_of_strained_cells_is_the_derivative_of_the_energy_by_strain() -> None:
-    number = 3 * [solid.name for solid in extremes.CELLS].index("KBr") + 2
+    number = 4 * [solid.name for solid in extremes.CELLS].index("KBr") + 3
     (sample,), made = make_group(DOMAINS["oxides"].extreme(), 0, number, 1)
     assert made.written == 1
     atoms, strain = sample.to_ase(), np.diag([1.0, 0.4, -0.2])

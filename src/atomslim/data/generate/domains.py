@@ -34,7 +34,7 @@ class Domain:
     def extreme(self) -> "Domain":
         """Return the same with structures at the edges of the domain instead of ordinary ones."""
         kinds = [extremes.pairs(self.elements, self.size), extremes.squeezed(self.sample)]
-        kinds += [extremes.cells] if self.bulk else []
+        kinds += [extremes.contacts(self.sample), *([extremes.cells] if self.bulk else [])]
 
         def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
             return kinds[number % len(kinds)](number // len(kinds), random, label)

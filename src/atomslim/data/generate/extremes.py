@@ -4,7 +4,11 @@
 |---|---|---|
 | pairs | every element as an isolated atom, and all pairs at all distances | all domains |
 | squeezed | the domain's own structures, two neighbouring atoms pushed together | all domains |
+| contacts | the same, two atoms without a bond moved towards each other, any part of the way | all domains |
 | cells | bulk insulators, compressed, stretched, sheared and rattled, with their stress | oxides |
+
+Contacts are what hot atoms run into: two hydrogen atoms of one carbon atom, say, which neither a pair alone nor bonds
+pushed together say anything about.
 
 Isolated atoms have no cell; they give reference energies. Their electrons are paired as far as the level of theory
 pairs those of the other structures, which is not an atom's ground state: the references belong to these data only.
@@ -35,7 +39,10 @@ APART = (0.5, 2.0)
 SQUEEZED = (0.55, 0.85)
 """Distance of two atoms that are pushed together, in the same units; below 1.8 they are neighbours."""
 
-VOLUME, SHEAR, RATTLE = 0.08, 0.03, 0.1
+CONTACT = (1.3, 3.2)
+"""Two atoms are without a bond and near each other from the first, in the same units, to the second, in Å."""
+
+VOLUME, SHEAR, RATTLE = 0.08, 0.03, 0.3
 """Largest isotropic strain of lengths, largest component of the strain on top, and of the noise (Å)."""
 
 CELLS = (
@@ -81,6 +88,18 @@ def squeezed(ordinary: Sampler) -> Sampler:
     return sample
 
 
+def contacts(ordinary: Sampler) -> Sampler:
+    """Give frames of a domain with two atoms that have no bond anywhere between where they are and too near."""
+
+    def sample(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
+        for frame in ordinary(number, random, label):
+            label.largest_force = LARGEST_FORCE
+            if (labelled := label(_in_contact(frame.to_ase(), random))) is not None:
+                yield labelled
+
+    return sample
+
+
 def cells(number: int, random: Generator, label: Labeller) -> Iterator[Sample]:
     """Give strained and rattled frames of one bulk insulator, with stress."""
     solid = CELLS[number % len(CELLS)]
@@ -113,19 +132,35 @@ def _apart(symbols: tuple[str, ...], random: Generator) -> Atoms:
 
 def _pushed(atoms: Atoms, random: Generator) -> Atoms:
     """Push two neighbouring atoms, drawn at random, towards each other; fixed ones stay where they are."""
+    distance, sums = _distances(atoms)
+    return _nearer(atoms, distance < _NEIGHBOURS * sums, random.uniform(*SQUEEZED) * sums, random)
+
+
+def _in_contact(atoms: Atoms, random: Generator) -> Atoms:
+    """Move two atoms without a bond, drawn at random, a part of the way to the nearest of the pairs that are pushed."""
+    distance, sums = _distances(atoms)
+    near = (distance > CONTACT[0] * sums) & (distance < CONTACT[1])
+    nearest = SQUEEZED[0] * sums
+    return _nearer(atoms, near, nearest + random.uniform() * (distance - nearest), random)
+
+
+def _distances(atoms: Atoms) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the distances (n, n) of all atoms, and the sums of their covalent radii (Å)."""
+    radii = covalent_radii[atoms.numbers]
+    return atoms.get_all_distances(mic=bool(atoms.pbc.any())), radii[:, None] + radii
+
+
+def _nearer(atoms: Atoms, choices: NDArray[np.bool_], wanted: NDArray[np.float64], random: Generator) -> Atoms:
+    """Draw two atoms from the choices (n, n), and bring them as near as wanted; fixed ones stay where they are."""
     free = np.ones(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         free[constraint.index] = False
-    radii = covalent_radii[atoms.numbers]
-    sums = radii[:, None] + radii
-    near = np.triu(atoms.get_all_distances(mic=bool(atoms.pbc.any())) < _NEIGHBOURS * sums, 1) & (free[:, None] | free)
-    choices = np.argwhere(near)
-    if not len(choices):
+    drawn = np.argwhere(np.triu(choices, 1) & (free[:, None] | free))
+    if not len(drawn):
         return atoms
-    i, j = choices[random.integers(len(choices))]
+    i, j = drawn[random.integers(len(drawn))]
     vector = atoms.get_distance(i, j, mic=bool(atoms.pbc.any()), vector=True)
-    length = np.linalg.norm(vector)
-    step = vector * max(0.0, 1 - random.uniform(*SQUEEZED) * sums[i, j] / length)
+    step = vector * max(0.0, 1 - wanted[i, j] / np.linalg.norm(vector))
     part = 0.5 if free[i] and free[j] else float(free[i])
     atoms.positions[i] += part * step
     atoms.positions[j] -= (1 - part) * step

@@ -139,6 +139,8 @@ def write_jmp(model: JMP, path: str | os.PathLike[str]) -> None:
     """
     if model.config.basis_cutoff != 12.0:
         raise ConfigError("JMP's format cannot hold a basis cutoff other than 12 Å: save the model as .safetensors")
+    if model.config.repulsion:
+        raise ConfigError("JMP's format cannot hold a repulsion of nuclei: save the model as .safetensors")
     if model.config.narrows and model.config.emb_size_edge == model.config.emb_size_atom:
         raise ConfigError(
             "JMP's format cannot hold a layer between edge and atom features of one width: cut them to two "

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -14,10 +14,12 @@ from atomslim.errors import ConfigError
 from atomslim.families.jmp.family import FAMILY, JMPConfig
 from atomslim.families.jmp.gemnet_oc.backbone import GemNetOC
 from atomslim.families.jmp.gemnet_oc.config import GemNetOCConfig
+from atomslim.families.jmp.gemnet_oc.geometry import edge_vectors
 from atomslim.families.jmp.gemnet_oc.graphs import Topology, build_topology
 from atomslim.families.jmp.gemnet_oc.layers import Linear, residuals, scaled_silu
 from atomslim.families.jmp.graph_settings import JMPGraphSettings
 from atomslim.families.jmp.heads import Head, forces_on_atoms
+from atomslim.families.jmp.repulsion import repulsion_energies
 from atomslim.models.block_model import (
     BlockFeatures,
     BlockModel,
@@ -54,6 +56,8 @@ class Context:
     batch: AtomsBatch
     topology: Topology
     direction: Float[Tensor, "E 3"]
+    repulsion: Float[Tensor, " n"] | None = None
+    """Energies of atoms whose nuclei repel each other (eV), in models that have them."""
 
 
 class JMP(BlockModel):
@@ -102,7 +106,15 @@ class JMP(BlockModel):
         checkpoint = self.checkpoint_blocks and torch.is_grad_enabled()
         h = self.embedding(batch.numbers - 1)
         output = self.backbone(h, batch, topology, edges=edges and self.config.direct_forces, checkpoint=checkpoint)
-        return BlockFeatures(output.node, output.edge, Context(batch, topology, output.direction))
+        context = Context(batch, topology, output.direction)
+        if self.config.repulsion:
+            context = replace(context, repulsion=self.repulsion(edge_vectors(batch, topology.atom), context))
+        return BlockFeatures(output.node, output.edge, context)
+
+    def repulsion(self, vectors: Float[Tensor, "e 3"], context: Context) -> Float[Tensor, " n"]:
+        """Return the energies (eV) of atoms whose nuclei repel each other, by the vectors of atom-to-atom edges."""
+        edges = context.topology.atom
+        return repulsion_energies(vectors, edges.source, edges.target, context.batch.numbers, self.config.repulsion)
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:
         """Apply FinalMLP to the features of atoms and, with the direct-force branch, of edges."""
@@ -182,6 +194,11 @@ class JMP(BlockModel):
     def _heads_of(self, task: Task, bare: Collection[str]) -> nn.ModuleDict:
         if task.direct and not self.config.direct_forces:
             raise ConfigError(f"task {task.name}: direct forces need a model with direct_forces=True")
+        if task.direct and self.config.repulsion:
+            raise ConfigError(
+                f"task {task.name}: direct forces know nothing of the model's repulsion: choose conservative forces, "
+                "or repulsion=0"
+            )
         return nn.ModuleDict(
             {
                 target.name: Head(self.width_of(target), bias=f"{task.name}.{target.name}" not in bare)
@@ -198,7 +215,10 @@ class JMP(BlockModel):
     def _raw_output(head: nn.Module, target: Target, readout: ReadoutFeatures) -> Tensor:
         context: Context = readout.context
         if target.kind != "direct_forces":
-            return reduce_over_atoms(head(readout.node), target, context.batch)
+            values = head(readout.node)
+            if target.kind == "energy" and context.repulsion is not None:
+                values = values + context.repulsion.to(values.dtype) / target.std
+            return reduce_over_atoms(values, target, context.batch)
         return forces_on_atoms(
             head(readout.edge), context.direction, context.topology.main.target, context.batch.num_atoms
         )

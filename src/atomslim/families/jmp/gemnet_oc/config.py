@@ -43,6 +43,12 @@ class GemNetOCConfig(BaseModel):
     num_global_out_layers: int = Field(default=2, ge=0, le=DEEPEST, description="residual layers of the readout")
     direct_forces: bool = Field(default=True, description="carry the edge branch that direct forces are read from")
     basis_cutoff: float = Field(default=12.0, gt=0, description="distance at which every radial basis ends (Å)")
+    repulsion: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="nuclei repel each other by the ZBL energy below this share of the sum of their covalent radii",
+    )
     always_narrows: bool = Field(
         default=False, description="a layer from edge to atom width also where the two are equal"
     )

@@ -1,5 +1,6 @@
 """Steps of dynamics with a JMP model, by weights and tables made for it."""
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -100,6 +101,9 @@ class JMPSteps(Steps):
         h = model.embedding.weight.detach().index_select(0, batch.numbers - 1)
         node, edge = zip(*features(h, weights, bases, graph, edges=edges), strict=True)
         context = Context(batch, topology, bases.direction)
+        if model.config.repulsion:
+            between_atoms = vectors[vectors.shape[0] - graph.sizes[3] :]
+            context = replace(context, repulsion=model.repulsion(between_atoms, context))
         readout = model.read(BlockFeatures(node, edge if edges else (), context))
         outputs = model.physical_outputs(model.raw_outputs(readout, self.task), self.task, batch)
         energy = self.task.of_kind("energy")
