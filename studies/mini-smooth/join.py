@@ -22,10 +22,9 @@ def main(output: str, *folders: str) -> None:
         name = f"{domain}{SUFFIX}"
         parts = [Container(path) for folder in folders if (path := Path(folder) / name).exists()]
         held = {sample.group for sample in open_dataset(f"mini:{domain}")}
-        kept = [
-            sample for part in parts for sample in map(part.__getitem__, range(len(part))) if sample.group not in held
-        ]
-        metadata = {key: value for key, value in parts[0].metadata.items() if key not in {"made", "groups", "columns"}}
+        everything = [part[number] for part in parts for number in range(len(part))]
+        kept = [sample for sample in everything if sample.group not in held]
+        metadata = {key: value for key, value in parts[0].metadata.items() if key not in OF_ONE}
         made = write_container(Path(output) / name, kept, metadata)
         print(f"{made.path}: {len(kept)} of {len(everything)} structures, {len({s.group for s in kept})} groups")
 

@@ -1,6 +1,7 @@
 """Make the model that atomslim-mini-smooth starts from: the first four blocks of atomslim-mini, on smooth graphs.
 
-Forces become gradients of the energy, whose heads are kept; quadruplets are left out, and so is the mean per structure. Nuclei repel each other.
+Forces become gradients of the energy, whose heads are kept; quadruplets are left out, and so is the mean per structure.
+Nuclei that come close repel each other.
 
     python studies/mini-smooth/start.py start.safetensors
     python studies/mini-smooth/start.py start.safetensors mini-smooth    # to go on with the embedded model

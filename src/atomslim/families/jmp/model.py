@@ -113,8 +113,7 @@ class JMP(BlockModel):
 
     def repulsion(self, vectors: Float[Tensor, "e 3"], context: Context) -> Float[Tensor, " n"]:
         """Return the energies (eV) of atoms whose nuclei repel each other, by the vectors of atom-to-atom edges."""
-        edges = context.topology.atom
-        return repulsion_energies(vectors, edges.source, edges.target, context.batch.numbers, self.config.repulsion)
+        return repulsion_energies(vectors, context.topology.atom, context.batch.numbers, self.config.repulsion)
 
     def read(self, features: BlockFeatures) -> ReadoutFeatures:
         """Apply FinalMLP to the features of atoms and, with the direct-force branch, of edges."""
