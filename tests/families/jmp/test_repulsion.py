@@ -11,12 +11,14 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import covalent_radii
 
-from atomslim.atoms import from_ase
+from atomslim.atoms import find_pairs, from_ase
 from atomslim.errors import ConfigError
 from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
+from atomslim.inference.program import Program, inputs_of, traced
 from atomslim.models import energy_and_forces
 from atomslim.models.model_file import export, load, save
+from atomslim.models.modes import without_parameter_gradients
 from families.jmp.test_reach import neighbour_matrix
 from small_models import DIRECT, jmp
 
@@ -37,10 +39,10 @@ def squeezed_water() -> Atoms:
 STRUCTURES = {"crystal": crowded(), "molecule": squeezed_water()}
 
 
-def model_of(repulsion: float, graph: JMPGraphSettings | None = None) -> JMP:
+def model_of(repulsion: float, graph: JMPGraphSettings | None = None, num_blocks: int = 2) -> JMP:
     graph = graph or JMPGraphSettings(cutoff=6.0, smooth=6.0, quad=0)
     task = energy_and_forces("both", forces="conservative", graph=graph, energy_std=3.0)
-    return jmp(task, basis_cutoff=6.0, direct_forces=False, repulsion=repulsion)
+    return jmp(task, basis_cutoff=6.0, direct_forces=False, repulsion=repulsion, num_blocks=num_blocks)
 
 
 def by_hand(atoms: Atoms, share: float) -> float:
@@ -127,6 +129,18 @@ def test_steps_and_matrices_of_neighbours_have_it_too(name: str) -> None:
     for found in (steps, traced):
         for key, values in expected.items():
             assert torch.allclose(found[key], values, rtol=1e-9, atol=1e-9, equal_nan=True), key
+
+
+@pytest.mark.slow
+def test_a_program_that_is_traced_has_it_too() -> None:
+    model = model_of(SHARE, num_blocks=1)
+    with without_parameter_gradients(model):
+        program = traced(Program(model, model.task())).module()
+    for atoms in STRUCTURES.values():
+        batch, expected = from_ase(atoms), model.predict(from_ase(atoms))
+        energy, forces, *_ = program(*inputs_of(batch, find_pairs(batch, 6.3)))
+        assert energy.item() == pytest.approx(expected["energy"].item(), rel=1e-9)
+        assert torch.allclose(forces, expected["forces"], rtol=1e-9, atol=1e-9)
 
 
 def test_training_differentiates_through_it() -> None:
