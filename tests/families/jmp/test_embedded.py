@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 
 from atomslim import Calculator, block_relevance, load
@@ -14,6 +15,7 @@ from atomslim.evaluation.batches import spread_out
 from atomslim.evaluation.evaluate import evaluate
 from atomslim.families.jmp.embedded import HERE, NAMES, card
 from atomslim.models.registry import located
+from atomslim.validation.dynamics import stability
 
 TASKS = ("molecules", "reactions", "adsorbates", "oxides")
 
@@ -59,6 +61,31 @@ def test_its_forces_are_the_slope_of_the_energy() -> None:
     assert (energies[0] - energies[1]) / 2e-4 == pytest.approx(force, abs=1e-5)
 
 
+def test_two_hydrogen_atoms_of_one_carbon_atom_repel_each_other() -> None:
+    atoms, energies = molecule("CH3CH2OH"), []
+    carbon, one, other = 0, 6, 7
+    across = atoms.get_distance(one, other, vector=True)
+    middle, across = atoms.positions[one] + across / 2, across / np.linalg.norm(across)
+    for distance in np.arange(1.4, 0.3, -0.1):
+        for index, sign in ((one, -1), (other, 1)):
+            atoms.positions[index] = middle + sign * distance / 2 * across
+            atoms.set_distance(carbon, index, 1.09, fix=0)
+        atoms.calc = Calculator(load("mini-smooth").float(), task="molecules")
+        energies.append(atoms.get_potential_energy())
+    assert (np.diff(energies) > 0.05).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("atoms", "task", "step"),
+    [(molecule("CH3CH2OH"), "molecules", 0.5), (bulk("LiF", "rocksalt", a=4.03, cubic=True), "oxides", 1.0)],
+    ids=["ethanol", "LiF"],
+)
+def test_nothing_falls_apart_at_a_thousand_kelvin(atoms: Atoms, task: str, step: float) -> None:
+    settings = {"length": 4.0, "starts": 1, "temperature": 1000.0, "picoseconds": 1.0, "time_step": step, "every": 20}
+    assert stability(Calculator(load("mini-smooth").float(), task=task), atoms, settings).numbers["broken"] == 0
+
+
 def test_its_sample_is_small_too() -> None:
     files = [mini.FOLDER / f"{name}.samples" for name in mini.DOMAINS]
     assert 1e6 < sum(file.stat().st_size for file in files) < 2e6
@@ -101,8 +128,9 @@ def test_forces_are_far_better_than_none(name: str, task: str, times: float) -> 
 
 
 @pytest.mark.slow
-def test_every_block_earns_its_place() -> None:
+@pytest.mark.parametrize("name", ["mini", "mini-smooth"])
+def test_every_block_earns_its_place(name: str) -> None:
     data = {task: f"mini:{task}" for task in TASKS}
-    found = block_relevance(load("mini"), data, limit=12)
+    found = block_relevance(load(name), data, limit=12)
     added = np.mean([task.left_out["forces"] / task.errors["forces"].mae for task in found.tasks.values()], axis=0)
     assert (added[1:] > 0).all()
