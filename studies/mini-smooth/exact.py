@@ -32,7 +32,7 @@ def structures() -> dict[str, Atoms]:
     """Return a molecule, a rattled crystal, a slab."""
     crystal = bulk("MgO", "rocksalt", a=4.3, cubic=True)
     slab = fcc111("Cu", (2, 2, 2), vacuum=8.0)
-    add_adsorbate(slab, molecule("CO"), 1.9, "ontop")
+    add_adsorbate(slab, molecule("CO"), 1.9, "ontop", mol_index=1)  # carbon below
     slab.pbc = True
     made = {"ethanol": molecule("CH3CH2OH"), "MgO": crystal, "CO on Cu": slab}
     for atoms in made.values():

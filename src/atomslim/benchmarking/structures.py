@@ -53,7 +53,7 @@ def aspirin() -> Atoms:
 def slab() -> Atoms:
     """Return CO on a rattled Cu(111) slab of 3 × 3 × 4 atoms, periodic in the surface's plane: 38 atoms."""
     atoms = fcc111("Cu", (3, 3, 4), vacuum=10.0)
-    add_adsorbate(atoms, molecule("CO"), 1.9, "ontop")
+    add_adsorbate(atoms, molecule("CO"), 1.9, "ontop", mol_index=1)  # carbon below
     atoms.rattle(0.05, seed=1)
     return atoms
 

@@ -72,7 +72,7 @@ def test_two_hydrogen_atoms_of_one_carbon_atom_repel_each_other() -> None:
             atoms.set_distance(carbon, index, 1.09, fix=0)
         atoms.calc = Calculator(load("mini-smooth").float(), task="molecules")
         energies.append(atoms.get_potential_energy())
-    assert (np.diff(energies) > 0.05).all()
+    assert (np.diff(energies) > 0.01).all()
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_two_hydrogen_atoms_of_one_carbon_atom_repel_each_other() -> None:
     ids=["ethanol", "LiF"],
 )
 def test_nothing_falls_apart_at_a_thousand_kelvin(atoms: Atoms, task: str, step: float) -> None:
-    settings = {"length": 4.0, "starts": 1, "temperature": 1000.0, "picoseconds": 1.0, "time_step": step, "every": 20}
+    settings = {"length": 4.0, "starts": 1, "temperature": 1000.0, "picoseconds": 0.5, "time_step": step, "every": 20}
     assert stability(Calculator(load("mini-smooth").float(), task=task), atoms, settings).numbers["broken"] == 0
 
 
@@ -115,10 +115,10 @@ def test_the_card_says_what_it_is_and_is_not() -> None:
         ("mini", "reactions", 5),
         ("mini", "adsorbates", 5),
         ("mini", "oxides", 4),
-        ("mini-smooth", "molecules", 8),
-        ("mini-smooth", "reactions", 4.5),
-        ("mini-smooth", "adsorbates", 3),
-        ("mini-smooth", "oxides", 2),
+        ("mini-smooth", "molecules", 9.5),
+        ("mini-smooth", "reactions", 5),
+        ("mini-smooth", "adsorbates", 4.5),
+        ("mini-smooth", "oxides", 3.5),
     ],
 )
 def test_forces_are_far_better_than_none(name: str, task: str, times: float) -> None:
