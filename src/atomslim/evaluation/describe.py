@@ -40,7 +40,7 @@ class Description:
     units: dict[str, str]
     parameters: int
     parameters_by_part: dict[str, int]
-    details: dict[str, int]
+    details: dict[str, float]
     """Facts specific to models of this family."""
     fine_units: tuple[str, ...]
     """Units finer than blocks that can be left out."""

@@ -115,8 +115,8 @@ class Family:
         del version
         return content
 
-    def details(self, model: "BlockModel") -> dict[str, int]:
-        """Count what only such models have, by name, for `atomslim info`."""
+    def details(self, model: "BlockModel") -> dict[str, float]:
+        """Give numbers that only such models have, by name, for `atomslim info`."""
         del model
         return {}
 

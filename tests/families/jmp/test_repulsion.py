@@ -13,6 +13,7 @@ from ase.data import covalent_radii
 
 from atomslim.atoms import find_pairs, from_ase
 from atomslim.errors import ConfigError
+from atomslim.evaluation.describe import describe
 from atomslim.families.jmp import JMP, JMPGraphSettings
 from atomslim.families.jmp.gemnet_oc.matrix import matrix_topology
 from atomslim.inference.program import Program, inputs_of, traced
@@ -156,6 +157,8 @@ def test_cuts_and_files_keep_it(tmp_path: Path) -> None:
     again = load(tmp_path / "model.safetensors")
     assert torch.allclose(again.predict(batch)["energy"], model.predict(batch)["energy"], rtol=1e-12)
     assert model.with_blocks([1]).config.repulsion == SHARE
+    assert SHARE in describe(again).details.values()
+    assert SHARE not in describe(model_of(0.0)).details.values()
 
 
 def test_what_cannot_have_it_is_refused(tmp_path: Path) -> None:

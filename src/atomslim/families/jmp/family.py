@@ -84,13 +84,15 @@ class JMPFamily(Family):
         bare = [name for name in bare if name not in derived]
         return content | {"config": content["config"] | {"heads_without_bias": bare}}
 
-    def details(self, model: BlockModel) -> dict[str, int]:
-        """Count the scale factors."""
+    def details(self, model: BlockModel) -> dict[str, float]:
+        """Count the scale factors, and say where nuclei repel each other, if they do."""
         from atomslim.families.jmp.gemnet_oc.scaling import scale_factors, unfitted_scale_factors  # noqa: PLC0415
 
+        repulsion = _jmp(model).config.repulsion
         return {
             "scale_factors": len(scale_factors(model)),
             "unfitted_scale_factors": len(unfitted_scale_factors(model)),
+            **({"repulsion_below_this_share_of_covalent_distances": repulsion} if repulsion else {}),
         }
 
     def notes(self, model: BlockModel) -> list[str]:
