@@ -17,10 +17,14 @@ OF_ONE = {"made", "groups", "columns", "generated"}
 
 def main(output: str, *folders: str) -> None:
     """Write a container of each domain."""
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        sys.exit(f"{missing[0]}: there is no such folder")
     Path(output).mkdir(parents=True, exist_ok=True)
     for domain in FOUR:
         name = f"{domain}{SUFFIX}"
         parts = [Container(path) for folder in folders if (path := Path(folder) / name).exists()]
+        if not parts:
+            continue
         held = {sample.group for sample in open_dataset(f"mini:{domain}")}
         everything = [part[number] for part in parts for number in range(len(part))]
         kept = [sample for sample in everything if sample.group not in held]

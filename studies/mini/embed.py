@@ -17,8 +17,12 @@ from atomslim.families.jmp.embedded import HERE
 
 
 def embed(name: str, run: Path) -> None:
-    """Write the best weights of a run under a model's name."""
-    save(load(run / "best.safetensors").half(), HERE / f"{name}.safetensors")
+    """Write the best weights of a run under a model's name; of its data, folders above the last are nobody's business."""
+    model = load(run / "best.safetensors").half()
+    for entry in model.history:
+        if "data" in entry:
+            entry["data"] = ["/".join(Path(path).parts[-2:]) for path in entry["data"]]
+    save(model, HERE / f"{name}.safetensors")
 
 
 def sample(generated: Path, run: Path) -> None:

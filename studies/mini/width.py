@@ -13,7 +13,7 @@ where none is: CPU time of one thread, graphs included, of MOF-5 and of MgO with
 for another model that of the first structure of --test. `all` is what `atomslim prune --speedup --axes
 blocks,widths,neighbours` chooses, `half` is half of both feature widths, `one` the first block with smaller widths, and
 `combined` 48 atom channels, six neighbours and ever fewer blocks: what the search chose for 4 × has one. Errors are
-those of forces on mini:TASK, whose structures are in no training data, or on --test.
+those of forces on mini:TASK, on whose structures mini was not trained, or on --test.
 What is finished is not done again: a killed study goes on, and may be made in pieces. The table is written anew after
 each piece.
 """

@@ -86,6 +86,13 @@ def test_nothing_falls_apart_at_a_thousand_kelvin(atoms: Atoms, task: str, step:
     assert stability(Calculator(load("mini-smooth").float(), task=task), atoms, settings).numbers["broken"] == 0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_its_history_names_no_folder_of_who_made_it(name: str) -> None:
+    paths = [path for entry in load(name).history for path in entry.get("data", ())]
+    assert paths
+    assert not any(Path(path).is_absolute() for path in paths)
+
+
 def test_its_sample_is_small_too() -> None:
     files = [mini.FOLDER / f"{name}.samples" for name in mini.DOMAINS]
     assert 1e6 < sum(file.stat().st_size for file in files) < 2e6
