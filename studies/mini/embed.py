@@ -17,7 +17,7 @@ from atomslim.families.jmp.embedded import HERE
 
 
 def embed(name: str, run: Path) -> None:
-    """Write the best weights of a run under a model's name; of its data, folders above the last are nobody's business."""
+    """Write the best weights of a run under a model's name; its history names data by file and folder, not by more."""
     model = load(run / "best.safetensors").half()
     for entry in model.history:
         if "data" in entry:
